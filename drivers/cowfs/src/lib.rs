@@ -1,0 +1,12 @@
+//! A stacking copy-on-write NFSv3 file server.
+//!
+//! cowfs serves a *stack* (ordered immutable layers under at most one writable layer) as one tree, over NFSv3 and
+//! MOUNT on one port or unix socket. It stands alone: it knows layers, stacks, exports and NFS, and has never heard
+//! of a slice, a node or a git repository.
+//!
+//! Start reading at [`service`], the border between the protocol and the file system: everything above it is wire
+//! format and sockets, everything below it is layers.
+
+pub mod attr;
+pub mod layer;
+pub mod service;

@@ -1,0 +1,1 @@
+//! The node's loop: git in, actions out.

@@ -1,0 +1,3 @@
+//! The `xeno` program.
+
+fn main() {}

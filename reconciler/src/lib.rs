@@ -1,0 +1,1 @@
+//! What to do about the difference between desired and observed: pure planning.

@@ -1,0 +1,1 @@
+//! Scenarios, properties and whole-system tests.
