@@ -100,6 +100,13 @@ pub trait Layer: Send + Sync {
     /// Whether `dir` hides everything that lower layers have at its place.
     fn is_opaque(&self, dir: NodeNumber) -> Result<bool, LayerError>;
 
+    /// Whether `dir` is there only to carry what is below it: it must not change the attributes of the directory it
+    /// merges with, so a stack takes those from the nearest layer that does not merely imply it.
+    fn is_implied(&self, dir: NodeNumber) -> Result<bool, LayerError> {
+        let _ = dir;
+        Ok(false)
+    }
+
     /// All entries of `dir`, whiteouts included, sorted by name as bytes.
     fn entries(&self, dir: NodeNumber) -> Result<Vec<NamedEntry>, LayerError>;
 
