@@ -1,1 +1,10 @@
 //! What is wanted, as text and as types: manifests, diagnostics, the desired and the observed model.
+//!
+//! Everything here is pure: no file, clock, random number or environment is touched, so equal inputs give equal
+//! bytes on every node. Start with [`manifest`] for the way from text to a [`desired::DesiredFleet`], and with
+//! [`observed`] for what a node sees of itself.
+
+pub mod desired;
+pub mod id;
+pub mod observed;
+pub mod units;

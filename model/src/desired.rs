@@ -1,0 +1,343 @@
+//! What should be: the valid desired model, without positions, defaults filled in, references resolved.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::id::{
+    ChannelName, Digest, DomainUuid, FleetName, NodeName, Revision, SiteName, SliceName, SliverId,
+    TemplateName,
+};
+use crate::units::{BitRate, Bytes, Millis};
+
+/// All that one commit asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredFleet {
+    /// The fleet's name.
+    pub name: FleetName,
+    /// How much may be removed at once.
+    pub delete_budget: DeleteBudget,
+    /// Sites by name.
+    pub sites: BTreeMap<SiteName, Site>,
+    /// Nodes by name.
+    pub nodes: BTreeMap<NodeName, Node>,
+    /// Templates by name.
+    pub templates: BTreeMap<TemplateName, Template>,
+    /// Slices by name.
+    pub slices: BTreeMap<SliceName, Slice>,
+    /// Files that slices carry in the repository, by the digest their layers name.
+    pub files: BTreeMap<Digest, FileSet>,
+}
+
+/// How many slivers of a node may be removed within a window of time; what is above it waits for a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeleteBudget {
+    /// At most this many slivers ...
+    pub slivers: u32,
+    /// ... within this time.
+    pub window: Millis,
+}
+
+impl Default for DeleteBudget {
+    fn default() -> Self {
+        Self {
+            slivers: 2,
+            window: Millis(3_600_000),
+        }
+    }
+}
+
+/// A place with nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// Part of the world, for people and for matching.
+    pub region: Option<String>,
+}
+
+/// One machine with one agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Where it stands.
+    pub site: SiteName,
+    /// For matching.
+    pub labels: BTreeMap<String, String>,
+    /// What runs its guests.
+    pub hypervisor: HypervisorKind,
+    /// Memory for guests: capacity less what is kept back.
+    pub memory: Bytes,
+    /// Virtual CPUs it offers; may be shared by more.
+    pub vcpus: u32,
+}
+
+/// What runs a node's guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HypervisorKind {
+    /// Xen, by `xl`: production.
+    Xen,
+    /// QEMU without privileges: the embedded default.
+    Qemu,
+}
+
+/// A published image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// Channels and the digests they point at.
+    pub channels: BTreeMap<ChannelName, Digest>,
+    /// Where the content can be fetched, tried in order: URLs. Content is checked against its digest in any case.
+    pub sources: Vec<String>,
+}
+
+/// One service, many places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Its slivers by number; each on one node.
+    pub slivers: BTreeMap<u32, (NodeName, DesiredSliver)>,
+}
+
+/// One sliver as it should be: the slice as it applies to one number on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredSliver {
+    /// Which one.
+    pub id: SliverId,
+    /// Identity of its domain.
+    pub uuid: DomainUuid,
+    /// Template whose kernel and initramfs boot it.
+    pub kernel: TemplateRef,
+    /// Mounts, the first always `/`.
+    pub mounts: Vec<Mount>,
+    /// What it gets.
+    pub resources: Resources,
+    /// What it should be doing.
+    pub state: SliverState,
+    /// When it counts as healthy; `None`: as soon as it runs.
+    pub health: Option<Health>,
+    /// Ports of the guest that the node publishes.
+    pub publish: Vec<Publish>,
+}
+
+/// A template as a slice names it, resolved.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TemplateRef {
+    /// The name in the repository.
+    pub name: TemplateName,
+    /// The channel it was found by; `None` where the digest was written out.
+    pub channel: Option<ChannelName>,
+    /// The content.
+    pub digest: Digest,
+    /// Where it can be fetched, in order.
+    pub sources: Vec<String>,
+}
+
+/// One mount point of a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Absolute path in the guest.
+    pub path: String,
+    /// Layers, nearest the guest first.
+    pub layers: Vec<LayerRef>,
+    /// What the guest's writes go to.
+    pub writable: WritableKind,
+}
+
+/// One read-only layer of a mount.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LayerRef {
+    /// A published image.
+    Template(TemplateRef),
+    /// A directory of the node, absolute.
+    Directory {
+        /// Path on the node.
+        path: String,
+    },
+    /// Files carried in the repository: see [`DesiredFleet::files`].
+    Files {
+        /// Digest of the set.
+        digest: Digest,
+    },
+}
+
+/// Where a mount's writes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WritableKind {
+    /// A writable layer on the node's disk.
+    Local,
+    /// None: the mount is read-only.
+    ReadOnly,
+}
+
+/// What a sliver gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory.
+    pub memory: Bytes,
+    /// Share of CPU time against others; default 256.
+    pub cpu_weight: u32,
+    /// Most CPU time, in percent of one CPU.
+    pub cpu_cap_percent: Option<u32>,
+    /// Most bytes its writable layers may hold.
+    pub disk: Option<Bytes>,
+    /// Most network traffic.
+    pub net_rate: Option<BitRate>,
+}
+
+/// What a sliver should be doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SliverState {
+    /// Run.
+    Running,
+    /// Keep the memory in an image, no domain.
+    Suspended,
+    /// Keep the writable layer, no domain.
+    Stopped,
+}
+
+/// When a sliver counts as healthy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// What is asked.
+    pub probe: Probe,
+    /// How often.
+    pub interval: Millis,
+    /// How many answers in a row change the verdict.
+    pub threshold: u32,
+    /// How long after a start an unhealthy answer means nothing yet.
+    pub grace: Millis,
+}
+
+/// What a health check asks. Ports are the guest's and must be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// An HTTP answer with this status.
+    Http {
+        /// Port in the guest.
+        port: u16,
+        /// Absolute path.
+        path: String,
+        /// Status code.
+        expect: u16,
+    },
+    /// A TCP connection that the guest keeps open for a moment.
+    Tcp {
+        /// Port in the guest.
+        port: u16,
+    },
+    /// A line on the console that contains this.
+    Console {
+        /// The text.
+        marker: String,
+    },
+}
+
+/// A port of the guest that the node publishes on its loopback or public address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Publish {
+    /// Port in the guest, TCP.
+    pub guest: u16,
+    /// Port on the node: the manifest's plus the sliver's number.
+    pub host: u16,
+}
+
+/// Files carried in the repository, as one layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSet {
+    /// By absolute path in the mount, without the leading `/`.
+    pub files: BTreeMap<String, CarriedFile>,
+}
+
+/// One file carried in the repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CarriedFile {
+    /// Whether it may be executed (mode 0755, else 0644).
+    pub executable: bool,
+    /// Its content.
+    pub content: CarriedContent,
+}
+
+/// Where the content of a carried file is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CarriedContent {
+    /// In the manifest itself.
+    Inline(String),
+    /// In the repository, by git blob id (40 hexadecimal digits).
+    Blob {
+        /// The blob.
+        id: String,
+        /// Its length in bytes.
+        size: u64,
+    },
+}
+
+/// What one node should be doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredNode {
+    /// Which node.
+    pub node: NodeName,
+    /// The fleet.
+    pub fleet: FleetName,
+    /// The commit this was read from.
+    pub revision: Revision,
+    /// Whether the repository names the node at all.
+    pub standing: Standing,
+    /// How much may be removed at once.
+    pub delete_budget: DeleteBudget,
+    /// Its slivers.
+    pub slivers: BTreeMap<SliverId, DesiredSliver>,
+    /// Slivers that the repository places on other nodes.
+    pub elsewhere: BTreeSet<SliverId>,
+    /// Files its slivers carry.
+    pub files: BTreeMap<Digest, FileSet>,
+}
+
+/// Whether the repository names a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It does, as this.
+    Named(Node),
+    /// It does not: the node freezes, and removes nothing.
+    NotNamed,
+}
+
+impl DesiredFleet {
+    /// What the commit means for one node.
+    #[must_use]
+    pub fn project(&self, node: &NodeName, revision: &Revision) -> DesiredNode {
+        let mut slivers = BTreeMap::new();
+        let mut elsewhere = BTreeSet::new();
+        for slice in self.slices.values() {
+            for (place, sliver) in slice.slivers.values() {
+                if place == node {
+                    slivers.insert(sliver.id.clone(), sliver.clone());
+                } else {
+                    elsewhere.insert(sliver.id.clone());
+                }
+            }
+        }
+        let wanted = |digest: &Digest| {
+            slivers
+                .values()
+                .flat_map(|sliver| &sliver.mounts)
+                .flat_map(|mount| &mount.layers)
+                .any(|layer| matches!(layer, LayerRef::Files { digest: named } if named == digest))
+        };
+        let files = self
+            .files
+            .iter()
+            .filter(|(digest, _)| wanted(digest))
+            .map(|(d, set)| (*d, set.clone()))
+            .collect();
+        DesiredNode {
+            node: node.clone(),
+            fleet: self.name.clone(),
+            revision: revision.clone(),
+            standing: self
+                .nodes
+                .get(node)
+                .cloned()
+                .map_or(Standing::NotNamed, Standing::Named),
+            delete_budget: self.delete_budget,
+            slivers,
+            elsewhere,
+            files,
+        }
+    }
+}

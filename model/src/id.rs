@@ -1,0 +1,293 @@
+//! Names and numbers that must not be confused with each other.
+
+use std::fmt;
+
+/// Why a text is not a name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a name: {why}")]
+pub struct NameError {
+    /// The text, shortened to at most 80 characters.
+    pub text: String,
+    /// What a name must be.
+    pub why: &'static str,
+}
+
+/// Longest name, in bytes: a DNS label (RFC 1035 §2.3.4), so that names can be host names.
+pub const NAME_LEN_MAX: usize = 63;
+
+fn check_name(text: &str) -> Result<(), NameError> {
+    let fail = |why| {
+        Err(NameError {
+            text: text.chars().take(80).collect(),
+            why,
+        })
+    };
+    if text.is_empty() || text.len() > NAME_LEN_MAX {
+        return fail("it needs 1 to 63 characters");
+    }
+    if !text
+        .bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    {
+        return fail("only a-z, 0-9 and `-` may appear in it");
+    }
+    if !text.as_bytes()[0].is_ascii_alphanumeric() || !text.as_bytes()[text.len() - 1].is_ascii_alphanumeric()
+    {
+        return fail("it must begin and end with a letter or digit");
+    }
+    Ok(())
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Takes a text that is a valid name: a DNS label of lower-case letters, digits and `-`.
+            ///
+            /// # Errors
+            /// [`NameError`] says what is wrong with it.
+            pub fn new(text: &str) -> Result<Self, NameError> {
+                check_name(text)?;
+                Ok(Self(text.to_owned()))
+            }
+
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// Names a fleet: all that one repository describes.
+    FleetName
+);
+name!(
+    /// Names a site: a place with nodes.
+    SiteName
+);
+name!(
+    /// Names a node: one machine with one agent.
+    NodeName
+);
+name!(
+    /// Names a slice: one service, many places.
+    SliceName
+);
+name!(
+    /// Names a template: a published image, whose channels point at digests.
+    TemplateName
+);
+name!(
+    /// Names a channel of a template, such as `current` or `2026-11`.
+    ChannelName
+);
+
+/// One numbered instance of a slice, `web/0`. The number stays when the sliver moves.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SliverId {
+    /// The slice it belongs to.
+    pub slice: SliceName,
+    /// Its number in the slice, from 0.
+    pub number: u32,
+}
+
+impl SliverId {
+    /// Reads `SLICE/NUMBER`.
+    ///
+    /// # Errors
+    /// [`NameError`] if the text has another form.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let fail = || NameError {
+            text: text.chars().take(80).collect(),
+            why: "a sliver is written SLICE/NUMBER, as in web/0",
+        };
+        let (slice, number) = text.split_once('/').ok_or_else(fail)?;
+        let canonical = number == "0" || !number.starts_with('0');
+        let number = number
+            .parse()
+            .ok()
+            .filter(|_| canonical && number.bytes().all(|b| b.is_ascii_digit()));
+        Ok(Self {
+            slice: SliceName::new(slice)?,
+            number: number.ok_or_else(fail)?,
+        })
+    }
+
+    /// The sliver as one file name and host name: `web-0`. Distinct slivers may share it (`a-1`/`0` never does with
+    /// `a`/`1`, since a name is a whole slice name plus one number after the last dash): it is unique.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{}-{}", self.slice, self.number)
+    }
+}
+
+impl fmt::Display for SliverId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}/{}", self.slice, self.number))
+    }
+}
+
+/// A SHA-256 digest, written `sha256:` and 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// Digests some bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        use sha2::Digest as _;
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+
+    /// Reads `sha256:HEX`.
+    ///
+    /// # Errors
+    /// [`NameError`] if the text has another form.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let fail = || NameError {
+            text: text.chars().take(80).collect(),
+            why: "a digest is `sha256:` and 64 hexadecimal digits",
+        };
+        let hex = text
+            .strip_prefix("sha256:")
+            .filter(|hex| hex.len() == 64)
+            .ok_or_else(fail)?;
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+            let digit = |c: u8| match c {
+                b'0'..=b'9' => Some(c - b'0'),
+                b'a'..=b'f' => Some(c - b'a' + 10),
+                _ => None,
+            };
+            let (high, low) = (digit(pair[0]).ok_or_else(fail)?, digit(pair[1]).ok_or_else(fail)?);
+            *byte = high * 16 + low;
+        }
+        Ok(Self(bytes))
+    }
+
+    /// The first 12 hexadecimal digits, for people.
+    #[must_use]
+    pub fn short(&self) -> String {
+        self.0[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// All 64 hexadecimal digits, without the `sha256:`.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.short())
+    }
+}
+
+/// The git commit that was read, as 40 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(String);
+
+impl Revision {
+    /// Takes 40 lower-case hexadecimal digits.
+    ///
+    /// # Errors
+    /// [`NameError`] if the text has another form.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        if text.len() == 40
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(NameError {
+            text: text.chars().take(80).collect(),
+            why: "a revision is 40 hexadecimal digits",
+        })
+    }
+
+    /// All 40 digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first 8 digits, for people.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        &self.0[..8]
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Counts the desired states a node has accepted; unlike revisions, generations are ordered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(pub u64);
+
+/// Counts the holders of a sliver; a writable layer opened under a higher epoch refuses the lower ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u64);
+
+/// Wall-clock time in milliseconds since 1970, as the shell read it. For people and for windows of hours, never for
+/// deciding who came first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub u64);
+
+/// Identity of a domain on its hypervisor (RFC 9562), derived from fleet and sliver so that it never changes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DomainUuid(pub [u8; 16]);
+
+impl DomainUuid {
+    /// The UUID of `sliver` in `fleet`: version 8 (RFC 9562 §5.8) over their SHA-256.
+    #[must_use]
+    pub fn of(fleet: &FleetName, sliver: &SliverId) -> Self {
+        let digest = Digest::of(format!("xenoslice domain\n{fleet}\n{sliver}").as_bytes());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest.0[..16]);
+        bytes[6] = 0x80 | (bytes[6] & 0x0f);
+        bytes[8] = 0x80 | (bytes[8] & 0x3f);
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for DomainUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, byte) in self.0.iter().enumerate() {
+            if matches!(i, 4 | 6 | 8 | 10) {
+                write!(f, "-")?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for DomainUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
