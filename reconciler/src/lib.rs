@@ -1,1 +1,10 @@
 //! What to do about the difference between desired and observed: pure planning.
+//!
+//! [`change`] says what differs and why, [`action`] what can be done, [`plan`] what will be done and in which order;
+//! a run carries a plan out, through the traits in [`ports`]. Nothing here touches a clock, a file or a thread: the
+//! same code makes the dry run, the answer to a push and the real thing.
+
+pub mod action;
+pub mod change;
+pub mod plan;
+pub mod ports;

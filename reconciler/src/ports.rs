@@ -1,0 +1,211 @@
+//! What the reconciler needs of the world, in its own words. Drivers and the agent implement these traits; the
+//! scripted versions that tests use do too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::path::PathBuf;
+
+use xeno_model::desired::{FileSet, Publish};
+use xeno_model::id::{Digest, DomainUuid, Epoch, SliverId};
+use xeno_model::observed::{Domains, ObservedStorage};
+
+/// A port call that failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct PortError {
+    /// What went wrong, with its causes, in one line.
+    pub what: String,
+    /// Whether doing the same again can help.
+    pub retry: Retry,
+}
+
+/// Whether doing the same again can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// It may: the world can change by itself.
+    Later,
+    /// Not until somebody changes something.
+    Never,
+}
+
+impl PortError {
+    /// A failure that may pass.
+    pub fn later(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            retry: Retry::Later,
+        }
+    }
+
+    /// A failure that stays until somebody changes something.
+    pub fn never(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            retry: Retry::Never,
+        }
+    }
+}
+
+/// Result of a port call.
+pub type PortResult<T> = Result<T, PortError>;
+
+/// A domain to be started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainSpec {
+    /// Which sliver it embodies.
+    pub sliver: SliverId,
+    /// Its identity.
+    pub uuid: DomainUuid,
+    /// What it is started as, to be found again in the observation.
+    pub boot: Digest,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Kernel image on this node.
+    pub kernel: PathBuf,
+    /// Initramfs on this node.
+    pub initramfs: PathBuf,
+    /// Words of the kernel command line that the template and the sliver ask for; the driver adds what its own
+    /// devices need (console, network, root).
+    pub cmdline: Vec<String>,
+    /// What it mounts, `/` first.
+    pub mounts: Vec<GuestMount>,
+    /// Ports to publish.
+    pub publish: Vec<Publish>,
+}
+
+/// One mount of a guest, and where it is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestMount {
+    /// Absolute path in the guest.
+    pub path: String,
+    /// Unix socket on which its export is served to this guest alone.
+    pub socket: PathBuf,
+}
+
+/// How a domain is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grace {
+    /// How long it may take to stop by itself, in milliseconds; then it is destroyed.
+    pub ms: u64,
+}
+
+/// Runs domains. Every call is idempotent: what is already so is success.
+pub trait Hypervisor: Send + Sync {
+    /// All domains: ours and strangers'. An error means "not seen", never "none".
+    fn observe(&self) -> impl Future<Output = PortResult<Domains>> + Send;
+
+    /// Starts a domain; returns once the hypervisor runs it (not once the guest has booted). Success if it runs
+    /// already with this `boot`.
+    fn boot(&self, spec: &DomainSpec) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Stops the domain of a sliver: asks it, waits for `grace`, then destroys it. Returns once it is gone. Success
+    /// if it is not there. Never touches a domain that is not ours.
+    fn shutdown(&self, sliver: &SliverId, grace: Grace) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Where the console of a sliver's domain is written, as a file that grows.
+    fn console_log(&self, sliver: &SliverId) -> PathBuf;
+
+    /// A stream to type into the console of a running domain, as a unix socket.
+    fn console_socket(&self, sliver: &SliverId) -> PathBuf;
+}
+
+/// One mount to be assembled and served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountSpec {
+    /// Absolute path in the guest.
+    pub path: String,
+    /// Layers, nearest the guest first.
+    pub layers: Vec<LayerSource>,
+    /// Whether writes go to a writable layer of the node.
+    pub writable: bool,
+    /// Most bytes the writable layer may hold.
+    pub quota_bytes: Option<u64>,
+}
+
+/// Where one layer comes from, on this node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LayerSource {
+    /// A template in the node's store.
+    Template(Digest),
+    /// A directory of the node.
+    Directory(PathBuf),
+    /// A file set that has been made into a layer.
+    Files(Digest),
+}
+
+/// Keeps templates, writable layers, stacks and exports. Every call is idempotent.
+pub trait Storage: Send + Sync {
+    /// Storage of every sliver that has any. An error means "not seen", never "none".
+    fn observe(&self) -> impl Future<Output = PortResult<BTreeMap<SliverId, ObservedStorage>>> + Send;
+
+    /// Templates that are here and whole.
+    fn templates(&self) -> impl Future<Output = PortResult<BTreeSet<Digest>>> + Send;
+
+    /// File sets that have been made into layers.
+    fn file_layers(&self) -> impl Future<Output = PortResult<BTreeSet<Digest>>> + Send;
+
+    /// Brings a template here from the first source that has it, and checks it.
+    fn fetch_template(
+        &self,
+        digest: &Digest,
+        sources: &[String],
+    ) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Makes a layer of files; `blobs` holds the content of those that lie in the repository, by blob id.
+    fn import_files(
+        &self,
+        digest: &Digest,
+        files: &FileSet,
+        blobs: &BTreeMap<String, Vec<u8>>,
+    ) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Opens the writable layers of a sliver's mounts under `epoch`, making them when missing.
+    fn open_writable(
+        &self,
+        sliver: &SliverId,
+        epoch: Epoch,
+        mounts: &[MountSpec],
+    ) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Assembles the stacks of a sliver's mounts; `stack` is what they will be observed as.
+    fn stack(
+        &self,
+        sliver: &SliverId,
+        stack: &Digest,
+        mounts: &[MountSpec],
+    ) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Serves the stacks, each mount on a unix socket of its own; see [`Storage::guest_mounts`].
+    fn export(&self, sliver: &SliverId, mounts: &[MountSpec]) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Stops serving, closing connections.
+    fn unexport(&self, sliver: &SliverId) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Takes the stacks apart and closes the writable layers.
+    fn close_writable(&self, sliver: &SliverId) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Sets the writable layers aside.
+    fn tombstone(&self, sliver: &SliverId) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Deletes the writable layers that were set aside.
+    fn purge(&self, sliver: &SliverId) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Where the exports of a sliver's mounts are served.
+    fn guest_mounts(&self, sliver: &SliverId, mounts: &[MountSpec]) -> Vec<GuestMount>;
+
+    /// Kernel, initramfs and command line words that a template boots with.
+    fn boot_files(&self, template: &Digest) -> impl Future<Output = PortResult<BootFiles>> + Send;
+}
+
+/// What a template boots with, on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootFiles {
+    /// Kernel image.
+    pub kernel: PathBuf,
+    /// Initramfs.
+    pub initramfs: PathBuf,
+    /// Words for the kernel command line.
+    pub cmdline: Vec<String>,
+}
