@@ -1,6 +1,7 @@
 //! What should be: the valid desired model, without positions, defaults filled in, references resolved.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::id::{
     ChannelName, Digest, DomainUuid, FleetName, NodeName, Revision, SiteName, SliceName, SliverId,
@@ -339,5 +340,56 @@ impl DesiredFleet {
             elsewhere,
             files,
         }
+    }
+}
+
+impl fmt::Display for TemplateRef {
+    /// `debian-web/current`, or `debian-web@sha256:…` where the digest was written out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.channel {
+            Some(channel) => write!(f, "{}/{channel}", self.name),
+            None => write!(f, "{}@sha256:{}…", self.name, self.digest.short()),
+        }
+    }
+}
+
+impl fmt::Display for LayerRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Template(template) => write!(f, "template {template}"),
+            Self::Directory { path } => write!(f, "directory {path}"),
+            Self::Files { digest } => write!(f, "files {}", digest.short()),
+        }
+    }
+}
+
+impl fmt::Display for WritableKind {
+    /// As manifests write it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Local => "local",
+            Self::ReadOnly => "none",
+        })
+    }
+}
+
+impl fmt::Display for SliverState {
+    /// As manifests write it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Running => "running",
+            Self::Suspended => "suspended",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+impl fmt::Display for HypervisorKind {
+    /// As manifests write it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Xen => "xen",
+            Self::Qemu => "qemu",
+        })
     }
 }

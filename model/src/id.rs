@@ -272,6 +272,36 @@ impl DomainUuid {
         bytes[8] = 0x80 | (bytes[8] & 0x3f);
         Self(bytes)
     }
+
+    /// Reads the usual text form: 32 lower-case hexadecimal digits in groups of 8-4-4-4-12.
+    ///
+    /// # Errors
+    /// [`NameError`] if the text has another form.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let fail = || NameError {
+            text: text.chars().take(80).collect(),
+            why: "a UUID is 32 hexadecimal digits in groups of 8-4-4-4-12",
+        };
+        let nibbles = text.bytes().filter(|b| *b != b'-').map(|b| match b {
+            b'0'..=b'9' => Some(b - b'0'),
+            b'a'..=b'f' => Some(b - b'a' + 10),
+            _ => None,
+        });
+        let nibbles: Vec<u8> = nibbles.collect::<Option<_>>().ok_or_else(fail)?;
+        if nibbles.len() != 32 {
+            return Err(fail());
+        }
+        let mut bytes = [0; 16];
+        for (byte, pair) in bytes.iter_mut().zip(nibbles.chunks_exact(2)) {
+            *byte = pair[0] * 16 + pair[1];
+        }
+        let uuid = Self(bytes);
+        if uuid.to_string() == text {
+            Ok(uuid)
+        } else {
+            Err(fail())
+        }
+    }
 }
 
 impl fmt::Display for DomainUuid {

@@ -6,5 +6,6 @@
 
 pub mod desired;
 pub mod id;
+pub mod normal;
 pub mod observed;
 pub mod units;

@@ -1,0 +1,359 @@
+//! A desired sliver as canonical JSON: what is stored, shown and digested.
+
+use serde::{Deserialize, Serialize};
+
+use crate::desired::{
+    DesiredSliver, Health, LayerRef, Mount, Probe, Publish, Resources, SliverState, TemplateRef, WritableKind,
+};
+use crate::id::{ChannelName, Digest, DomainUuid, NameError, SliverId, TemplateName};
+use crate::units::{BitRate, Bytes, Millis};
+
+/// Version of the text. A change of meaning raises it; text of another version is refused, never guessed at.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Longest text that is read: far above what the limits on manifests allow a sliver to become.
+const TEXT_LEN_MAX: usize = 64 << 20;
+
+/// Why a text is not a desired sliver.
+#[derive(Debug, thiserror::Error)]
+pub enum NormalError {
+    /// It is longer than any sliver can be.
+    #[error("read a desired sliver: {len} bytes are more than the {TEXT_LEN_MAX} allowed")]
+    TooLong {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// It is not JSON of the right shape.
+    #[error("read a desired sliver")]
+    Json(#[source] serde_json::Error),
+    /// It was written by another version of this program.
+    #[error("read a desired sliver of format {found}: this version knows format {FORMAT_VERSION}")]
+    Version {
+        /// The version it has.
+        found: u32,
+    },
+    /// A name or digest in it is not one.
+    #[error("read `{field}` of a desired sliver")]
+    Name {
+        /// Where.
+        field: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: NameError,
+    },
+}
+
+/// Writes a sliver as canonical JSON: fixed order of keys, no space, every field present.
+#[must_use]
+pub fn to_json(sliver: &DesiredSliver) -> String {
+    encode(&SliverRecord::from(sliver))
+}
+
+/// Reads what [`to_json`] wrote.
+///
+/// # Errors
+/// [`NormalError`], for unknown fields and other format versions too: dropping what is not understood would make two
+/// different slivers look equal.
+pub fn from_json(text: &str) -> Result<DesiredSliver, NormalError> {
+    if text.len() > TEXT_LEN_MAX {
+        return Err(NormalError::TooLong { len: text.len() });
+    }
+    let VersionRecord { format_version } = serde_json::from_str(text).map_err(NormalError::Json)?;
+    if format_version != FORMAT_VERSION {
+        return Err(NormalError::Version {
+            found: format_version,
+        });
+    }
+    serde_json::from_str::<SliverRecord>(text)
+        .map_err(NormalError::Json)?
+        .try_into()
+}
+
+/// Serialises structs of strings, numbers and sequences, which JSON always can.
+pub(super) fn encode(form: &impl Serialize) -> String {
+    serde_json::to_string(form).expect("structs of strings and numbers are always JSON")
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct VersionRecord {
+    format_version: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SliverRecord {
+    format_version: u32,
+    id: String,
+    uuid: String,
+    kernel: TemplateRecord,
+    mounts: Vec<MountRecord>,
+    resources: ResourcesRecord,
+    state: StateRecord,
+    health: Option<HealthRecord>,
+    publish: Vec<PublishRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct TemplateRecord {
+    name: String,
+    channel: Option<String>,
+    digest: String,
+    sources: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct MountRecord {
+    path: String,
+    layers: Vec<LayerRecord>,
+    writable: WritableRecord,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+enum LayerRecord {
+    Template(TemplateRecord),
+    Directory { path: String },
+    Files { digest: String },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum WritableRecord {
+    Local,
+    None,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ResourcesRecord {
+    vcpus: u32,
+    memory_bytes: u64,
+    cpu_weight: u32,
+    cpu_cap_percent: Option<u32>,
+    disk_bytes: Option<u64>,
+    net_bits_per_second: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum StateRecord {
+    Running,
+    Suspended,
+    Stopped,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct HealthRecord {
+    probe: ProbeRecord,
+    interval_ms: u64,
+    threshold: u32,
+    grace_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+enum ProbeRecord {
+    Http { port: u16, path: String, expect: u16 },
+    Tcp { port: u16 },
+    Console { marker: String },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PublishRecord {
+    guest: u16,
+    host: u16,
+}
+
+impl From<&DesiredSliver> for SliverRecord {
+    fn from(sliver: &DesiredSliver) -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            id: sliver.id.to_string(),
+            uuid: sliver.uuid.to_string(),
+            kernel: (&sliver.kernel).into(),
+            mounts: sliver.mounts.iter().map(MountRecord::from).collect(),
+            resources: ResourcesRecord {
+                vcpus: sliver.resources.vcpus,
+                memory_bytes: sliver.resources.memory.0,
+                cpu_weight: sliver.resources.cpu_weight,
+                cpu_cap_percent: sliver.resources.cpu_cap_percent,
+                disk_bytes: sliver.resources.disk.map(|bytes| bytes.0),
+                net_bits_per_second: sliver.resources.net_rate.map(|rate| rate.0),
+            },
+            state: match sliver.state {
+                SliverState::Running => StateRecord::Running,
+                SliverState::Suspended => StateRecord::Suspended,
+                SliverState::Stopped => StateRecord::Stopped,
+            },
+            health: sliver.health.as_ref().map(HealthRecord::from),
+            publish: sliver
+                .publish
+                .iter()
+                .map(|publish| PublishRecord {
+                    guest: publish.guest,
+                    host: publish.host,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl From<&TemplateRef> for TemplateRecord {
+    fn from(template: &TemplateRef) -> Self {
+        Self {
+            name: template.name.to_string(),
+            channel: template.channel.as_ref().map(ChannelName::to_string),
+            digest: template.digest.to_string(),
+            sources: template.sources.clone(),
+        }
+    }
+}
+
+impl From<&Mount> for MountRecord {
+    fn from(mount: &Mount) -> Self {
+        let layer = |layer: &LayerRef| match layer {
+            LayerRef::Template(template) => LayerRecord::Template(template.into()),
+            LayerRef::Directory { path } => LayerRecord::Directory { path: path.clone() },
+            LayerRef::Files { digest } => LayerRecord::Files {
+                digest: digest.to_string(),
+            },
+        };
+        Self {
+            path: mount.path.clone(),
+            layers: mount.layers.iter().map(layer).collect(),
+            writable: match mount.writable {
+                WritableKind::Local => WritableRecord::Local,
+                WritableKind::ReadOnly => WritableRecord::None,
+            },
+        }
+    }
+}
+
+impl From<&Health> for HealthRecord {
+    fn from(health: &Health) -> Self {
+        Self {
+            probe: match &health.probe {
+                Probe::Http { port, path, expect } => ProbeRecord::Http {
+                    port: *port,
+                    path: path.clone(),
+                    expect: *expect,
+                },
+                Probe::Tcp { port } => ProbeRecord::Tcp { port: *port },
+                Probe::Console { marker } => ProbeRecord::Console {
+                    marker: marker.clone(),
+                },
+            },
+            interval_ms: health.interval.0,
+            threshold: health.threshold,
+            grace_ms: health.grace.0,
+        }
+    }
+}
+
+/// Says which field a name error is about.
+fn at<T>(field: &'static str, result: Result<T, NameError>) -> Result<T, NormalError> {
+    result.map_err(|source| NormalError::Name { field, source })
+}
+
+impl TryFrom<SliverRecord> for DesiredSliver {
+    type Error = NormalError;
+
+    fn try_from(record: SliverRecord) -> Result<Self, NormalError> {
+        Ok(Self {
+            id: at("id", SliverId::parse(&record.id))?,
+            uuid: at("uuid", DomainUuid::parse(&record.uuid))?,
+            kernel: record.kernel.try_into()?,
+            mounts: record
+                .mounts
+                .into_iter()
+                .map(Mount::try_from)
+                .collect::<Result<_, _>>()?,
+            resources: Resources {
+                vcpus: record.resources.vcpus,
+                memory: Bytes(record.resources.memory_bytes),
+                cpu_weight: record.resources.cpu_weight,
+                cpu_cap_percent: record.resources.cpu_cap_percent,
+                disk: record.resources.disk_bytes.map(Bytes),
+                net_rate: record.resources.net_bits_per_second.map(BitRate),
+            },
+            state: match record.state {
+                StateRecord::Running => SliverState::Running,
+                StateRecord::Suspended => SliverState::Suspended,
+                StateRecord::Stopped => SliverState::Stopped,
+            },
+            health: record.health.map(Health::from),
+            publish: record
+                .publish
+                .iter()
+                .map(|publish| Publish {
+                    guest: publish.guest,
+                    host: publish.host,
+                })
+                .collect(),
+        })
+    }
+}
+
+impl TryFrom<TemplateRecord> for TemplateRef {
+    type Error = NormalError;
+
+    fn try_from(record: TemplateRecord) -> Result<Self, NormalError> {
+        Ok(Self {
+            name: at("template name", TemplateName::new(&record.name))?,
+            channel: at(
+                "channel",
+                record.channel.as_deref().map(ChannelName::new).transpose(),
+            )?,
+            digest: at("template digest", Digest::parse(&record.digest))?,
+            sources: record.sources,
+        })
+    }
+}
+
+impl TryFrom<MountRecord> for Mount {
+    type Error = NormalError;
+
+    fn try_from(record: MountRecord) -> Result<Self, NormalError> {
+        let layer = |layer| {
+            Ok(match layer {
+                LayerRecord::Template(template) => LayerRef::Template(template.try_into()?),
+                LayerRecord::Directory { path } => LayerRef::Directory { path },
+                LayerRecord::Files { digest } => LayerRef::Files {
+                    digest: at("files digest", Digest::parse(&digest))?,
+                },
+            })
+        };
+        Ok(Self {
+            path: record.path,
+            layers: record
+                .layers
+                .into_iter()
+                .map(layer)
+                .collect::<Result<_, NormalError>>()?,
+            writable: match record.writable {
+                WritableRecord::Local => WritableKind::Local,
+                WritableRecord::None => WritableKind::ReadOnly,
+            },
+        })
+    }
+}
+
+impl From<HealthRecord> for Health {
+    fn from(record: HealthRecord) -> Self {
+        Self {
+            probe: match record.probe {
+                ProbeRecord::Http { port, path, expect } => Probe::Http { port, path, expect },
+                ProbeRecord::Tcp { port } => Probe::Tcp { port },
+                ProbeRecord::Console { marker } => Probe::Console { marker },
+            },
+            interval: Millis(record.interval_ms),
+            threshold: record.threshold,
+            grace: Millis(record.grace_ms),
+        }
+    }
+}
