@@ -1,0 +1,46 @@
+# The two commands a newcomer needs are `make demo` and `make test`. Everything they use is installed by tools/setup.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+IMAGES := target/images
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: help setup build image demo demo-stop test lint unit guest doc deny clean-images
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+setup: ## install what is missing (Debian packages; asks for nothing if all is there)
+	@tools/setup
+
+build: setup ## the release build of xeno
+	$(CARGO) build --release --locked --workspace --bins
+
+image: setup ## a Debian + Apache root, kernel and modules, from Debian packages, in target/images
+	@tools/make-debian-template $(IMAGES)
+
+demo: build image ## the whole chain, for real: push, plan, boot, page (KEEP=1 leaves it running)
+	@target/release/xeno-demo run --xeno target/release/xeno --images $(IMAGES) --dir target/demo $(if $(KEEP),--keep)
+
+demo-stop: ## end what `make demo KEEP=1` left running
+	@target/release/xeno-demo stop --dir target/demo
+
+test: setup lint unit guest doc ## everything CI runs: formatting, lints, tests, one real guest, documentation
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	tools/lint-shell
+
+unit:
+	$(CARGO) build --locked --workspace --bins
+	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked --workspace
+
+guest: image
+	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test guest -- --nocapture
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+deny: ## licences and bans of every dependency (needs cargo-deny)
+	$(CARGO) deny --locked check bans licenses sources
