@@ -1,1 +1,16 @@
 //! What a node must not forget, in SQLite.
+//!
+//! One directory per agent holds `state.db` (WAL, full sync) and a lock file that keeps a second agent out. Everything
+//! here blocks: callers on an async runtime go through one thread. Nothing here decides; it remembers.
+//!
+//! Start with [`node::NodeState`]: reads are its methods, writes go through [`node::NodeState::write`], one transaction
+//! for all that must be remembered together. [`record`] says what stored things look like, [`upgrade`] how the tables
+//! came to be as they are.
+
+pub mod error;
+mod lock;
+pub mod node;
+pub mod record;
+pub mod upgrade;
+
+pub use error::StateError;

@@ -1,0 +1,72 @@
+//! One agent per state directory: a lock file, held for as long as the process lives.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use crate::error::StateError;
+
+/// Holds the lock; the kernel gives it back when the process ends, however it ends (flock(2)).
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock of `dir`, which must exist, and writes our process id into it.
+    pub(crate) fn take(dir: &Path) -> Result<Self, StateError> {
+        let path = dir.join("agent.lock");
+        let fail = |attempt| {
+            let path = path.clone();
+            move |source| StateError::File {
+                attempt,
+                path,
+                source,
+            }
+        };
+        // Never truncated on open: the content belongs to whoever has the lock.
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(fail("open the lock file"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StateError::Locked {
+                    dir: dir.to_owned(),
+                    pid: holder(&mut file),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(fail("lock")(source)),
+        }
+        file.set_len(0).map_err(fail("write the lock file"))?;
+        file.seek(SeekFrom::Start(0))
+            .map_err(fail("write the lock file"))?;
+        writeln!(file, "{}", std::process::id()).map_err(fail("write the lock file"))?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// What the holder wrote; only a hint for the message.
+fn holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Makes the state directory for its owner alone.
+pub(crate) fn make_dir(dir: &Path) -> Result<(), StateError> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| StateError::File {
+            attempt: "make the state directory",
+            path: dir.to_owned(),
+            source,
+        })
+}

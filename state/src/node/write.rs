@@ -1,0 +1,282 @@
+//! The writing half: everything that must be remembered together goes into one transaction.
+
+use rusqlite::{Params, Transaction, params};
+use xeno_model::id::{Digest, Epoch, Generation, Revision, SliverId, Timestamp};
+use xeno_model::normal;
+use xeno_reconciler::change::AppliedSliver;
+
+use super::{Limits, signed, unsigned};
+use crate::error::StateError;
+use crate::record::{self, BackOff, Event, NewEvent, Outcome, Rejection};
+
+/// One transaction under way.
+#[derive(Debug)]
+pub struct Writer<'a> {
+    pub(super) tx: Transaction<'a>,
+    pub(super) limits: Limits,
+}
+
+impl Writer<'_> {
+    /// Accepts a commit as the desired state and forgets the rejected one; returns the new generation.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn accept(&mut self, revision: &Revision, at: Timestamp) -> Result<Generation, StateError> {
+        let attempt = "write the accepted revision";
+        self.run(attempt, "DELETE FROM rejected", [])?;
+        let generation = self
+            .tx
+            .query_row(
+                "UPDATE node SET generation = generation + 1, revision = ?1, accepted_ms = ?2 RETURNING generation",
+                params![revision.as_str(), signed(at.0)],
+                |row| row.get(0),
+            )
+            .map_err(StateError::sqlite(attempt))?;
+        Ok(Generation(unsigned(generation)))
+    }
+
+    /// Remembers that a commit was not accepted, or that the newest one was.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn reject(&mut self, rejection: Option<&Rejection>) -> Result<(), StateError> {
+        let attempt = "write the rejected revision";
+        self.run(attempt, "DELETE FROM rejected", [])?;
+        let Some(rejection) = rejection else { return Ok(()) };
+        self.run(
+            attempt,
+            "INSERT INTO rejected (id, revision, why, at_ms) VALUES (1, ?1, ?2, ?3)",
+            params![rejection.revision.as_str(), rejection.why, signed(rejection.at.0)],
+        )
+    }
+
+    /// Remembers what a sliver is being made, or has been made, and the right to run it was done under.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn apply(&mut self, applied: &AppliedSliver, at: Timestamp) -> Result<(), StateError> {
+        let sliver = applied.desired.id.to_string();
+        self.run(
+            "write what is applied",
+            "INSERT INTO applied (sliver, desired, epoch, complete, at_ms) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (sliver) DO UPDATE SET
+                 desired = excluded.desired, epoch = excluded.epoch, complete = excluded.complete, at_ms = excluded.at_ms",
+            params![
+                sliver,
+                normal::to_json(&applied.desired),
+                signed(applied.epoch.0),
+                applied.complete,
+                signed(at.0)
+            ],
+        )?;
+        self.hold(&applied.desired.id, applied.epoch)
+    }
+
+    /// Remembers the right to run; a lower epoch than the one remembered changes nothing.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn hold(&mut self, sliver: &SliverId, epoch: Epoch) -> Result<(), StateError> {
+        self.run(
+            "write the holder",
+            "INSERT INTO holder (sliver, epoch) VALUES (?1, ?2)
+             ON CONFLICT (sliver) DO UPDATE SET epoch = max(epoch, excluded.epoch)",
+            params![sliver.to_string(), signed(epoch.0)],
+        )
+    }
+
+    /// Forgets what a sliver was made; the right to run it had stays.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn forget(&mut self, sliver: &SliverId) -> Result<(), StateError> {
+        let name = sliver.to_string();
+        self.run(
+            "forget what was applied",
+            "DELETE FROM applied WHERE sliver = ?1",
+            [&name],
+        )
+    }
+
+    /// Begins a run and returns its number.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn begin_run(
+        &mut self,
+        generation: Generation,
+        revision: &Revision,
+        actions: usize,
+        at: Timestamp,
+    ) -> Result<i64, StateError> {
+        self.run(
+            "write the run",
+            "INSERT INTO run (generation, revision, actions, began_ms) VALUES (?1, ?2, ?3, ?4)",
+            params![
+                signed(generation.0),
+                revision.as_str(),
+                i64::try_from(actions).unwrap_or(i64::MAX),
+                signed(at.0)
+            ],
+        )?;
+        let run = self.tx.last_insert_rowid();
+        self.run(
+            "drop old runs",
+            "DELETE FROM run WHERE id <= ?1",
+            [run - i64::from(self.limits.runs_max)],
+        )?;
+        Ok(run)
+    }
+
+    /// Ends a run.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn end_run(&mut self, run: i64, outcome: &str, at: Timestamp) -> Result<(), StateError> {
+        self.run(
+            "write the end of the run",
+            "UPDATE run SET ended_ms = ?2, outcome = ?3 WHERE id = ?1",
+            params![run, signed(at.0), outcome],
+        )
+    }
+
+    /// Writes down that an action is about to be done, and returns the entry's number.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written; the action must not be done then.
+    pub fn intent(
+        &mut self,
+        run: i64,
+        action: &str,
+        sliver: Option<&SliverId>,
+        at: Timestamp,
+    ) -> Result<i64, StateError> {
+        self.run(
+            "write an intent",
+            "INSERT INTO journal (run, action, sliver, intent_ms) VALUES (?1, ?2, ?3, ?4)",
+            params![run, action, sliver.map(ToString::to_string), signed(at.0)],
+        )?;
+        Ok(self.tx.last_insert_rowid())
+    }
+
+    /// Writes down what came of an intent.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn outcome(&mut self, intent: i64, outcome: &Outcome, at: Timestamp) -> Result<(), StateError> {
+        let (word, why) = outcome.word();
+        self.run(
+            "write an outcome",
+            "UPDATE journal SET outcome_ms = ?2, outcome = ?3, why = ?4 WHERE seq = ?1",
+            params![intent, signed(at.0), word, why.map(record::cut)],
+        )
+    }
+
+    /// Writes down an event and drops the oldest ones beyond the limit.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn event(&mut self, event: NewEvent) -> Result<Event, StateError> {
+        let text = record::cut(&event.text).to_owned();
+        self.run(
+            "write an event",
+            "INSERT INTO event (at_ms, kind, sliver, text, data) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                signed(event.at.0),
+                event.kind.as_str(),
+                event.sliver.as_ref().map(ToString::to_string),
+                text,
+                event.data.clone().map(record::write_data),
+            ],
+        )?;
+        let seq = self.tx.last_insert_rowid();
+        let last_gone = seq - i64::from(self.limits.events_max);
+        self.run(
+            "drop old events",
+            "DELETE FROM event WHERE seq <= ?1",
+            [last_gone],
+        )?;
+        Ok(Event {
+            seq: unsigned(seq),
+            at: event.at,
+            kind: event.kind,
+            sliver: event.sliver,
+            text,
+            data: event.data,
+        })
+    }
+
+    /// Counts a removal against the delete budget.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn removal(&mut self, sliver: &SliverId, at: Timestamp) -> Result<(), StateError> {
+        self.run(
+            "write a removal",
+            "INSERT INTO removal (sliver, at_ms) VALUES (?1, ?2)",
+            params![sliver.to_string(), signed(at.0)],
+        )
+    }
+
+    /// Forgets removals before `from`, which no window of the delete budget reaches.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn forget_removals(&mut self, from: Timestamp) -> Result<(), StateError> {
+        self.run(
+            "forget old removals",
+            "DELETE FROM removal WHERE at_ms < ?1",
+            [signed(from.0)],
+        )
+    }
+
+    /// Lets a sliver wait before its failed action is tried again.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn back_off(&mut self, sliver: &SliverId, back_off: &BackOff) -> Result<(), StateError> {
+        self.run(
+            "write a failure",
+            "INSERT OR REPLACE INTO backoff (sliver, action, why, attempts, permanent, until_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                sliver.to_string(),
+                back_off.action,
+                record::cut(&back_off.why),
+                back_off.attempts,
+                back_off.permanent,
+                signed(back_off.until.0)
+            ],
+        )
+    }
+
+    /// Forgets the failure of one sliver, or of all.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn clear_back_off(&mut self, sliver: Option<&SliverId>) -> Result<(), StateError> {
+        let name = sliver.map(ToString::to_string);
+        self.run(
+            "forget a failure",
+            "DELETE FROM backoff WHERE ?1 IS NULL OR sliver = ?1",
+            [name],
+        )
+    }
+
+    /// Remembers which template a file set was made into.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn file_layer(&mut self, files: &Digest, template: &Digest) -> Result<(), StateError> {
+        self.run(
+            "write a file layer",
+            "INSERT OR REPLACE INTO file_layer (files, template) VALUES (?1, ?2)",
+            [files.to_string(), template.to_string()],
+        )
+    }
+
+    fn run(&self, attempt: &'static str, sql: &str, params: impl Params) -> Result<(), StateError> {
+        let execute = || self.tx.prepare_cached(sql)?.execute(params);
+        execute().map(|_| ()).map_err(StateError::sqlite(attempt))
+    }
+}

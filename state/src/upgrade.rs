@@ -1,0 +1,147 @@
+//! The tables, and one function per step that made them what they are.
+//!
+//! `user_version` counts the steps a database has been through. Steps are never edited once released: a change of a
+//! table is a new step. A database from a newer program is refused, since dropping what is not understood loses it.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::error::StateError;
+
+type Step = fn(&Connection) -> rusqlite::Result<()>;
+
+const STEPS: &[Step] = &[first];
+
+/// The newest schema this program knows.
+#[must_use]
+pub fn newest() -> u32 {
+    u32::try_from(STEPS.len()).expect("there are few steps")
+}
+
+/// Brings a database to the newest schema; each step is one transaction with its number.
+///
+/// # Errors
+/// [`StateError::Newer`] if it is past the newest, else what SQLite says.
+pub fn run(conn: &mut Connection, path: &Path) -> Result<(), StateError> {
+    let found: u32 = conn
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(StateError::sqlite("read the schema version"))?;
+    let known = newest();
+    if found > known {
+        return Err(StateError::Newer {
+            path: path.to_owned(),
+            found,
+            known,
+        });
+    }
+    for (number, step) in (1..)
+        .zip(STEPS)
+        .skip(usize::try_from(found).unwrap_or(usize::MAX))
+    {
+        let upgrade = |conn: &mut Connection| {
+            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            step(&tx)?;
+            tx.pragma_update(None, "user_version", number)?;
+            tx.commit()
+        };
+        upgrade(conn).map_err(StateError::sqlite("upgrade the state database"))?;
+    }
+    Ok(())
+}
+
+/// The tables of version 0.1.
+fn first(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(
+        "
+        -- One row: whose state this is, and the desired state it last accepted.
+        CREATE TABLE node (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            name TEXT NOT NULL,
+            generation INTEGER NOT NULL DEFAULT 0 CHECK (generation >= 0),
+            revision TEXT,
+            accepted_ms INTEGER
+        ) STRICT;
+
+        -- At most one row: the newest commit, where it was not accepted.
+        CREATE TABLE rejected (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            revision TEXT NOT NULL,
+            why TEXT NOT NULL,
+            at_ms INTEGER NOT NULL
+        ) STRICT;
+
+        -- Third side of the comparison.
+        CREATE TABLE applied (
+            sliver TEXT PRIMARY KEY,
+            desired TEXT NOT NULL,
+            epoch INTEGER NOT NULL CHECK (epoch >= 0),
+            complete INTEGER NOT NULL CHECK (complete IN (0, 1)),
+            at_ms INTEGER NOT NULL
+        ) STRICT;
+
+        -- Highest right to run this node ever had; outlives `applied`, and only grows.
+        CREATE TABLE holder (
+            sliver TEXT PRIMARY KEY,
+            epoch INTEGER NOT NULL CHECK (epoch >= 0)
+        ) STRICT;
+
+        CREATE TABLE run (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            generation INTEGER NOT NULL,
+            revision TEXT NOT NULL,
+            actions INTEGER NOT NULL,
+            began_ms INTEGER NOT NULL,
+            ended_ms INTEGER,
+            outcome TEXT
+        ) STRICT;
+
+        -- Intents, and outcomes where there was one.
+        CREATE TABLE journal (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            run INTEGER NOT NULL REFERENCES run (id) ON DELETE CASCADE,
+            action TEXT NOT NULL,
+            sliver TEXT,
+            intent_ms INTEGER NOT NULL,
+            outcome_ms INTEGER,
+            outcome TEXT,
+            why TEXT
+        ) STRICT;
+        CREATE INDEX journal_run ON journal (run);
+        CREATE INDEX journal_open ON journal (seq) WHERE outcome IS NULL;
+
+        -- A ring: the oldest rows go.
+        CREATE TABLE event (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            at_ms INTEGER NOT NULL,
+            kind TEXT NOT NULL,
+            sliver TEXT,
+            text TEXT NOT NULL,
+            data TEXT
+        ) STRICT;
+
+        -- Counts against the delete budget.
+        CREATE TABLE removal (
+            sliver TEXT NOT NULL,
+            at_ms INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX removal_at ON removal (at_ms);
+
+        -- Slivers whose last action failed, and that wait before the next try.
+        CREATE TABLE backoff (
+            sliver TEXT PRIMARY KEY,
+            action TEXT NOT NULL,
+            why TEXT NOT NULL,
+            attempts INTEGER NOT NULL CHECK (attempts > 0),
+            permanent INTEGER NOT NULL CHECK (permanent IN (0, 1)),
+            until_ms INTEGER NOT NULL
+        ) STRICT;
+
+        -- File sets of the repository, and the template each was made into.
+        CREATE TABLE file_layer (
+            files TEXT PRIMARY KEY,
+            template TEXT NOT NULL
+        ) STRICT;
+        ",
+    )
+}
