@@ -1,1 +1,5 @@
-//! Scenarios, properties and whole-system tests.
+//! Whole-system tests, and the demonstration, over one *laboratory*: real nodes (an agent and a file server each), a
+//! real bare repository with the push hook, real guests, all on this machine and on loopback.
+
+pub mod demo;
+pub mod lab;

@@ -1,0 +1,6 @@
+//! The demonstration: a git push becomes a running service, and stays one whatever is killed.
+
+pub mod manifests;
+pub mod report;
+pub mod run;
+pub mod stop;

@@ -1,0 +1,208 @@
+//! A node of the laboratory: an agent and a file server, with their configuration, as an operator would set them up.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use super::process::Daemon;
+use super::{LabError, LabResult, Parts, ensure, wait_for, write};
+
+/// One node.
+#[derive(Debug)]
+pub struct Node {
+    /// Its name in the repository.
+    pub name: String,
+    /// Everything it keeps.
+    pub dir: PathBuf,
+    xeno: PathBuf,
+    /// Its agent.
+    pub agent: Daemon,
+    /// Its file server.
+    pub cowfs: Daemon,
+}
+
+/// How long a daemon may take to listen: generous, since machines are shared.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+impl Node {
+    /// Configures a node below `dir` and starts its two daemons.
+    ///
+    /// # Errors
+    /// If one of them does not come up; the message shows what it said.
+    pub fn start(dir: &Path, name: &str, repository: &Path, parts: &Parts) -> LabResult<Self> {
+        let dir = dir.join(name);
+        std::fs::create_dir_all(&dir).map_err(LabError::io(format!("making {}", dir.display())))?;
+        write(
+            &dir.join("cowfs.toml"),
+            "control = \"cowfs.sock\"\nstore = \"templates\"\n",
+        )?;
+        write(
+            &dir.join("agent.toml"),
+            &format!(
+                "node = \"{name}\"\nrepository = \"{}\"\nstate_dir = \"state\"\nsocket = \"agent.sock\"\npoll = \"30s\"\n\n\
+                 [cowfs]\nsocket = \"cowfs.sock\"\nstore = \"templates\"\n\n\
+                 [hypervisor]\nkind = \"qemu\"\nshutdown_grace = \"20s\"\n",
+                repository.display()
+            ),
+        )?;
+        let cowfs = start_cowfs(&parts.xeno, &dir)?;
+        let agent = start_agent(&parts.xeno, &dir)?;
+        let mut node = Self {
+            name: name.to_owned(),
+            dir,
+            xeno: parts.xeno.clone(),
+            agent,
+            cowfs,
+        };
+        node.await_sockets()?;
+        Ok(node)
+    }
+
+    fn await_sockets(&mut self) -> LabResult<()> {
+        for (daemon, socket) in [(&mut self.cowfs, "cowfs.sock"), (&mut self.agent, "agent.sock")] {
+            let path = self.dir.join(socket);
+            wait_for(
+                &format!("{} to listen on {socket}", self.name),
+                START_DEADLINE,
+                || {
+                    if daemon.ended() {
+                        let said = std::fs::read_to_string(&daemon.log).unwrap_or_default();
+                        return Err(format!("it ended: {said}"));
+                    }
+                    std::os::unix::net::UnixStream::connect(&path)
+                        .map(drop)
+                        .map_err(|e| e.to_string())
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Kills the agent as a crash would.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] if it cannot be waited for.
+    pub fn kill_agent(&mut self) -> LabResult<()> {
+        self.agent.kill()
+    }
+
+    /// Kills the file server as a crash would.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] if it cannot be waited for.
+    pub fn kill_cowfs(&mut self) -> LabResult<()> {
+        self.cowfs.kill()
+    }
+
+    /// Starts the agent again and waits until it listens.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn restart_agent(&mut self) -> LabResult<()> {
+        self.agent = start_agent(&self.xeno, &self.dir)?;
+        self.await_sockets()
+    }
+
+    /// Starts the file server again, as a service manager would.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn restart_cowfs(&mut self) -> LabResult<()> {
+        self.cowfs = start_cowfs(&self.xeno, &self.dir)?;
+        self.await_sockets()
+    }
+
+    /// Its agent's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("agent.sock")
+    }
+
+    /// Runs a `xeno` command against this node's agent.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] if the program cannot be run; its own exit code is for the caller.
+    pub fn xeno(&self, arguments: &[&str]) -> LabResult<Output> {
+        Command::new(&self.xeno)
+            .env("XENO_SOCKET", self.socket())
+            .env("NO_COLOR", "1")
+            .args(arguments)
+            .output()
+            .map_err(LabError::io(format!("running xeno {}", arguments.join(" "))))
+    }
+
+    /// Runs a `xeno` command that prints JSON.
+    ///
+    /// # Errors
+    /// If it fails or prints something else.
+    pub fn json(&self, arguments: &[&str]) -> LabResult<serde_json::Value> {
+        let output = self.xeno(arguments)?;
+        ensure(output.status.success(), || {
+            format!(
+                "xeno {} on {}: {}",
+                arguments.join(" "),
+                self.name,
+                String::from_utf8_lossy(&output.stderr)
+            )
+        })?;
+        serde_json::from_slice(&output.stdout).map_err(|e| {
+            LabError::Check(format!(
+                "xeno {} on {} printed no JSON: {e}",
+                arguments.join(" "),
+                self.name
+            ))
+        })
+    }
+
+    /// Waits until planning anew finds nothing to do.
+    ///
+    /// # Errors
+    /// The plan that is left once the deadline has passed.
+    pub fn await_converged(&self, deadline: Duration) -> LabResult<()> {
+        wait_for(
+            &format!("{} to have nothing left to do", self.name),
+            deadline,
+            || {
+                let output = self
+                    .xeno(&["plan", "--refresh", "--detailed-exitcode"])
+                    .map_err(|e| e.to_string())?;
+                if output.status.code() == Some(0) {
+                    return Ok(());
+                }
+                Err(format!(
+                    "exit {:?}\n{}{}",
+                    output.status.code(),
+                    String::from_utf8_lossy(&output.stdout),
+                    String::from_utf8_lossy(&output.stderr)
+                ))
+            },
+        )
+    }
+
+    /// Stops both daemons, leaving guests to whoever asked.
+    ///
+    /// # Errors
+    /// If one does not end.
+    pub fn stop(&mut self) -> LabResult<()> {
+        self.agent.stop()?;
+        self.cowfs.stop()
+    }
+}
+
+fn start_agent(xeno: &Path, dir: &Path) -> LabResult<Daemon> {
+    let config = dir.join("agent.toml");
+    Daemon::start(
+        xeno,
+        &["agent", "--config", &config.to_string_lossy()],
+        &dir.join("agent.log"),
+    )
+}
+
+fn start_cowfs(xeno: &Path, dir: &Path) -> LabResult<Daemon> {
+    let config = dir.join("cowfs.toml");
+    Daemon::start(
+        xeno,
+        &["cowfs", "serve", "--config", &config.to_string_lossy()],
+        &dir.join("cowfs.log"),
+    )
+}

@@ -1,0 +1,135 @@
+//! A bare repository with the push hook, and a clone in which somebody works.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{LabError, LabResult, ensure, write};
+
+/// The repository of a laboratory.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    /// What nodes read and people push to.
+    pub bare: PathBuf,
+    /// Where somebody edits manifests.
+    pub work: PathBuf,
+}
+
+/// What `git push` came to.
+#[derive(Clone, Debug)]
+pub struct Push {
+    /// Whether it was accepted.
+    pub accepted: bool,
+    /// What it printed.
+    pub output: String,
+    /// The commit that was pushed.
+    pub revision: String,
+}
+
+impl Repository {
+    /// Makes `repo.git` and `work` in `dir` and installs the hook of `xeno`.
+    ///
+    /// # Errors
+    /// What git or `xeno hook install` said.
+    pub fn create(dir: &Path, xeno: &Path) -> LabResult<Self> {
+        let repository = Self {
+            bare: dir.join("repo.git"),
+            work: dir.join("work"),
+        };
+        std::fs::create_dir_all(&repository.work).map_err(LabError::io("making the work directory"))?;
+        git(dir, &["init", "-q", "--bare", "-b", "main", "repo.git"])?;
+        git(&repository.work, &["init", "-q", "-b", "main"])?;
+        git(&repository.work, &["remote", "add", "origin", "../repo.git"])?;
+        let output = Command::new(xeno)
+            .args(["hook", "install"])
+            .arg(&repository.bare)
+            .output()
+            .map_err(LabError::io("running xeno hook install"))?;
+        ensure(output.status.success(), || {
+            format!("xeno hook install: {}", String::from_utf8_lossy(&output.stderr))
+        })?;
+        Ok(repository)
+    }
+
+    /// Writes a file of the work tree.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] naming the path.
+    pub fn write(&self, path: &str, text: &str) -> LabResult<()> {
+        write(&self.work.join(path), text)
+    }
+
+    /// Removes a file of the work tree.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] naming the path.
+    pub fn remove(&self, path: &str) -> LabResult<()> {
+        std::fs::remove_file(self.work.join(path)).map_err(LabError::io(format!("removing {path}")))
+    }
+
+    /// Commits everything and pushes it; a refusal is an outcome, not an error.
+    ///
+    /// # Errors
+    /// If git cannot be run or the commit fails.
+    pub fn push(&self, message: &str) -> LabResult<Push> {
+        git(&self.work, &["add", "-A"])?;
+        git(&self.work, &["commit", "-q", "-m", message])?;
+        let revision = git(&self.work, &["rev-parse", "HEAD"])?.trim().to_owned();
+        let output = command(&self.work)
+            .args(["push", "origin", "main"])
+            .output()
+            .map_err(LabError::io("running git push"))?;
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(Push {
+            accepted: output.status.success(),
+            output: text,
+            revision,
+        })
+    }
+
+    /// Takes back a commit that was refused.
+    ///
+    /// # Errors
+    /// What git said.
+    pub fn take_back(&self) -> LabResult<()> {
+        git(&self.work, &["reset", "-q", "--hard", "HEAD~1"]).map(drop)
+    }
+}
+
+/// Git with a fixed author and without the settings of whoever runs it.
+fn command(dir: &Path) -> Command {
+    let mut command = Command::new("git");
+    command
+        .current_dir(dir)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .args([
+            "-c",
+            "user.name=Demo",
+            "-c",
+            "user.email=demo@example.invalid",
+            "-c",
+            "safe.directory=*",
+            "-c",
+            "color.ui=false",
+        ]);
+    command
+}
+
+fn git(dir: &Path, arguments: &[&str]) -> LabResult<String> {
+    let output = command(dir)
+        .args(arguments)
+        .output()
+        .map_err(LabError::io("running git"))?;
+    ensure(output.status.success(), || {
+        format!(
+            "git {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        )
+    })?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

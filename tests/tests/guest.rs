@@ -1,0 +1,117 @@
+//! One real guest, end to end: a push boots it, a killed file server does not stop it, a push ends it.
+#![cfg(feature = "guest")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use xeno_tests::demo::manifests::{self, PORT, Step};
+use xeno_tests::demo::{report::Report, run, stop};
+use xeno_tests::lab::{LabResult, http, node::Node, repository::Repository, wait_for};
+
+const DEADLINE: Duration = Duration::from_secs(300);
+const FETCH: Duration = Duration::from_secs(5);
+
+/// The `xeno` program that was built beside this test.
+fn xeno() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let xeno = test
+        .parent()
+        .and_then(|deps| deps.parent())
+        .expect("tests lie in deps/")
+        .join("xeno");
+    assert!(
+        xeno.exists(),
+        "{} is missing: cargo build --workspace --bins",
+        xeno.display()
+    );
+    xeno
+}
+
+fn images() -> PathBuf {
+    std::env::var_os("XENO_IMAGES")
+        .map(PathBuf::from)
+        .expect("XENO_IMAGES says where `make image` left its files")
+}
+
+fn page(number: u16, nonce: &str) -> LabResult<()> {
+    wait_for(&format!("the page of web/{number}"), DEADLINE, || {
+        let page = http::get(PORT + number, "/", FETCH)?;
+        if page.body.contains(nonce) {
+            Ok(())
+        } else {
+            Err(format!("it answers {} without {nonce}", page.status))
+        }
+    })
+}
+
+fn boot_id() -> LabResult<String> {
+    wait_for("the guest's boot id", DEADLINE, || {
+        let page = http::get(PORT, "/cgi-bin/guest", FETCH)?;
+        page.body
+            .lines()
+            .find_map(|line| line.strip_prefix("boot_id "))
+            .map(str::to_owned)
+            .ok_or("no boot id".into())
+    })
+}
+
+#[test]
+fn a_push_becomes_a_page_and_outlives_a_killed_file_server() -> LabResult<()> {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let dir = scratch.path().canonicalize().expect("it exists");
+    let options = run::Options {
+        xeno: xeno(),
+        images: images(),
+        dir: dir.clone(),
+        keep: false,
+    };
+    let outcome = story(&options);
+    stop::end_all(&dir)?;
+    outcome
+}
+
+fn story(options: &run::Options) -> LabResult<()> {
+    let dir = &options.dir;
+    let parts = run::import(&mut Report::default(), options, dir)?;
+    let repository = Repository::create(dir, &parts.xeno)?;
+    let mut node = Node::start(dir, "cam-01", &repository.bare, &parts)?;
+    stop::record(dir, std::slice::from_ref(&node))?;
+
+    manifests::write_fleet(&repository, &parts)?;
+    let step = Step {
+        nonce: "first-page",
+        nodes: &["cam-01"],
+        state: "running",
+    };
+    manifests::write_slice(&repository, &step)?;
+    let push = repository.push("One sliver")?;
+    assert!(push.accepted, "{}", push.output);
+    page(0, "first-page")?;
+    node.await_converged(DEADLINE)?;
+
+    let before = boot_id()?;
+    node.kill_cowfs()?;
+    node.kill_agent()?;
+    node.restart_cowfs()?;
+    node.restart_agent()?;
+    stop::record(dir, std::slice::from_ref(&node))?;
+    page(0, "first-page")?;
+    assert_eq!(boot_id()?, before, "the guest was rebooted");
+    node.await_converged(DEADLINE)?;
+
+    manifests::write_slice(
+        &repository,
+        &Step {
+            state: "stopped",
+            ..step
+        },
+    )?;
+    let push = repository.push("Stop it")?;
+    assert!(push.accepted, "{}", push.output);
+    node.await_converged(DEADLINE)?;
+    assert!(
+        http::get(PORT, "/", FETCH).is_err(),
+        "a stopped sliver still answers"
+    );
+    node.stop()
+}
