@@ -1,0 +1,157 @@
+//! The way into a running agent for whoever serves its API: questions in, answers out, never the loop's state itself.
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+use xeno_model::id::SliverId;
+
+use crate::api::{Doctor, EventView, Events, PlanView, SliverStatus, Slivers, Status, WhyView};
+
+/// Events kept for a watcher that reads slowly; one that falls further behind is told how many it missed and reads
+/// them by number.
+pub const WATCH_EVENTS_MAX: usize = 256;
+
+/// Most events of one answer.
+pub const EVENTS_PER_ANSWER_MAX: u32 = 1000;
+
+/// Why the agent did not answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HandleError {
+    /// The agent is about to end.
+    #[error("the agent is stopping")]
+    Stopping,
+    /// There is no such sliver: not desired, not applied, and nothing of it here.
+    #[error("there is no sliver {sliver} on this node")]
+    NoSuchSliver {
+        /// Which.
+        sliver: SliverId,
+    },
+    /// No commit has been accepted yet.
+    #[error("no commit has been accepted yet{}", .why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
+    NoDesired {
+        /// What is known about the reason.
+        why: Option<String>,
+    },
+    /// The plan could not be made.
+    #[error("make a plan: {why}")]
+    Plan {
+        /// Why not.
+        why: String,
+    },
+    /// The node's state could not be read.
+    #[error("read the state: {why}")]
+    State {
+        /// Why not.
+        why: String,
+    },
+}
+
+/// A question, and where its answer goes.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Status(Reply<Status>),
+    Plan(Reply<PlanView>),
+    Slivers(Reply<Slivers>),
+    Sliver(SliverId, Reply<SliverStatus>),
+    Why(SliverId, Reply<WhyView>),
+    Events(u64, u32, Reply<Events>),
+    Reconcile(Reply<()>),
+    Doctor(Reply<Doctor>),
+}
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, HandleError>>;
+
+/// Asks a running agent. Cheap to clone; outlives the agent, and then answers [`HandleError::Stopping`].
+#[derive(Clone, Debug)]
+pub struct AgentHandle {
+    requests: mpsc::Sender<Request>,
+    events: broadcast::WeakSender<EventView>,
+}
+
+impl AgentHandle {
+    /// Holds the sender of events weakly: a watch ends with the agent, not with the last handle.
+    pub(crate) fn new(requests: mpsc::Sender<Request>, events: &broadcast::Sender<EventView>) -> Self {
+        let events = events.downgrade();
+        Self { requests, events }
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(Reply<T>) -> Request) -> Result<T, HandleError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.requests.send(question(reply)).await;
+        sent.map_err(|_| HandleError::Stopping)?;
+        answer.await.map_err(|_| HandleError::Stopping)?
+    }
+
+    /// The node at a glance, from what the agent last saw.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn status(&self) -> Result<Status, HandleError> {
+        self.ask(Request::Status).await
+    }
+
+    /// Looks at the node now, and says what would be done.
+    ///
+    /// # Errors
+    /// [`HandleError::NoDesired`] before the first commit, [`HandleError::Plan`] where no plan can be made.
+    pub async fn plan(&self) -> Result<PlanView, HandleError> {
+        self.ask(Request::Plan).await
+    }
+
+    /// All slivers that are desired, applied or here.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn slivers(&self) -> Result<Slivers, HandleError> {
+        self.ask(Request::Slivers).await
+    }
+
+    /// Everything about one sliver.
+    ///
+    /// # Errors
+    /// [`HandleError::NoSuchSliver`].
+    pub async fn describe(&self, sliver: SliverId) -> Result<SliverStatus, HandleError> {
+        self.ask(|reply| Request::Sliver(sliver, reply)).await
+    }
+
+    /// Why a sliver is not as desired.
+    ///
+    /// # Errors
+    /// [`HandleError::NoSuchSliver`].
+    pub async fn why(&self, sliver: SliverId) -> Result<WhyView, HandleError> {
+        self.ask(|reply| Request::Why(sliver, reply)).await
+    }
+
+    /// Events after number `since`, oldest first; the newest `limit` (at most [`EVENTS_PER_ANSWER_MAX`]) of them.
+    ///
+    /// # Errors
+    /// [`HandleError::State`] where they cannot be read.
+    pub async fn events(&self, since: u64, limit: u32) -> Result<Events, HandleError> {
+        self.ask(|reply| Request::Events(since, limit.min(EVENTS_PER_ANSWER_MAX), reply))
+            .await
+    }
+
+    /// Events from now on. Subscribe before reading [`AgentHandle::events`], then skip numbers already read: so none
+    /// is missed. A slow reader gets `Lagged` and reads on by number. Ends when the agent does.
+    ///
+    /// # Errors
+    /// [`HandleError::Stopping`].
+    pub fn watch(&self) -> Result<broadcast::Receiver<EventView>, HandleError> {
+        let events = self.events.upgrade().ok_or(HandleError::Stopping)?;
+        Ok(events.subscribe())
+    }
+
+    /// Reads the repository now, forgets the waits after failures, and looks at the node again. Returns at once.
+    ///
+    /// # Errors
+    /// [`HandleError::Stopping`].
+    pub async fn reconcile(&self) -> Result<(), HandleError> {
+        self.ask(Request::Reconcile).await
+    }
+
+    /// What the agent knows about its own soundness.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn doctor(&self) -> Result<Doctor, HandleError> {
+        self.ask(Request::Doctor).await
+    }
+}
