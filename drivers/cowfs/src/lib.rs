@@ -8,5 +8,9 @@
 //! format and sockets, everything below it is layers.
 
 pub mod attr;
+pub mod export;
 pub mod layer;
+pub mod memory;
+pub mod nfs;
+pub mod server;
 pub mod service;

@@ -320,6 +320,13 @@ pub trait FileService: Send + Sync {
     /// The root directory.
     fn root(&self) -> Object;
 
+    /// Whether questions about names and attributes (GETATTR, LOOKUP, ACCESS, READLINK, listings) are answered from
+    /// memory, without waiting for a disk or for a lock that is held across a sync. The server then answers them on
+    /// the thread that decodes them, in one go with their neighbours; otherwise they go to the pool.
+    fn answers_from_memory(&self) -> bool {
+        false
+    }
+
     /// GETATTR.
     fn getattr(&self, handle: &Handle) -> FsResult<Object>;
 

@@ -1,0 +1,526 @@
+//! Exports: which tree is served under which name, to whom, and whether just now.
+//!
+//! Every handle on the wire begins with the eight bytes of its export ([`ExportId`], a hash of the export's name, so
+//! it is the same after a restart and on another machine); the rest is the service's own. A call therefore says which
+//! export it means, and [`Exports::reachable`] decides whether this peer may mean it: a peer at an address reaches
+//! the exports that name its address, a peer on an export's own unix socket reaches that one. Nothing else leads to
+//! an export, whatever a handle or a path says.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::nfs::replay::Recent;
+use crate::service::{FileService, Handle};
+
+/// How long a call to an export in standby waits before the client is told to come back (which costs it 5 s).
+pub const PARKED_MAX: Duration = Duration::from_secs(20);
+
+/// Calls of one export that run at the same time; more wait for their turn, so that one export cannot take the whole
+/// pool.
+const RUNNING_MAX: u32 = 32;
+
+/// Parked calls of one export, in [`crate::server`]'s units of 256 KiB: 64 MiB.
+const PARKED_UNITS: usize = 256;
+
+/// Bytes of a handle that are left for the service.
+pub const SERVICE_HANDLE_MAX: usize = 56;
+
+/// An export's name: also the path that MOUNT asks for, where it has a slash in front.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExportName(String);
+
+/// Why a name is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a name has 1 to 64 characters of a-z, A-Z, 0-9, `.`, `_`, `-` and single `/` between parts, and no part is `.` or `..`"
+)]
+pub struct BadName;
+
+impl ExportName {
+    /// Takes a name with or without the slash in front.
+    pub fn parse(text: &str) -> Result<Self, BadName> {
+        let name = text.strip_prefix('/').unwrap_or(text);
+        check_name(name)?;
+        Ok(Self(name.to_owned()))
+    }
+
+    /// The name without a slash in front.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The path MOUNT asks for.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/{}", self.0)
+    }
+}
+
+impl std::fmt::Display for ExportName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Checks a name of an export, a stack or a writable layer.
+pub fn check_name(name: &str) -> Result<(), BadName> {
+    let part = |part: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        !part.is_empty() && part != "." && part != ".." && part.chars().all(plain)
+    };
+    if name.len() <= 64 && name.split('/').all(part) {
+        Ok(())
+    } else {
+        Err(BadName)
+    }
+}
+
+/// What every handle of an export begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExportId(pub [u8; 8]);
+
+impl ExportId {
+    /// The id that goes with a name.
+    #[must_use]
+    pub fn of(name: &ExportName) -> Self {
+        let hash = blake3::hash(name.0.as_bytes());
+        let mut id = [0; 8];
+        id.copy_from_slice(&hash.as_bytes()[..8]);
+        Self(id)
+    }
+
+    /// Takes a wire handle apart; `None` if it is too short to be one of ours.
+    #[must_use]
+    pub fn split(wire: &[u8]) -> Option<(Self, Handle)> {
+        let (id, inner) = wire.split_first_chunk::<8>()?;
+        Some((Self(*id), Handle::new(inner)?))
+    }
+
+    /// The wire handle for a service's handle, and its length.
+    ///
+    /// # Panics
+    /// If the service's handle has more than [`SERVICE_HANDLE_MAX`] bytes, which [`Export::new`] checks for the root.
+    #[must_use]
+    pub fn join(self, inner: &Handle) -> ([u8; 64], usize) {
+        let inner = inner.as_bytes();
+        assert!(
+            inner.len() <= SERVICE_HANDLE_MAX,
+            "a service's handles have at most 56 bytes"
+        );
+        let mut wire = [0; 64];
+        wire[..8].copy_from_slice(&self.0);
+        wire[8..8 + inner.len()].copy_from_slice(inner);
+        (wire, 8 + inner.len())
+    }
+
+    /// The file system id in attributes (`fsid`).
+    #[must_use]
+    pub fn file_system_id(self) -> u64 {
+        u64::from_be_bytes(self.0)
+    }
+}
+
+/// Whether an export answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It answers.
+    Active,
+    /// Connections are accepted and calls are parked until it is active, for at most [`PARKED_MAX`].
+    Standby,
+    /// Connections are closed.
+    Sealed,
+}
+
+/// One address that may reach an export. A link-local address means something only together with its link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientAddress {
+    ip: IpAddr,
+    /// Interface index of a link-local address; 0 for every other.
+    scope: u32,
+}
+
+/// Why a client address is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadClient {
+    /// Not an address.
+    #[error("`{0}` is not an IP address")]
+    NotAnAddress(String),
+    /// `fe80::…` alone is as many machines as there are links.
+    #[error("`{0}` is link-local: name its link, as in `fe80::2%eth0`")]
+    NeedsLink(String),
+    /// The link is not there.
+    #[error("there is no network interface `{0}`")]
+    NoLink(String),
+}
+
+impl ClientAddress {
+    /// Reads `ADDRESS` or, for link-local ones, `ADDRESS%LINK` (name or number of the interface).
+    pub fn parse(text: &str) -> Result<Self, BadClient> {
+        let (address, link) = match text.split_once('%') {
+            Some((address, link)) => (address, Some(link)),
+            None => (text, None),
+        };
+        let ip: IpAddr = address
+            .parse()
+            .map_err(|_| BadClient::NotAnAddress(text.to_owned()))?;
+        let ip = ip.to_canonical();
+        let needs_link = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let scope = match (needs_link, link) {
+            (true, Some(link)) => link_index(link).ok_or_else(|| BadClient::NoLink(link.to_owned()))?,
+            (true, None) => return Err(BadClient::NeedsLink(text.to_owned())),
+            (false, None) => 0,
+            (false, Some(_)) => return Err(BadClient::NotAnAddress(text.to_owned())),
+        };
+        Ok(Self { ip, scope })
+    }
+
+    /// The address a connection comes from.
+    #[must_use]
+    pub fn of_peer(peer: &SocketAddr) -> Self {
+        let scope = match peer {
+            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => v6.scope_id(),
+            _ => 0,
+        };
+        Self {
+            ip: peer.ip().to_canonical(),
+            scope,
+        }
+    }
+}
+
+fn link_index(link: &str) -> Option<u32> {
+    if let Ok(index) = link.parse() {
+        return Some(index);
+    }
+    // Kept by the kernel for every interface; needs no socket and no privilege.
+    if link.is_empty() || link.contains('/') || link.starts_with('.') {
+        return None;
+    }
+    let text = std::fs::read_to_string(format!("/sys/class/net/{link}/ifindex")).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Where a connection comes from.
+#[derive(Clone)]
+pub enum Peer {
+    /// A network address.
+    Address(ClientAddress),
+    /// An export's own unix socket.
+    Socket(Arc<Export>),
+}
+
+/// Why a service cannot be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// Its handles do not fit.
+    #[error("handles of export `{name}` have {len} bytes, {SERVICE_HANDLE_MAX} are left for them")]
+    HandleTooLong {
+        /// The export.
+        name: ExportName,
+        /// What the root's handle has.
+        len: usize,
+    },
+    /// The name, or by a freak chance its hash, is taken.
+    #[error("there already is an export `{0}`")]
+    Taken(ExportName),
+}
+
+/// A tree being served.
+pub struct Export {
+    name: ExportName,
+    id: ExportId,
+    service: Arc<dyn FileService>,
+    clients: Vec<ClientAddress>,
+    state: watch::Sender<State>,
+    parked: Semaphore,
+    running: Arc<Semaphore>,
+    recent: Arc<Recent>,
+    connections: Mutex<Vec<Weak<Notify>>>,
+}
+
+/// What becomes of a call that reaches an export.
+#[derive(Debug)]
+pub enum Admission {
+    /// Carry it out while holding this.
+    Run(OwnedSemaphorePermit),
+    /// Tell the client to come back later (NFS3ERR_JUKEBOX).
+    Later,
+    /// Close the connection without an answer.
+    Closed,
+}
+
+impl Export {
+    /// An export of `service`, to be [added](Exports::add) to a registry.
+    pub fn new(
+        name: ExportName,
+        service: Arc<dyn FileService>,
+        clients: Vec<ClientAddress>,
+        state: State,
+    ) -> Result<Self, ExportError> {
+        let len = service.root().handle.as_bytes().len();
+        if len > SERVICE_HANDLE_MAX {
+            return Err(ExportError::HandleTooLong { name, len });
+        }
+        Ok(Self {
+            id: ExportId::of(&name),
+            name,
+            service,
+            clients,
+            state: watch::Sender::new(state),
+            parked: Semaphore::new(PARKED_UNITS),
+            running: Arc::new(Semaphore::new(usize::try_from(RUNNING_MAX).unwrap_or(1))),
+            recent: Arc::default(),
+            connections: Mutex::default(),
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &ExportName {
+        &self.name
+    }
+
+    /// What its handles begin with.
+    #[must_use]
+    pub fn id(&self) -> ExportId {
+        self.id
+    }
+
+    /// The tree.
+    #[must_use]
+    pub fn service(&self) -> &Arc<dyn FileService> {
+        &self.service
+    }
+
+    /// Calls that ran lately.
+    #[must_use]
+    pub fn recent(&self) -> &Arc<Recent> {
+        &self.recent
+    }
+
+    /// Whether it answers.
+    #[must_use]
+    pub fn state(&self) -> State {
+        *self.state.borrow()
+    }
+
+    /// Changes whether it answers. Sealing closes its connections; parked calls go on or are dropped.
+    pub fn set_state(&self, state: State) {
+        self.state.send_replace(state);
+        if state == State::Sealed {
+            self.close_connections();
+        }
+    }
+
+    /// Waits until no call runs any more. Useful once it is in standby or sealed, so that none begins.
+    pub async fn quiesce(&self) {
+        // Never closed, so this cannot fail.
+        let _all = self.running.acquire_many(RUNNING_MAX).await;
+    }
+
+    /// Lets a call in, parks it, or sends it away. `units` is what it weighs while parked.
+    pub async fn admit(&self, units: u32) -> Admission {
+        let mut state = self.state.subscribe();
+        loop {
+            let now = *state.borrow_and_update();
+            match now {
+                State::Sealed => return Admission::Closed,
+                State::Active => {
+                    let Ok(permit) = Arc::clone(&self.running).acquire_owned().await else {
+                        return Admission::Closed;
+                    };
+                    // The state may have changed while the call waited for its turn.
+                    if *state.borrow() == State::Active {
+                        return Admission::Run(permit);
+                    }
+                }
+                State::Standby => {
+                    let Ok(_place) = self.parked.try_acquire_many(units) else {
+                        return Admission::Later;
+                    };
+                    match tokio::time::timeout(PARKED_MAX, state.changed()).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(_gone)) => return Admission::Closed,
+                        Err(_elapsed) => return Admission::Later,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has `closer` notified when the export is sealed or removed. Registering the same one again is fine.
+    pub fn on_close(&self, closer: &Arc<Notify>) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.retain(|known| known.strong_count() > 0);
+        connections.push(Arc::downgrade(closer));
+        drop(connections);
+        // Sealed between the caller's look and the registration: nobody else will tell.
+        if self.state() == State::Sealed {
+            closer.notify_one();
+        }
+    }
+
+    /// Connections that have used it and are still open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections
+            .iter()
+            .filter(|known| known.strong_count() > 0)
+            .count()
+    }
+
+    fn close_connections(&self) {
+        let connections =
+            std::mem::take(&mut *self.connections.lock().unwrap_or_else(PoisonError::into_inner));
+        for closer in connections.iter().filter_map(Weak::upgrade) {
+            closer.notify_one();
+        }
+    }
+
+    fn allows(&self, client: &ClientAddress) -> bool {
+        self.clients.contains(client)
+    }
+}
+
+/// All exports of a server.
+#[derive(Default)]
+pub struct Exports {
+    by_id: RwLock<BTreeMap<ExportId, Arc<Export>>>,
+}
+
+impl Exports {
+    /// Adds an export.
+    pub fn add(&self, export: Arc<Export>) -> Result<(), ExportError> {
+        let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
+        if by_id.contains_key(&export.id) {
+            return Err(ExportError::Taken(export.name.clone()));
+        }
+        by_id.insert(export.id, export);
+        Ok(())
+    }
+
+    /// Removes an export and closes its connections; returns it if it was there.
+    pub fn remove(&self, name: &ExportName) -> Option<Arc<Export>> {
+        let export = self
+            .by_id
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&ExportId::of(name))?;
+        export.set_state(State::Sealed);
+        Some(export)
+    }
+
+    /// The export of this name.
+    #[must_use]
+    pub fn get(&self, name: &ExportName) -> Option<Arc<Export>> {
+        self.by_id
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&ExportId::of(name))
+            .cloned()
+    }
+
+    /// All of them, in no particular order.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Export>> {
+        self.by_id
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
+    }
+
+    /// The export `id`, if this peer may reach it.
+    #[must_use]
+    pub fn reachable(&self, peer: &Peer, id: ExportId) -> Option<Arc<Export>> {
+        match peer {
+            Peer::Socket(export) => (export.id == id).then(|| Arc::clone(export)),
+            Peer::Address(client) => {
+                let by_id = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
+                by_id.get(&id).filter(|export| export.allows(client)).cloned()
+            }
+        }
+    }
+
+    /// Everything this peer may reach.
+    #[must_use]
+    pub fn visible(&self, peer: &Peer) -> Vec<Arc<Export>> {
+        match peer {
+            Peer::Socket(export) => vec![Arc::clone(export)],
+            Peer::Address(client) => {
+                let by_id = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
+                by_id
+                    .values()
+                    .filter(|export| export.allows(client))
+                    .cloned()
+                    .collect()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for good in ["web", "/web", "acme/web/0", "a.b_c-D"] {
+            assert!(ExportName::parse(good).is_ok(), "{good}");
+        }
+        let long = "a".repeat(65);
+        for bad in [
+            "",
+            "/",
+            "//web",
+            "web/",
+            "a//b",
+            "..",
+            "a/../b",
+            "a b",
+            "é",
+            "a\0",
+            long.as_str(),
+        ] {
+            assert!(ExportName::parse(bad).is_err(), "{bad}");
+        }
+        assert_eq!(ExportName::parse("/web"), ExportName::parse("web"));
+    }
+
+    #[test]
+    fn link_local_clients_need_their_link() {
+        assert!(matches!(
+            ClientAddress::parse("fe80::2"),
+            Err(BadClient::NeedsLink(_))
+        ));
+        assert!(matches!(
+            ClientAddress::parse("fe80::2%no-such"),
+            Err(BadClient::NoLink(_))
+        ));
+        assert!(matches!(
+            ClientAddress::parse("10.0.0.1%1"),
+            Err(BadClient::NotAnAddress(_))
+        ));
+        let here = ClientAddress::parse("fe80::2%7").unwrap();
+        let peer = |scope| {
+            ClientAddress::of_peer(
+                &std::net::SocketAddrV6::new("fe80::2".parse().unwrap(), 9, 0, scope).into(),
+            )
+        };
+        assert_eq!(here, peer(7));
+        assert_ne!(here, peer(8));
+        let mapped = "[::ffff:10.0.0.1]:5".parse().unwrap();
+        assert_eq!(
+            ClientAddress::parse("10.0.0.1").unwrap(),
+            ClientAddress::of_peer(&mapped)
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! READ, WRITE, COMMIT (RFC 1813 §3.3.6, §3.3.7, §3.3.21).
+
+use super::wire::{FATTR3_LEN, put_ok, put_status};
+use super::{Context, Done};
+use crate::nfs::rpc::MAX_TRANSFER;
+use crate::nfs::xdr::{Malformed, Reader, Writer, XdrResult};
+use crate::service::{Stability, Status};
+
+/// What precedes the content in a READ reply: status, attributes, count, eof, length.
+const READ_HEAD: usize = 4 + 4 + FATTR3_LEN + 4 + 4 + 4;
+
+pub(super) fn read(cx: &Context<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) -> XdrResult<()> {
+    let handle = cx.handle(arguments)?;
+    let offset = arguments.u64()?;
+    let count = arguments.u32()?.min(MAX_TRANSFER);
+    // The service appends the content to the reply itself; the head is filled in once it is known.
+    let head = reply.position();
+    reply.reserve(READ_HEAD);
+    let result = handle.and_then(|handle| {
+        let outcome = cx
+            .service
+            .read(cx.caller, &handle, offset, count, reply.buffer())?;
+        let appended = reply.position() - head - READ_HEAD;
+        // A service that says other than what it did would make a reply nobody can parse.
+        if u32::try_from(appended) != Ok(outcome.count) || outcome.count > count {
+            tracing::error!(
+                appended,
+                said = outcome.count,
+                "READ gave another number of bytes than it said"
+            );
+            return Err(Status::ServerFault);
+        }
+        Ok((outcome, appended))
+    });
+    match result {
+        Ok((outcome, appended)) => {
+            reply.pad(appended);
+            reply.patch(head, |reply| {
+                put_ok(reply);
+                cx.put_post(reply, &outcome.file);
+                reply.u32(outcome.count);
+                reply.bool(outcome.eof);
+                reply.u32(outcome.count);
+            });
+        }
+        Err(status) => {
+            reply.truncate(head);
+            put_status(reply, status);
+            cx.put_post_now(reply, &handle);
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn write(cx: &Context<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) -> XdrResult<()> {
+    let handle = cx.handle(arguments)?;
+    let offset = arguments.u64()?;
+    let count = arguments.u32()?;
+    let stability = match arguments.u32()? {
+        0 => Stability::Unstable,
+        1 => Stability::DataSync,
+        2 => Stability::FileSync,
+        _ => return Err(Malformed),
+    };
+    let content = arguments.opaque(usize::MAX)?;
+    let result = handle.and_then(|handle| {
+        if u32::try_from(content.len()) != Ok(count) {
+            return Err(Status::Inval);
+        }
+        // wtmax is a promise of FSINFO, not a limit clients must keep: take what fits, the client sends the rest.
+        let taken = content
+            .len()
+            .min(usize::try_from(MAX_TRANSFER).unwrap_or(usize::MAX));
+        let content = &content[..taken];
+        cx.change(None, |_no_key| {
+            cx.service.write(cx.caller, &handle, offset, content, stability)
+        })
+    });
+    match result {
+        Ok(Done::Now(written)) => {
+            put_ok(reply);
+            cx.put_wcc(reply, &written.file);
+            reply.u32(written.count);
+            reply.u32(written.stability as u32);
+            reply.array(&cx.service.write_verifier());
+        }
+        // Without a key nothing is known to have been done before.
+        Ok(Done::Earlier(_)) => unreachable!("WRITE carries no key"),
+        Err(status) => {
+            put_status(reply, status);
+            cx.put_wcc_now(reply, &handle);
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn commit(cx: &Context<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) -> XdrResult<()> {
+    let handle = cx.handle(arguments)?;
+    // Offset and count would allow for less; the whole file is always right.
+    let (_offset, _count) = (arguments.u64()?, arguments.u32()?);
+    match handle.and_then(|handle| cx.service.commit(cx.caller, &handle)) {
+        Ok(around) => {
+            put_ok(reply);
+            cx.put_wcc(reply, &around);
+            reply.array(&cx.service.write_verifier());
+        }
+        Err(status) => {
+            put_status(reply, status);
+            cx.put_wcc_now(reply, &handle);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! Keeping a retransmitted call from running twice.
+//!
+//! A client that gets no reply sends the same call again, perhaps on a new connection, perhaps to a restarted server.
+//! Three things answer it: the first run if it is still going on (the second waits for it), the service's own record
+//! of what has been carried out ([`FileService::replayed`](crate::service::FileService::replayed), which outlives the
+//! server), and for calls that failed, and so changed nothing, a small table here.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::rpc::Call;
+use crate::service::{CallKey, Status};
+
+/// How many failed calls are remembered; the oldest goes first.
+const FAILURES_MAX: usize = 1024;
+
+/// For how long: longer than clients go on sending one call again (Linux: `timeo` × `retrans`, 3 minutes at most).
+const FAILURES_KEPT: Duration = Duration::from_secs(180);
+
+/// The name of a call for good (see [`CallKey`]): the same for each retransmission of it, from whatever port.
+#[must_use]
+pub fn call_key(export_id: &[u8; 8], call: &Call) -> CallKey {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(export_id);
+    // Lengths before what varies in length, so that no two calls hash the same bytes.
+    hasher.update(&(call.machine().len() as u64).to_le_bytes());
+    hasher.update(call.machine());
+    hasher.update(&call.caller.uid.to_le_bytes());
+    hasher.update(&call.xid.to_le_bytes());
+    hasher.update(&call.procedure.to_le_bytes());
+    hasher.update(call.arguments());
+    let mut key = [0; 16];
+    key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    CallKey(key)
+}
+
+/// Calls of one export that run now, and those that failed lately.
+#[derive(Debug, Default)]
+pub struct Recent {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    running: HashMap<CallKey, watch::Receiver<()>>,
+    failed: HashMap<CallKey, Status>,
+    oldest_first: VecDeque<(Instant, CallKey)>,
+}
+
+impl Recent {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every change below is whole before anything could panic.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no other run of the call `key` is going on, and marks it as running until the result is dropped.
+    pub async fn enter(self: &Arc<Self>, key: CallKey) -> Running {
+        loop {
+            let mut other = {
+                let mut inner = self.lock();
+                match inner.running.get(&key) {
+                    Some(other) => other.clone(),
+                    None => {
+                        let (done, waiting) = watch::channel(());
+                        inner.running.insert(key, waiting);
+                        return Running {
+                            recent: Arc::clone(self),
+                            key,
+                            _done: done,
+                        };
+                    }
+                }
+            };
+            // Ends with an error when the other run drops its sender, which is what it is waited for.
+            let _ended = other.changed().await;
+        }
+    }
+
+    /// How the call `key` failed, if it did so lately.
+    #[must_use]
+    pub fn failure(&self, key: &CallKey) -> Option<Status> {
+        self.lock().failed.get(key).copied()
+    }
+
+    /// Remembers that the call `key` failed.
+    pub fn note_failure(&self, key: CallKey, status: Status) {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        while let Some(&(since, oldest)) = inner.oldest_first.front() {
+            if inner.oldest_first.len() < FAILURES_MAX && now.duration_since(since) < FAILURES_KEPT {
+                break;
+            }
+            inner.oldest_first.pop_front();
+            inner.failed.remove(&oldest);
+        }
+        if inner.failed.insert(key, status).is_none() {
+            inner.oldest_first.push_back((now, key));
+        }
+    }
+}
+
+/// A call that is running; while this lives no other run of it begins.
+#[derive(Debug)]
+pub struct Running {
+    recent: Arc<Recent>,
+    key: CallKey,
+    _done: watch::Sender<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.recent.lock().running.remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_run_waits_for_the_first() {
+        let recent = Arc::new(Recent::default());
+        let key = CallKey([1; 16]);
+        let first = recent.enter(key).await;
+        let _unrelated = recent.enter(CallKey([2; 16])).await;
+        let mut second = Box::pin(recent.enter(key));
+        tokio::select! {
+            biased;
+            _ = &mut second => panic!("the second ran beside the first"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(first);
+        second.await;
+    }
+
+    #[test]
+    fn failures_are_bounded() {
+        let recent = Recent::default();
+        let key = |n: u32| CallKey([n.to_le_bytes(); 4].concat().try_into().unwrap());
+        for n in 0..5000 {
+            recent.note_failure(key(n), Status::NoEnt);
+        }
+        assert_eq!(recent.failure(&key(4999)), Some(Status::NoEnt));
+        assert_eq!(recent.failure(&key(0)), None);
+        assert_eq!(recent.lock().failed.len(), FAILURES_MAX);
+    }
+}

@@ -1,0 +1,359 @@
+//! One connection: calls in, replies out.
+
+use std::collections::BTreeSet;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::{Server, UNIT, UNITS_PER_CONNECTION};
+use crate::export::{Admission, Export, ExportId, Peer, State};
+use crate::nfs::ops::{self, Context, Procedure};
+use crate::nfs::rpc::{self, Call, Incoming, NotRpc, Records, Unaccepted};
+use crate::nfs::xdr::Reader;
+use crate::nfs::{mount, replay};
+use crate::service::Status;
+
+/// Replies that one write takes at most.
+const REPLIES_PER_WRITE: usize = 64;
+
+/// Bytes of replies answered in place that are sent on without waiting for more.
+const BATCH_FULL: usize = UNIT;
+
+/// Replies on their way out, and the units they hold until they have been written.
+struct Outgoing {
+    bytes: Vec<u8>,
+    _units: OwnedSemaphorePermit,
+}
+
+/// Why reading ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("reading")]
+    Io(#[source] io::Error),
+    #[error("the client does not speak RPC")]
+    NotRpc(#[source] NotRpc),
+    #[error("replies cannot be sent")]
+    NoWriter,
+}
+
+/// Serves one connection until the client leaves, misbehaves, or its export is sealed.
+pub(super) async fn serve<R, W>(server: Arc<Server>, peer: Peer, reader: R, writer: W)
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    // Every reply holds at least one unit, so this never fills up and nobody waits to send.
+    let (replies, queue) = mpsc::channel(UNITS_PER_CONNECTION + 1);
+    let closer = Arc::new(Notify::new());
+    let mut connection = Connection {
+        server,
+        peer,
+        units: Arc::new(Semaphore::new(UNITS_PER_CONNECTION)),
+        replies,
+        closer: Arc::clone(&closer),
+        used: BTreeSet::new(),
+        batch: Vec::new(),
+        batch_units: None,
+    };
+    if let Peer::Socket(export) = &connection.peer {
+        export.on_close(&closer);
+    }
+    let mut writing = tokio::spawn(write_replies(writer, queue));
+    let ended = tokio::select! {
+        ended = connection.read(reader) => ended,
+        () = closer.notified() => {
+            writing.abort();
+            return;
+        }
+        _written = &mut writing => return,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = &error as &dyn std::error::Error, "connection closed");
+        writing.abort();
+        return;
+    }
+    // The client will send no more but may still read: what runs is answered.
+    drop(connection);
+    tokio::select! {
+        () = closer.notified() => writing.abort(),
+        _written = &mut writing => {}
+    }
+}
+
+/// Sends replies, all that are ready in one write. Ends when the last sender is gone, or the client is.
+async fn write_replies<W: AsyncWrite + Unpin>(mut writer: W, mut queue: mpsc::Receiver<Outgoing>) {
+    let mut ready = Vec::with_capacity(REPLIES_PER_WRITE);
+    while queue.recv_many(&mut ready, REPLIES_PER_WRITE).await > 0 {
+        if let Err(error) = write_all(&mut writer, &ready).await {
+            tracing::debug!(%error, "writing replies");
+            return;
+        }
+        ready.clear();
+    }
+    // The client may be gone; then there is nobody to tell.
+    let _closed = writer.shutdown().await;
+}
+
+async fn write_all<W: AsyncWrite + Unpin>(writer: &mut W, replies: &[Outgoing]) -> io::Result<()> {
+    if let [reply] = replies {
+        return writer.write_all(&reply.bytes).await;
+    }
+    let mut slices: Vec<IoSlice<'_>> = replies.iter().map(|reply| IoSlice::new(&reply.bytes)).collect();
+    let mut left = slices.as_mut_slice();
+    while !left.is_empty() {
+        let written = writer.write_vectored(left).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut left, written);
+    }
+    Ok(())
+}
+
+struct Connection {
+    server: Arc<Server>,
+    peer: Peer,
+    units: Arc<Semaphore>,
+    replies: mpsc::Sender<Outgoing>,
+    closer: Arc<Notify>,
+    /// Exports it has used: they close it when they are sealed.
+    used: BTreeSet<ExportId>,
+    /// Replies made in place, not sent yet, and the unit that all of them together hold.
+    batch: Vec<u8>,
+    batch_units: Option<OwnedSemaphorePermit>,
+}
+
+impl Connection {
+    async fn read<R: AsyncRead + Unpin>(&mut self, mut reader: R) -> Result<(), Ended> {
+        let mut records = Records::default();
+        loop {
+            while let Some(record) = records.next_record().map_err(Ended::NotRpc)? {
+                self.take(rpc::read_call(record).map_err(Ended::NotRpc)?).await?;
+            }
+            self.flush().await?;
+            if reader.read_buf(records.room()).await.map_err(Ended::Io)? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn take(&mut self, incoming: Incoming) -> Result<(), Ended> {
+        let call = match incoming {
+            Incoming::Call(call) => call,
+            Incoming::Refused(reply) => return self.put(&reply).await,
+        };
+        let xid = call.xid;
+        let refused = match (call.program, call.version) {
+            (ops::PROGRAM, ops::VERSION) => match self.take_nfs(call).await? {
+                Ok(()) => return Ok(()),
+                Err(why) => why,
+            },
+            (mount::PROGRAM, mount::VERSION) => match self.take_mount(&call).await? {
+                Ok(()) => return Ok(()),
+                Err(why) => why,
+            },
+            (ops::PROGRAM, _) => Unaccepted::VersionMismatch { only: ops::VERSION },
+            (mount::PROGRAM, _) => Unaccepted::VersionMismatch { only: mount::VERSION },
+            _ => Unaccepted::ProgramUnavailable,
+        };
+        self.put(&rpc::unaccepted(xid, refused)).await
+    }
+
+    async fn take_nfs(&mut self, call: Call) -> Result<Result<(), Unaccepted>, Ended> {
+        let Some(procedure) = Procedure::from_number(call.procedure) else {
+            return Ok(Err(Unaccepted::ProcedureUnavailable));
+        };
+        if procedure == Procedure::Null {
+            let reply = rpc::finish(rpc::begin_success(call.xid, 0));
+            return self.put(&reply).await.map(Ok);
+        }
+        // The arguments of every other procedure begin with a handle, and the handle says which export is meant.
+        let Ok(handle) = Reader::new(call.arguments()).opaque(ops::MAX_HANDLE) else {
+            return Ok(Err(Unaccepted::GarbageArguments));
+        };
+        let Some((id, _inner)) = ExportId::split(handle) else {
+            return self
+                .put(&refusal(&call, procedure, Status::BadHandle))
+                .await
+                .map(Ok);
+        };
+        // One answer for exports that are not there and for those of others: nobody learns which it is.
+        let Some(export) = self.server.exports.reachable(&self.peer, id) else {
+            return self.put(&refusal(&call, procedure, Status::Stale)).await.map(Ok);
+        };
+        if self.used.insert(id) {
+            export.on_close(&self.closer);
+        }
+        if procedure.only_metadata()
+            && export.state() == State::Active
+            && export.service().answers_from_memory()
+        {
+            let reply = answer(&export, procedure, &call, None);
+            return self.put(&reply).await.map(Ok);
+        }
+        let units = units_of(call.len() + ops::reply_size(procedure, call.arguments()));
+        let held = self.acquire(units).await?;
+        let outgoing = Pending {
+            server: Arc::clone(&self.server),
+            replies: self.replies.clone(),
+            closer: Arc::clone(&self.closer),
+            export,
+            units,
+            held,
+        };
+        tokio::spawn(outgoing.run(procedure, call));
+        Ok(Ok(()))
+    }
+
+    async fn take_mount(&mut self, call: &Call) -> Result<Result<(), Unaccepted>, Ended> {
+        let request = match mount::read_request(call, &self.peer, &self.server.exports) {
+            Ok(request) => request,
+            Err(why) => return Ok(Err(why)),
+        };
+        let export = match &request {
+            mount::Request::Mount(Some(export)) if export.state() != State::Active => Arc::clone(export),
+            _ => {
+                let mut reply = rpc::begin_success(call.xid, 128);
+                mount::answer(&request, true, &mut reply);
+                return self.put(&rpc::finish(reply)).await.map(Ok);
+            }
+        };
+        // In standby: wait for the export like any other call.
+        let held = self.acquire(1).await?;
+        let (replies, closer, xid) = (self.replies.clone(), Arc::clone(&self.closer), call.xid);
+        tokio::spawn(async move {
+            let ready = match export.admit(1).await {
+                Admission::Run(_permit) => true,
+                Admission::Later => false,
+                Admission::Closed => return closer.notify_one(),
+            };
+            let mut reply = rpc::begin_success(xid, 128);
+            mount::answer(&request, ready, &mut reply);
+            send(&replies, rpc::finish(reply), held).await;
+        });
+        Ok(Ok(()))
+    }
+
+    /// Units for a call that is about to run. What is ready goes out before anything is waited for.
+    async fn acquire(&mut self, units: u32) -> Result<OwnedSemaphorePermit, Ended> {
+        if let Ok(held) = Arc::clone(&self.units).try_acquire_many_owned(units) {
+            return Ok(held);
+        }
+        self.flush().await?;
+        let waiting = Arc::clone(&self.units).acquire_many_owned(units);
+        waiting.await.map_err(|_closed| Ended::NoWriter)
+    }
+
+    /// Queues a reply made in place.
+    async fn put(&mut self, reply: &[u8]) -> Result<(), Ended> {
+        if self.batch_units.is_none() {
+            self.batch_units = Some(self.acquire(1).await?);
+        }
+        self.batch.extend_from_slice(reply);
+        if self.batch.len() >= BATCH_FULL {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), Ended> {
+        let Some(units) = self.batch_units.take() else {
+            return Ok(());
+        };
+        let outgoing = Outgoing {
+            bytes: std::mem::take(&mut self.batch),
+            _units: units,
+        };
+        self.replies.send(outgoing).await.map_err(|_gone| Ended::NoWriter)
+    }
+}
+
+/// What a call of `bytes`, its reply included, weighs.
+fn units_of(bytes: usize) -> u32 {
+    let units = bytes.div_ceil(UNIT).clamp(1, UNITS_PER_CONNECTION);
+    u32::try_from(units).unwrap_or(u32::MAX)
+}
+
+async fn send(replies: &mpsc::Sender<Outgoing>, bytes: Vec<u8>, units: OwnedSemaphorePermit) {
+    let outgoing = Outgoing { bytes, _units: units };
+    // A connection that is gone wants no reply.
+    let _sent = replies.send(outgoing).await;
+}
+
+/// The whole reply to a call whose export cannot be asked.
+fn refusal(call: &Call, procedure: Procedure, status: Status) -> Vec<u8> {
+    let mut reply = rpc::begin_success(call.xid, 32);
+    ops::refuse(procedure, status, &mut reply);
+    rpc::finish(reply)
+}
+
+/// The whole reply to a call, from its export's service. May block.
+fn answer(
+    export: &Export,
+    procedure: Procedure,
+    call: &Call,
+    key: Option<crate::service::CallKey>,
+) -> Vec<u8> {
+    let context = Context {
+        service: &**export.service(),
+        export: export.id(),
+        caller: &call.caller,
+        key,
+        recent: export.recent(),
+    };
+    let room = ops::reply_size(procedure, call.arguments());
+    let mut reply = rpc::begin_success(call.xid, room);
+    match ops::answer(&context, procedure, call.arguments(), &mut reply) {
+        Ok(()) => rpc::finish(reply),
+        Err(why) => rpc::unaccepted(call.xid, why),
+    }
+}
+
+/// A call that is carried out away from the reading task.
+struct Pending {
+    server: Arc<Server>,
+    replies: mpsc::Sender<Outgoing>,
+    closer: Arc<Notify>,
+    export: Arc<Export>,
+    units: u32,
+    held: OwnedSemaphorePermit,
+}
+
+impl Pending {
+    async fn run(self, procedure: Procedure, call: Call) {
+        let key = procedure
+            .must_not_run_twice()
+            .then(|| replay::call_key(&self.export.id().0, &call));
+        // A retransmission waits for the first run, without holding anything that one might need.
+        let alone = match key {
+            Some(key) => Some(self.export.recent().enter(key).await),
+            None => None,
+        };
+        let running = match self.export.admit(self.units).await {
+            Admission::Run(running) => running,
+            Admission::Closed => return self.closer.notify_one(),
+            Admission::Later => {
+                let reply = refusal(&call, procedure, Status::Jukebox);
+                return send(&self.replies, reply, self.held).await;
+            }
+        };
+        let Ok(thread) = Arc::clone(&self.server.pool).acquire_owned().await else {
+            return self.closer.notify_one();
+        };
+        let (export, xid) = (Arc::clone(&self.export), call.xid);
+        let work = tokio::task::spawn_blocking(move || {
+            let _held = (running, thread, alone);
+            answer(&export, procedure, &call, key)
+        });
+        let reply = match work.await {
+            Ok(reply) => reply,
+            Err(error) => {
+                tracing::error!(%error, ?procedure, export = %self.export.name(), "a call failed inside");
+                rpc::unaccepted(xid, Unaccepted::SystemError)
+            }
+        };
+        send(&self.replies, reply, self.held).await;
+    }
+}

@@ -1,0 +1,229 @@
+//! Listeners: TCP for exports that name addresses, one unix socket for one export.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use super::{Listening, Server, connection};
+use crate::export::{ClientAddress, Export, Peer, State};
+
+/// Why a listener could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address is taken, or not ours.
+    #[error("listening on {address}")]
+    Tcp {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket file cannot be made.
+    #[error("listening on the socket {}", path.display())]
+    Unix {
+        /// Its path.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Another server answers there.
+    #[error("another server answers on the socket {}", .0.display())]
+    InUse(PathBuf),
+    /// Something else has that name.
+    #[error("{} exists and is not a socket", .0.display())]
+    NotASocket(PathBuf),
+}
+
+/// After a failed accept (out of descriptors, mostly): long enough not to spin, short enough not to be noticed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many connections each client address has.
+#[derive(Default)]
+struct PerClient(Mutex<HashMap<ClientAddress, usize>>);
+
+impl PerClient {
+    fn enter(self: &Arc<Self>, client: ClientAddress, max: usize) -> Option<OnePerClient> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(client).or_default();
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        Some(OnePerClient {
+            all: Arc::clone(self),
+            client,
+        })
+    }
+}
+
+/// One connection in the count.
+struct OnePerClient {
+    all: Arc<PerClient>,
+    client: ClientAddress,
+}
+
+impl Drop for OnePerClient {
+    fn drop(&mut self) {
+        let mut counts = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.client);
+            }
+        }
+    }
+}
+
+pub(super) async fn tcp(server: &Arc<Server>, address: SocketAddr) -> Result<Listening, ListenError> {
+    let failed = |source| ListenError::Tcp { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    let server = Arc::clone(server);
+    let task = tokio::spawn(async move {
+        let places = Arc::new(Semaphore::new(server.limits.connections));
+        let per_client = Arc::new(PerClient::default());
+        loop {
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let client = ClientAddress::of_peer(&from);
+            let peer = Peer::Address(client);
+            if server.exports.visible(&peer).is_empty() {
+                tracing::debug!(%from, "no export for this client");
+                continue;
+            }
+            let places = Arc::clone(&places).try_acquire_owned();
+            let one = per_client.enter(client, server.limits.connections_per_client);
+            let (Ok(place), Some(one)) = (places, one) else {
+                tracing::warn!(%from, "too many connections");
+                continue;
+            };
+            // Both only make things better; a connection without them works.
+            let _nodelay = stream.set_nodelay(true);
+            let _keepalive = keep_alive(&stream);
+            let server = Arc::clone(&server);
+            tokio::spawn(async move {
+                let _held = (place, one);
+                let (reader, writer) = stream.into_split();
+                connection::serve(server, peer, reader, writer).await;
+            });
+        }
+    });
+    Ok(Listening {
+        task,
+        address: Some(bound),
+        socket: None,
+    })
+}
+
+/// Finds out about clients that are gone without a word, so that they do not hold a place for ever.
+fn keep_alive(stream: &tokio::net::TcpStream) -> io::Result<()> {
+    rustix::net::sockopt::set_socket_keepalive(stream, true)?;
+    rustix::net::sockopt::set_tcp_keepidle(stream, Duration::from_secs(120))?;
+    rustix::net::sockopt::set_tcp_keepintvl(stream, Duration::from_secs(30))?;
+    Ok(())
+}
+
+pub(super) async fn unix(
+    server: &Arc<Server>,
+    path: &Path,
+    uid: Option<u32>,
+    export: Arc<Export>,
+) -> Result<Listening, ListenError> {
+    let listener = bind_private(path).await?;
+    let server = Arc::clone(server);
+    let task = tokio::spawn(async move {
+        let places = Arc::new(Semaphore::new(server.limits.connections));
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _unnamed)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, export = %export.name(), "accepting a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            if export.state() == State::Sealed || !peer_is(&stream, uid) {
+                tracing::debug!(export = %export.name(), "connection refused");
+                continue;
+            }
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                tracing::warn!(export = %export.name(), "too many connections");
+                continue;
+            };
+            let server = Arc::clone(&server);
+            let peer = Peer::Socket(Arc::clone(&export));
+            tokio::spawn(async move {
+                let _held = place;
+                let (reader, writer) = stream.into_split();
+                connection::serve(server, peer, reader, writer).await;
+            });
+        }
+    });
+    Ok(Listening {
+        task,
+        address: None,
+        socket: Some(path.to_owned()),
+    })
+}
+
+/// Whether the process at the other end (SO_PEERCRED, unix(7)) runs under `uid`; without one, under our own or root's.
+pub(crate) fn peer_is(stream: &UnixStream, uid: Option<u32>) -> bool {
+    let Ok(credentials) = stream.peer_cred() else {
+        return false;
+    };
+    match uid {
+        Some(uid) => credentials.uid() == uid,
+        None => credentials.uid() == 0 || credentials.uid() == rustix::process::geteuid().as_raw(),
+    }
+}
+
+/// Binds a unix socket that has mode 0600 from the moment it can be reached, replacing a dead one.
+pub(crate) async fn bind_private(path: &Path) -> Result<UnixListener, ListenError> {
+    let failed = |source| ListenError::Unix {
+        path: path.to_owned(),
+        source,
+    };
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if there.file_type().is_socket() => {
+            if UnixStream::connect(path).await.is_ok() {
+                return Err(ListenError::InUse(path.to_owned()));
+            }
+        }
+        Ok(_) => return Err(ListenError::NotASocket(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    // Made under another name and moved: nobody can connect before the mode is right.
+    let mut hidden = path.as_os_str().to_owned();
+    hidden.push(format!(".{}", std::process::id()));
+    let hidden = PathBuf::from(hidden);
+    match std::fs::remove_file(&hidden) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let listener = UnixListener::bind(&hidden).map_err(failed)?;
+    let made = std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| std::fs::rename(&hidden, path));
+    if let Err(error) = made {
+        // The error that matters is the one above.
+        let _removed = std::fs::remove_file(&hidden);
+        return Err(failed(error));
+    }
+    Ok(listener)
+}

@@ -1,0 +1,128 @@
+//! Sockets and tasks: accepts connections, cuts them into calls, has each call answered, sends the replies.
+//!
+//! One task reads a connection and decodes every call that a read brought; what can be answered from memory is
+//! answered there, everything else runs on a bounded pool of threads, and replies go back in whatever order they
+//! are ready, many in one write. Everything is bounded: connections (in all and for each client address), what one
+//! connection has in flight (in units of [`UNIT`] bytes of call and reply), what one export runs and parks, and the
+//! pool. A client that does not read its replies fills only its own connection's bound.
+
+mod connection;
+mod listen;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+pub use listen::ListenError;
+
+use crate::export::{Export, Exports};
+
+/// Bytes of call and reply that weigh one unit in flight.
+pub const UNIT: usize = 256 << 10;
+
+/// Units one connection may have in flight: 64 small calls, or a dozen transfers of a megabyte.
+pub const UNITS_PER_CONNECTION: usize = 64;
+
+/// Threads that may be busy with calls at the same time.
+const POOL: u32 = 128;
+
+/// Bounds an operator may change.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections of one listener.
+    pub connections: usize,
+    /// Connections from one client address.
+    pub connections_per_client: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            connections_per_client: 256,
+        }
+    }
+}
+
+/// A running file server. Listeners and exports come and go.
+pub struct Server {
+    exports: Exports,
+    pool: Arc<Semaphore>,
+    limits: Limits,
+}
+
+impl Server {
+    /// A server without listeners or exports.
+    #[must_use]
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            exports: Exports::default(),
+            pool: Arc::new(Semaphore::new(usize::try_from(POOL).unwrap_or(1))),
+            limits,
+        })
+    }
+
+    /// Its exports.
+    #[must_use]
+    pub fn exports(&self) -> &Exports {
+        &self.exports
+    }
+
+    /// Listens on a TCP address for all exports that name their clients by address.
+    ///
+    /// # Errors
+    /// [`ListenError`] when the address cannot be bound.
+    pub async fn listen_tcp(self: &Arc<Self>, address: SocketAddr) -> Result<Listening, ListenError> {
+        listen::tcp(self, address).await
+    }
+
+    /// Listens on a unix socket that leads to `export` and nothing else. The socket file is made with mode 0600;
+    /// peers must have the user id `uid` (or, with `None`, the server's own, or root's).
+    ///
+    /// # Errors
+    /// [`ListenError`] when the file cannot be made, or another server answers on it.
+    pub async fn listen_unix(
+        self: &Arc<Self>,
+        path: &Path,
+        uid: Option<u32>,
+        export: Arc<Export>,
+    ) -> Result<Listening, ListenError> {
+        listen::unix(self, path, uid, export).await
+    }
+
+    /// Waits until the calls that run now have been answered, but not longer than `patience`.
+    pub async fn drain(&self, patience: Duration) {
+        // An error would mean that the pool is closed, which it never is; elapsed patience is the caller's choice.
+        let _drained = tokio::time::timeout(patience, self.pool.acquire_many(POOL)).await;
+    }
+}
+
+/// A listener; dropping it stops listening, while connections that are open stay.
+#[derive(Debug)]
+pub struct Listening {
+    task: JoinHandle<()>,
+    address: Option<SocketAddr>,
+    socket: Option<PathBuf>,
+}
+
+impl Listening {
+    /// The TCP address listened on, with the port that was really bound.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Some(socket) = &self.socket {
+            // Gone already is fine: someone tidied up.
+            let _removed = std::fs::remove_file(socket);
+        }
+    }
+}

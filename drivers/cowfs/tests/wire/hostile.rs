@@ -1,0 +1,262 @@
+//! Clients that send what they should not.
+
+use cowfs::nfs::client::{Client, ClientError, encode, encode_place};
+use cowfs::nfs::mount;
+use cowfs::nfs::ops::{self, Procedure};
+use cowfs::service::{Caller, CreateMode, Status};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::procedures::refused;
+use crate::support::{DEADLINE, Fixture, fixture, mode};
+
+/// Sends `bytes`; the server must close that connection, and go on serving others.
+async fn check_closed(fixture: &Fixture, bytes: &[u8]) {
+    let mut stream = fixture.stream().await;
+    // The server may close before everything is written.
+    let _written = stream.write_all(bytes).await;
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut rest)).await;
+    assert!(
+        read.is_ok(),
+        "still open after {:?}",
+        &bytes[..bytes.len().min(16)]
+    );
+    assert!(rest.is_empty());
+    fixture.mounted().await;
+}
+
+#[tokio::test]
+async fn what_is_not_rpc_closes_the_connection() {
+    let fixture = fixture().await;
+    check_closed(&fixture, b"GET / HTTP/1.1\r\n\r\n").await;
+    check_closed(&fixture, &[0xff; 64]).await; // 2 GiB announced
+    check_closed(&fixture, &[0x7f, 0xff, 0xff, 0xff]).await;
+    check_closed(&fixture, &[0x80, 0, 0, 0]).await; // an empty record
+    check_closed(&fixture, &[0; 4096]).await; // nothing but empty fragments
+    check_closed(&fixture, &[0x80, 0, 0, 4, 1, 2, 3, 4]).await; // no room for a head
+    let reply = [&[0x80, 0, 0, 24][..], &[0, 0, 0, 1, 0, 0, 0, 1], &[0; 16]].concat();
+    check_closed(&fixture, &reply).await;
+    let trickle: Vec<u8> = std::iter::repeat_n([0, 0, 0, 1, 0], 1000).flatten().collect();
+    check_closed(&fixture, &trickle).await;
+}
+
+#[tokio::test]
+async fn half_a_record_disturbs_nobody() {
+    let fixture = fixture().await;
+    let mut held = Vec::new();
+    for len in 0..20_u8 {
+        let mut stream = fixture.stream().await;
+        let record = [&[0x80, 0, 0, 200][..], &vec![0; usize::from(len)]].concat();
+        stream.write_all(&record).await.unwrap();
+        held.push(stream);
+    }
+    fixture.mounted().await;
+}
+
+#[tokio::test]
+async fn wrong_programs_versions_procedures_and_arguments() {
+    let fixture = fixture().await;
+    let (client, root) = fixture.mounted().await;
+    let check = |program, version, procedure, arguments: Vec<u8>, expected| {
+        let client = &client;
+        async move {
+            match client.call(program, version, procedure, &arguments).await {
+                Err(ClientError::Refused(0, why)) => assert_eq!(why, expected),
+                other => panic!("expected accept_stat {expected}, got {other:?}"),
+            }
+        }
+    };
+    check(100_021, 4, 0, Vec::new(), 1).await;
+    check(ops::PROGRAM, 2, 0, Vec::new(), 2).await;
+    check(ops::PROGRAM, 4, 0, Vec::new(), 2).await;
+    check(mount::PROGRAM, 1, 0, Vec::new(), 2).await;
+    check(ops::PROGRAM, 3, 22, Vec::new(), 3).await;
+    check(mount::PROGRAM, 3, 6, Vec::new(), 3).await;
+    for procedure in 1..=21 {
+        check(ops::PROGRAM, 3, procedure, Vec::new(), 4).await;
+        check(ops::PROGRAM, 3, procedure, encode(|w| w.u32(u32::MAX)), 4).await;
+        check(ops::PROGRAM, 3, procedure, encode(|w| w.opaque(&[7; 65])), 4).await;
+    }
+    // A handle that is right and nothing after it, where something must follow.
+    for procedure in (2..=17)
+        .chain([21])
+        .filter(|&procedure| procedure != Procedure::ReadLink as u32)
+    {
+        check(ops::PROGRAM, 3, procedure, encode(|w| w.opaque(&root)), 4).await;
+    }
+}
+
+#[tokio::test]
+async fn heads_that_are_refused() {
+    let fixture = fixture().await;
+    let check = |words: Vec<u32>, expected: Vec<u32>| {
+        let fixture = &fixture;
+        async move {
+            let mut stream = fixture.stream().await;
+            let body: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+            let mark = u32::try_from(body.len()).unwrap() | 1 << 31;
+            stream
+                .write_all(&[&mark.to_be_bytes()[..], &body].concat())
+                .await
+                .unwrap();
+            let mut reply = vec![0; 4 + 4 * expected.len()];
+            tokio::time::timeout(DEADLINE, stream.read_exact(&mut reply))
+                .await
+                .unwrap()
+                .unwrap();
+            let reply: Vec<u32> = reply[4..]
+                .chunks(4)
+                .map(|word| u32::from_be_bytes(word.try_into().unwrap()))
+                .collect();
+            assert_eq!(reply, expected);
+        }
+    };
+    // RPC version 3: denied, mismatch, 2 to 2.
+    check(vec![9, 0, 3, ops::PROGRAM, 3, 0], vec![9, 1, 1, 0, 2, 2]).await;
+    // An unknown flavor of credential: denied, authentication, bad credential.
+    check(vec![9, 0, 2, ops::PROGRAM, 3, 0, 6, 0, 0, 0], vec![9, 1, 1, 1, 1]).await;
+    // AUTH_SYS with 17 groups, and with four billion.
+    let groups = |said: u32, there: usize| {
+        let mut words = vec![
+            9,
+            0,
+            2,
+            ops::PROGRAM,
+            3,
+            0,
+            1,
+            u32::try_from(20 + 4 * there).unwrap(),
+            0,
+            0,
+            0,
+            0,
+            said,
+        ];
+        words.extend(std::iter::repeat_n(5, there));
+        words.extend([0, 0]);
+        words
+    };
+    check(groups(17, 17), vec![9, 1, 1, 1, 1]).await;
+    check(groups(u32::MAX, 3), vec![9, 1, 1, 1, 1]).await;
+    check(groups(16, 16), vec![9, 1, 0, 0, 0, 0]).await;
+    // A verifier of 401 bytes and more.
+    check(
+        vec![9, 0, 2, ops::PROGRAM, 3, 0, 0, 0, 0, 0xffff_ffff],
+        vec![9, 1, 1, 1, 3],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn forged_handles_lead_nowhere() {
+    let fixture = fixture().await;
+    let (client, root) = fixture.mounted().await;
+    refused(client.getattr(&[]).await, Status::BadHandle);
+    refused(client.getattr(&[1; 7]).await, Status::BadHandle);
+    refused(client.getattr(&[1; 64]).await, Status::Stale);
+    refused(client.getattr(&root[..8]).await, Status::BadHandle);
+    let longer = [&root[..], &[0]].concat();
+    refused(client.getattr(&longer).await, Status::BadHandle);
+    // Every procedure answers in its own form.
+    for procedure in Procedure::ALL.into_iter().skip(1) {
+        let reply = client
+            .call(
+                ops::PROGRAM,
+                ops::VERSION,
+                procedure as u32,
+                &encode(|w| w.opaque(&[1; 64])),
+            )
+            .await
+            .unwrap();
+        assert!(
+            reply.len() <= 20 && reply.len().is_multiple_of(4),
+            "{procedure:?}: {reply:?}"
+        );
+        assert_eq!(reply[..4], 70_u32.to_be_bytes(), "{procedure:?}");
+    }
+}
+
+#[tokio::test]
+async fn names_that_cannot_be() {
+    let fixture = fixture().await;
+    let (client, root) = fixture.mounted().await;
+    let dir = client
+        .mkdir(&root, b"d", &mode(0o755))
+        .await
+        .unwrap()
+        .unwrap()
+        .handle;
+    let long = vec![b'x'; 256];
+    let huge = vec![b'x'; 100_000];
+    for (name, expected) in [
+        (b"".as_slice(), Status::Inval),
+        (b"a/b", Status::Inval),
+        (b"/", Status::Inval),
+        (b"../d", Status::Inval),
+        (b"a\0b", Status::Inval),
+        (&long, Status::NameTooLong),
+        (&huge, Status::NameTooLong),
+    ] {
+        refused(client.lookup(&dir, name).await, expected);
+        refused(
+            client.create(&dir, name, CreateMode::Guarded(mode(0o600))).await,
+            expected,
+        );
+        refused(client.mkdir(&dir, name, &mode(0o700)).await, expected);
+        refused(client.symlink(&dir, name, b"x").await, expected);
+        refused(client.remove(&dir, name).await, expected);
+        refused(client.rmdir(&dir, name).await, expected);
+        refused(client.rename((&root, b"d"), (&dir, name)).await, expected);
+        refused(client.rename((&dir, name), (&root, b"x")).await, expected);
+        refused(client.link(&dir, &dir, name).await, expected);
+    }
+    for dots in [b".".as_slice(), b".."] {
+        refused(client.mkdir(&dir, dots, &mode(0o700)).await, Status::Exist);
+        refused(
+            client.create(&dir, dots, CreateMode::Guarded(mode(0o600))).await,
+            Status::Exist,
+        );
+        refused(client.rename((&root, b"d"), (&root, dots)).await, Status::Inval);
+        assert!(client.rmdir(&dir, dots).await.is_err());
+        assert!(client.remove(&dir, dots).await.is_err());
+    }
+    assert!(
+        client
+            .create(&dir, &long[..255], CreateMode::Guarded(mode(0o600)))
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn a_retransmission_is_answered_and_not_run_again() {
+    let fixture = fixture().await;
+    let (client, root) = fixture.mounted().await;
+    let other = Client::new(fixture.stream().await, "guest", &Caller::root());
+    let stranger = Client::new(fixture.stream().await, "another", &Caller::root());
+    let send = async |client: &Client, xid, procedure: Procedure, arguments: &[u8]| {
+        let reply = client
+            .call_as(xid, ops::PROGRAM, ops::VERSION, procedure as u32, arguments)
+            .await;
+        u32::from_be_bytes(reply.unwrap()[..4].try_into().unwrap())
+    };
+    let make = [encode_place(&root, b"f"), encode(|w| w.u32(1)), [0; 24].to_vec()].concat();
+    assert_eq!(send(&client, 500, Procedure::Create, &make).await, 0);
+    // The same call from a new connection, as after a reconnect.
+    assert_eq!(send(&other, 500, Procedure::Create, &make).await, 0);
+    // Another xid, or another machine, is another call.
+    assert_eq!(send(&client, 501, Procedure::Create, &make).await, 17);
+    assert_eq!(send(&stranger, 500, Procedure::Create, &make).await, 17);
+    // The second call failed, and goes on failing, whatever has become true since.
+    let remove = encode_place(&root, b"f");
+    assert_eq!(send(&client, 502, Procedure::Remove, &remove).await, 0);
+    assert_eq!(send(&other, 502, Procedure::Remove, &remove).await, 0);
+    assert_eq!(send(&other, 501, Procedure::Create, &make).await, 17);
+    assert_eq!(send(&other, 503, Procedure::Remove, &remove).await, 2);
+    // The object of the first call is gone: success, without a handle.
+    let reply = other
+        .call_as(500, ops::PROGRAM, ops::VERSION, Procedure::Create as u32, &make)
+        .await
+        .unwrap();
+    assert_eq!(reply[..12], [0; 12]);
+}

@@ -1,0 +1,6 @@
+//! Whole calls over real sockets, against a tree in memory.
+
+mod hostile;
+mod procedures;
+mod support;
+mod tenancy;
