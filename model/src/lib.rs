@@ -8,4 +8,5 @@ pub mod desired;
 pub mod id;
 pub mod normal;
 pub mod observed;
+pub mod repository;
 pub mod units;
