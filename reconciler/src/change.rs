@@ -1,6 +1,8 @@
 //! What differs, in which class, and why: all of it data, so that a plan can explain itself.
 
 use xeno_model::id::{Digest, SliverId, Timestamp};
+use xeno_model::normal::Difference;
+use xeno_model::observed::DomainState;
 
 /// What the last run that went through left behind: the third side of the comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,16 +50,26 @@ pub enum Cause {
 }
 
 /// Why a change happens or waits.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The repository asks for it and it was never here.
     New,
+    /// The repository asks for something else than was last applied.
+    Differs(Difference),
+    /// It was removed before, and what the removal kept is taken into use again.
+    Revived {
+        /// When it was set aside.
+        since: Timestamp,
+    },
     /// An earlier run began it and did not finish.
     Unfinished,
     /// The domain is not there though it should run.
     DomainMissing,
     /// The domain is there but does not run.
-    DomainNotRunning,
+    DomainNotRunning {
+        /// What it does instead.
+        state: DomainState,
+    },
     /// The domain was started as something else than was last applied.
     DomainForeignBoot {
         /// What it was started as.
@@ -65,7 +77,14 @@ pub enum Reason {
     },
     /// The stacks are not assembled or not served though a domain needs them.
     StorageMissing,
-    /// The state asked for is `stopped` or `suspended`.
+    /// The stacks assembled for it are not those that its domain was started on.
+    StackForeign {
+        /// What is assembled.
+        stack: Digest,
+    },
+    /// Something of it runs or is served although it was stopped.
+    NotStopped,
+    /// The state asked for is `stopped`.
     StateStopped,
     /// The repository names it no more.
     NotDesired,
@@ -94,6 +113,24 @@ pub enum Reason {
     },
     /// Waits: the repository does not name this node.
     NodeNotNamed,
+    /// Waits: the commit asks for no sliver at all, on no node. Nothing is removed on the word of an empty commit.
+    NothingDesired,
+    /// Waits: the node has not the memory for it.
+    NoRoom {
+        /// What it needs, in MiB.
+        needed: u64,
+        /// What will be free for it, in MiB.
+        free: u64,
+        /// What the node has for guests, in MiB.
+        capacity: u64,
+    },
+    /// Waits: a port that it publishes is held by a domain that stays.
+    PortTaken {
+        /// The port on the node.
+        port: u16,
+        /// Who holds it.
+        by: SliverId,
+    },
     /// Waits: what it asks for cannot be done on this node.
     NotSupported {
         /// What.
@@ -119,6 +156,49 @@ pub struct Change {
     pub class: ChangeClass,
     /// Who or what asked.
     pub cause: Cause,
-    /// Why; at least one unless the class is [`ChangeClass::Keep`].
+    /// Why; at least one unless the class is [`ChangeClass::Keep`]. Where it waits, what it waits for comes first, and
+    /// after that what would be done.
     pub reasons: Vec<Reason>,
+}
+
+/// What a change does to a service that is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Disruption {
+    /// Nothing that anybody could notice.
+    None,
+    /// It is away for a short time, and comes back with what it wrote.
+    Interrupts,
+    /// It is away for good; what it wrote is kept.
+    Ends,
+    /// What it wrote is gone.
+    Destroys,
+}
+
+impl ChangeClass {
+    /// What it does to a service that is up.
+    #[must_use]
+    pub fn disruption(self) -> Disruption {
+        match self {
+            Self::Keep | Self::InPlace | Self::Create | Self::Start | Self::Wait => Disruption::None,
+            Self::Reboot => Disruption::Interrupts,
+            Self::Stop | Self::Remove => Disruption::Ends,
+            Self::Purge => Disruption::Destroys,
+        }
+    }
+
+    /// The word for it, as people and JSON read it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::InPlace => "in place",
+            Self::Create => "create",
+            Self::Start => "start",
+            Self::Reboot => "reboot",
+            Self::Stop => "stop",
+            Self::Remove => "remove",
+            Self::Purge => "purge",
+            Self::Wait => "wait",
+        }
+    }
 }

@@ -5,6 +5,13 @@
 //! same code makes the dry run, the answer to a push and the real thing.
 
 pub mod action;
+mod capacity;
 pub mod change;
+pub mod diff;
+pub mod exec;
 pub mod plan;
 pub mod ports;
+mod situation;
+
+#[cfg(test)]
+mod testing;

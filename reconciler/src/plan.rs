@@ -2,12 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xeno_model::desired::DesiredNode;
-use xeno_model::id::{Generation, NodeName, Revision, SliverId, Timestamp};
-use xeno_model::observed::ObservedNode;
+use petgraph::algo::tarjan_scc;
+use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+use petgraph::visit::EdgeRef;
+use xeno_model::desired::{CarriedContent, DesiredNode, DesiredSliver, LayerRef};
+use xeno_model::id::{Digest, Generation, NodeName, Revision, SliverId, Timestamp};
+use xeno_model::observed::{DomainState, HealthVerdict, ObservedNode, ObservedStorage};
 
-use crate::action::{Action, ActionKey};
+use crate::action::{Action, ActionKey, Condition, Ingredients};
+use crate::capacity::{self, Claims};
 use crate::change::{AppliedSliver, Change, Reason};
+use crate::diff::{Study, epoch_of, study};
+use crate::situation::Step;
 
 /// All that a plan is made from. Equal inputs give equal plans, byte for byte.
 #[derive(Clone, Debug)]
@@ -20,6 +26,8 @@ pub struct PlanInput<'a> {
     pub observed: &'a ObservedNode,
     /// The generation this plan would carry the node to.
     pub generation: Generation,
+    /// The generation that was last carried through; 0: none yet.
+    pub applied_generation: Generation,
     /// Whether `observed` was looked at or made up from the commit before.
     pub basis: Basis,
     /// Slivers removed within the delete budget's window so far.
@@ -50,6 +58,17 @@ pub struct PlannedAction {
     pub after: BTreeSet<ActionKey>,
     /// The slivers it is for; several may share a fetch.
     pub serves: BTreeSet<SliverId>,
+    /// What it will cost.
+    pub cost: Cost,
+}
+
+/// What an action is predicted to cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Bytes that will be brought or written; `None` where nobody can know before it is done.
+    pub bytes: Option<u64>,
+    /// Memory of guests that it takes, or gives back where negative, in MiB.
+    pub memory_mib: i64,
 }
 
 /// What to do on one node, in an order that is safe, and why.
@@ -61,14 +80,16 @@ pub struct Plan {
     pub revision: Revision,
     /// The generation it carries the node to.
     pub generation: Generation,
+    /// The generation that was last carried through; 0: none yet.
+    pub applied_generation: Generation,
     /// Where its observation comes from.
     pub basis: Basis,
     /// What happens to each sliver, by name; slivers that stay as they are included.
     pub changes: BTreeMap<SliverId, Change>,
     /// The actions, in the order in which they are ranked.
     pub actions: Vec<PlannedAction>,
-    /// Predicted memory of guests, in MiB: now and after.
-    pub memory_mib: MemoryForecast,
+    /// Predicted memory of guests, in MiB: now and after; `None` where the domains could not be seen.
+    pub memory_mib: Option<MemoryForecast>,
 }
 
 /// Memory of a node's guests around a plan, in MiB.
@@ -81,3 +102,393 @@ pub struct MemoryForecast {
     /// Held afterwards.
     pub after: u64,
 }
+
+/// Why no plan could be made. Each is a mistake of the planner, not of the input: whatever the node looks like, slivers
+/// that cannot be helped wait.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Actions wait for each other.
+    #[error("order the plan: {} wait for each other", list(keys))]
+    Cycle {
+        /// All actions on the cycle.
+        keys: Vec<ActionKey>,
+    },
+    /// An action needs what is not so and nothing provides.
+    #[error("order the plan: {action} needs {condition}, which is not so and nothing provides")]
+    Unmet {
+        /// The action.
+        action: ActionKey,
+        /// What it needs.
+        condition: Condition,
+    },
+    /// Two different actions have the same key.
+    #[error("order the plan: two different actions are called {key}")]
+    Ambiguous {
+        /// The key.
+        key: ActionKey,
+    },
+}
+
+fn list(keys: &[ActionKey]) -> String {
+    keys.iter()
+        .map(ActionKey::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Bytes that opening the writable layers of a new sliver writes: the head of a log per mount.
+const NEW_WRITABLE_BYTES: u64 = 4096;
+
+/// Makes the plan that carries a node from what is to what should be.
+///
+/// # Shape
+/// Every need of an action is met by what was observed or by an action of the plan, which then comes before it. An
+/// action that takes away what another needs comes after that one, or before what provides it anew. A boot whose memory
+/// or ports are not free yet comes after the shutdowns that free them. Actions iterate in an order that respects all of
+/// this, and beyond it by rank, sliver and [`ActionKey`].
+///
+/// # Errors
+/// [`PlanError::Cycle`] lists every action on the cycle; [`PlanError::Unmet`] names a need that nothing provides.
+pub fn build(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
+    let studies = study(input);
+    let mut actions = Actions::default();
+    for (sliver, study) in &studies {
+        actions.add_sliver(input, sliver, study)?;
+    }
+    actions.connect(input)?;
+    actions.connect_claims(&capacity::claims(input, &studies));
+    let memory_mib = capacity::forecast(input, &studies);
+    let actions = in_order(actions.planned)?;
+    Ok(Plan {
+        node: input.desired.node.clone(),
+        revision: input.desired.revision.clone(),
+        generation: input.generation,
+        applied_generation: input.applied_generation,
+        basis: input.basis,
+        changes: studies
+            .into_iter()
+            .map(|(sliver, study)| (sliver, study.change))
+            .collect(),
+        actions,
+        memory_mib,
+    })
+}
+
+/// Whether an observation shows that `condition` holds. What could not be seen does not hold.
+#[must_use]
+pub fn holds(observed: &ObservedNode, condition: &Condition) -> bool {
+    let nothing = ObservedStorage::default();
+    let storage = |sliver: &SliverId, test: &dyn Fn(&ObservedStorage) -> bool| {
+        let known = observed.storage.known();
+        known.is_some_and(|storage| test(storage.get(sliver).unwrap_or(&nothing)))
+    };
+    let domain = |sliver: &SliverId| observed.domains.known().map(|domains| domains.ours.get(sliver));
+    match condition {
+        Condition::TemplatePresent(digest) => observed.templates.known().is_some_and(|t| t.contains(digest)),
+        Condition::FilesPresent(digest) => observed.file_layers.known().is_some_and(|f| f.contains(digest)),
+        Condition::WritableOpen(sliver) => storage(sliver, &|s| s.open.is_some()),
+        Condition::Stacked(sliver, stack) => storage(sliver, &|s| s.stack == Some(*stack)),
+        Condition::Exported(sliver, stack) => storage(sliver, &|s| s.exported && s.stack == Some(*stack)),
+        Condition::Unexported(sliver) => storage(sliver, &|s| !s.exported),
+        Condition::Released(sliver) => storage(sliver, &|s| s.open.is_none() && s.stack.is_none()),
+        Condition::SetAside(sliver) => storage(sliver, &|s| s.tombstone.is_some()),
+        Condition::Running(sliver) => {
+            domain(sliver).is_some_and(|d| d.is_some_and(|d| d.state == DomainState::Running))
+        }
+        Condition::DomainGone(sliver) => domain(sliver).is_some_and(|d| d.is_none()),
+        Condition::Healthy(sliver) => observed.health.get(sliver) == Some(&HealthVerdict::Healthy),
+    }
+}
+
+/// The actions of a plan in the making.
+#[derive(Default)]
+struct Actions {
+    planned: BTreeMap<ActionKey, PlannedAction>,
+}
+
+impl Actions {
+    fn add_sliver(
+        &mut self,
+        input: &PlanInput<'_>,
+        sliver: &SliverId,
+        study: &Study,
+    ) -> Result<(), PlanError> {
+        let desired = input.desired.slivers.get(sliver);
+        if let Some(desired) = desired
+            && (study.steps.contains(&Step::Stack) || study.steps.contains(&Step::Boot))
+        {
+            self.add_ingredients(input, desired)?;
+        }
+        for step in &study.steps {
+            let action = action(input, sliver, study, *step);
+            let cost = cost(input, &action);
+            self.add(action, sliver, cost)?;
+        }
+        Ok(())
+    }
+
+    fn add_ingredients(&mut self, input: &PlanInput<'_>, desired: &DesiredSliver) -> Result<(), PlanError> {
+        let layers = desired.mounts.iter().flat_map(|mount| &mount.layers);
+        let templates = layers.clone().filter_map(|layer| match layer {
+            LayerRef::Template(template) => Some(template),
+            LayerRef::Directory { .. } | LayerRef::Files { .. } => None,
+        });
+        let files = layers.filter_map(|layer| match layer {
+            LayerRef::Files { digest } => Some(*digest),
+            LayerRef::Template(_) | LayerRef::Directory { .. } => None,
+        });
+        let missing = |condition: Condition| !holds(input.observed, &condition);
+        for template in templates.chain([&desired.kernel]) {
+            if missing(Condition::TemplatePresent(template.digest)) {
+                let action = Action::FetchTemplate {
+                    digest: template.digest,
+                    sources: template.sources.clone(),
+                };
+                let cost = cost(input, &action);
+                self.add(action, &desired.id, cost)?;
+            }
+        }
+        for digest in files {
+            if missing(Condition::FilesPresent(digest)) {
+                let action = Action::ImportFiles { digest };
+                let cost = cost(input, &action);
+                self.add(action, &desired.id, cost)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds an action, or lets `sliver` share one that is there already.
+    fn add(&mut self, action: Action, sliver: &SliverId, cost: Cost) -> Result<(), PlanError> {
+        let key = action.key();
+        let planned = self.planned.entry(key.clone()).or_insert_with(|| PlannedAction {
+            action: action.clone(),
+            after: BTreeSet::new(),
+            serves: BTreeSet::new(),
+            cost,
+        });
+        planned.serves.insert(sliver.clone());
+        match (&mut planned.action, action) {
+            // Two slivers may know different places for the same content: all are tried.
+            (
+                Action::FetchTemplate { digest, sources },
+                Action::FetchTemplate {
+                    digest: same,
+                    sources: more,
+                },
+            ) if *digest == same => {
+                for source in more {
+                    if !sources.contains(&source) {
+                        sources.push(source);
+                    }
+                }
+                Ok(())
+            }
+            (there, action) if *there == action => Ok(()),
+            _ => Err(PlanError::Ambiguous { key }),
+        }
+    }
+
+    /// Derives the order from what actions need, provide and revoke.
+    fn connect(&mut self, input: &PlanInput<'_>) -> Result<(), PlanError> {
+        let mut providers = BTreeMap::new();
+        let mut of_sliver: BTreeMap<&SliverId, Vec<&Action>> = BTreeMap::new();
+        for planned in self.planned.values() {
+            if let Some(condition) = planned.action.provides() {
+                providers.insert(condition, &planned.action);
+            }
+            if let Some(sliver) = planned.action.sliver() {
+                of_sliver.entry(sliver).or_default().push(&planned.action);
+            }
+        }
+        let mut edges = BTreeSet::new();
+        for planned in self.planned.values() {
+            let action = &planned.action;
+            // Only a sliver's own actions take away what it needs.
+            let siblings = action.sliver().and_then(|sliver| of_sliver.get(sliver));
+            for condition in action.needs() {
+                let provider = providers.get(&condition);
+                match provider {
+                    Some(provider) => {
+                        edges.insert((provider.key(), action.key()));
+                    }
+                    None if holds(input.observed, &condition) => {}
+                    None => {
+                        return Err(PlanError::Unmet {
+                            action: action.key(),
+                            condition,
+                        });
+                    }
+                }
+                let revokers = siblings
+                    .into_iter()
+                    .flatten()
+                    .filter(|other| *other != &action && other.revokes(&condition));
+                for revoker in revokers {
+                    edges.insert(match provider {
+                        Some(provider) if revoker.rank() < provider.rank() => (revoker.key(), provider.key()),
+                        Some(_) | None => (action.key(), revoker.key()),
+                    });
+                }
+            }
+        }
+        for (before, after) in edges {
+            self.edge(&before, &after);
+        }
+        Ok(())
+    }
+
+    fn connect_claims(&mut self, claims: &Claims) {
+        let shutdown = |sliver: &SliverId| ActionKey(format!("shutdown:{sliver}"));
+        let boot = |sliver: &SliverId| ActionKey(format!("boot:{sliver}"));
+        for (sliver, holders) in &claims.memory {
+            for holder in holders {
+                self.edge(&shutdown(holder), &boot(sliver));
+                self.edge(&shutdown(holder), &shutdown(sliver));
+            }
+        }
+        for (sliver, holders) in &claims.ports {
+            for holder in holders {
+                self.edge(&shutdown(holder), &boot(sliver));
+            }
+        }
+    }
+
+    /// Puts `before` before `after`, if the plan has both.
+    fn edge(&mut self, before: &ActionKey, after: &ActionKey) {
+        if self.planned.contains_key(before)
+            && let Some(planned) = self.planned.get_mut(after)
+        {
+            planned.after.insert(before.clone());
+        }
+    }
+}
+
+fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Action {
+    let sliver = of.clone();
+    let desired = input.desired.slivers.get(of);
+    // Steps that build something up are only taken for slivers that are desired as running, which have marks.
+    let stack = study.marks.map_or(Digest([0; 32]), |marks| marks.stack);
+    let boot = study.marks.map_or(Digest([0; 32]), |marks| marks.boot);
+    match step {
+        Step::Shutdown => Action::Shutdown {
+            sliver,
+            again: desired
+                .filter(|_| study.steps.contains(&Step::Boot))
+                .map(Ingredients::of)
+                .unwrap_or_default(),
+        },
+        Step::Unexport => Action::Unexport { sliver },
+        Step::Close => Action::CloseWritable { sliver },
+        Step::Tombstone => Action::Tombstone { sliver },
+        Step::Open => Action::OpenWritable {
+            sliver,
+            epoch: epoch_of(input, of),
+        },
+        Step::Stack => Action::Stack {
+            sliver,
+            stack,
+            from: desired.map(Ingredients::of).unwrap_or_default(),
+        },
+        Step::Export => Action::Export { sliver, stack },
+        Step::Boot => Action::Boot {
+            sliver,
+            boot,
+            stack,
+            kernel: desired.map_or(Digest([0; 32]), |desired| desired.kernel.digest),
+        },
+        Step::Await => Action::AwaitHealthy { sliver },
+        Step::Purge => Action::Purge { sliver },
+    }
+}
+
+fn cost(input: &PlanInput<'_>, action: &Action) -> Cost {
+    let mib = |mib: u64| i64::try_from(mib).unwrap_or(i64::MAX);
+    let (bytes, memory_mib) = match action {
+        // Only the template's own index, which is not here yet, says how long it is.
+        Action::FetchTemplate { .. } => (None, 0),
+        Action::ImportFiles { digest } => (input.desired.files.get(digest).map(file_bytes), 0),
+        Action::OpenWritable { sliver, .. } => {
+            let storage = input.observed.storage.known();
+            let kept = storage.and_then(|s| s.get(sliver)).is_some_and(|s| s.on_disk);
+            let mounts = input.desired.slivers.get(sliver).map_or(0, |d| d.mounts.len());
+            let new = NEW_WRITABLE_BYTES.saturating_mul(u64::try_from(mounts).unwrap_or(u64::MAX));
+            (Some(if kept { 0 } else { new }), 0)
+        }
+        Action::Boot { sliver, .. } => {
+            let desired = input.desired.slivers.get(sliver);
+            (Some(0), mib(desired.map_or(0, |d| d.resources.memory.mib())))
+        }
+        Action::Shutdown { sliver, .. } => {
+            let domains = input.observed.domains.known();
+            let held = domains
+                .and_then(|d| d.ours.get(sliver))
+                .map_or(0, |d| d.memory_mib);
+            (Some(0), -mib(held))
+        }
+        Action::Stack { .. }
+        | Action::Export { .. }
+        | Action::AwaitHealthy { .. }
+        | Action::Unexport { .. }
+        | Action::CloseWritable { .. }
+        | Action::Tombstone { .. }
+        | Action::Purge { .. } => (Some(0), 0),
+    };
+    Cost { bytes, memory_mib }
+}
+
+fn file_bytes(set: &xeno_model::desired::FileSet) -> u64 {
+    let sizes = set.files.values().map(|file| match &file.content {
+        CarriedContent::Inline(text) => u64::try_from(text.len()).unwrap_or(u64::MAX),
+        CarriedContent::Blob { size, .. } => *size,
+    });
+    sizes.fold(0, u64::saturating_add)
+}
+
+/// Puts actions in an order that respects their edges; among those free to go, by rank, sliver and key.
+fn in_order(mut planned: BTreeMap<ActionKey, PlannedAction>) -> Result<Vec<PlannedAction>, PlanError> {
+    let mut graph: StableDiGraph<&ActionKey, ()> = StableDiGraph::with_capacity(planned.len(), 0);
+    let nodes: BTreeMap<&ActionKey, NodeIndex> =
+        planned.keys().map(|key| (key, graph.add_node(key))).collect();
+    for (key, action) in &planned {
+        for before in &action.after {
+            graph.add_edge(nodes[before], nodes[key], ());
+        }
+    }
+    let place = |node: NodeIndex| {
+        let key = graph[node];
+        let action = &planned[key].action;
+        (action.rank(), action.sliver(), key, node)
+    };
+    let mut waits_for: BTreeMap<NodeIndex, usize> = BTreeMap::new();
+    let mut free = BTreeSet::new();
+    for node in graph.node_indices() {
+        let before = graph.edges_directed(node, petgraph::Direction::Incoming).count();
+        waits_for.insert(node, before);
+        if before == 0 {
+            free.insert(place(node));
+        }
+    }
+    let mut order = Vec::with_capacity(planned.len());
+    while let Some((.., key, node)) = free.pop_first() {
+        order.push(key.clone());
+        for edge in graph.edges(node) {
+            if let Some(count) = waits_for.get_mut(&edge.target()) {
+                *count -= 1;
+                if *count == 0 {
+                    free.insert(place(edge.target()));
+                }
+            }
+        }
+    }
+    if order.len() < planned.len() {
+        let cycles = tarjan_scc(&graph).into_iter().filter(|group| group.len() > 1);
+        let mut keys: Vec<_> = cycles.flatten().map(|node| graph[node].clone()).collect();
+        keys.sort();
+        return Err(PlanError::Cycle { keys });
+    }
+    Ok(order.iter().filter_map(|key| planned.remove(key)).collect())
+}
+
+#[cfg(test)]
+mod tests;

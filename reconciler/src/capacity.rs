@@ -1,0 +1,246 @@
+//! What a node has only once: memory and published ports. A boot that finds them taken waits for the shutdown that
+//! frees them, and one for which they will never be free does not begin.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use xeno_model::desired::Standing;
+use xeno_model::id::SliverId;
+
+use crate::change::{ChangeClass, Reason};
+use crate::diff::{Study, domains};
+use crate::plan::{MemoryForecast, PlanInput};
+use crate::situation::Step;
+
+/// Shutdowns that must come before a sliver's boot because they free what it takes.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    /// For memory. The sliver's own shutdown waits for them too, so that it is not away while others stop.
+    pub(crate) memory: BTreeMap<SliverId, BTreeSet<SliverId>>,
+    /// For published ports.
+    pub(crate) ports: BTreeMap<SliverId, BTreeSet<SliverId>>,
+}
+
+/// What one sliver holds and will hold, in MiB.
+struct Demand<'a> {
+    sliver: &'a SliverId,
+    class: ChangeClass,
+    held: u64,
+    wanted: u64,
+}
+
+/// Makes slivers wait for whose boot the node has no memory, or whose ports a domain holds that stays.
+pub(crate) fn hold_what_does_not_fit(input: &PlanInput<'_>, studies: &mut BTreeMap<SliverId, Study>) {
+    // A sliver that waits keeps what it holds, which may be what another counted on: again until nothing changes.
+    // Every round but the last holds at least one more, so there are no more rounds than slivers.
+    loop {
+        let mut held = ports_taken(input, studies);
+        held.extend(no_room(input, studies));
+        if held.is_empty() {
+            return;
+        }
+        for (sliver, reason) in held {
+            if let Some(study) = studies.get_mut(&sliver) {
+                study.hold(vec![reason]);
+            }
+        }
+    }
+}
+
+/// Memory of guests, now and when all steps are done; `None` where it cannot be known.
+pub(crate) fn forecast(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>) -> Option<MemoryForecast> {
+    let capacity = capacity(input);
+    let now = held_in_all(input)?;
+    let change = studies
+        .iter()
+        .fold((0u64, 0u64), |(freed, taken), (sliver, study)| {
+            let demand = demand(input, sliver, study);
+            match demand {
+                Some(demand) => (
+                    freed.saturating_add(demand.held),
+                    taken.saturating_add(demand.wanted),
+                ),
+                None => (freed, taken),
+            }
+        });
+    let after = now.saturating_sub(change.0).saturating_add(change.1);
+    Some(MemoryForecast { capacity, now, after })
+}
+
+/// Which shutdowns a boot has to wait for. Every MiB is claimed by one boot only, and a boot waits until all that it
+/// claims is free, so whatever order the run takes, the node never holds more than it has.
+pub(crate) fn claims(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>) -> Claims {
+    let mut claims = Claims::default();
+    let Some(now) = held_in_all(input) else {
+        return claims;
+    };
+    let mut free = capacity(input).saturating_sub(now);
+    let demands: Vec<_> = studies
+        .iter()
+        .filter_map(|(sliver, study)| demand(input, sliver, study))
+        .collect();
+    let mut surplus = demands
+        .iter()
+        .filter(|demand| demand.held > demand.wanted)
+        .map(|demand| (demand.sliver, demand.held - demand.wanted))
+        .peekable();
+    for demand in demands.iter().filter(|demand| demand.wanted > demand.held) {
+        let mut lacking = demand.wanted - demand.held;
+        let taken = lacking.min(free);
+        free -= taken;
+        lacking -= taken;
+        while lacking > 0
+            && let Some((from, left)) = surplus.peek_mut()
+        {
+            let taken = lacking.min(*left);
+            lacking -= taken;
+            *left -= taken;
+            let from = (*from).clone();
+            let used_up = *left == 0;
+            claims
+                .memory
+                .entry(demand.sliver.clone())
+                .or_default()
+                .insert(from);
+            if used_up {
+                surplus.next();
+            }
+        }
+    }
+    let holders = port_holders(input);
+    for (sliver, study) in studies
+        .iter()
+        .filter(|(_, study)| study.steps.contains(&Step::Boot))
+    {
+        for port in wanted_ports(input, sliver) {
+            if let Some(holder) = holders.get(&port)
+                && *holder != sliver
+                && study.steps.contains(&Step::Boot)
+            {
+                let waits = claims.ports.entry(sliver.clone()).or_default();
+                waits.insert((*holder).clone());
+            }
+        }
+    }
+    claims
+}
+
+fn capacity(input: &PlanInput<'_>) -> u64 {
+    match &input.desired.standing {
+        Standing::Named(node) => node.memory.mib(),
+        Standing::NotNamed => 0,
+    }
+}
+
+fn held_in_all(input: &PlanInput<'_>) -> Option<u64> {
+    let domains = domains(input)?;
+    let ours = domains.ours.values().map(|domain| domain.memory_mib);
+    let strangers = domains.strangers.iter().map(|stranger| stranger.memory_mib);
+    Some(ours.chain(strangers).fold(0, u64::saturating_add))
+}
+
+/// What a sliver's steps do to memory; `None` if nothing.
+fn demand<'a>(input: &PlanInput<'_>, sliver: &'a SliverId, study: &Study) -> Option<Demand<'a>> {
+    let shuts_down = study.steps.contains(&Step::Shutdown);
+    let boots = study.steps.contains(&Step::Boot);
+    if !shuts_down && !boots {
+        return None;
+    }
+    let domain = domains(input).and_then(|domains| domains.ours.get(sliver));
+    let desired = input.desired.slivers.get(sliver);
+    Some(Demand {
+        sliver,
+        class: study.change.class,
+        held: domain.filter(|_| shuts_down).map_or(0, |d| d.memory_mib),
+        wanted: desired.filter(|_| boots).map_or(0, |d| d.resources.memory.mib()),
+    })
+}
+
+/// Slivers whose boot would take the node beyond its memory. One that takes no more than it holds always may: where
+/// the node's capacity has been lowered below what already runs, nothing gets worse by it.
+fn no_room(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>) -> BTreeMap<SliverId, Reason> {
+    let Some(now) = held_in_all(input) else {
+        return BTreeMap::new();
+    };
+    let capacity = capacity(input);
+    let mut demands: Vec<_> = studies
+        .iter()
+        .filter_map(|(sliver, study)| demand(input, sliver, study))
+        .collect();
+    // Those that give memory back come first; then running services before missing ones before new ones.
+    demands.sort_by_key(|demand| {
+        (
+            demand.wanted > demand.held,
+            precedence(demand.class),
+            demand.sliver,
+        )
+    });
+    let mut used = now;
+    let mut held = BTreeMap::new();
+    for demand in demands {
+        let others = used.saturating_sub(demand.held);
+        let with = others.saturating_add(demand.wanted);
+        if demand.wanted <= demand.held || with <= capacity {
+            used = with;
+        } else {
+            let reason = Reason::NoRoom {
+                needed: demand.wanted,
+                free: capacity.saturating_sub(others),
+                capacity,
+            };
+            held.insert(demand.sliver.clone(), reason);
+        }
+    }
+    held
+}
+
+fn precedence(class: ChangeClass) -> u8 {
+    match class {
+        ChangeClass::Keep
+        | ChangeClass::InPlace
+        | ChangeClass::Stop
+        | ChangeClass::Remove
+        | ChangeClass::Purge
+        | ChangeClass::Wait => 0,
+        ChangeClass::Reboot => 1,
+        ChangeClass::Start => 2,
+        ChangeClass::Create => 3,
+    }
+}
+
+fn wanted_ports<'a>(input: &PlanInput<'a>, sliver: &SliverId) -> impl Iterator<Item = u16> + use<'a> {
+    let desired = input.desired.slivers.get(sliver);
+    desired
+        .into_iter()
+        .flat_map(|desired| &desired.publish)
+        .map(|publish| publish.host)
+}
+
+fn port_holders<'a>(input: &PlanInput<'a>) -> BTreeMap<u16, &'a SliverId> {
+    let domains = domains(input).into_iter().flat_map(|domains| &domains.ours);
+    domains
+        .flat_map(|(sliver, domain)| domain.publish.iter().map(move |publish| (publish.host, sliver)))
+        .collect()
+}
+
+fn ports_taken(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>) -> BTreeMap<SliverId, Reason> {
+    let holders = port_holders(input);
+    let stays = |holder: &SliverId| {
+        studies
+            .get(holder)
+            .is_none_or(|study| !study.steps.contains(&Step::Shutdown))
+    };
+    let mut held = BTreeMap::new();
+    for (sliver, _) in studies
+        .iter()
+        .filter(|(_, study)| study.steps.contains(&Step::Boot))
+    {
+        let taken = wanted_ports(input, sliver)
+            .filter_map(|port| holders.get(&port).map(|by| (port, *by)))
+            .find(|(_, by)| *by != sliver && stays(by));
+        if let Some((port, by)) = taken {
+            let reason = Reason::PortTaken { port, by: by.clone() };
+            held.insert(sliver.clone(), reason);
+        }
+    }
+    held
+}

@@ -1,0 +1,179 @@
+//! One sliver seen from its three sides, and the steps from how it is to how it should be.
+
+use std::collections::BTreeSet;
+
+use xeno_model::desired::{DesiredSliver, WritableKind};
+use xeno_model::id::{Digest, Epoch, SliverId};
+use xeno_model::normal::{boot_digest, stack_digest};
+use xeno_model::observed::{DomainState, HealthVerdict, ObservedDomain, ObservedStorage, Seen};
+
+use crate::change::{AppliedSliver, Reason};
+use crate::plan::PlanInput;
+
+/// One step of one sliver, in the order in which steps are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Step {
+    Shutdown,
+    Unexport,
+    Close,
+    Tombstone,
+    Open,
+    Stack,
+    Export,
+    Boot,
+    Await,
+    Purge,
+}
+
+/// One sliver from its three sides. Only made where both domains and storage could be seen.
+pub(crate) struct Situation<'a> {
+    pub(crate) desired: Option<&'a DesiredSliver>,
+    pub(crate) applied: Option<&'a AppliedSliver>,
+    pub(crate) domain: Option<&'a ObservedDomain>,
+    pub(crate) storage: Option<&'a ObservedStorage>,
+    health: Option<&'a HealthVerdict>,
+    pub(crate) epoch: Epoch,
+}
+
+/// What a running sliver is recognised by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Marks {
+    pub(crate) stack: Digest,
+    pub(crate) boot: Digest,
+}
+
+impl Marks {
+    pub(crate) fn of(sliver: &DesiredSliver) -> Self {
+        Self {
+            stack: stack_digest(sliver),
+            boot: boot_digest(sliver),
+        }
+    }
+}
+
+impl<'a> Situation<'a> {
+    /// Looks at `sliver`; fails with the reasons why it cannot be judged.
+    pub(crate) fn of(input: &PlanInput<'a>, sliver: &SliverId) -> Result<Self, Vec<Reason>> {
+        let observed = input.observed;
+        let (Seen::Known(domains), Seen::Known(storage)) = (&observed.domains, &observed.storage) else {
+            let facets = [
+                blind("domains", &observed.domains),
+                blind("storage", &observed.storage),
+            ];
+            return Err(facets.into_iter().flatten().collect());
+        };
+        let applied = input.applied.get(sliver);
+        let storage = storage.get(sliver);
+        Ok(Self {
+            desired: input.desired.slivers.get(sliver),
+            applied,
+            domain: domains.ours.get(sliver),
+            storage,
+            health: observed.health.get(sliver),
+            epoch: epoch(applied, storage),
+        })
+    }
+
+    /// Whether anything of it exists on the node that a removal would have to take away.
+    pub(crate) fn exists(&self) -> bool {
+        let kept = self.storage.is_some_and(|s| s.on_disk && s.tombstone.is_none());
+        self.domain.is_some() || self.held() || kept
+    }
+
+    /// Whether its storage is in use: open, assembled or served.
+    pub(crate) fn held(&self) -> bool {
+        self.storage
+            .is_some_and(|s| s.open.is_some() || s.stack.is_some() || s.exported)
+    }
+
+    /// Whether an earlier run began something and the record does not say that it ended.
+    pub(crate) fn unfinished(&self) -> bool {
+        self.applied
+            .map_or_else(|| self.exists(), |applied| !applied.complete)
+    }
+
+    /// Whether its domain runs, as `marks` say.
+    pub(crate) fn runs_as(&self, marks: Marks) -> bool {
+        self.domain
+            .is_some_and(|domain| domain.state == DomainState::Running && domain.booted == marks.boot)
+    }
+
+    /// Whether what is assembled or open cannot be built upon, and has to be taken apart first.
+    fn misfit(&self, desired: &DesiredSliver, marks: Marks) -> bool {
+        let Some(storage) = self.storage else { return false };
+        // A sliver that writes nowhere has nothing to open.
+        let writes = desired
+            .mounts
+            .iter()
+            .any(|mount| mount.writable == WritableKind::Local);
+        let stack_wrong = storage.stack.is_some_and(|stack| stack != marks.stack);
+        let open_wrong = storage.open.is_some_and(|open| open != self.epoch);
+        let floating = storage.stack.is_some() && storage.open.is_none() && writes;
+        let served_from_nothing = storage.exported && storage.stack.is_none();
+        let set_aside_in_use = storage.tombstone.is_some() && self.held();
+        stack_wrong || open_wrong || floating || served_from_nothing || set_aside_in_use
+    }
+
+    /// The steps after which it runs as desired.
+    pub(crate) fn steps_to_run(&self, desired: &DesiredSliver, marks: Marks) -> BTreeSet<Step> {
+        let mut steps = BTreeSet::new();
+        let mut add = |needed: bool, step| {
+            if needed {
+                steps.insert(step);
+            }
+            needed
+        };
+        let storage = self.storage.cloned().unwrap_or_default();
+        let misfit = self.misfit(desired, marks);
+        let boot = add(misfit || !self.runs_as(marks), Step::Boot);
+        add(boot && self.domain.is_some(), Step::Shutdown);
+        add(misfit, Step::Unexport);
+        add(misfit, Step::Close);
+        let stack = add(misfit || storage.stack != Some(marks.stack), Step::Stack);
+        add(stack && (misfit || storage.open != Some(self.epoch)), Step::Open);
+        add(stack || !storage.exported, Step::Export);
+        let unproven = self.unfinished() && self.health != Some(&HealthVerdict::Healthy);
+        add(desired.health.is_some() && (boot || unproven), Step::Await);
+        steps
+    }
+
+    /// The steps after which no domain is there and its storage is closed.
+    pub(crate) fn steps_to_stop(&self) -> BTreeSet<Step> {
+        let mut steps = BTreeSet::new();
+        if self.domain.is_some() {
+            steps.insert(Step::Shutdown);
+        }
+        if self.held() {
+            steps.extend([Step::Unexport, Step::Close]);
+        }
+        steps
+    }
+
+    /// The steps after which only a tombstone is left.
+    pub(crate) fn steps_to_remove(&self) -> BTreeSet<Step> {
+        let mut steps = self.steps_to_stop();
+        if self.storage.is_some_and(|s| s.on_disk && s.tombstone.is_none()) {
+            steps.insert(Step::Tombstone);
+        }
+        steps
+    }
+}
+
+/// The right to run that a sliver's writable layers are opened under: the highest it was ever seen with, at first 1.
+/// Only a move to another node raises it.
+pub(crate) fn epoch(applied: Option<&AppliedSliver>, storage: Option<&ObservedStorage>) -> Epoch {
+    let applied = applied.map(|applied| applied.epoch);
+    let open = storage.and_then(|storage| storage.open);
+    applied.max(open).unwrap_or(Epoch(1))
+}
+
+/// The reason why a facet that could not be seen makes a sliver wait.
+pub(crate) fn blind<T>(facet: &'static str, seen: &Seen<T>) -> Option<Reason> {
+    match seen {
+        Seen::Known(_) => None,
+        Seen::Unknown { why } => Some(Reason::Blind {
+            facet,
+            why: why.clone(),
+        }),
+    }
+}

@@ -1,0 +1,186 @@
+//! Small worlds for tests: a node, its slivers, what was applied and what is seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use xeno_model::desired::*;
+use xeno_model::id::*;
+use xeno_model::observed::*;
+use xeno_model::units::*;
+
+use crate::change::{AppliedSliver, ChangeClass, Reason};
+use crate::plan::{Basis, Plan, PlanInput, build};
+
+/// One node from its three sides.
+#[derive(Clone, Debug)]
+pub(crate) struct World {
+    pub(crate) desired: DesiredNode,
+    pub(crate) applied: BTreeMap<SliverId, AppliedSliver>,
+    pub(crate) observed: ObservedNode,
+    pub(crate) removed_recently: u32,
+    pub(crate) backing_off: BTreeMap<SliverId, Reason>,
+    pub(crate) now: u64,
+}
+
+pub(crate) const TOMBSTONE_MS: u64 = 1_000;
+
+pub(crate) fn id(text: &str) -> SliverId {
+    SliverId::parse(text).unwrap()
+}
+
+pub(crate) fn template(name: &str, content: u8) -> TemplateRef {
+    TemplateRef {
+        name: TemplateName::new(name).unwrap(),
+        channel: Some(ChannelName::new("current").unwrap()),
+        digest: Digest([content; 32]),
+        sources: vec![format!("file:///templates/{name}")],
+    }
+}
+
+/// 128 MiB on one template and one set of files, no health check, no ports.
+pub(crate) fn sliver(name: &str) -> DesiredSliver {
+    let id = id(name);
+    DesiredSliver {
+        uuid: DomainUuid::of(&FleetName::new("acme").unwrap(), &id),
+        id,
+        kernel: template("debian-web", 0xd1),
+        mounts: vec![Mount {
+            path: "/".to_owned(),
+            layers: vec![
+                LayerRef::Files {
+                    digest: Digest([0xf1; 32]),
+                },
+                LayerRef::Template(template("debian-web", 0xd1)),
+            ],
+            writable: WritableKind::Local,
+        }],
+        resources: Resources {
+            vcpus: 1,
+            memory: Bytes(128 << 20),
+            cpu_weight: 256,
+            cpu_cap_percent: None,
+            disk: None,
+            net_rate: None,
+        },
+        state: SliverState::Running,
+        health: None,
+        publish: vec![],
+    }
+}
+
+pub(crate) fn health() -> Health {
+    Health {
+        probe: Probe::Console {
+            marker: "ready".to_owned(),
+        },
+        interval: Millis(1_000),
+        threshold: 1,
+        grace: Millis(60_000),
+    }
+}
+
+impl World {
+    /// An empty node with 2 GiB for guests, that is wanted to run `slivers`.
+    pub(crate) fn wanting(slivers: impl IntoIterator<Item = DesiredSliver>) -> Self {
+        let node = NodeName::new("cam-01").unwrap();
+        let slivers: BTreeMap<_, _> = slivers.into_iter().map(|s| (s.id.clone(), s)).collect();
+        let mut files = BTreeMap::new();
+        for layer in slivers.values().flat_map(|s| &s.mounts).flat_map(|m| &m.layers) {
+            if let LayerRef::Files { digest } = layer {
+                let file = CarriedFile {
+                    executable: false,
+                    content: CarriedContent::Inline("hello\n".to_owned()),
+                };
+                let set = FileSet {
+                    files: BTreeMap::from([("index.html".to_owned(), file)]),
+                };
+                files.insert(*digest, set);
+            }
+        }
+        Self {
+            desired: DesiredNode {
+                node: node.clone(),
+                fleet: FleetName::new("acme").unwrap(),
+                revision: Revision::new(&"4c1e9a70".repeat(5)).unwrap(),
+                standing: Standing::Named(Node {
+                    site: SiteName::new("cambridge").unwrap(),
+                    labels: BTreeMap::new(),
+                    hypervisor: HypervisorKind::Qemu,
+                    memory: Bytes(2 << 30),
+                    vcpus: 8,
+                }),
+                delete_budget: DeleteBudget::default(),
+                slivers,
+                elsewhere: BTreeSet::from([id("other/0")]),
+                files,
+            },
+            applied: BTreeMap::new(),
+            observed: ObservedNode {
+                node,
+                at: Timestamp(1),
+                domains: Seen::Known(Domains::default()),
+                storage: Seen::Known(BTreeMap::new()),
+                templates: Seen::Known(BTreeSet::new()),
+                file_layers: Seen::Known(BTreeSet::new()),
+                health: BTreeMap::new(),
+            },
+            removed_recently: 0,
+            backing_off: BTreeMap::new(),
+            now: 10_000_000,
+        }
+    }
+
+    pub(crate) fn input(&self) -> PlanInput<'_> {
+        PlanInput {
+            desired: &self.desired,
+            applied: &self.applied,
+            observed: &self.observed,
+            generation: Generation(13),
+            applied_generation: Generation(12),
+            basis: Basis::Observed,
+            removed_recently: self.removed_recently,
+            tombstone_ms: TOMBSTONE_MS,
+            backing_off: &self.backing_off,
+            now: Timestamp(self.now),
+        }
+    }
+
+    pub(crate) fn plan(&self) -> Plan {
+        build(&self.input()).unwrap()
+    }
+
+    pub(crate) fn domains(&mut self) -> &mut Domains {
+        let Seen::Known(domains) = &mut self.observed.domains else {
+            panic!("domains are unknown")
+        };
+        domains
+    }
+
+    pub(crate) fn storage(&mut self, sliver: &str) -> &mut ObservedStorage {
+        let Seen::Known(storage) = &mut self.observed.storage else {
+            panic!("storage is unknown")
+        };
+        storage.entry(id(sliver)).or_default()
+    }
+
+    pub(crate) fn want(&mut self, sliver: &str) -> &mut DesiredSliver {
+        self.desired.slivers.get_mut(&id(sliver)).unwrap()
+    }
+
+    pub(crate) fn unwant(&mut self, sliver: &str) {
+        self.desired.slivers.remove(&id(sliver));
+    }
+
+    #[expect(dead_code, reason = "x")]
+    pub(crate) fn class(&self, sliver: &str) -> ChangeClass {
+        self.plan().changes[&id(sliver)].class
+    }
+
+    /// The keys of the plan's actions, in order.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        keys(&self.plan())
+    }
+}
+
+pub(crate) fn keys(plan: &Plan) -> Vec<String> {
+    plan.actions.iter().map(|a| a.action.key().0).collect()
+}
