@@ -8,9 +8,14 @@
 //! format and sockets, everything below it is layers.
 
 pub mod attr;
+pub mod directory;
 pub mod export;
+pub mod guest;
+pub mod import;
 pub mod layer;
 pub mod memory;
 pub mod nfs;
 pub mod server;
 pub mod service;
+pub mod template;
+pub mod whiteout;

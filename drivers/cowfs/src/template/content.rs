@@ -1,0 +1,68 @@
+//! The content of regular files, by hash.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use super::digest::Digest;
+use super::open_files::OpenFiles;
+use crate::layer::{ContentHash, ContentSource};
+
+/// Reads content files, of which it keeps some open.
+pub struct ContentStore {
+    root: PathBuf,
+    open: OpenFiles<ContentHash>,
+}
+
+impl ContentStore {
+    /// The content below `root`, which need not exist yet.
+    #[must_use]
+    pub fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            open: OpenFiles::new(),
+        }
+    }
+
+    /// Where the content of this hash lies, if it is there.
+    #[must_use]
+    pub fn path(&self, hash: &ContentHash) -> PathBuf {
+        content_path(&self.root, hash)
+    }
+}
+
+impl ContentSource for ContentStore {
+    fn read_content(&self, hash: &ContentHash, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let file = self
+            .open
+            .get(*hash, usize::from(hash.0[31]), || File::open(self.path(hash)))?;
+        read_full(&file, offset, buf)
+    }
+}
+
+/// Where the content of a hash lies below the content directory of a store.
+pub(super) fn content_path(root: &Path, hash: &ContentHash) -> PathBuf {
+    let hex = Digest(hash.0).hex();
+    root.join(&hex[..2]).join(&hex[2..])
+}
+
+/// Reads until `buf` is full or the file ends.
+pub(crate) fn read_full(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        let Some(at) = offset
+            .checked_add(done as u64)
+            .filter(|&at| i64::try_from(at).is_ok())
+        else {
+            break;
+        };
+        match file.read_at(&mut buf[done..], at) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
