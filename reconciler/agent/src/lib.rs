@@ -4,5 +4,8 @@
 //! answers questions.
 
 pub mod api;
+pub mod api_client;
+pub mod api_server;
 pub mod handle;
 pub mod source;
+pub mod watch;
