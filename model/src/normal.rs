@@ -14,7 +14,7 @@ pub use record::{FORMAT_VERSION, NormalError, from_json, to_json};
 
 use serde::Serialize;
 
-use crate::desired::{DesiredSliver, LayerRef, Mount, WritableKind};
+use crate::desired::{CarriedContent, DesiredSliver, FileSet, LayerRef, Mount, WritableKind};
 use crate::id::Digest;
 
 /// Digest of everything a sliver is asked to be: a commit that leaves it equal does not concern the sliver.
@@ -47,6 +47,37 @@ pub fn boot_digest(sliver: &DesiredSliver) -> Digest {
     )
 }
 
+/// Digest that names a set of carried files in [`LayerRef::Files`]: paths, modes and contents.
+#[must_use]
+pub fn file_set_digest(set: &FileSet) -> Digest {
+    let form: Vec<FileForm<'_>> = set
+        .files
+        .iter()
+        .map(|(path, file)| FileForm {
+            path,
+            executable: file.executable,
+            content: match &file.content {
+                CarriedContent::Inline(text) => ContentForm::Text(text),
+                CarriedContent::Blob { id, size } => ContentForm::Blob(id, *size),
+            },
+        })
+        .collect();
+    canonical("files", &form)
+}
+
+#[derive(Serialize)]
+struct FileForm<'a> {
+    path: &'a str,
+    executable: bool,
+    content: ContentForm<'a>,
+}
+
+#[derive(Serialize)]
+enum ContentForm<'a> {
+    Text(&'a str),
+    Blob(&'a str, u64),
+}
+
 #[derive(Serialize)]
 struct StackForm<'a> {
     path: &'a str,
@@ -70,17 +101,20 @@ struct BootForm {
     publish: Vec<[u16; 2]>,
 }
 
-fn stack_form(mounts: &[Mount]) -> Vec<StackForm<'_>> {
-    let layer = |layer| match layer {
-        &LayerRef::Template(ref template) => LayerForm::Template(template.digest.to_string()),
+fn layer_form(layer: &LayerRef) -> LayerForm<'_> {
+    match layer {
+        LayerRef::Template(template) => LayerForm::Template(template.digest.to_string()),
         LayerRef::Directory { path } => LayerForm::Directory(path),
         LayerRef::Files { digest } => LayerForm::Files(digest.to_string()),
-    };
+    }
+}
+
+fn stack_form(mounts: &[Mount]) -> Vec<StackForm<'_>> {
     mounts
         .iter()
         .map(|mount| StackForm {
             path: &mount.path,
-            layers: mount.layers.iter().map(layer).collect(),
+            layers: mount.layers.iter().map(layer_form).collect(),
             writable: match mount.writable {
                 WritableKind::Local => "local",
                 WritableKind::ReadOnly => "none",

@@ -1,0 +1,189 @@
+//! The typed decoder: `serde_yaml` over each document, after the structural check has found nothing.
+//!
+//! Positions come from the tree, by the path at which decoding failed. Both readers of YAML must see the same document;
+//! where they do not, it is refused rather than guessed at.
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_path_to_error::Segment;
+use serde_yaml::Value;
+
+use super::kinds::Kind;
+use super::raw::{RawDocument, RawFleet, RawNode, RawSite, RawSlice, RawTemplate};
+use super::text::{SourceText, Span};
+use super::tree::{NodeId, NodeValue, ScalarKind, Step, Tree, path_text};
+use crate::diagnostic::{Code, Diagnostic};
+
+/// What a document says, by kind.
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    Fleet(RawFleet),
+    Site(RawSite),
+    Node(RawNode),
+    Template(RawTemplate),
+    Slice(Box<RawSlice>),
+}
+
+/// Reads all documents of a file untyped; `None` for one that differs from what the tree holds.
+pub(crate) fn values(source: &SourceText, tree: &Tree, findings: &mut Vec<Diagnostic>) -> Vec<Option<Value>> {
+    let mut roots = tree.roots.iter();
+    let mut values = Vec::new();
+    for document in serde_yaml::Deserializer::from_str(source.text()) {
+        match Value::deserialize(document) {
+            // Empty documents are not in the tree either.
+            Ok(Value::Null) => {}
+            Ok(value) => {
+                let Some(&root) = roots.next() else {
+                    findings.push(ambiguous(
+                        source,
+                        tree,
+                        None,
+                        "one reader of YAML sees more documents here than another",
+                    ));
+                    return Vec::new();
+                };
+                match differs(tree, root, &value) {
+                    None => values.push(Some(value)),
+                    Some(at) => {
+                        let message = "two readers of YAML understand this value differently";
+                        findings.push(ambiguous(source, tree, Some(at), message));
+                        values.push(None);
+                    }
+                }
+            }
+            Err(error) => {
+                let mut finding = ambiguous(
+                    source,
+                    tree,
+                    roots.next().copied(),
+                    &format!("one reader of YAML refuses this: {error}"),
+                );
+                if let Some(location) = error.location() {
+                    let line = u32::try_from(location.line()).unwrap_or(u32::MAX);
+                    let column = u32::try_from(location.column())
+                        .unwrap_or(u32::MAX)
+                        .saturating_sub(1);
+                    let span = Span {
+                        line,
+                        column,
+                        end_line: line,
+                        end_column: column.saturating_add(1),
+                    };
+                    finding.place = source.place(span, String::new());
+                }
+                findings.push(finding);
+                return Vec::new();
+            }
+        }
+    }
+    if let Some(&root) = roots.next() {
+        findings.push(ambiguous(
+            source,
+            tree,
+            Some(root),
+            "one reader of YAML sees fewer documents here than another",
+        ));
+        return Vec::new();
+    }
+    values
+}
+
+/// Reads the body of a document of a known kind.
+pub(crate) fn body(
+    source: &SourceText,
+    tree: &Tree,
+    root: NodeId,
+    kind: Kind,
+    value: Value,
+    findings: &mut Vec<Diagnostic>,
+) -> Option<Body> {
+    let mut reader = Reader {
+        source,
+        tree,
+        root,
+        findings,
+    };
+    match kind {
+        Kind::Fleet => Some(Body::Fleet(reader.spec(value)?.unwrap_or_default())),
+        Kind::Site => Some(Body::Site(reader.spec(value)?.unwrap_or_default())),
+        Kind::Node => reader.spec(value)?.map(Body::Node),
+        Kind::Template => reader.spec(value)?.map(Body::Template),
+        Kind::Slice => reader.spec(value)?.map(|slice| Body::Slice(Box::new(slice))),
+    }
+}
+
+struct Reader<'a> {
+    source: &'a SourceText,
+    tree: &'a Tree,
+    root: NodeId,
+    findings: &'a mut Vec<Diagnostic>,
+}
+
+impl Reader<'_> {
+    fn spec<S: DeserializeOwned>(&mut self, value: Value) -> Option<Option<S>> {
+        match serde_path_to_error::deserialize::<_, RawDocument<S>>(value) {
+            Ok(document) => Some(document.spec),
+            Err(error) => {
+                let steps: Vec<Step<'_>> = error
+                    .path()
+                    .iter()
+                    .filter_map(|segment| match segment {
+                        Segment::Seq { index } => Some(Step::Index(*index)),
+                        Segment::Map { key } => Some(Step::Key(key)),
+                        Segment::Enum { .. } | Segment::Unknown => None,
+                    })
+                    .collect();
+                let (_, at) = self.tree.walk(self.root, &steps);
+                let place = self.source.place(self.tree.node(at).span, path_text(&steps));
+                let finding = Diagnostic::error(Code::BadValue, place, error.inner().to_string());
+                self.findings.push(finding);
+                None
+            }
+        }
+    }
+}
+
+/// The first value in which the tree and the other reader differ.
+fn differs(tree: &Tree, id: NodeId, value: &Value) -> Option<NodeId> {
+    let same = match (&tree.node(id).value, value) {
+        (NodeValue::Scalar { text, .. }, value) => match (tree.scalar_kind(id), value) {
+            (Some(ScalarKind::Null), Value::Null) => true,
+            (Some(ScalarKind::Bool(flag)), Value::Bool(other)) => flag == *other,
+            (Some(ScalarKind::Unsigned(number)), Value::Number(other)) => other.as_u64() == Some(number),
+            (Some(ScalarKind::OtherNumber), Value::Number(other)) => {
+                other.as_u64().is_none() || text.starts_with('-')
+            }
+            (Some(ScalarKind::Text), Value::String(other)) => text == other,
+            _ => false,
+        },
+        (NodeValue::List(items), Value::Sequence(others)) => {
+            if items.len() == others.len() {
+                let mut pairs = items.iter().zip(others);
+                return pairs.find_map(|(item, other)| differs(tree, *item, other));
+            }
+            false
+        }
+        (NodeValue::Map(entries), Value::Mapping(others)) => {
+            if entries.len() == others.len() {
+                let mut pairs = entries.iter().zip(others);
+                return pairs.find_map(|((key, item), (other_key, other))| {
+                    differs(tree, *key, other_key).or_else(|| differs(tree, *item, other))
+                });
+            }
+            false
+        }
+        (NodeValue::List(_) | NodeValue::Map(_), _) => false,
+    };
+    (!same).then_some(id)
+}
+
+fn ambiguous(source: &SourceText, tree: &Tree, at: Option<NodeId>, message: &str) -> Diagnostic {
+    let span = at.map_or_else(Span::default, |at| tree.node(at).span);
+    let span = Span {
+        line: span.line.max(1),
+        ..span
+    };
+    let shown: String = message.chars().take(300).collect();
+    Diagnostic::error(Code::Ambiguous, source.place(span, String::new()), shown)
+        .help("write it more plainly: put text in quotes, avoid directives and unusual escapes")
+}

@@ -1,0 +1,361 @@
+//! Reading of single values: the one place that says what a text must look like to be a name, an amount, a path.
+//!
+//! The structural check uses these to report everything at once, the typed decoder to make the values; so the two
+//! cannot disagree.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+
+use crate::id::{ChannelName, Digest, FleetName, NameError, NodeName, SiteName, SliceName, TemplateName};
+use crate::units::{BitRate, Bytes, Millis, UnitError};
+
+/// Why a text is not the value it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TextError {
+    /// What is wrong.
+    pub(crate) message: String,
+    /// What would be right.
+    pub(crate) help: Option<String>,
+}
+
+impl TextError {
+    pub(crate) fn new(text: &str, what: &str, help: &str) -> Self {
+        let shown: String = text.chars().take(80).collect();
+        Self {
+            message: format!("`{shown}` is not {what}"),
+            help: Some(help.to_owned()),
+        }
+    }
+}
+
+impl From<NameError> for TextError {
+    fn from(error: NameError) -> Self {
+        Self {
+            message: format!("`{}` is not a name", error.text),
+            help: Some(error.why.to_owned()),
+        }
+    }
+}
+
+impl From<UnitError> for TextError {
+    fn from(error: UnitError) -> Self {
+        Self {
+            message: format!("`{}` is not {}", error.text, error.what),
+            help: Some(format!("write it as {}", error.example)),
+        }
+    }
+}
+
+/// A value that is written as one text.
+pub(crate) trait FromText: Sized {
+    fn from_text(text: &str) -> Result<Self, TextError>;
+}
+
+macro_rules! from_text {
+    ($($type:ident :: $read:ident),+ $(,)?) => {
+        $(impl FromText for $type {
+            fn from_text(text: &str) -> Result<Self, TextError> {
+                Ok($type::$read(text)?)
+            }
+        })+
+    };
+}
+
+from_text!(
+    FleetName::new,
+    SiteName::new,
+    NodeName::new,
+    SliceName::new,
+    TemplateName::new,
+    ChannelName::new,
+    Bytes::parse,
+    Millis::parse,
+    BitRate::parse,
+);
+
+impl FromText for Digest {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        Self::parse(text).map_err(|error| TextError::new(text, "a digest", error.why))
+    }
+}
+
+/// Checks without keeping the value.
+pub(crate) fn reads<T: FromText>(text: &str) -> Result<(), TextError> {
+    T::from_text(text).map(drop)
+}
+
+/// A decoded text.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Text<T>(pub(crate) T);
+
+impl<'de, T: FromText> Deserialize<'de> for Text<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader<T>(PhantomData<T>);
+
+        impl<T: FromText> Visitor<'_> for Reader<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+                T::from_text(text).map_err(|error| E::custom(error.message))
+            }
+        }
+
+        deserializer.deserialize_str(Reader(PhantomData)).map(Text)
+    }
+}
+
+/// A template as a manifest names it: `debian-web/current` or `debian-web@sha256:…`, `template:` before it or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TemplateChoice {
+    pub(crate) name: TemplateName,
+    pub(crate) content: TemplateContent,
+}
+
+/// How a manifest says which content of a template it means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TemplateContent {
+    Channel(ChannelName),
+    Digest(Digest),
+}
+
+impl FromText for TemplateChoice {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        let bare = text.strip_prefix("template:").unwrap_or(text);
+        if let Some((name, digest)) = bare.split_once('@') {
+            return Ok(Self {
+                name: TemplateName::from_text(name)?,
+                content: TemplateContent::Digest(Digest::from_text(digest)?),
+            });
+        }
+        let (name, channel) = bare.split_once('/').ok_or_else(|| {
+            TextError::new(
+                text,
+                "a template",
+                "write NAME/CHANNEL, as debian-web/current, or NAME@sha256:DIGEST",
+            )
+        })?;
+        Ok(Self {
+            name: TemplateName::from_text(name)?,
+            content: TemplateContent::Channel(ChannelName::from_text(channel)?),
+        })
+    }
+}
+
+/// Longest path, as Linux has it (PATH_MAX, limits.h), and longest name in one.
+const PATH_LEN_MAX: usize = 4095;
+const COMPONENT_LEN_MAX: usize = 255;
+
+/// Whether a path, without its leading `/`, is one that says what it means: no empty, `.` or `..` component.
+fn normal(path: &str) -> bool {
+    path.len() < PATH_LEN_MAX
+        && !path.chars().any(char::is_control)
+        && path
+            .split('/')
+            .all(|part| !matches!(part, "" | "." | "..") && part.len() <= COMPONENT_LEN_MAX)
+}
+
+/// An absolute path in a guest; `/` alone is one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct GuestPath(pub(crate) String);
+
+impl FromText for GuestPath {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        match text.strip_prefix('/') {
+            Some(rest) if rest.is_empty() || normal(rest) => Ok(Self(text.to_owned())),
+            Some(_) | None => Err(TextError::new(
+                text,
+                "a path in the guest",
+                "write it from the root, without `.`, `..`, `//` or a `/` at the end: /var/www/html",
+            )),
+        }
+    }
+}
+
+/// An absolute path of a file in a mount, kept without its leading `/`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FilePath(pub(crate) String);
+
+impl FromText for FilePath {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        match text.strip_prefix('/') {
+            Some(rest) if normal(rest) => Ok(Self(rest.to_owned())),
+            Some(_) | None => Err(TextError::new(
+                text,
+                "a path of a file in the mount",
+                "write it from the mount's root, without `.`, `..` or `//`: /etc/motd",
+            )),
+        }
+    }
+}
+
+/// A path below the fleet's root.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RepositoryPath(pub(crate) String);
+
+impl FromText for RepositoryPath {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        // The slash at the end that people put behind directories is no mistake.
+        let bare = text.strip_suffix('/').unwrap_or(text);
+        if normal(bare) {
+            return Ok(Self(bare.to_owned()));
+        }
+        Err(TextError::new(
+            text,
+            "a path in the repository",
+            "write it from the directory of fleet.yaml, without a leading `/`, `.`, `..` or `//`: sites/web",
+        ))
+    }
+}
+
+/// A directory on the node, written `file:///srv/overlays/acme`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodeDirectory(pub(crate) String);
+
+impl FromText for NodeDirectory {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        let fail = || {
+            let help = "write the absolute path of a directory on the node: file:///srv/overlays/acme";
+            TextError::new(text, "an overlay", help)
+        };
+        if let Some(later) = later_scheme(text) {
+            return Err(later);
+        }
+        let path = text.strip_prefix("file://").ok_or_else(fail)?;
+        path.strip_prefix('/')
+            .filter(|rest| normal(rest))
+            .ok_or_else(fail)?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+/// Where a template can be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TemplateSource(pub(crate) String);
+
+impl FromText for TemplateSource {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        if let Some(later) = later_scheme(text) {
+            return Err(later);
+        }
+        let path = text.strip_prefix("file:///").filter(|rest| normal(rest));
+        path.map(|_| Self(text.to_owned())).ok_or_else(|| {
+            let help = "write the absolute path of a template store: file:///srv/templates";
+            TextError::new(text, "a source of templates", help)
+        })
+    }
+}
+
+fn later_scheme(text: &str) -> Option<TextError> {
+    let (scheme, _) = text.split_once(':')?;
+    matches!(scheme, "nfs" | "afs" | "oci" | "https").then(|| TextError {
+        message: format!("`{scheme}:` is not available in this version"),
+        help: Some("only file:///… is".to_owned()),
+    })
+}
+
+/// The path of an HTTP request (RFC 9110 §4.2.1, RFC 3986 §3.3): sent as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RequestPath(pub(crate) String);
+
+impl FromText for RequestPath {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        if text.starts_with('/')
+            && text.len() <= 1024
+            && text.bytes().all(|b| b.is_ascii_graphic() && b != b'#')
+        {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(TextError::new(
+            text,
+            "a path of a web page",
+            "write it as /, or /status?full=1; at most 1024 ASCII characters",
+        ))
+    }
+}
+
+/// A text on the console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Marker(pub(crate) String);
+
+impl FromText for Marker {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        if text.trim().is_empty() || text.len() > 200 || text.chars().any(char::is_control) {
+            return Err(TextError::new(
+                text,
+                "a text on one line",
+                "write 1 to 200 characters of what the guest prints when it is ready",
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// A short text for people: a region, a label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Short(pub(crate) String);
+
+impl FromText for Short {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        if text.is_empty() || text.len() > 100 || text.chars().any(char::is_control) {
+            return Err(TextError::new(
+                text,
+                "a short text",
+                "write 1 to 100 characters on one line",
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Content of a file, written out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Content(pub(crate) String);
+
+impl FromText for Content {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+macro_rules! within {
+    ($name:ident, $type:ident, $min:literal, $max:literal) => {
+        pub(crate) fn $name(text: &str) -> Result<(), TextError> {
+            let value = $type::from_text(text)?;
+            let bound = |text: &str| $type::parse(text).unwrap_or_default();
+            if value < bound($min) || value > bound($max) {
+                return Err(TextError {
+                    message: format!("{value} is out of range"),
+                    help: Some(concat!("it may be ", $min, " to ", $max).to_owned()),
+                });
+            }
+            Ok(())
+        }
+    };
+}
+
+within!(disk, Bytes, "1MiB", "64TiB");
+within!(rate, BitRate, "8Kbit", "1000Gbit");
+within!(interval, Millis, "100ms", "1h");
+within!(grace, Millis, "0ms", "1d");
+within!(window, Millis, "1s", "7d");
+within!(memory_range, Bytes, "1MiB", "64TiB");
+
+/// Memory is handed out in whole mebibytes.
+pub(crate) fn memory(text: &str) -> Result<(), TextError> {
+    memory_range(text)?;
+    let bytes = Bytes::from_text(text)?;
+    if bytes.0 % (1 << 20) != 0 {
+        return Err(TextError::new(
+            text,
+            "a whole number of mebibytes",
+            "round it: 128MiB",
+        ));
+    }
+    Ok(())
+}

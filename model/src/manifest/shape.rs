@@ -1,0 +1,312 @@
+//! What a document must look like, as tables, and the check of a whole document against them.
+//!
+//! A typed decoder stops at its first error. This check goes on, so that every misspelt field, missing value and wrong
+//! unit of a push is reported at once.
+
+use super::read::TextError;
+use super::text::SourceText;
+use super::tree::{FINDINGS_MAX, NodeId, NodeValue, ScalarKind, Step, Tree, path_text};
+use crate::diagnostic::{Code, Diagnostic, did_you_mean, nearest};
+
+/// What one value must be.
+pub(crate) enum Shape {
+    /// A mapping with these fields.
+    Map(&'static MapShape),
+    /// A mapping from names that the author chooses.
+    Free {
+        key: fn(&str) -> Result<(), TextError>,
+        value: &'static Shape,
+        len_max: usize,
+    },
+    /// A list.
+    List { item: &'static Shape, len_max: usize },
+    /// A text that this reads.
+    Text(fn(&str) -> Result<(), TextError>),
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A whole number within bounds.
+    Number { min: u64, max: u64 },
+    /// `true` or `false`.
+    Flag,
+}
+
+/// A mapping with known fields.
+pub(crate) struct MapShape {
+    pub(crate) fields: &'static [Field],
+    /// Fields of the design that this version does not have.
+    pub(crate) later: &'static [&'static str],
+    /// Exactly one of these must be there; empty: no such rule.
+    pub(crate) one_of: &'static [&'static str],
+}
+
+/// A field of a mapping.
+pub(crate) struct Field {
+    pub(crate) name: &'static str,
+    pub(crate) required: bool,
+    pub(crate) shape: Shape,
+}
+
+/// A field that must be there.
+pub(crate) const fn required(name: &'static str, shape: Shape) -> Field {
+    Field {
+        name,
+        required: true,
+        shape,
+    }
+}
+
+/// A field that may be there.
+pub(crate) const fn optional(name: &'static str, shape: Shape) -> Field {
+    Field {
+        name,
+        required: false,
+        shape,
+    }
+}
+
+/// Checks a value and all in it.
+pub(crate) fn check<'a>(
+    source: &'a SourceText,
+    tree: &'a Tree,
+    root: NodeId,
+    shape: &'static MapShape,
+    findings: &'a mut Vec<Diagnostic>,
+) {
+    let mut checker = Checker {
+        source,
+        tree,
+        path: Vec::new(),
+        findings,
+    };
+    checker.map(root, root, shape);
+}
+
+struct Checker<'a> {
+    source: &'a SourceText,
+    tree: &'a Tree,
+    path: Vec<Step<'a>>,
+    findings: &'a mut Vec<Diagnostic>,
+}
+
+impl<'a> Checker<'a> {
+    /// Checks one value. The depth of the recursion is that of the tables.
+    fn value(&mut self, key: NodeId, id: NodeId, shape: &'static Shape) {
+        if self.findings.len() >= FINDINGS_MAX {
+            return;
+        }
+        let tree = self.tree;
+        match (shape, &tree.node(id).value) {
+            (Shape::Map(map), NodeValue::Map(_)) => self.map(key, id, map),
+            (Shape::Free { key, value, len_max }, NodeValue::Map(entries)) => {
+                self.check_len(id, entries.len(), *len_max, "entries");
+                for (k, v) in entries.iter().take(*len_max) {
+                    let name = tree.text(*k);
+                    self.path.push(Step::Key(name));
+                    if let Err(error) = key(name) {
+                        self.bad_text(*k, error);
+                    }
+                    self.value(*k, *v, value);
+                    self.path.pop();
+                }
+            }
+            (Shape::List { item, len_max }, NodeValue::List(items)) => {
+                self.check_len(id, items.len(), *len_max, "items");
+                for (i, child) in items.iter().take(*len_max).enumerate() {
+                    self.path.push(Step::Index(i));
+                    self.value(*child, *child, item);
+                    self.path.pop();
+                }
+            }
+            (shape, _) => match (shape, tree.scalar_kind(id)) {
+                (Shape::Text(read), Some(kind)) => self.text(id, kind, *read),
+                (Shape::Word(words), Some(ScalarKind::Text)) => self.word(id, words),
+                (Shape::Number { min, max }, Some(ScalarKind::Unsigned(number))) => {
+                    if number < *min || number > *max {
+                        self.add(
+                            id,
+                            Code::BadValue,
+                            format!("{number} is out of range"),
+                            Some(format!("it may be {min} to {max}")),
+                        );
+                    }
+                }
+                (Shape::Flag, Some(ScalarKind::Bool(_))) => {}
+                _ => self.wrong_type(key, id, shape),
+            },
+        }
+    }
+
+    fn map(&mut self, key: NodeId, id: NodeId, shape: &'static MapShape) {
+        let tree = self.tree;
+        let NodeValue::Map(entries) = &tree.node(id).value else {
+            return self.add(
+                id,
+                Code::WrongType,
+                format!("expected a mapping, found {}", self.found(id)),
+                None,
+            );
+        };
+        for (k, v) in entries {
+            let name = tree.text(*k);
+            self.path.push(Step::Key(name));
+            match shape.fields.iter().find(|field| field.name == name) {
+                Some(field) => self.value(*k, *v, &field.shape),
+                None => self.unknown_field(*k, name, shape),
+            }
+            self.path.pop();
+        }
+        let has = |name: &str| entries.iter().any(|(k, _)| tree.text(*k) == name);
+        let missing: Vec<String> = shape
+            .fields
+            .iter()
+            .filter(|field| field.required && !has(field.name))
+            .map(|field| format!("`{}`", field.name))
+            .collect();
+        if !missing.is_empty() {
+            let message = format!("{} must be given", missing.join(", "));
+            self.add(key, Code::MissingField, message, None);
+        }
+        let given: Vec<&str> = shape.one_of.iter().copied().filter(|name| has(name)).collect();
+        if !shape.one_of.is_empty() && given.len() != 1 {
+            let choice = shape
+                .one_of
+                .iter()
+                .map(|name| format!("`{name}`"))
+                .collect::<Vec<_>>()
+                .join(", ");
+            let (code, message) = match given.len() {
+                0 => (Code::MissingField, format!("one of {choice} must be given")),
+                _ => (
+                    Code::BadValue,
+                    format!(
+                        "only one of {choice} may be given, not `{}` together",
+                        given.join("` and `")
+                    ),
+                ),
+            };
+            self.add(key, code, message, None);
+        }
+    }
+
+    fn unknown_field(&mut self, key: NodeId, name: &str, shape: &MapShape) {
+        let shown: String = name.chars().take(80).collect();
+        if shape.later.contains(&name) {
+            let message = format!("`{shown}` is not available in this version");
+            return self.add(key, Code::NotAvailable, message, None);
+        }
+        let known = shape.fields.iter().map(|field| field.name);
+        let mut help = did_you_mean(name, known.clone(), "fields");
+        if nearest(name, known).is_some() {
+            let all: Vec<String> = shape
+                .fields
+                .iter()
+                .map(|field| format!("`{}`", field.name))
+                .collect();
+            help = help.map(|help| format!("{help} (known fields: {})", all.join(", ")));
+        }
+        self.add(
+            key,
+            Code::UnknownField,
+            format!("there is no field `{shown}` here"),
+            help,
+        );
+    }
+
+    fn text(&mut self, id: NodeId, kind: ScalarKind, read: fn(&str) -> Result<(), TextError>) {
+        let text = self.tree.text(id);
+        match (read(text), kind) {
+            (Ok(()), ScalarKind::Text) => {}
+            (Err(error), ScalarKind::Text) => self.bad_text(id, error),
+            // A bare number where an amount belongs lacks its unit, which the reader says better.
+            (Err(error), ScalarKind::Unsigned(_) | ScalarKind::OtherNumber) => self.bad_text(id, error),
+            (_, kind) => {
+                let help = match kind {
+                    ScalarKind::Null => None,
+                    _ => Some(format!(
+                        "write it in quotes: \"{}\"",
+                        text.chars().take(80).collect::<String>()
+                    )),
+                };
+                self.add(
+                    id,
+                    Code::WrongType,
+                    format!("expected text, found {}", self.found(id)),
+                    help,
+                );
+            }
+        }
+    }
+
+    fn word(&mut self, id: NodeId, words: &'static [&'static str]) {
+        let text = self.tree.text(id);
+        if !words.contains(&text) {
+            let shown: String = text.chars().take(80).collect();
+            let known: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+            let help = match nearest(text, words.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`? (known words: {})", known.join(", ")),
+                None => format!("known words: {}", known.join(", ")),
+            };
+            self.add(
+                id,
+                Code::BadValue,
+                format!("`{shown}` is not known here"),
+                Some(help),
+            );
+        }
+    }
+
+    fn wrong_type(&mut self, key: NodeId, id: NodeId, shape: &Shape) {
+        let expected = match shape {
+            Shape::Map(_) | Shape::Free { .. } => "a mapping".to_owned(),
+            Shape::List { .. } => "a list".to_owned(),
+            Shape::Text(_) => "text".to_owned(),
+            Shape::Word(words) => format!("one of `{}`", words.join("`, `")),
+            Shape::Number { min, max } => format!("a whole number from {min} to {max}"),
+            Shape::Flag => "`true` or `false`".to_owned(),
+        };
+        // Nothing at all has no place of its own worth pointing at: its key has.
+        let at = if self.tree.scalar_kind(id) == Some(ScalarKind::Null) {
+            key
+        } else {
+            id
+        };
+        let message = format!("expected {expected}, found {}", self.found(id));
+        self.add(at, Code::WrongType, message, None);
+    }
+
+    fn check_len(&mut self, id: NodeId, len: usize, len_max: usize, what: &str) {
+        if len > len_max {
+            let message = format!("{len} {what} are more than the {len_max} allowed");
+            self.add(id, Code::Limit, message, None);
+        }
+    }
+
+    fn bad_text(&mut self, id: NodeId, error: TextError) {
+        let code = if error.message.ends_with("not available in this version") {
+            Code::NotAvailable
+        } else {
+            Code::BadValue
+        };
+        self.add(id, code, error.message, error.help);
+    }
+
+    fn found(&self, id: NodeId) -> &'static str {
+        match &self.tree.node(id).value {
+            NodeValue::List(_) => "a list",
+            NodeValue::Map(_) => "a mapping",
+            NodeValue::Scalar { .. } => match self.tree.scalar_kind(id) {
+                Some(ScalarKind::Null) | None => "nothing",
+                Some(ScalarKind::Bool(_)) => "true or false",
+                Some(ScalarKind::Unsigned(_) | ScalarKind::OtherNumber) => "a number",
+                Some(ScalarKind::Text) => "text",
+            },
+        }
+    }
+
+    fn add(&mut self, id: NodeId, code: Code, message: String, help: Option<String>) {
+        let place = self.source.place(self.tree.node(id).span, path_text(&self.path));
+        let mut finding = Diagnostic::error(code, place, message);
+        finding.help.extend(help);
+        self.findings.push(finding);
+    }
+}
