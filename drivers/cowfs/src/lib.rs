@@ -8,14 +8,21 @@
 //! format and sockets, everything below it is layers.
 
 pub mod attr;
+mod copy_up;
 pub mod directory;
 pub mod export;
+pub mod fsck;
 pub mod guest;
+pub mod handle;
 pub mod import;
 pub mod layer;
 pub mod memory;
 pub mod nfs;
 pub mod server;
 pub mod service;
+pub mod stack;
 pub mod template;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod whiteout;
+pub mod writable;

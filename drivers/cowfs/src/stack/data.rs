@@ -1,0 +1,543 @@
+//! Content: READ, WRITE, COMMIT, and SETATTR with its truncation.
+//!
+//! Small writes that must be stable go into the log record itself: one sync makes them durable. All others go to a
+//! content file without a sync; COMMIT syncs that file first and then logs which ranges it holds. A crash in between
+//! leaves the log not knowing the ranges, so what is there without having been committed is never shown.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use super::lower::trouble;
+use super::permit::{self, R, X};
+use super::resolve::Node;
+use super::{Stack, Top, time_after};
+use crate::attr::{Attr, FileType, SetAttr, SetTime, Time};
+use crate::handle::ObjectKey;
+use crate::service::{
+    Around, CallKey, Caller, Changed, FsResult, Handle, ReadOutcome, Stability, Status, Ticket, Written,
+};
+use crate::writable::content::read_at;
+use crate::writable::extents::{ContentId, Source};
+use crate::writable::log::as_u64;
+use crate::writable::record::{Base, Call, Change, Stored};
+use crate::writable::state::{FileState, State};
+
+/// Largest file: offsets stay below 2^63, as in off_t.
+const SIZE_MAX: u64 = i64::MAX as u64;
+/// Largest stable write kept in the log itself.
+const INLINE_MAX: usize = 4096;
+/// Most bytes answered to one READ.
+const READ_MAX: u64 = 4 << 20;
+/// Most ranges in one record.
+const RANGES_MAX: usize = 65_536;
+
+/// A part of a file, and where its bytes are.
+enum Piece {
+    File(Arc<File>, u64),
+    Base(Base, u64),
+    Zero,
+}
+
+/// Refuses sizes that off_t does not hold.
+pub(crate) fn check_size(size: u64) -> FsResult<()> {
+    if size <= SIZE_MAX {
+        Ok(())
+    } else {
+        Err(Status::FBig)
+    }
+}
+
+fn io_status(doing: &'static str, error: &io::Error) -> Status {
+    match error.kind() {
+        io::ErrorKind::StorageFull => Status::NoSpc,
+        io::ErrorKind::QuotaExceeded => Status::DQuot,
+        io::ErrorKind::FileTooLarge => Status::FBig,
+        _ => {
+            tracing::warn!(%error, doing, "content of the writable layer");
+            Status::Io
+        }
+    }
+}
+
+fn regular(attr: &Attr) -> FsResult<()> {
+    match attr.file_type {
+        FileType::Regular => Ok(()),
+        FileType::Directory => Err(Status::IsDir),
+        FileType::Block | FileType::Character | FileType::Symlink | FileType::Socket | FileType::Fifo => {
+            Err(Status::Inval)
+        }
+    }
+}
+
+impl Stack {
+    /// READ.
+    pub(crate) fn do_read(
+        &self,
+        caller: &Caller,
+        handle: &Handle,
+        offset: u64,
+        count: u32,
+        out: &mut Vec<u8>,
+    ) -> FsResult<ReadOutcome> {
+        let state = self.read_state()?;
+        let node = self.find(&state, handle)?;
+        let object = self.object(&state, &node)?;
+        regular(&object.attr)?;
+        if !permit::owns(caller, &object.attr) && permit::granted(caller, &object.attr, R | X) == 0 {
+            return Err(Status::Access);
+        }
+        let size = object.attr.size;
+        let end = offset
+            .saturating_add(u64::from(count).min(READ_MAX))
+            .min(size)
+            .max(offset);
+        let pieces = match &node {
+            Node::File(..) => Vec::new(),
+            Node::Directory(_) => return Err(Status::IsDir),
+            Node::Recorded(key) => {
+                let file = state
+                    .objects
+                    .get(key)
+                    .and_then(|object| object.file())
+                    .ok_or(Status::Stale)?;
+                self.pieces(file, offset, end)?
+            }
+        };
+        // What follows reads files that are never changed below what was promised; nobody needs to wait for it.
+        drop(state);
+        let start = out.len();
+        let wanted = usize::try_from(end - offset).map_err(|_| Status::Io)?;
+        out.resize(start + wanted, 0);
+        let filled = match node {
+            Node::File(key, at) => self
+                .lower
+                .layer(at)
+                .read(key.number, offset, &mut out[start..])
+                .map_err(|error| trouble(&error))
+                .and_then(|count| if count == wanted { Ok(()) } else { Err(Status::Io) }),
+            Node::Recorded(_) | Node::Directory(_) => self.fill(&pieces, &mut out[start..]),
+        };
+        if let Err(error) = filled {
+            out.truncate(start);
+            return Err(error);
+        }
+        let count = u32::try_from(wanted).map_err(|_| Status::Io)?;
+        Ok(ReadOutcome {
+            file: object,
+            count,
+            eof: end >= size,
+        })
+    }
+
+    /// Cuts `start..end` of a file into pieces with one source each.
+    fn pieces(&self, file: &FileState, start: u64, end: u64) -> FsResult<Vec<(u64, Piece)>> {
+        let mut pieces = Vec::new();
+        let mut at = start;
+        for (from, to, source) in file.extents.within(start, end) {
+            self.unwritten(file, at, from, &mut pieces);
+            let top = self.writable()?;
+            let piece = match source {
+                Source::Content(id) => Piece::File(
+                    top.content
+                        .open(id)
+                        .map_err(|error| io_status("opening", &error))?,
+                    from,
+                ),
+                Source::Log {
+                    segment,
+                    at,
+                    file_offset,
+                } => {
+                    let segment = top.log.segment(segment).ok_or(Status::Io)?;
+                    Piece::File(segment, at + (from - file_offset))
+                }
+            };
+            pieces.push((to - from, piece));
+            at = to;
+        }
+        self.unwritten(file, at, end, &mut pieces);
+        Ok(pieces)
+    }
+
+    fn unwritten(&self, file: &FileState, start: u64, end: u64, pieces: &mut Vec<(u64, Piece)>) {
+        let mut at = start;
+        if let Some(base) = &file.base
+            && at < base.len.min(end)
+        {
+            let to = base.len.min(end);
+            pieces.push((to - at, Piece::Base(base.clone(), at)));
+            at = to;
+        }
+        if at < end {
+            pieces.push((end - at, Piece::Zero));
+        }
+    }
+
+    fn fill(&self, pieces: &[(u64, Piece)], mut buf: &mut [u8]) -> FsResult<()> {
+        for (len, piece) in pieces {
+            let len = usize::try_from(*len).map_err(|_| Status::Io)?;
+            let (part, rest) = buf.split_at_mut(len);
+            let got = match piece {
+                Piece::Zero => len,
+                Piece::File(file, at) => {
+                    read_at(file, *at, part).map_err(|error| io_status("reading", &error))?
+                }
+                Piece::Base(base, at) => self.read_base(base, *at, part)?,
+            };
+            if got != len {
+                tracing::warn!(got, len, "content is shorter than the log says");
+                return Err(Status::Io);
+            }
+            buf = rest;
+        }
+        Ok(())
+    }
+
+    /// Reads from the lower file below written ranges: from its layer, or by hash once that has left the stack.
+    pub(crate) fn read_base(&self, base: &Base, offset: u64, buf: &mut [u8]) -> FsResult<usize> {
+        if let Some(at) = self.lower.index(base.origin.layer) {
+            return self
+                .lower
+                .layer(at)
+                .read(base.origin.number, offset, buf)
+                .map_err(|error| trouble(&error));
+        }
+        let Some(hash) = &base.hash else {
+            tracing::warn!(path = %String::from_utf8_lossy(&base.path), "its layer has left the stack");
+            return Err(Status::Io);
+        };
+        self.content
+            .read_content(hash, offset, buf)
+            .map_err(|error| io_status("reading the base of", &error))
+    }
+
+    /// WRITE.
+    pub(crate) fn do_write(
+        &self,
+        caller: &Caller,
+        handle: &Handle,
+        offset: u64,
+        bytes: &[u8],
+        stability: Stability,
+    ) -> FsResult<Changed<Written>> {
+        let end = offset
+            .checked_add(as_u64(bytes.len()))
+            .filter(|&end| end <= SIZE_MAX)
+            .ok_or(Status::FBig)?;
+        let count = u32::try_from(bytes.len()).map_err(|_| Status::Inval)?;
+        // A truncation may take the content file away between the steps; then they start again.
+        for _ in 0..8 {
+            let mut state = self.write_state()?;
+            let node = self.find(&state, handle)?;
+            let attr = self.attr(&state, &node)?;
+            regular(&attr)?;
+            if !permit::owns(caller, &attr) {
+                permit::require(caller, &attr, permit::W)?;
+            }
+            let top = self.writable()?;
+            let before = self.before(&state, &node)?;
+            if bytes.is_empty() {
+                let file = Around {
+                    before,
+                    after: self.object(&state, &node)?,
+                };
+                let value = Written {
+                    file,
+                    count,
+                    stability: Stability::FileSync,
+                };
+                return Ok(Changed {
+                    value,
+                    ticket: self.end_ticket(),
+                });
+            }
+            self.check_bytes(&state, as_u64(bytes.len()))?;
+            let key = self.copy_up(&mut state, &node)?;
+            let node = Node::Recorded(key);
+            if stability != Stability::Unstable && bytes.len() <= INLINE_MAX {
+                let changes = vec![
+                    self.written_attr(&state, caller, key)?,
+                    Change::Inline {
+                        key,
+                        offset,
+                        bytes: bytes.to_vec(),
+                        at: 0,
+                    },
+                ];
+                let ticket = self.record(&mut state, None, changes)?;
+                let file = Around {
+                    before,
+                    after: self.object(&state, &node)?,
+                };
+                let value = Written {
+                    file,
+                    count,
+                    stability: Stability::FileSync,
+                };
+                return Ok(Changed { value, ticket });
+            }
+            let mode = state.objects.get(&key).ok_or(Status::Stale)?.attr.mode;
+            if permit::mode_after_write(caller, mode) != mode {
+                // Losing setuid is not something a crash may undo.
+                let change = self.written_attr(&state, caller, key)?;
+                self.record(&mut state, None, vec![change])?;
+            }
+            let (id, content) = self.content_for(&mut state, top, key)?;
+            drop(state);
+            content
+                .write_all_at(bytes, offset)
+                .map_err(|error| io_status("writing", &error))?;
+            let mut state = self.write_state()?;
+            let now = self.now();
+            let taken = state.with_file(key, "write", |file| {
+                if file.writing != Some(id) {
+                    return false;
+                }
+                file.extents.insert(offset, end, Source::Content(id));
+                file.unlogged.insert(offset, end, Source::Content(id));
+                file.size = file.size.max(end);
+                file.writes += 1;
+                file.attr_unlogged = true;
+                true
+            });
+            if !taken.map_err(|_| Status::Stale)? {
+                continue;
+            }
+            let object = state.objects.get_mut(&key).ok_or(Status::Stale)?;
+            object.attr.mtime = now;
+            object.attr.ctime = now;
+            let file = Around {
+                before,
+                after: self.object(&state, &node)?,
+            };
+            drop(state);
+            let (stability, ticket) = match stability {
+                Stability::Unstable => (Stability::Unstable, Ticket::default()),
+                Stability::DataSync | Stability::FileSync => (Stability::FileSync, self.flush(key)?),
+            };
+            return Ok(Changed {
+                value: Written {
+                    file,
+                    count,
+                    stability,
+                },
+                ticket,
+            });
+        }
+        Err(Status::Jukebox)
+    }
+
+    fn written_attr(&self, state: &State, caller: &Caller, key: ObjectKey) -> FsResult<Change> {
+        let attr = state.objects.get(&key).ok_or(Status::Stale)?.attr;
+        let now = self.now();
+        let mode = permit::mode_after_write(caller, attr.mode);
+        Ok(Change::Attr {
+            key,
+            attr: Stored {
+                mode,
+                mtime: now,
+                ctime: now,
+                ..attr
+            },
+        })
+    }
+
+    /// The content file of this epoch that new bytes of the file go to; made if there is none.
+    fn content_for(&self, state: &mut State, top: &Top, key: ObjectKey) -> FsResult<(ContentId, Arc<File>)> {
+        let file = state
+            .objects
+            .get(&key)
+            .and_then(|object| object.file())
+            .ok_or(Status::Stale)?;
+        let known = file.writing.or_else(|| {
+            // After a restart under the same epoch, go on with the file that was written last.
+            let sources = file.extents.iter().filter_map(|(_, _, source)| match source {
+                Source::Content(id) if id.epoch == top.epoch => Some(id),
+                Source::Content(_) | Source::Log { .. } => None,
+            });
+            sources.max()
+        });
+        let (id, content) = match known {
+            Some(id) => (
+                id,
+                top.content
+                    .open(id)
+                    .map_err(|error| io_status("opening", &error))?,
+            ),
+            None => {
+                let id = ContentId {
+                    number: state.take_number(),
+                    epoch: top.epoch,
+                };
+                (
+                    id,
+                    top.content
+                        .create(id)
+                        .map_err(|error| io_status("making", &error))?,
+                )
+            }
+        };
+        let made = known.is_none();
+        let set = state.with_file(key, "write", |file| {
+            file.writing = Some(id);
+            file.fresh |= made;
+        });
+        set.map_err(|_| Status::Stale)?;
+        Ok((id, content))
+    }
+
+    /// Makes written bytes durable and logs where they are. The caller settles the ticket.
+    pub(crate) fn flush(&self, key: ObjectKey) -> FsResult<Ticket> {
+        let top = self.writable()?;
+        let state = self.write_state()?;
+        let file = state
+            .objects
+            .get(&key)
+            .and_then(|object| object.file())
+            .ok_or(Status::Stale)?;
+        let (writes, fresh, writing) = (file.writes, file.fresh, file.writing);
+        let unlogged = file.unlogged.clone();
+        let must_sync = writes > file.writes_synced;
+        if !must_sync && unlogged.len() == 0 && !file.attr_unlogged {
+            return Ok(self.end_ticket());
+        }
+        drop(state);
+        if let Some(id) = writing.filter(|_| must_sync) {
+            self.sync_content(top, id, fresh)?;
+        }
+        let mut state = self.write_state()?;
+        let ranges = state.with_file(key, "commit", |file| {
+            file.writes_synced = file.writes_synced.max(writes);
+            if file.writing == writing {
+                file.fresh = false;
+            }
+            let mut ranges = Vec::new();
+            // Only what is still there: a truncation or a stable write may have come in between.
+            for (start, end, source) in unlogged.iter() {
+                let still = file
+                    .extents
+                    .within(start, end)
+                    .filter(|&(_, _, now)| now == source);
+                ranges.extend(still.map(|(from, to, _)| (from, to)));
+            }
+            ranges
+        });
+        let ranges = ranges.map_err(|_| Status::Stale)?;
+        let attr = state.objects.get(&key).ok_or(Status::Stale)?.attr;
+        let mut ticket = self.record(&mut state, None, vec![Change::Attr { key, attr }])?;
+        if let Some(content) = writing {
+            for part in ranges.chunks(RANGES_MAX) {
+                let change = Change::Extents {
+                    key,
+                    content,
+                    ranges: part.to_vec(),
+                };
+                ticket = self.record(&mut state, None, vec![change])?;
+            }
+        }
+        Ok(ticket)
+    }
+
+    fn sync_content(&self, top: &Top, id: ContentId, fresh: bool) -> FsResult<()> {
+        let synced = top.content.open(id).and_then(|file| {
+            top.sync(&file)?;
+            if fresh { top.content.sync_name(id) } else { Ok(()) }
+        });
+        synced.map_err(|error| {
+            // A file that has just been removed takes nothing with it that anybody was promised.
+            if error.kind() == io::ErrorKind::NotFound {
+                return Status::Stale;
+            }
+            top.log.poison(&error);
+            Status::Io
+        })
+    }
+
+    /// COMMIT.
+    pub(crate) fn do_commit(&self, handle: &Handle) -> FsResult<Around> {
+        let state = self.read_state()?;
+        let node = self.find(&state, handle)?;
+        regular(&self.attr(&state, &node)?)?;
+        let before = self.before(&state, &node)?;
+        let Node::Recorded(key) = node else {
+            return Ok(Around {
+                before,
+                after: self.object(&state, &node)?,
+            });
+        };
+        drop(state);
+        let ticket = self.flush(key)?;
+        self.settle_ticket(ticket)?;
+        let state = self.read_state()?;
+        let node = self.find(&state, handle)?;
+        Ok(Around {
+            before,
+            after: self.object(&state, &node)?,
+        })
+    }
+
+    /// SETATTR.
+    pub(crate) fn do_setattr(
+        &self,
+        caller: &Caller,
+        call: Option<CallKey>,
+        handle: &Handle,
+        set: &SetAttr,
+        guard: Option<Time>,
+    ) -> FsResult<Changed<Around>> {
+        let mut state = self.write_state()?;
+        let node = self.find(&state, handle)?;
+        let before = self.before(&state, &node)?;
+        if guard.is_some_and(|guard| guard != before.ctime) {
+            return Err(Status::NotSync);
+        }
+        let ticket = self.set_on(&mut state, caller, call, &node, set)?;
+        let after = self.object(&state, &self.locate(&state, node.key())?)?;
+        Ok(Changed {
+            value: Around { before, after },
+            ticket,
+        })
+    }
+
+    /// Checks and makes the changes of a SETATTR.
+    pub(crate) fn set_on(
+        &self,
+        state: &mut State,
+        caller: &Caller,
+        call: Option<CallKey>,
+        node: &Node,
+        set: &SetAttr,
+    ) -> FsResult<Ticket> {
+        let attr = self.attr(state, node)?;
+        if let Some(size) = set.size {
+            regular(&attr)?;
+            check_size(size)?;
+        }
+        permit::may_set(caller, &attr, set)?;
+        self.writable()?;
+        self.check_call(state, call)?;
+        if *set == SetAttr::default() {
+            return Ok(self.end_ticket());
+        }
+        let key = self.copy_up(state, node)?;
+        let now = self.now();
+        let mtime = if set.size.is_some() && set.mtime == SetTime::Keep {
+            now
+        } else {
+            attr.mtime
+        };
+        let stored = Stored {
+            mode: permit::mode_after_set(caller, &attr, set),
+            uid: set.uid.unwrap_or(attr.uid),
+            gid: set.gid.unwrap_or(attr.gid),
+            atime: time_after(set.atime, attr.atime, now),
+            mtime: time_after(set.mtime, mtime, now),
+            ctime: now,
+        };
+        let mut changes = vec![Change::Attr { key, attr: stored }];
+        changes.extend(set.size.map(|size| Change::Size { key, size }));
+        self.record(state, call.map(|key| Call { key, made: None }), changes)
+    }
+}

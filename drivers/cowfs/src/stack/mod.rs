@@ -1,0 +1,301 @@
+//! A stack: read-only layers merged under at most one writable layer, as one tree that NFS can serve.
+//!
+//! Reading goes through [`resolve`](self): a handle names an object by identity; the writable layer's records come
+//! first, the merged layers below second. Changing goes through copy-up (an object gets a record) and then one
+//! log record per operation, applied to the state in memory once it is in the log.
+//!
+//! Locks, in this order: the state (readers share it, an operation that changes something has it alone, content is read
+//! and written outside), then the listings, one listing, the objects seen. The log syncs without any of them.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+mod data;
+mod listing;
+pub(crate) mod lower;
+mod names;
+mod open;
+mod permit;
+mod removal;
+pub(crate) mod resolve;
+mod service;
+
+#[cfg(test)]
+mod tests;
+
+pub use open::{MissingBase, StackError, StackSpec, open};
+
+use crate::attr::{SetTime, Time};
+use crate::handle::{HandleKey, ObjectKey};
+use crate::layer::ContentSource;
+use crate::service::{CallKey, FsResult, FsStat, Status, Ticket, WriteVerifier};
+use crate::writable::Options;
+use crate::writable::content::ContentStore;
+use crate::writable::extents::ContentId;
+use crate::writable::log::{AppendError, Log};
+use crate::writable::record::{Call, Change, Record};
+use crate::writable::state::State;
+use listing::{Listings, lock};
+use lower::Lower;
+use resolve::Node;
+
+/// Size shown for every directory, so that it does not change with the layer it comes from.
+const DIR_BYTES: u64 = 4096;
+
+/// Layers served as one tree; see the module's documentation. Implements [`crate::service::FileService`].
+pub struct Stack {
+    pub(crate) lower: Lower,
+    state: RwLock<State>,
+    top: Option<Top>,
+    content: Arc<dyn ContentSource>,
+    keys: HandleKey,
+    root: ObjectKey,
+    seen: Mutex<HashMap<ObjectKey, Node>>,
+    listings: Mutex<Listings>,
+    verifier: WriteVerifier,
+    /// The last time given out, in nanoseconds since 1970.
+    clock: AtomicU64,
+    missing: Vec<MissingBase>,
+}
+
+/// The writable layer's files.
+pub(crate) struct Top {
+    path: PathBuf,
+    epoch: u64,
+    options: Options,
+    log: Log,
+    content: ContentStore,
+    /// Content files to remove once the log is durable up to the ticket.
+    unused: Mutex<Vec<(Ticket, ContentId)>>,
+    _lock: File,
+}
+
+impl Top {
+    fn sync(&self, file: &File) -> io::Result<()> {
+        #[cfg(test)]
+        if self.log.faults.sync_fails.load(Ordering::Acquire) {
+            return Err(io::Error::other("the test wants no sync"));
+        }
+        file.sync_data()
+    }
+}
+
+/// Figures of a stack, for status displays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statistics {
+    /// Objects that the writable layer has a record of.
+    pub objects: u64,
+    /// Bytes written and still there.
+    pub bytes: u64,
+    /// Bytes of the log on disk.
+    pub log_bytes: u64,
+    /// Whether a failure has made the writable layer refuse changes.
+    pub failed: bool,
+}
+
+impl std::fmt::Debug for Stack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stack")
+            .field("layers", &self.lower.ids())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stack {
+    /// Figures for status displays.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        Statistics {
+            objects: crate::writable::log::as_u64(state.objects.len()),
+            bytes: state.bytes,
+            log_bytes: self.top.as_ref().map_or(0, |top| top.log.bytes()),
+            failed: self.top.as_ref().is_some_and(|top| top.log.is_poisoned()),
+        }
+    }
+
+    /// Changed files whose unchanged part could not be read when the stack was opened: their layer has left the stack
+    /// and the content store does not hold it. They give [`Status::Io`]; nothing of them is deleted.
+    #[must_use]
+    pub fn missing_bases(&self) -> &[MissingBase] {
+        &self.missing
+    }
+
+    fn read_state(&self) -> FsResult<RwLockReadGuard<'_, State>> {
+        self.state.read().map_err(|_| Status::ServerFault)
+    }
+
+    fn write_state(&self) -> FsResult<RwLockWriteGuard<'_, State>> {
+        self.state.write().map_err(|_| Status::ServerFault)
+    }
+
+    fn writable(&self) -> FsResult<&Top> {
+        let top = self.top.as_ref().ok_or(Status::RoFs)?;
+        if top.log.is_poisoned() {
+            Err(Status::Io)
+        } else {
+            Ok(top)
+        }
+    }
+
+    /// Writes one record and makes its changes; the only way the state changes for good.
+    pub(crate) fn record(
+        &self,
+        state: &mut State,
+        call: Option<Call>,
+        changes: Vec<Change>,
+    ) -> FsResult<Ticket> {
+        let top = self.writable()?;
+        let mut record = Record { call, changes };
+        let payload = record.encode();
+        let appended = top.log.append(&payload).map_err(|error| match error {
+            AppendError::NoSpace => Status::NoSpc,
+            AppendError::Poisoned => Status::Io,
+            AppendError::TooLong => Status::MLink,
+        })?;
+        let mut renamed = Vec::new();
+        for change in &record.changes {
+            match change {
+                Change::Entry { dir, name, .. } => renamed.push((*dir, name.clone())),
+                Change::Make { key, .. } | Change::Drop { key } => self.forget(*key),
+                _ => {}
+            }
+        }
+        if let Err(misfit) = state.apply(record, appended.position) {
+            top.log.poison(&misfit);
+            return Err(Status::ServerFault);
+        }
+        for (dir, name) in renamed {
+            self.relist(state, dir, &name);
+        }
+        if !state.unused.is_empty() {
+            lock(&top.unused).extend(state.unused.drain(..).map(|id| (appended.ticket, id)));
+        }
+        Ok(appended.ticket)
+    }
+
+    fn settle_ticket(&self, ticket: Ticket) -> FsResult<()> {
+        let Some(top) = &self.top else { return Ok(()) };
+        top.log.settle(ticket).map_err(|_| Status::Io)?;
+        let durable = top.log.durable();
+        let mut gone = Vec::new();
+        lock(&top.unused).retain(|&(until, id)| {
+            let done = until <= durable;
+            if done {
+                gone.push(id);
+            }
+            !done
+        });
+        gone.into_iter().for_each(|id| top.content.remove(id));
+        Ok(())
+    }
+
+    /// A ticket for everything written so far.
+    fn end_ticket(&self) -> Ticket {
+        self.top
+            .as_ref()
+            .map_or_else(Ticket::default, |top| top.log.end())
+    }
+
+    /// The time, later than any given out before: clients tell versions of a file apart by it.
+    fn now(&self) -> Time {
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let clock = u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX / 2);
+        let before = self
+            .clock
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| {
+                Some(clock.max(last + 1))
+            })
+            .unwrap_or_default();
+        let nanos = clock.max(before + 1);
+        Time {
+            seconds: i64::try_from(nanos / 1_000_000_000).unwrap_or(i64::MAX),
+            nanos: u32::try_from(nanos % 1_000_000_000).unwrap_or_default(),
+        }
+    }
+
+    /// A call that has been carried out in the meantime must not run again; the client asks again and is answered.
+    fn check_call(&self, state: &State, call: Option<CallKey>) -> FsResult<()> {
+        match call.and_then(|key| state.calls.get(&key)) {
+            None => Ok(()),
+            Some(_) => Err(Status::Jukebox),
+        }
+    }
+
+    fn check_objects(&self, state: &State) -> FsResult<()> {
+        let objects = crate::writable::log::as_u64(state.objects.len());
+        match self.top.as_ref().and_then(|top| top.options.objects_max) {
+            Some(most) if objects >= most => Err(Status::DQuot),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_bytes(&self, state: &State, more: u64) -> FsResult<()> {
+        match self.top.as_ref().and_then(|top| top.options.bytes_max) {
+            Some(most) if state.bytes.saturating_add(more) > most => Err(Status::DQuot),
+            _ => Ok(()),
+        }
+    }
+
+    fn do_fsstat(&self) -> FsResult<FsStat> {
+        let state = self.read_state()?;
+        let Some(top) = &self.top else {
+            return Ok(FsStat {
+                bytes_total: 0,
+                bytes_free: 0,
+                files_total: 0,
+                files_free: 0,
+            });
+        };
+        let disk = rustix::fs::statvfs(&top.path).map_err(|_| Status::Io)?;
+        let (total, free) = (
+            disk.f_blocks.saturating_mul(disk.f_frsize),
+            disk.f_bavail.saturating_mul(disk.f_frsize),
+        );
+        let objects = crate::writable::log::as_u64(state.objects.len());
+        // Objects are records, so the disk's inodes are no bound; its space is, at some 256 bytes each.
+        let (files_total, files_free) = match top.options.objects_max {
+            Some(most) => (most, most.saturating_sub(objects)),
+            None => (objects.saturating_add(free / 256), free / 256),
+        };
+        let (bytes_total, bytes_free) = match top.options.bytes_max {
+            Some(most) => (most, most.saturating_sub(state.bytes).min(free)),
+            None => (total, free),
+        };
+        Ok(FsStat {
+            bytes_total,
+            bytes_free,
+            files_total,
+            files_free,
+        })
+    }
+}
+
+/// What a time becomes.
+fn time_after(set: SetTime, kept: Time, now: Time) -> Time {
+    match set {
+        SetTime::Keep => kept,
+        SetTime::ServerNow => now,
+        SetTime::Client(time) => time,
+    }
+}
+
+fn is_dots(name: &[u8]) -> bool {
+    name == b"." || name == b".."
+}
+
+/// Refuses what can be no name.
+fn check_name(name: &[u8]) -> FsResult<()> {
+    if name.len() > 255 {
+        return Err(Status::NameTooLong);
+    }
+    if name.is_empty() || name.contains(&b'/') || name.contains(&0) {
+        return Err(Status::Inval);
+    }
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! Putting a stack together, and finding one's way when the layers below a writable layer have changed.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, RwLock};
+
+use super::listing::Listings;
+use super::lower::Lower;
+use super::{Stack, Top};
+use crate::attr::{Attr, Device, FileType, Time};
+use crate::handle::HandleKey;
+use crate::layer::{ContentSource, Layer, LayerId};
+use crate::service::Status;
+use crate::writable::record::{Base, Body, Change, Merge, Record, Stored};
+use crate::writable::state::{Position, State};
+use crate::writable::{Writable, WritableError, random_bytes};
+
+/// Changes in one record when the directories of a changed stack are resolved anew.
+const CHANGES_MAX: usize = 1024;
+
+/// What a stack is made of.
+pub struct StackSpec {
+    /// Read-only layers, nearest first.
+    pub layers: Vec<Arc<dyn Layer>>,
+    /// The writable layer; without one the stack is read-only.
+    pub writable: Option<Writable>,
+    /// Reads lower content by hash after its layer has left the stack.
+    pub content: Arc<dyn ContentSource>,
+    /// What handles are signed with in a read-only stack. A writable layer brings its own key.
+    pub read_only_key: [u8; 32],
+}
+
+/// Why a stack could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StackError {
+    /// A layer could not answer.
+    #[error("reading the layers of the stack: {0}")]
+    Layers(Status),
+    /// The writable layer could not be brought up to date.
+    #[error("writing to the writable layer: {0}")]
+    Writable(Status),
+    /// The writable layer is damaged.
+    #[error(transparent)]
+    Damaged(#[from] WritableError),
+    /// The kernel gave no random bytes.
+    #[error("making a write verifier")]
+    Random(#[source] std::io::Error),
+}
+
+/// A changed file whose unchanged part cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingBase {
+    /// The layer it came from.
+    pub layer: LayerId,
+    /// Its path there.
+    pub path: Vec<u8>,
+}
+
+/// Opens a stack.
+///
+/// # Errors
+/// When a layer cannot be read, or the writable layer not be written to. Changed files whose base is gone are no error:
+/// see [`Stack::missing_bases`].
+pub fn open(spec: StackSpec) -> Result<Arc<Stack>, StackError> {
+    let lower = Lower::new(spec.layers);
+    let mut verifier = [0; 8];
+    random_bytes(&mut verifier).map_err(StackError::Random)?;
+    let (state, top, keys) = match spec.writable {
+        Some(writable) => {
+            let top = Top {
+                path: writable.path,
+                epoch: writable.epoch,
+                options: writable.options,
+                log: writable.log,
+                content: writable.content,
+                unused: Mutex::new(Vec::new()),
+                _lock: writable.lock,
+            };
+            (writable.state, Some(top), writable.meta.key)
+        }
+        // A read-only stack has a state too: it holds the root and never changes.
+        None => (
+            State::new(LayerId([0; 8])),
+            None,
+            HandleKey::new(spec.read_only_key),
+        ),
+    };
+    let root = state.root();
+    let mut stack = Stack {
+        lower,
+        state: RwLock::new(state),
+        top,
+        content: spec.content,
+        keys,
+        root,
+        seen: Mutex::new(HashMap::new()),
+        listings: Mutex::new(Listings::default()),
+        verifier,
+        clock: AtomicU64::new(0),
+        missing: Vec::new(),
+    };
+    stack.prepare()?;
+    stack.missing = stack.look_for_bases()?;
+    Ok(Arc::new(stack))
+}
+
+impl Stack {
+    /// Makes the root if there is none, and resolves directories anew if the layers are not those of last time.
+    fn prepare(&self) -> Result<(), StackError> {
+        let mut state = self.write_state().map_err(StackError::Writable)?;
+        let state = &mut *state;
+        let layers = self.lower.ids();
+        if !state.objects.contains_key(&self.root) {
+            let origins = self.lower.root().map_err(StackError::Layers)?;
+            let attr = if origins.is_empty() {
+                new_root(self.now())
+            } else {
+                self.lower.dir_attr(&origins).map_err(StackError::Layers)?
+            };
+            let merge = Merge {
+                path: Vec::new(),
+                origins: self.with_ids(&origins),
+            };
+            let body = Body::Directory {
+                parent: self.root,
+                merge: Some(merge),
+            };
+            let changes = vec![
+                Change::Make {
+                    key: self.root,
+                    links: 0,
+                    attr: Stored::from(&attr),
+                    body,
+                },
+                Change::Stack {
+                    layers: layers.clone(),
+                },
+            ];
+            self.prepare_record(state, changes)?;
+        }
+        if state.stack != layers {
+            self.rebase(state, layers)?;
+        }
+        Ok(())
+    }
+
+    fn prepare_record(&self, state: &mut State, changes: Vec<Change>) -> Result<(), StackError> {
+        if self.top.is_some() {
+            let ticket = self.record(state, None, changes).map_err(StackError::Writable)?;
+            return self.settle_ticket(ticket).map_err(StackError::Writable);
+        }
+        let record = Record { call: None, changes };
+        let nowhere = Position {
+            segment: 0,
+            payload: 0,
+        };
+        state
+            .apply(record, nowhere)
+            .map_err(|_| StackError::Writable(Status::ServerFault))
+    }
+
+    /// The layers have changed: each directory that merges with something does so by path with what is there now. The
+    /// new stack is recorded last, so that a crash in between begins again.
+    fn rebase(&self, state: &mut State, layers: Vec<LayerId>) -> Result<(), StackError> {
+        tracing::info!(before = ?state.stack, after = ?layers, "the layers below have changed");
+        let mut changes = Vec::new();
+        let merging = state.objects.iter().filter_map(|(key, object)| {
+            let merge = object.directory()?.merge.as_ref()?;
+            Some((*key, merge.path.clone(), merge.origins.clone()))
+        });
+        let mut merging: Vec<_> = merging.collect();
+        merging.sort_unstable_by(|a, b| a.1.cmp(&b.1));
+        for (dir, path, before) in merging {
+            let now = self
+                .lower
+                .dir_at(&path)
+                .map_err(StackError::Layers)?
+                .unwrap_or_default();
+            let origins = self.with_ids(&now);
+            if origins != before {
+                changes.push(Change::Origins { dir, origins });
+            }
+        }
+        while !changes.is_empty() {
+            let part = changes.drain(..changes.len().min(CHANGES_MAX)).collect();
+            self.prepare_record(state, part)?;
+        }
+        self.prepare_record(state, vec![Change::Stack { layers }])
+    }
+
+    /// Tries the base of every changed file whose layer is not in the stack.
+    fn look_for_bases(&self) -> Result<Vec<MissingBase>, StackError> {
+        let state = self.read_state().map_err(StackError::Writable)?;
+        let mut missing = Vec::new();
+        for file in state.objects.values().filter_map(|object| object.file()) {
+            let Some(base) = &file.base else { continue };
+            if self.lower.index(base.origin.layer).is_none() && !self.readable(base) {
+                let path = String::from_utf8_lossy(&base.path);
+                tracing::warn!(%path, layer = ?base.origin.layer, "the unchanged part of a changed file is gone");
+                missing.push(MissingBase {
+                    layer: base.origin.layer,
+                    path: base.path.clone(),
+                });
+            }
+        }
+        missing.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        Ok(missing)
+    }
+
+    fn readable(&self, base: &Base) -> bool {
+        let mut last = [0];
+        let wanted = base.hash.as_ref();
+        wanted.is_some_and(|hash| {
+            self.content
+                .read_content(hash, base.len.saturating_sub(1), &mut last)
+                .is_ok_and(|count| count == 1)
+        })
+    }
+}
+
+/// The root of a stack without layers.
+fn new_root(now: Time) -> Attr {
+    Attr {
+        file_type: FileType::Directory,
+        mode: 0o755,
+        links: 2,
+        uid: 0,
+        gid: 0,
+        size: 0,
+        used: 0,
+        device: Device::default(),
+        atime: now,
+        mtime: now,
+        ctime: now,
+    }
+}

@@ -1,0 +1,182 @@
+//! Who may do what: mode bits, ownership, the sticky bit, and what a change of owner or content does to setuid.
+
+use crate::attr::{Attr, FileType, SetAttr, SetTime};
+use crate::service::{Caller, FsResult, Status, access};
+
+/// Read.
+pub(crate) const R: u32 = 4;
+/// Write.
+pub(crate) const W: u32 = 2;
+/// Execute, or search in a directory.
+pub(crate) const X: u32 = 1;
+
+const SETUID: u32 = 0o4000;
+const SETGID: u32 = 0o2000;
+const STICKY: u32 = 0o1000;
+
+/// The bits of `wanted` that the mode gives the caller. The superuser reads and writes everything, and executes what
+/// anybody may execute.
+pub(crate) fn granted(caller: &Caller, attr: &Attr, wanted: u32) -> u32 {
+    if caller.uid == 0 {
+        let executable = attr.file_type == FileType::Directory || attr.mode & 0o111 != 0;
+        return wanted & (R | W | if executable { X } else { 0 });
+    }
+    let class = if caller.uid == attr.uid {
+        attr.mode >> 6
+    } else if caller.in_group(attr.gid) {
+        attr.mode >> 3
+    } else {
+        attr.mode
+    };
+    wanted & class & 7
+}
+
+/// Refuses unless all of `wanted` is granted.
+pub(crate) fn require(caller: &Caller, attr: &Attr, wanted: u32) -> FsResult<()> {
+    if granted(caller, attr, wanted) == wanted {
+        Ok(())
+    } else {
+        Err(Status::Access)
+    }
+}
+
+/// Whether the caller is the owner or root.
+pub(crate) fn owns(caller: &Caller, attr: &Attr) -> bool {
+    caller.uid == 0 || caller.uid == attr.uid
+}
+
+/// Refuses to take a name out of a sticky directory for anybody but the owner of either.
+pub(crate) fn unlinkable(caller: &Caller, dir: &Attr, object: &Attr) -> FsResult<()> {
+    require(caller, dir, W | X)?;
+    if dir.mode & STICKY != 0 && !owns(caller, dir) && !owns(caller, object) {
+        return Err(Status::Perm);
+    }
+    Ok(())
+}
+
+/// The answer to ACCESS. Bits that make no sense for the type are never given.
+pub(crate) fn access_bits(caller: &Caller, attr: &Attr, wanted: u32, writable: bool) -> u32 {
+    let directory = attr.file_type == FileType::Directory;
+    let granted = granted(caller, attr, R | W | X);
+    let mut bits = 0;
+    if granted & R != 0 {
+        bits |= access::READ;
+    }
+    if granted & W != 0 && (writable || is_device(attr.file_type)) {
+        bits |= access::MODIFY | access::EXTEND;
+    }
+    if directory && granted & X != 0 {
+        bits |= access::LOOKUP;
+        if granted & W != 0 && writable {
+            bits |= access::DELETE;
+        }
+    }
+    if !directory && granted & X != 0 {
+        bits |= access::EXECUTE;
+    }
+    bits & wanted
+}
+
+/// Writing to a device or pipe changes nothing in the tree, so it is not a matter of the tree being writable.
+fn is_device(file_type: FileType) -> bool {
+    match file_type {
+        FileType::Block | FileType::Character | FileType::Socket | FileType::Fifo => true,
+        FileType::Regular | FileType::Directory | FileType::Symlink => false,
+    }
+}
+
+/// Checks a SETATTR but for the rights that a change of size needs of the content.
+pub(crate) fn may_set(caller: &Caller, attr: &Attr, set: &SetAttr) -> FsResult<()> {
+    let owner = owns(caller, attr);
+    if set.mode.is_some() && !owner {
+        return Err(Status::Perm);
+    }
+    if set.uid.is_some_and(|uid| uid != attr.uid || !owner) && caller.uid != 0 {
+        return Err(Status::Perm);
+    }
+    if let Some(gid) = set.gid
+        && caller.uid != 0
+        && !(owner && (gid == attr.gid || caller.in_group(gid)))
+    {
+        return Err(Status::Perm);
+    }
+    for time in [set.atime, set.mtime] {
+        match time {
+            SetTime::Keep => {}
+            SetTime::ServerNow => {
+                if !owner {
+                    require(caller, attr, W)?;
+                }
+            }
+            SetTime::Client(_) => {
+                if !owner {
+                    return Err(Status::Perm);
+                }
+            }
+        }
+    }
+    if set.size.is_some() && !owner {
+        require(caller, attr, W)?;
+    }
+    Ok(())
+}
+
+/// The mode after a SETATTR. An explicit mode is taken as it is; a change of owner alone clears setuid and, where the
+/// group may execute, setgid (as chown(2) does for everybody). Nobody gives a file the setgid of a group they are not in.
+pub(crate) fn mode_after_set(caller: &Caller, attr: &Attr, set: &SetAttr) -> u32 {
+    let gid = set.gid.unwrap_or(attr.gid);
+    if let Some(mode) = set.mode {
+        let foreign = caller.uid != 0 && !caller.in_group(gid) && attr.file_type != FileType::Directory;
+        return mode & 0o7777 & if foreign { !SETGID } else { !0 };
+    }
+    let directory = attr.file_type == FileType::Directory;
+    if !directory && (set.uid.is_some() || set.gid.is_some()) {
+        return without_setuid(attr.mode);
+    }
+    if !directory && set.size.is_some() && caller.uid != 0 {
+        return without_setuid(attr.mode);
+    }
+    attr.mode
+}
+
+/// The mode after the caller has written to a file.
+pub(crate) fn mode_after_write(caller: &Caller, mode: u32) -> u32 {
+    if caller.uid == 0 {
+        mode
+    } else {
+        without_setuid(mode)
+    }
+}
+
+fn without_setuid(mode: u32) -> u32 {
+    let group_executes = mode & 0o010 != 0;
+    mode & !SETUID & if group_executes { !SETGID } else { !0 }
+}
+
+/// Mode, owner and group of a new object.
+pub(crate) fn birth(
+    caller: &Caller,
+    dir: &Attr,
+    file_type: FileType,
+    default_mode: u32,
+    set: &SetAttr,
+) -> FsResult<(u32, u32, u32)> {
+    let inherits = dir.mode & SETGID != 0;
+    let uid = set.uid.unwrap_or(caller.uid);
+    let gid = set.gid.unwrap_or(if inherits { dir.gid } else { caller.gid });
+    if caller.uid != 0 {
+        let gid_allowed = caller.in_group(gid) || (inherits && gid == dir.gid);
+        if uid != caller.uid || !gid_allowed {
+            return Err(Status::Perm);
+        }
+    }
+    let mut mode = set.mode.unwrap_or(default_mode) & 0o7777;
+    if file_type == FileType::Directory {
+        if inherits {
+            mode |= SETGID;
+        }
+    } else if caller.uid != 0 && !caller.in_group(gid) {
+        mode &= !SETGID;
+    }
+    Ok((mode, uid, gid))
+}

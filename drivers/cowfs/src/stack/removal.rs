@@ -1,0 +1,290 @@
+//! Operations that take names away: REMOVE, RMDIR, RENAME.
+
+use super::listing::lock;
+use super::permit::{self, W, X};
+use super::resolve::Node;
+use super::{Stack, check_name, is_dots};
+use crate::attr::{Attr, FileType, Time};
+use crate::handle::ObjectKey;
+use crate::service::{Around, CallKey, Caller, Changed, FsResult, Handle, InDirectory, Renamed, Status};
+use crate::writable::record::{Call, Change, Name, Stored};
+use crate::writable::state::State;
+
+/// A directory and a name in it.
+struct Spot<'a> {
+    dir: Node,
+    attr: Attr,
+    name: &'a [u8],
+}
+
+impl Stack {
+    fn spot<'a>(&self, state: &State, dir: &Handle, name: &'a [u8]) -> FsResult<Spot<'a>> {
+        let dir = self.find(state, dir)?;
+        let attr = self.attr(state, &dir)?;
+        if attr.file_type == FileType::Directory {
+            Ok(Spot { dir, attr, name })
+        } else {
+            Err(Status::NotDir)
+        }
+    }
+
+    /// The change that takes a name away: a whiteout where something below would show through.
+    fn hide(&self, state: &State, dir: ObjectKey, name: &[u8]) -> FsResult<Change> {
+        let below = self.hidden_below(state, &Node::Recorded(dir), name)?;
+        Ok(Change::Entry {
+            dir,
+            name: name.to_vec(),
+            target: below.then_some(Name::Whiteout),
+        })
+    }
+
+    /// What happens to an object that loses one name, which is about to go from `dir`. An object with several names
+    /// gets a record first. Returns lower objects that are gone.
+    fn lose_name(
+        &self,
+        state: &mut State,
+        node: &Node,
+        (dir, name): (ObjectKey, &[u8]),
+        now: Time,
+        changes: &mut Vec<Change>,
+    ) -> FsResult<Option<ObjectKey>> {
+        let node = match node {
+            Node::File(key, at) if self.lower.attr(*at, key.number)?.links > 1 => {
+                Node::Recorded(self.copy_up(state, node)?)
+            }
+            other => other.clone(),
+        };
+        let Node::Recorded(key) = node else {
+            return Ok(Some(node.key()));
+        };
+        let object = state.objects.get(&key).ok_or(Status::Stale)?;
+        let parent = state.objects.get(&dir).and_then(|object| object.directory());
+        let counted = parent.and_then(|dir| dir.entries.get(name)) == Some(&Name::Object(key));
+        if object.directory().is_some() || (counted && object.links <= 1) {
+            changes.push(Change::Drop { key });
+        } else if counted {
+            changes.push(Change::Links {
+                key,
+                links: object.links - 1,
+            });
+            changes.push(Change::Attr {
+                key,
+                attr: Stored {
+                    ctime: now,
+                    ..object.attr
+                },
+            });
+        }
+        Ok(None)
+    }
+
+    /// REMOVE and RMDIR.
+    pub(crate) fn do_remove(
+        &self,
+        caller: &Caller,
+        call: Option<CallKey>,
+        dir: &Handle,
+        name: &[u8],
+        directory: bool,
+    ) -> FsResult<Changed<InDirectory>> {
+        check_name(name)?;
+        let mut state = self.write_state()?;
+        let state = &mut *state;
+        let spot = self.spot(state, dir, name)?;
+        match name {
+            b"." if directory => return Err(Status::Inval),
+            b".." if directory => return Err(Status::NotEmpty),
+            b"." | b".." => return Err(Status::IsDir),
+            _ => {}
+        }
+        permit::require(caller, &spot.attr, X)?;
+        let node = self.child(state, &spot.dir, name)?.ok_or(Status::NoEnt)?;
+        let attr = self.attr(state, &node)?;
+        permit::unlinkable(caller, &spot.attr, &attr)?;
+        match (attr.file_type == FileType::Directory, directory) {
+            (true, false) => return Err(Status::IsDir),
+            (false, true) => return Err(Status::NotDir),
+            (true, true) if !lock(&*self.listing(state, &node)?).is_empty() => return Err(Status::NotEmpty),
+            _ => {}
+        }
+        self.writable()?;
+        self.check_call(state, call)?;
+        let before = self.before(state, &spot.dir)?;
+        let dir_key = self.copy_up(state, &spot.dir)?;
+        let now = self.now();
+        let mut changes = Vec::new();
+        let gone = self.lose_name(state, &node, (dir_key, name), now, &mut changes)?;
+        changes.insert(0, self.hide(state, dir_key, name)?);
+        changes.push(self.touch_dir(state, dir_key, now)?);
+        let ticket = self.record(state, call.map(|key| Call { key, made: None }), changes)?;
+        self.bury(gone);
+        if directory {
+            self.unlist(node.key());
+        }
+        let after = self.object(state, &Node::Recorded(dir_key))?;
+        Ok(Changed {
+            value: InDirectory {
+                dir: Around { before, after },
+                made: None,
+            },
+            ticket,
+        })
+    }
+
+    fn bury(&self, gone: Option<ObjectKey>) {
+        if let Some(key) = gone {
+            self.forget(key);
+            self.unlist(key);
+        }
+    }
+
+    /// RENAME.
+    pub(crate) fn do_rename(
+        &self,
+        caller: &Caller,
+        call: Option<CallKey>,
+        from: (&Handle, &[u8]),
+        to: (&Handle, &[u8]),
+    ) -> FsResult<Changed<Renamed>> {
+        check_name(from.1)?;
+        check_name(to.1)?;
+        let mut state = self.write_state()?;
+        let state = &mut *state;
+        let from = self.spot(state, from.0, from.1)?;
+        let to = self.spot(state, to.0, to.1)?;
+        if is_dots(from.name) || is_dots(to.name) {
+            return Err(Status::Inval);
+        }
+        permit::require(caller, &from.attr, X)?;
+        let node = self.child(state, &from.dir, from.name)?.ok_or(Status::NoEnt)?;
+        let attr = self.attr(state, &node)?;
+        permit::unlinkable(caller, &from.attr, &attr)?;
+        permit::require(caller, &to.attr, W | X)?;
+        let directory = attr.file_type == FileType::Directory;
+        let same_dir = from.dir.key() == to.dir.key();
+        if directory && !same_dir {
+            // Its `..` changes, which is a write to the directory itself.
+            permit::require(caller, &attr, W)?;
+            self.check_not_below(state, &to.dir, node.key())?;
+        }
+        let replaced = self.child(state, &to.dir, to.name)?;
+        if replaced.as_ref().is_some_and(|there| there.key() == node.key()) {
+            return self.renamed_nothing(state, &from, &to);
+        }
+        if let Some(there) = &replaced {
+            self.check_replaceable(state, caller, &to, there, directory)?;
+        }
+        self.writable()?;
+        self.check_call(state, call)?;
+        self.rename_checked(state, call, (&from, &node), (&to, replaced.as_ref()))
+    }
+
+    fn rename_checked(
+        &self,
+        state: &mut State,
+        call: Option<CallKey>,
+        (from, node): (&Spot<'_>, &Node),
+        (to, replaced): (&Spot<'_>, Option<&Node>),
+    ) -> FsResult<Changed<Renamed>> {
+        let before = (self.before(state, &from.dir)?, self.before(state, &to.dir)?);
+        let key = self.copy_up(state, node)?;
+        let (from_key, to_key) = (self.copy_up(state, &from.dir)?, self.copy_up(state, &to.dir)?);
+        let now = self.now();
+        let mut changes = Vec::new();
+        let mut gone = None;
+        if let Some(there) = replaced {
+            gone = self.lose_name(state, there, (to_key, to.name), now, &mut changes)?;
+        }
+        let object = state.objects.get(&key).ok_or(Status::Stale)?;
+        let attr = Stored {
+            ctime: now,
+            ..object.attr
+        };
+        if object.directory().is_some() && from_key != to_key {
+            changes.push(Change::Parent {
+                dir: key,
+                parent: to_key,
+            });
+        }
+        changes.insert(0, self.hide(state, from_key, from.name)?);
+        changes.insert(
+            1,
+            Change::Entry {
+                dir: to_key,
+                name: to.name.to_vec(),
+                target: Some(Name::Object(key)),
+            },
+        );
+        changes.push(Change::Attr { key, attr });
+        changes.push(self.touch_dir(state, from_key, now)?);
+        if from_key != to_key {
+            changes.push(self.touch_dir(state, to_key, now)?);
+        }
+        let ticket = self.record(state, call.map(|key| Call { key, made: None }), changes)?;
+        self.bury(gone);
+        if let Some(there) = replaced {
+            self.unlist(there.key());
+        }
+        let from = Around {
+            before: before.0,
+            after: self.object(state, &Node::Recorded(from_key))?,
+        };
+        let to = Around {
+            before: before.1,
+            after: self.object(state, &Node::Recorded(to_key))?,
+        };
+        Ok(Changed {
+            value: Renamed { from, to },
+            ticket,
+        })
+    }
+
+    /// Two names of one file: rename(2) leaves both.
+    fn renamed_nothing(&self, state: &State, from: &Spot<'_>, to: &Spot<'_>) -> FsResult<Changed<Renamed>> {
+        let around = |spot: &Spot<'_>| {
+            Ok(Around {
+                before: self.before(state, &spot.dir)?,
+                after: self.object(state, &spot.dir)?,
+            })
+        };
+        Ok(Changed {
+            value: Renamed {
+                from: around(from)?,
+                to: around(to)?,
+            },
+            ticket: self.end_ticket(),
+        })
+    }
+
+    fn check_replaceable(
+        &self,
+        state: &State,
+        caller: &Caller,
+        to: &Spot<'_>,
+        there: &Node,
+        directory: bool,
+    ) -> FsResult<()> {
+        let attr = self.attr(state, there)?;
+        permit::unlinkable(caller, &to.attr, &attr)?;
+        match (directory, attr.file_type == FileType::Directory) {
+            (true, false) => Err(Status::NotDir),
+            (false, true) => Err(Status::IsDir),
+            (true, true) if !lock(&*self.listing(state, there)?).is_empty() => Err(Status::NotEmpty),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses to move a directory into itself.
+    fn check_not_below(&self, state: &State, dir: &Node, moved: ObjectKey) -> FsResult<()> {
+        let mut current = dir.clone();
+        loop {
+            if current.key() == moved {
+                return Err(Status::Inval);
+            }
+            if current.key() == self.root {
+                return Ok(());
+            }
+            current = self.parent(state, &current)?;
+        }
+    }
+}

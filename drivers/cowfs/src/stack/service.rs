@@ -1,0 +1,251 @@
+//! [`FileService`] in terms of the operations; reading calls are answered here.
+
+use std::sync::PoisonError;
+
+use super::permit::{self, X};
+use super::resolve::Node;
+use super::{Stack, check_name};
+use crate::attr::Attr;
+use crate::attr::{FileType, SetAttr, Time};
+use crate::service::{
+    Around, CallKey, Caller, Changed, CreateMode, FileService, FsResult, FsStat, Handle, InDirectory,
+    ListedEntry, Object, ReadOutcome, Renamed, Replayed, Special, Stability, Status, Ticket, WriteVerifier,
+    Written,
+};
+
+impl FileService for Stack {
+    fn root(&self) -> Object {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        self.object(&state, &self.root_node()).unwrap_or_else(|_| Object {
+            // Only layers that cannot be read bring us here; their root still has a handle and a type.
+            handle: self.root_handle(),
+            fileid: self.root.fileid(),
+            attr: bare_root(),
+        })
+    }
+
+    fn getattr(&self, handle: &Handle) -> FsResult<Object> {
+        let state = self.read_state()?;
+        self.object(&state, &self.find(&state, handle)?)
+    }
+
+    fn setattr(
+        &self,
+        caller: &Caller,
+        key: Option<CallKey>,
+        handle: &Handle,
+        set: &SetAttr,
+        guard: Option<Time>,
+    ) -> FsResult<Changed<Around>> {
+        self.do_setattr(caller, key, handle, set, guard)
+    }
+
+    fn lookup(&self, caller: &Caller, dir: &Handle, name: &[u8]) -> FsResult<(Object, Object)> {
+        check_name(name)?;
+        let state = self.read_state()?;
+        let node = self.find(&state, dir)?;
+        let dir = self.object(&state, &node)?;
+        if dir.attr.file_type != FileType::Directory {
+            return Err(Status::NotDir);
+        }
+        permit::require(caller, &dir.attr, X)?;
+        let child: Node = match name {
+            b"." => node,
+            b".." => self.parent(&state, &node)?,
+            name => self.child(&state, &node, name)?.ok_or(Status::NoEnt)?,
+        };
+        Ok((self.object(&state, &child)?, dir))
+    }
+
+    fn access(&self, caller: &Caller, handle: &Handle, wanted: u32) -> FsResult<(u32, Object)> {
+        let object = self.getattr(handle)?;
+        Ok((
+            permit::access_bits(caller, &object.attr, wanted, self.top.is_some()),
+            object,
+        ))
+    }
+
+    fn readlink(&self, caller: &Caller, handle: &Handle) -> FsResult<(Vec<u8>, Object)> {
+        // A symbolic link's mode means nothing (symlink(7)), so anybody may read it.
+        let _ = caller;
+        let state = self.read_state()?;
+        let node = self.find(&state, handle)?;
+        let object = self.object(&state, &node)?;
+        if object.attr.file_type != FileType::Symlink {
+            return Err(Status::Inval);
+        }
+        Ok((self.target(&state, &node)?, object))
+    }
+
+    fn read(
+        &self,
+        caller: &Caller,
+        handle: &Handle,
+        offset: u64,
+        count: u32,
+        out: &mut Vec<u8>,
+    ) -> FsResult<ReadOutcome> {
+        self.do_read(caller, handle, offset, count, out)
+    }
+
+    fn write(
+        &self,
+        caller: &Caller,
+        handle: &Handle,
+        offset: u64,
+        data: &[u8],
+        stability: Stability,
+    ) -> FsResult<Changed<Written>> {
+        self.do_write(caller, handle, offset, data, stability)
+    }
+
+    fn create(
+        &self,
+        caller: &Caller,
+        key: Option<CallKey>,
+        dir: &Handle,
+        name: &[u8],
+        mode: CreateMode,
+    ) -> FsResult<Changed<InDirectory>> {
+        self.do_create(caller, key, dir, name, mode)
+    }
+
+    fn mkdir(
+        &self,
+        caller: &Caller,
+        key: Option<CallKey>,
+        dir: &Handle,
+        name: &[u8],
+        set: &SetAttr,
+    ) -> FsResult<Changed<InDirectory>> {
+        self.do_mkdir(caller, key, dir, name, set)
+    }
+
+    fn symlink(
+        &self,
+        caller: &Caller,
+        key: Option<CallKey>,
+        dir: &Handle,
+        name: &[u8],
+        target: &[u8],
+        set: &SetAttr,
+    ) -> FsResult<Changed<InDirectory>> {
+        self.do_symlink(caller, key, dir, name, target, set)
+    }
+
+    fn mknod(
+        &self,
+        caller: &Caller,
+        key: Option<CallKey>,
+        dir: &Handle,
+        name: &[u8],
+        special: Special,
+        set: &SetAttr,
+    ) -> FsResult<Changed<InDirectory>> {
+        self.do_mknod(caller, key, dir, name, special, set)
+    }
+
+    fn remove(
+        &self,
+        caller: &Caller,
+        key: Option<CallKey>,
+        dir: &Handle,
+        name: &[u8],
+    ) -> FsResult<Changed<InDirectory>> {
+        self.do_remove(caller, key, dir, name, false)
+    }
+
+    fn rmdir(
+        &self,
+        caller: &Caller,
+        key: Option<CallKey>,
+        dir: &Handle,
+        name: &[u8],
+    ) -> FsResult<Changed<InDirectory>> {
+        self.do_remove(caller, key, dir, name, true)
+    }
+
+    fn rename(
+        &self,
+        caller: &Caller,
+        key: Option<CallKey>,
+        from: (&Handle, &[u8]),
+        to: (&Handle, &[u8]),
+    ) -> FsResult<Changed<Renamed>> {
+        self.do_rename(caller, key, from, to)
+    }
+
+    fn link(
+        &self,
+        caller: &Caller,
+        key: Option<CallKey>,
+        file: &Handle,
+        dir: &Handle,
+        name: &[u8],
+    ) -> FsResult<Changed<InDirectory>> {
+        self.do_link(caller, key, file, dir, name)
+    }
+
+    fn readdir(
+        &self,
+        caller: &Caller,
+        dir: &Handle,
+        cookie: u64,
+        with_objects: bool,
+        visit: &mut dyn FnMut(&ListedEntry) -> bool,
+    ) -> FsResult<(Object, bool)> {
+        let state = self.read_state()?;
+        let node = self.find(&state, dir)?;
+        let object = self.object(&state, &node)?;
+        if object.attr.file_type != FileType::Directory {
+            return Err(Status::NotDir);
+        }
+        self.may_list(caller, &object.attr)?;
+        let done = self.list(&state, &node, cookie, with_objects, visit)?;
+        Ok((object, done))
+    }
+
+    fn fsstat(&self) -> FsResult<FsStat> {
+        self.do_fsstat()
+    }
+
+    fn commit(&self, caller: &Caller, handle: &Handle) -> FsResult<Around> {
+        // Whoever could write may ask for the disk; nothing is shown or changed by it.
+        let _ = caller;
+        self.do_commit(handle)
+    }
+
+    fn write_verifier(&self) -> WriteVerifier {
+        self.verifier
+    }
+
+    fn settle(&self, ticket: Ticket) -> FsResult<()> {
+        self.settle_ticket(ticket)
+    }
+
+    fn replayed(&self, key: &CallKey) -> Option<Replayed> {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let made = state.calls.get(key)?;
+        let made = made.and_then(|key| {
+            let node = self.locate(&state, key).ok()?;
+            self.object(&state, &node).ok()
+        });
+        Some(Replayed { made })
+    }
+}
+
+fn bare_root() -> Attr {
+    Attr {
+        file_type: FileType::Directory,
+        mode: 0,
+        links: 2,
+        uid: 0,
+        gid: 0,
+        size: 0,
+        used: 0,
+        device: crate::attr::Device::default(),
+        atime: Time::default(),
+        mtime: Time::default(),
+        ctime: Time::default(),
+    }
+}

@@ -1,0 +1,90 @@
+//! The layers below a writable layer change between two openings.
+
+use super::*;
+
+fn old() -> MemoryLayer {
+    MemoryLayer::new(b"template")
+        .file("etc/conf", &[b'o'; 9000])
+        .file("etc/other", b"old other")
+        .file("usr/lib/a", b"old a")
+        .hashed()
+        .set("etc/conf", |attr| attr.uid = 12)
+}
+
+fn new() -> MemoryLayer {
+    MemoryLayer::new(b"tempnew1")
+        .file("etc/conf", b"new conf")
+        .file("etc/other", b"new other")
+        .file("etc/added", b"added")
+        .file("usr/lib/b", b"new b")
+        .hashed()
+}
+
+#[test]
+fn what_the_guest_changed_stays_when_the_template_moves() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let before = world(dir.path(), 1, &[&old()]);
+    before.write("etc/conf", 4, b"GUEST", Stability::FileSync);
+    before.create("usr/lib/own");
+    before.rename("usr/lib", "lib").expect("rename");
+    let handle = before.handle("etc/conf");
+    drop(before);
+
+    let after = world_with(dir.path(), 2, &[&new()], Options::default(), &[&old()]);
+    let mut conf = vec![b'o'; 9000];
+    conf[4..9].copy_from_slice(b"GUEST");
+    assert_eq!(
+        after.read("etc/conf"),
+        conf,
+        "the base comes from the content store"
+    );
+    assert_eq!(after.read_handle(&handle), Ok(conf));
+    assert_eq!(after.attr("etc/conf").uid, 12);
+    assert_eq!(after.read("etc/other"), b"new other");
+    assert_eq!(after.read("etc/added"), b"added");
+    assert_eq!(
+        after.names("lib"),
+        ["b", "own"],
+        "a renamed directory merges with its old path"
+    );
+    assert!(after.stack.missing_bases().is_empty());
+}
+
+#[test]
+fn a_base_that_is_gone_is_reported_and_comes_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let before = world(dir.path(), 1, &[&old()]);
+    before.write("etc/conf", 4, b"GUEST", Stability::FileSync);
+    drop(before);
+
+    let without = world(dir.path(), 2, &[&new()]);
+    assert_eq!(without.read_handle(&without.handle("etc/conf")), Err(Status::Io));
+    let missing: Vec<_> = without
+        .stack
+        .missing_bases()
+        .iter()
+        .map(|base| base.path.clone())
+        .collect();
+    assert_eq!(missing, [b"etc/conf".to_vec()]);
+    drop(without);
+
+    let back = world(dir.path(), 3, &[&old()]);
+    assert_eq!(&back.read("etc/conf")[..10], b"ooooGUESTo");
+    let report = crate::fsck::fsck(dir.path()).expect("checking");
+    assert_eq!(report.problems, Vec::<String>::new());
+}
+
+#[test]
+fn attributes_alone_are_copied_up_without_content() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = world(dir.path(), 1, &[&old()]);
+    let set = SetAttr {
+        mode: Some(0o4755),
+        uid: Some(7),
+        ..SetAttr::default()
+    };
+    world.set("etc/conf", &set).expect("setattr");
+    assert_eq!(world.attr("etc/conf").mode, 0o4755);
+    assert_eq!(world.read("etc/conf"), [b'o'; 9000]);
+    assert_eq!(world.stack.statistics().bytes, 0);
+}

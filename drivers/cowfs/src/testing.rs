@@ -1,0 +1,279 @@
+//! What tests of this crate share: a layer made of a few lines, and a content store in memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use crate::attr::{Attr, Device, FileType, Time};
+use crate::layer::{
+    ContentHash, ContentSource, Entry, Layer, LayerError, LayerId, NamedEntry, NodeNumber, ROOT,
+};
+
+/// A layer in memory.
+#[derive(Clone, Debug)]
+pub(crate) struct MemoryLayer {
+    id: LayerId,
+    nodes: BTreeMap<NodeNumber, MemoryNode>,
+    hashed: bool,
+}
+
+#[derive(Clone, Debug)]
+struct MemoryNode {
+    attr: Attr,
+    place: Option<(NodeNumber, Vec<u8>)>,
+    entries: BTreeMap<Vec<u8>, Entry>,
+    opaque: bool,
+    bytes: Vec<u8>,
+}
+
+impl MemoryLayer {
+    /// A layer with an empty root.
+    pub(crate) fn new(id: &[u8; 8]) -> Self {
+        let mut layer = Self {
+            id: LayerId(*id),
+            nodes: BTreeMap::new(),
+            hashed: false,
+        };
+        layer.add(FileType::Directory, 0o755, None, Vec::new());
+        layer
+    }
+
+    /// Says that its files are in the content store too.
+    pub(crate) fn hashed(mut self) -> Self {
+        self.hashed = true;
+        self
+    }
+
+    fn add(
+        &mut self,
+        file_type: FileType,
+        mode: u32,
+        place: Option<(NodeNumber, Vec<u8>)>,
+        bytes: Vec<u8>,
+    ) -> NodeNumber {
+        let number = ROOT + self.nodes.len() as u64;
+        let time = Time {
+            seconds: 1_700_000_000,
+            nanos: 5,
+        };
+        let directory = file_type == FileType::Directory;
+        let attr = Attr {
+            file_type,
+            mode,
+            links: if directory { 2 } else { 1 },
+            uid: 0,
+            gid: 0,
+            size: bytes.len() as u64,
+            used: bytes.len() as u64,
+            device: Device::default(),
+            atime: time,
+            mtime: time,
+            ctime: time,
+        };
+        self.nodes.insert(
+            number,
+            MemoryNode {
+                attr,
+                place,
+                entries: BTreeMap::new(),
+                opaque: false,
+                bytes,
+            },
+        );
+        number
+    }
+
+    /// Finds or makes the directory of `path` and splits off the last name.
+    fn spot(&mut self, path: &str) -> (NodeNumber, Vec<u8>) {
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let dir = if dir.is_empty() {
+            ROOT
+        } else {
+            self.make_dir(dir, 0o755)
+        };
+        (dir, name.as_bytes().to_vec())
+    }
+
+    fn put(&mut self, path: &str, file_type: FileType, mode: u32, bytes: &[u8]) -> NodeNumber {
+        let (dir, name) = self.spot(path);
+        let number = self.add(file_type, mode, Some((dir, name.clone())), bytes.to_vec());
+        let parent = self.nodes.get_mut(&dir).expect("spot makes it");
+        parent.entries.insert(name, Entry::Node(number));
+        if file_type == FileType::Directory {
+            parent.attr.links += 1;
+        }
+        number
+    }
+
+    fn make_dir(&mut self, path: &str, mode: u32) -> NodeNumber {
+        match self.number(path) {
+            Some(number) => number,
+            None => self.put(path, FileType::Directory, mode, b""),
+        }
+    }
+
+    /// Adds a file.
+    pub(crate) fn file(mut self, path: &str, bytes: &[u8]) -> Self {
+        self.put(path, FileType::Regular, 0o644, bytes);
+        self
+    }
+
+    /// Adds a directory.
+    pub(crate) fn dir(mut self, path: &str) -> Self {
+        self.make_dir(path, 0o755);
+        self
+    }
+
+    /// Adds a symbolic link.
+    pub(crate) fn symlink(mut self, path: &str, target: &[u8]) -> Self {
+        self.put(path, FileType::Symlink, 0o777, target);
+        self
+    }
+
+    /// Adds a character device.
+    pub(crate) fn device(mut self, path: &str, major: u32, minor: u32) -> Self {
+        let number = self.put(path, FileType::Character, 0o600, b"");
+        self.nodes.get_mut(&number).expect("just made").attr.device = Device { major, minor };
+        self
+    }
+
+    /// Adds another name for a file.
+    pub(crate) fn link(mut self, old: &str, new: &str) -> Self {
+        let number = self.number(old).expect("the file is there");
+        let (dir, name) = self.spot(new);
+        self.nodes
+            .get_mut(&dir)
+            .expect("spot makes it")
+            .entries
+            .insert(name, Entry::Node(number));
+        self.nodes.get_mut(&number).expect("it is there").attr.links += 1;
+        self
+    }
+
+    /// Adds a whiteout.
+    pub(crate) fn whiteout(mut self, path: &str) -> Self {
+        let (dir, name) = self.spot(path);
+        self.nodes
+            .get_mut(&dir)
+            .expect("spot makes it")
+            .entries
+            .insert(name, Entry::Whiteout);
+        self
+    }
+
+    /// Makes a directory hide what is below.
+    pub(crate) fn opaque(mut self, path: &str) -> Self {
+        let number = self.make_dir(path, 0o755);
+        self.nodes.get_mut(&number).expect("just made").opaque = true;
+        self
+    }
+
+    /// Changes the attributes of something.
+    pub(crate) fn set(mut self, path: &str, change: impl FnOnce(&mut Attr)) -> Self {
+        let number = self.number(path).expect("it is there");
+        change(&mut self.nodes.get_mut(&number).expect("it is there").attr);
+        self
+    }
+
+    /// The number at a path.
+    pub(crate) fn number(&self, path: &str) -> Option<NodeNumber> {
+        let mut number = ROOT;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            match self.nodes.get(&number)?.entries.get(name.as_bytes())? {
+                Entry::Node(child) => number = *child,
+                Entry::Whiteout => return None,
+            }
+        }
+        Some(number)
+    }
+
+    /// All contents, for a content store.
+    pub(crate) fn contents(&self) -> HashMap<[u8; 32], Vec<u8>> {
+        self.nodes
+            .values()
+            .map(|node| (*blake3::hash(&node.bytes).as_bytes(), node.bytes.clone()))
+            .collect()
+    }
+
+    fn node(&self, node: NodeNumber) -> Result<&MemoryNode, LayerError> {
+        self.nodes
+            .get(&node)
+            .ok_or(LayerError::NoSuchNode { layer: self.id, node })
+    }
+}
+
+impl Layer for MemoryLayer {
+    fn id(&self) -> LayerId {
+        self.id
+    }
+
+    fn attr(&self, node: NodeNumber) -> Result<Attr, LayerError> {
+        Ok(self.node(node)?.attr)
+    }
+
+    fn lookup(&self, dir: NodeNumber, name: &[u8]) -> Result<Option<Entry>, LayerError> {
+        Ok(self.node(dir)?.entries.get(name).copied())
+    }
+
+    fn is_opaque(&self, dir: NodeNumber) -> Result<bool, LayerError> {
+        Ok(self.node(dir)?.opaque)
+    }
+
+    fn entries(&self, dir: NodeNumber) -> Result<Vec<NamedEntry>, LayerError> {
+        let entries = self.node(dir)?.entries.iter();
+        Ok(entries
+            .map(|(name, entry)| NamedEntry {
+                name: name.clone(),
+                entry: *entry,
+            })
+            .collect())
+    }
+
+    fn place(&self, node: NodeNumber) -> Result<Option<(NodeNumber, Vec<u8>)>, LayerError> {
+        Ok(self.node(node)?.place.clone())
+    }
+
+    fn read(&self, node: NodeNumber, offset: u64, buf: &mut [u8]) -> Result<usize, LayerError> {
+        Ok(copy_from(&self.node(node)?.bytes, offset, buf))
+    }
+
+    fn readlink(&self, node: NodeNumber) -> Result<Vec<u8>, LayerError> {
+        Ok(self.node(node)?.bytes.clone())
+    }
+
+    fn content(&self, node: NodeNumber) -> Result<Option<ContentHash>, LayerError> {
+        let hash = *blake3::hash(&self.node(node)?.bytes).as_bytes();
+        Ok(self.hashed.then_some(ContentHash(hash)))
+    }
+}
+
+/// A content store in memory; hashes are BLAKE3 here, which nobody looks into.
+#[derive(Default)]
+pub(crate) struct MemoryContent {
+    by_hash: Mutex<HashMap<[u8; 32], Vec<u8>>>,
+}
+
+impl MemoryContent {
+    /// A store of the contents of some layers.
+    pub(crate) fn of(layers: &[&MemoryLayer]) -> Arc<Self> {
+        let all = layers.iter().flat_map(|layer| layer.contents()).collect();
+        Arc::new(Self {
+            by_hash: Mutex::new(all),
+        })
+    }
+}
+
+impl ContentSource for MemoryContent {
+    fn read_content(&self, hash: &ContentHash, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let by_hash = self.by_hash.lock().expect("nobody panics with it");
+        let bytes = by_hash.get(&hash.0).ok_or(io::ErrorKind::NotFound)?;
+        Ok(copy_from(bytes, offset, buf))
+    }
+}
+
+fn copy_from(bytes: &[u8], offset: u64, buf: &mut [u8]) -> usize {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+    let count = buf.len().min(bytes.len() - start);
+    buf[..count].copy_from_slice(&bytes[start..start + count]);
+    count
+}

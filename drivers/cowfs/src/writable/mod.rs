@@ -1,0 +1,255 @@
+//! The writable layer: an append-only log of what changed, and content files named by number.
+//!
+//! The log is the only truth about names, attributes, links, whiteouts, origins and written ranges; it is replayed into
+//! memory at open. On disk a layer needs nothing but append, truncate, fsync, rename and exclusive create, no extended
+//! attributes and no privilege: owners and device nodes are records.
+//!
+//! ```text
+//! layer.json       who the layer is, and the key of its handles (0600)
+//! lock             held while a server has the layer open
+//! log/             segments, one per epoch: SEQUENCE-EPOCH
+//! content/xx/      content files: NUMBER-EPOCH
+//! ```
+//!
+//! Each *epoch* is one holder's right to write (see `decisions/0001-log-format.md`): opening under a higher epoch seals
+//! the last segment at its replayed length and hash; what a late holder of a lower epoch adds after that is ignored, and
+//! content files of earlier epochs are never written in place.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+mod codec;
+pub(crate) mod content;
+pub(crate) mod extents;
+pub(crate) mod log;
+mod meta;
+pub(crate) mod record;
+mod segment;
+pub(crate) mod state;
+
+pub(crate) use meta::{Meta, random_bytes};
+
+use crate::layer::LayerId;
+use content::ContentStore;
+use extents::{ContentId, Source};
+use log::Log;
+use state::State;
+
+const LOCK: &str = "lock";
+
+/// Why a writable layer could not be opened or made.
+#[derive(Debug, thiserror::Error)]
+pub enum WritableError {
+    /// The directory holds no writable layer.
+    #[error("`{path}` holds no writable layer")]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Another server has it open.
+    #[error("the writable layer `{path}` is open in another process")]
+    Busy {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A later holder has opened it.
+    #[error(
+        "the writable layer `{path}` has been opened under epoch {seen}; epoch {asked} may no longer write"
+    )]
+    EpochPassed {
+        /// The directory.
+        path: PathBuf,
+        /// The highest epoch found.
+        seen: u64,
+        /// The epoch asked for.
+        asked: u64,
+    },
+    /// Made by a newer program.
+    #[error("`{file}` holds {what}, which only a newer xeno understands")]
+    Newer {
+        /// The file.
+        file: PathBuf,
+        /// What is not known.
+        what: String,
+    },
+    /// Something that was on disk once is not what it was.
+    #[error("`{file}` is damaged at byte {position}: {what}")]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// Where.
+        position: u64,
+        /// What is wrong, in words.
+        what: String,
+    },
+    /// The file system failed.
+    #[error("{doing} `{path}`")]
+    Io {
+        /// What was attempted.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Bounds of one writable layer; `None` leaves it to the file system it is on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Most bytes of written content.
+    pub bytes_max: Option<u64>,
+    /// Most objects that have a record (made or changed in this layer).
+    pub objects_max: Option<u64>,
+}
+
+/// A writable layer, open and locked.
+pub struct Writable {
+    pub(crate) path: PathBuf,
+    pub(crate) meta: Meta,
+    pub(crate) epoch: u64,
+    pub(crate) options: Options,
+    pub(crate) state: State,
+    pub(crate) log: Log,
+    pub(crate) content: ContentStore,
+    /// Its lock goes with it.
+    pub(crate) lock: File,
+}
+
+impl Writable {
+    /// Makes a writable layer in `path` if there is none; the parent must exist.
+    ///
+    /// # Errors
+    /// [`WritableError::Io`].
+    pub fn create_if_missing(path: &Path) -> Result<(), WritableError> {
+        for folder in [
+            path.to_path_buf(),
+            path.join(log::FOLDER),
+            path.join(content::FOLDER),
+        ] {
+            match DirBuilder::new().mode(0o700).create(&folder) {
+                Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(WritableError::Io {
+                        doing: "making",
+                        path: folder,
+                        source,
+                    });
+                }
+                _ => {}
+            }
+        }
+        if Meta::read(path)?.is_none() {
+            // Under the lock, so that of two servers that come at once only one decides who the layer is.
+            let _lock = lock(path)?;
+            if Meta::read(path)?.is_none() {
+                Meta::create(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the layer in `path` for the holder of `epoch`.
+    ///
+    /// # Errors
+    /// [`WritableError::Busy`] while another process has it, [`WritableError::EpochPassed`] once a later holder has
+    /// opened it, [`WritableError::Damaged`] where something acknowledged is gone. A torn end of the log, which nobody
+    /// was told about, is cut off silently.
+    pub fn open(path: &Path, epoch: u64, options: Options) -> Result<Self, WritableError> {
+        let missing = || WritableError::Missing {
+            path: path.to_path_buf(),
+        };
+        let meta = Meta::read(path)?.ok_or_else(missing)?;
+        let lock = lock(path)?;
+        let replayed = log::replay(path, meta.layer)?;
+        if replayed.epoch_seen > epoch {
+            let seen = replayed.epoch_seen;
+            return Err(WritableError::EpochPassed {
+                path: path.to_path_buf(),
+                seen,
+                asked: epoch,
+            });
+        }
+        let log = Log::open(path, meta.layer, epoch, &replayed)?;
+        let content = ContentStore::new(path);
+        let swept = content.sweep(&known_content(&replayed.state));
+        swept.map_err(|source| WritableError::Io {
+            doing: "sweeping",
+            path: path.join(content::FOLDER),
+            source,
+        })?;
+        tracing::debug!(path = %path.display(), epoch, objects = replayed.state.objects.len(), "writable layer open");
+        Ok(Self {
+            path: path.to_path_buf(),
+            meta,
+            epoch,
+            options,
+            state: replayed.state,
+            log,
+            content,
+            lock,
+        })
+    }
+
+    /// The layer's identity, made with it.
+    #[must_use]
+    pub fn id(&self) -> LayerId {
+        self.meta.layer
+    }
+
+    /// The epoch it is open under.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+}
+
+impl std::fmt::Debug for Writable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writable")
+            .field("path", &self.path)
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All content files that the state refers to.
+pub(crate) fn known_content(state: &State) -> std::collections::HashSet<ContentId> {
+    let files = state.objects.values().filter_map(state::Object::file);
+    let sources = files.flat_map(|file| file.extents.iter());
+    sources
+        .filter_map(|(_, _, source)| match source {
+            Source::Content(id) => Some(id),
+            Source::Log { .. } => None,
+        })
+        .collect()
+}
+
+fn lock(path: &Path) -> Result<File, WritableError> {
+    let file = path.join(LOCK);
+    let doing = |source| WritableError::Io {
+        doing: "locking",
+        path: file.clone(),
+        source,
+    };
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&file)
+        .map_err(doing)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(WritableError::Busy {
+            path: path.to_path_buf(),
+        }),
+        // Some file systems (AFS) have no such locks: epochs alone keep holders apart there.
+        Err(rustix::io::Errno::NOLCK | rustix::io::Errno::OPNOTSUPP) => Ok(lock),
+        Err(error) => Err(doing(error.into())),
+    }
+}
