@@ -5,12 +5,16 @@
 //! same code makes the dry run, the answer to a push and the real thing.
 
 pub mod action;
+pub mod assume;
 mod capacity;
 pub mod change;
 pub mod diff;
 pub mod exec;
 pub mod plan;
 pub mod ports;
+pub mod record;
+pub mod report;
+pub mod scripted;
 mod situation;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::PathBuf;
 
-use xeno_model::desired::{FileSet, Publish};
+use xeno_model::desired::{DesiredSliver, FileSet, LayerRef, Publish, WritableKind};
 use xeno_model::id::{Digest, DomainUuid, Epoch, SliverId};
 use xeno_model::observed::{Domains, ObservedStorage};
 
@@ -122,6 +122,28 @@ pub struct MountSpec {
     pub writable: bool,
     /// Most bytes the writable layer may hold.
     pub quota_bytes: Option<u64>,
+}
+
+impl MountSpec {
+    /// All mounts of a sliver, in its order.
+    #[must_use]
+    pub fn of(sliver: &DesiredSliver) -> Vec<Self> {
+        let layer = |layer: &LayerRef| match layer {
+            LayerRef::Template(template) => LayerSource::Template(template.digest),
+            LayerRef::Directory { path } => LayerSource::Directory(PathBuf::from(path)),
+            LayerRef::Files { digest } => LayerSource::Files(*digest),
+        };
+        let mounts = sliver.mounts.iter().map(|mount| Self {
+            path: mount.path.clone(),
+            layers: mount.layers.iter().map(layer).collect(),
+            writable: match mount.writable {
+                WritableKind::Local => true,
+                WritableKind::ReadOnly => false,
+            },
+            quota_bytes: sliver.resources.disk.map(|disk| disk.0),
+        });
+        mounts.collect()
+    }
 }
 
 /// Where one layer comes from, on this node.

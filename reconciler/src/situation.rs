@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use xeno_model::desired::{DesiredSliver, WritableKind};
+use xeno_model::desired::{DesiredSliver, SliverState, WritableKind};
 use xeno_model::id::{Digest, Epoch, SliverId};
 use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::{DomainState, HealthVerdict, ObservedDomain, ObservedStorage, Seen};
@@ -132,9 +132,19 @@ impl<'a> Situation<'a> {
         let stack = add(misfit || storage.stack != Some(marks.stack), Step::Stack);
         add(stack && (misfit || storage.open != Some(self.epoch)), Step::Open);
         add(stack || !storage.exported, Step::Export);
-        let unproven = self.unfinished() && self.health != Some(&HealthVerdict::Healthy);
+        let unproven = self.unsettled(desired, marks) && self.health != Some(&HealthVerdict::Healthy);
         add(desired.health.is_some() && (boot || unproven), Step::Await);
         steps
+    }
+
+    /// Whether what runs now was never recorded as carried through: its boot has yet to be seen healthy.
+    fn unsettled(&self, desired: &DesiredSliver, marks: Marks) -> bool {
+        self.applied.is_none_or(|applied| {
+            !applied.complete
+                || applied.desired != *desired
+                    && (applied.desired.state != SliverState::Running
+                        || boot_digest(&applied.desired) != marks.boot)
+        })
     }
 
     /// The steps after which no domain is there and its storage is closed.

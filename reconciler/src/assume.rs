@@ -1,0 +1,73 @@
+//! What a node looks like when nobody has looked: as if an earlier commit were fully carried out. The answer to a push
+//! compares commit with commit this way.
+
+use std::collections::BTreeMap;
+
+use xeno_model::desired::{DesiredNode, SliverState};
+use xeno_model::id::{Epoch, SliverId, Timestamp};
+use xeno_model::normal::{boot_digest, stack_digest};
+use xeno_model::observed::{
+    DomainState, Domains, HealthVerdict, ObservedDomain, ObservedNode, ObservedStorage, Seen,
+};
+
+use crate::action::Ingredients;
+use crate::change::AppliedSliver;
+
+/// A node that has carried out `before` to the letter, at time `at`: what would be seen there, and what was applied.
+#[must_use]
+pub fn observed_from(
+    before: &DesiredNode,
+    at: Timestamp,
+) -> (ObservedNode, BTreeMap<SliverId, AppliedSliver>) {
+    let mut domains = Domains::default();
+    let mut storage = BTreeMap::new();
+    let mut here = Ingredients::default();
+    let mut health = BTreeMap::new();
+    let mut applied = BTreeMap::new();
+    for (id, sliver) in &before.slivers {
+        let runs = match sliver.state {
+            SliverState::Running => true,
+            SliverState::Stopped | SliverState::Suspended => false,
+        };
+        if runs {
+            let domain = ObservedDomain {
+                uuid: sliver.uuid,
+                state: DomainState::Running,
+                booted: boot_digest(sliver),
+                memory_mib: sliver.resources.memory.mib(),
+                vcpus: sliver.resources.vcpus,
+                publish: sliver.publish.clone(),
+            };
+            domains.ours.insert(id.clone(), domain);
+            health.insert(id.clone(), HealthVerdict::Healthy);
+            let Ingredients { templates, files } = Ingredients::of(sliver);
+            here.templates.extend(templates);
+            here.files.extend(files);
+        }
+        let kept = ObservedStorage {
+            on_disk: true,
+            open: runs.then_some(Epoch(1)),
+            stack: runs.then(|| stack_digest(sliver)),
+            exported: runs,
+            bytes: 0,
+            tombstone: None,
+        };
+        storage.insert(id.clone(), kept);
+        let record = AppliedSliver {
+            desired: sliver.clone(),
+            epoch: Epoch(1),
+            complete: true,
+        };
+        applied.insert(id.clone(), record);
+    }
+    let observed = ObservedNode {
+        node: before.node.clone(),
+        at,
+        domains: Seen::Known(domains),
+        storage: Seen::Known(storage),
+        templates: Seen::Known(here.templates),
+        file_layers: Seen::Known(here.files),
+        health,
+    };
+    (observed, applied)
+}

@@ -1,0 +1,107 @@
+//! Why something happens, or does not happen yet, in sentences.
+
+use xeno_model::id::Timestamp;
+use xeno_model::observed::DomainState;
+
+use crate::change::{Change, Reason};
+
+/// Why a change happens or waits: a sentence for each reason, the one that it waits for first.
+#[must_use]
+pub fn explain(change: &Change) -> Vec<String> {
+    change.reasons.iter().map(sentence).collect()
+}
+
+/// One reason as a phrase that can stand alone.
+#[must_use]
+pub fn sentence(reason: &Reason) -> String {
+    match reason {
+        Reason::New => "new in the repository".to_owned(),
+        Reason::Differs(difference) => difference.to_string(),
+        Reason::Revived { since } => {
+            format!(
+                "removed on {}, and taken into use again with what it wrote",
+                utc(*since)
+            )
+        }
+        Reason::Unfinished => "an earlier run began it and did not finish".to_owned(),
+        Reason::DomainMissing => "its domain is gone".to_owned(),
+        Reason::DomainNotRunning { state } => format!("its domain {}", does(*state)),
+        Reason::DomainForeignBoot { booted } => {
+            format!("its domain was started as something else ({})", booted.short())
+        }
+        Reason::StorageMissing => "its files are not being served".to_owned(),
+        Reason::StackForeign { stack } => {
+            format!(
+                "its files are not those it was started on (stack {})",
+                stack.short()
+            )
+        }
+        Reason::NotStopped => "it was stopped, and something of it is there again".to_owned(),
+        Reason::StateStopped => "should be stopped; what it wrote is kept".to_owned(),
+        Reason::NotDesired => "no longer in the repository".to_owned(),
+        Reason::PlacedElsewhere => "the repository places it on another node".to_owned(),
+        Reason::TombstoneExpired { since } => {
+            format!("removed on {}, and kept for as long as was promised", utc(*since))
+        }
+        Reason::Blind { facet, why } => format!("waits: {facet} could not be seen because {why}"),
+        Reason::DeleteBudget { allowed, used, asked } => format!(
+            "waits: removing it would exceed the delete budget ({allowed} allowed, {used} used, {asked} asked for)"
+        ),
+        Reason::NodeNotNamed => {
+            "waits: the repository does not name this node, which therefore stays as it is".to_owned()
+        }
+        Reason::NothingDesired => {
+            "waits: the commit asks for nothing at all, and nothing is removed on the word of an empty commit"
+                .to_owned()
+        }
+        Reason::NoRoom {
+            needed,
+            free,
+            capacity,
+        } => format!("waits: needs {needed} MiB, and {free} of the node's {capacity} MiB are free for it"),
+        Reason::PortTaken { port, by } => format!("waits: port {port} of the node is held by {by}"),
+        Reason::NotSupported { what } => format!("waits: this version cannot do it: {what}"),
+        Reason::BackingOff { action, why, until } => {
+            format!(
+                "waits: {action} failed ({why}) and is tried again at {}",
+                utc(*until)
+            )
+        }
+    }
+}
+
+fn does(state: DomainState) -> &'static str {
+    match state {
+        DomainState::Running => "runs",
+        DomainState::Paused => "is paused",
+        DomainState::Stopping => "is stopping",
+        DomainState::Crashed => "has crashed",
+    }
+}
+
+/// A moment as people write it, in UTC: `2026-11-22 06:10:48 UTC`.
+///
+/// # Source
+/// The calendar is Howard Hinnant's `civil_from_days`, for days since 1970.
+#[must_use]
+pub fn utc(at: Timestamp) -> String {
+    let seconds = at.0 / 1_000;
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+#[cfg(test)]
+mod tests;

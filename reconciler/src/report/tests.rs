@@ -1,0 +1,127 @@
+use xeno_model::id::Digest;
+use xeno_model::normal::Difference;
+
+use super::*;
+use crate::action::ActionKey;
+use crate::testing::id;
+
+/// One of each; a new reason does not compile here until it is in the list below.
+fn all() -> Vec<Reason> {
+    let at = Timestamp(1_795_327_848_000);
+    let digest = Digest([0xab; 32]);
+    let all = vec![
+        Reason::New,
+        Reason::Differs(Difference::Vcpus { from: 1, to: 2 }),
+        Reason::Revived { since: at },
+        Reason::Unfinished,
+        Reason::DomainMissing,
+        Reason::DomainNotRunning {
+            state: DomainState::Crashed,
+        },
+        Reason::DomainForeignBoot { booted: digest },
+        Reason::StorageMissing,
+        Reason::StackForeign { stack: digest },
+        Reason::NotStopped,
+        Reason::StateStopped,
+        Reason::NotDesired,
+        Reason::PlacedElsewhere,
+        Reason::TombstoneExpired { since: at },
+        Reason::Blind {
+            facet: "domains",
+            why: "the hypervisor does not answer".to_owned(),
+        },
+        Reason::DeleteBudget {
+            allowed: 2,
+            used: 1,
+            asked: 3,
+        },
+        Reason::NodeNotNamed,
+        Reason::NothingDesired,
+        Reason::NoRoom {
+            needed: 512,
+            free: 256,
+            capacity: 2048,
+        },
+        Reason::PortTaken {
+            port: 8080,
+            by: id("db/0"),
+        },
+        Reason::NotSupported {
+            what: "keeping a suspended sliver's memory in an image".to_owned(),
+        },
+        Reason::BackingOff {
+            action: ActionKey("boot:web/0".to_owned()),
+            why: "no kernel".to_owned(),
+            until: at,
+        },
+    ];
+    let count = |reason: &Reason| match reason {
+        Reason::New
+        | Reason::Differs(_)
+        | Reason::Revived { .. }
+        | Reason::Unfinished
+        | Reason::DomainMissing
+        | Reason::DomainNotRunning { .. }
+        | Reason::DomainForeignBoot { .. }
+        | Reason::StorageMissing
+        | Reason::StackForeign { .. }
+        | Reason::NotStopped
+        | Reason::StateStopped
+        | Reason::NotDesired
+        | Reason::PlacedElsewhere
+        | Reason::TombstoneExpired { .. }
+        | Reason::Blind { .. }
+        | Reason::DeleteBudget { .. }
+        | Reason::NodeNotNamed
+        | Reason::NothingDesired
+        | Reason::NoRoom { .. }
+        | Reason::PortTaken { .. }
+        | Reason::NotSupported { .. }
+        | Reason::BackingOff { .. } => 1,
+    };
+    assert_eq!(all.iter().map(count).sum::<i32>(), 22);
+    all
+}
+
+#[test]
+fn every_reason_reads_well() {
+    let text: Vec<_> = all().iter().map(sentence).collect();
+    assert_eq!(
+        text.join("\n"),
+        "\
+new in the repository
+vcpus 1 → 2
+removed on 2026-11-22 06:10:48 UTC, and taken into use again with what it wrote
+an earlier run began it and did not finish
+its domain is gone
+its domain has crashed
+its domain was started as something else (abababababab)
+its files are not being served
+its files are not those it was started on (stack abababababab)
+it was stopped, and something of it is there again
+should be stopped; what it wrote is kept
+no longer in the repository
+the repository places it on another node
+removed on 2026-11-22 06:10:48 UTC, and kept for as long as was promised
+waits: domains could not be seen because the hypervisor does not answer
+waits: removing it would exceed the delete budget (2 allowed, 1 used, 3 asked for)
+waits: the repository does not name this node, which therefore stays as it is
+waits: the commit asks for nothing at all, and nothing is removed on the word of an empty commit
+waits: needs 512 MiB, and 256 of the node's 2048 MiB are free for it
+waits: port 8080 of the node is held by db/0
+waits: this version cannot do it: keeping a suspended sliver's memory in an image
+waits: boot:web/0 failed (no kernel) and is tried again at 2026-11-22 06:10:48 UTC"
+    );
+}
+
+#[test]
+fn moments_are_read_from_the_calendar() {
+    for (ms, text) in [
+        (0, "1970-01-01 00:00:00 UTC"),
+        (951_782_400_000, "2000-02-29 00:00:00 UTC"),
+        (4_107_542_399_999, "2100-02-28 23:59:59 UTC"),
+        (4_107_542_400_000, "2100-03-01 00:00:00 UTC"),
+    ] {
+        assert_eq!(utc(Timestamp(ms)), text);
+    }
+}
