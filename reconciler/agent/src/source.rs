@@ -8,6 +8,7 @@
 //! can mislead nothing outside the repository.
 
 mod error;
+mod manifests;
 mod mirror;
 mod reader;
 mod remote;
@@ -23,8 +24,9 @@ use xeno_model::id::Revision;
 use xeno_model::repository::{FileMode, RepositoryTree};
 
 pub use error::SourceError;
+pub use manifests::Manifests;
 pub use mirror::Mirror;
-pub use reader::{Reader, is_manifest_path};
+pub use reader::Reader;
 pub use remote::{Credentials, RemoteUrl};
 
 /// What to follow, and how.
@@ -69,7 +71,7 @@ impl Default for Limits {
     /// Generous for a fleet of 100,000 slivers, and nothing that hurts a node.
     fn default() -> Self {
         Self {
-            file_bytes: 1 << 20,
+            file_bytes: xeno_model::manifest::FILE_LEN_MAX,
             total_bytes: 256 << 20,
             files: 50_000,
             entries: 200_000,

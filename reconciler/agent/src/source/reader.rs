@@ -7,6 +7,7 @@ use std::sync::Arc;
 use git2::{ErrorCode, ObjectType, Odb, Oid, Repository};
 use xeno_model::id::Revision;
 use xeno_model::repository::{FileMode, RepositoryTree, TreeEntry};
+use xeno_model::resolve::is_manifest;
 
 use super::remote::check_form;
 use super::{Limits, Problem, ProblemKind, RepositorySnapshot, SourceError, SourceFile};
@@ -330,7 +331,7 @@ impl Walk<'_> {
                 mode,
             },
         );
-        if !is_manifest_path(&path) {
+        if !is_manifest(&path) {
             return Ok(());
         }
         if !ordinary {
@@ -373,12 +374,6 @@ impl Walk<'_> {
             self.problems.push(Problem { path, kind });
         }
     }
-}
-
-/// Whether a file is read as a manifest: `*.yaml`, and no part of its path begins with a dot.
-#[must_use]
-pub fn is_manifest_path(path: &str) -> bool {
-    path.ends_with(".yaml") && !path.split('/').any(|part| part.starts_with('.'))
 }
 
 /// A name that a path can be made of. Git itself never writes others; a hand-made tree may hold anything.

@@ -412,3 +412,29 @@ async fn one_thread_answers_everybody() {
             .expect("an answer")
     );
 }
+
+#[test]
+fn a_commit_with_any_problem_asks_for_nothing_and_unchanged_files_are_parsed_once() {
+    let world = World::new();
+    let fleet = "apiVersion: xenoslice/v1\nkind: Fleet\nmetadata: { name: demo }\nspec: {}\n";
+    world.write("fleet.yaml", fleet);
+    world.write(
+        "site.yaml",
+        "apiVersion: xenoslice/v1\nkind: Site\nmetadata: { name: home }\nspec: {}\n",
+    );
+    let good = world.commit("good");
+    let mut reader = Reader::open(&world.work()).expect("opens");
+    let mut manifests = Manifests::default();
+    let snapshot = reader.read(&good, "").expect("a snapshot");
+    assert_eq!(manifests.fleet(&snapshot).expect("a fleet").name.as_str(), "demo");
+    assert_eq!(manifests.parsed(), 2);
+
+    std::os::unix::fs::symlink("fleet.yaml", world.work().join("link.yaml")).expect("a link");
+    world.write("huge.yaml", &"x".repeat(5 << 20));
+    let bad = world.commit("bad");
+    let snapshot = reader.read(&bad, "").expect("a snapshot");
+    let report = manifests.fleet(&snapshot).expect_err("diagnostics");
+    let paths: Vec<_> = report.shown().iter().map(|d| d.place.path.as_str()).collect();
+    assert_eq!(paths, ["huge.yaml", "link.yaml"]);
+    assert_eq!(manifests.parsed(), 0);
+}
