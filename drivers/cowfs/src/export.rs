@@ -30,8 +30,23 @@ const PARKED_UNITS: usize = 256;
 pub const SERVICE_HANDLE_MAX: usize = 56;
 
 /// An export's name: also the path that MOUNT asks for, where it has a slash in front.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ExportName(String);
+
+impl TryFrom<String> for ExportName {
+    type Error = BadName;
+
+    fn try_from(text: String) -> Result<Self, BadName> {
+        Self::parse(&text)
+    }
+}
+
+impl From<ExportName> for String {
+    fn from(name: ExportName) -> Self {
+        name.0
+    }
+}
 
 /// Why a name is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -126,10 +141,11 @@ impl ExportId {
 }
 
 /// Whether an export answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// It answers.
+    #[default]
     Active,
     /// Connections are accepted and calls are parked until it is active, for at most [`PARKED_MAX`].
     Standby,
@@ -354,7 +370,7 @@ impl Export {
         }
     }
 
-    /// Has `closer` notified when the export is sealed or removed. Registering the same one again is fine.
+    /// Has `closer` notified when the export is sealed or removed; to be called once for each connection.
     pub fn on_close(&self, closer: &Arc<Notify>) {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.retain(|known| known.strong_count() > 0);

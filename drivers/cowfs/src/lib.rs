@@ -7,7 +7,10 @@
 //! Start reading at [`service`], the border between the protocol and the file system: everything above it is wire
 //! format and sockets, everything below it is layers.
 
+pub mod assembly;
 pub mod attr;
+pub mod config;
+pub mod control;
 mod copy_up;
 pub mod directory;
 pub mod export;
@@ -18,6 +21,7 @@ pub mod import;
 pub mod layer;
 pub mod memory;
 pub mod nfs;
+pub mod opener;
 pub mod server;
 pub mod service;
 pub mod stack;

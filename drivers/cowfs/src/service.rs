@@ -14,6 +14,9 @@
 //!   the change itself; [`FileService::replayed`] answers for a key that has already been carried out, also after a
 //!   restart and after a move to another machine.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
 use crate::attr::{Attr, Device, FileType, SetAttr, Time};
 
 /// A file handle as it goes over the wire: at most 64 bytes (RFC 1813 §2.3.3), opaque to everyone but the service.
@@ -475,4 +478,53 @@ pub trait FileService: Send + Sync {
 
     /// Whether the call `key` has been carried out, and with what outcome.
     fn replayed(&self, key: &CallKey) -> Option<Replayed>;
+
+    /// Blocks until everything that any call has changed is durable, unstable content included: before a checkpoint,
+    /// and before the tree is served elsewhere.
+    fn flush_all(&self) -> FsResult<()>;
+}
+
+/// Opens what a stack is made of. The server asks it; `assembly` keeps what it opened.
+pub trait StackOpener: Send + Sync + 'static {
+    /// A writable layer, open and not yet part of a stack.
+    type Writable: Send + 'static;
+
+    /// Opens the writable layer in the directory `path` for the holder of `epoch`, making it when it is missing.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is left open.
+    fn open_writable(&self, path: &Path, epoch: u64) -> Result<Self::Writable, OpenError>;
+
+    /// Makes one tree of `layers` (nearest the guest first) and the writable layer above them.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the writable layer is then closed again.
+    fn open_stack(
+        &self,
+        layers: &[LayerSource],
+        writable: Option<Self::Writable>,
+    ) -> Result<Arc<dyn FileService>, OpenError>;
+}
+
+/// Where a read-only layer comes from; written `{ dir = "PATH" }` or `{ template = "sha256:…" }`.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerSource {
+    /// A directory.
+    Dir(PathBuf),
+    /// A template of the node's store, by digest.
+    Template(String),
+}
+
+/// Why something could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct OpenError {
+    /// What was attempted.
+    pub what: String,
+    /// Whether trying again later can help.
+    pub retryable: bool,
+    /// The cause.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
 }

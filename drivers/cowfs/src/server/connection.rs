@@ -59,6 +59,7 @@ where
     };
     if let Peer::Socket(export) = &connection.peer {
         export.on_close(&closer);
+        connection.used.insert(export.id());
     }
     let mut writing = tokio::spawn(write_replies(writer, queue));
     let ended = tokio::select! {

@@ -8,6 +8,7 @@
 
 mod connection;
 mod listen;
+mod run;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 pub use listen::ListenError;
+pub(crate) use listen::{bind_private, peer_is};
+pub use run::{ServeError, serve, serve_with};
 
 use crate::export::{Export, Exports};
 

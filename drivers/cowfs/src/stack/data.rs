@@ -440,6 +440,29 @@ impl Stack {
         Ok(ticket)
     }
 
+    /// Makes durable whatever any file still has only in memory.
+    pub(crate) fn do_flush_all(&self) -> FsResult<()> {
+        if self.top.is_none() {
+            return Ok(());
+        }
+        let state = self.read_state()?;
+        let unflushed = state.objects.iter().filter(|(_, object)| {
+            object.file().is_some_and(|file| {
+                file.writes > file.writes_synced || file.unlogged.len() > 0 || file.attr_unlogged
+            })
+        });
+        let unflushed: Vec<ObjectKey> = unflushed.map(|(&key, _)| key).collect();
+        drop(state);
+        for key in unflushed {
+            match self.flush(key) {
+                // Removed in the meantime: nothing is left of it to keep.
+                Ok(_) | Err(Status::Stale) => {}
+                Err(status) => return Err(status),
+            }
+        }
+        self.settle_ticket(self.end_ticket())
+    }
+
     fn sync_content(&self, top: &Top, id: ContentId, fresh: bool) -> FsResult<()> {
         let synced = top.content.open(id).and_then(|file| {
             top.sync(&file)?;

@@ -24,6 +24,11 @@ impl FileService for Stack {
         })
     }
 
+    fn answers_from_memory(&self) -> bool {
+        // The state is in memory and no lock on it is held across a sync; indexes of layers are mapped or in memory.
+        true
+    }
+
     fn getattr(&self, handle: &Handle) -> FsResult<Object> {
         let state = self.read_state()?;
         self.object(&state, &self.find(&state, handle)?)
@@ -221,6 +226,10 @@ impl FileService for Stack {
 
     fn settle(&self, ticket: Ticket) -> FsResult<()> {
         self.settle_ticket(ticket)
+    }
+
+    fn flush_all(&self) -> FsResult<()> {
+        self.do_flush_all()
     }
 
     fn replayed(&self, key: &CallKey) -> Option<Replayed> {

@@ -1,5 +1,7 @@
 //! Whole calls over real sockets, against a tree in memory.
 
+mod control;
+mod disk;
 mod hostile;
 mod procedures;
 mod support;

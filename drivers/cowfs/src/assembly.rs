@@ -1,0 +1,569 @@
+//! What is open: writable layers, stacks made with them, exports of those; and the order in which they come and go.
+//!
+//! Every step is idempotent: putting what is there already, or deleting what is not there, succeeds. Putting something
+//! *else* under a name that is taken is a conflict, except that an export's state may change. Opening can take long
+//! (a log is replayed, a directory walked), so no lock is held meanwhile; the names involved are marked busy, and
+//! whoever touches one of them is told to come back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::control::api::{ExportSpec, ExportView, Listing, StackSpec, WritableSpec};
+use crate::export::{ClientAddress, Export, ExportName, State, check_name};
+use crate::server::{Listening, Server};
+use crate::service::{FileService, StackOpener};
+
+/// How long a change of state waits for calls that run to end.
+const QUIESCE_MAX: Duration = Duration::from_secs(20);
+
+/// Why a step was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum AssemblyError {
+    /// The request itself is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// It does not fit what is there.
+    #[error("{0}")]
+    Conflict(String),
+    /// Nothing of that name.
+    #[error("there is no {kind} `{name}`")]
+    Missing {
+        /// What was looked for.
+        kind: Kind,
+        /// Under which name.
+        name: String,
+    },
+    /// Another step is at work on the same thing.
+    #[error("{kind} `{name}` is being changed just now")]
+    Busy {
+        /// What.
+        kind: Kind,
+        /// Which.
+        name: String,
+    },
+    /// Carrying it out failed.
+    #[error("{kind} `{name}`")]
+    Failed {
+        /// What was attempted on.
+        kind: Kind,
+        /// Which.
+        name: String,
+        /// Whether trying again can help.
+        retryable: bool,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// What an assembly is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A writable layer.
+    Writable,
+    /// A stack.
+    Stack,
+    /// An export.
+    Export,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Writable => "writable layer",
+            Self::Stack => "stack",
+            Self::Export => "export",
+        })
+    }
+}
+
+/// Result of a step.
+pub type AssemblyResult<T> = Result<T, AssemblyError>;
+
+/// Everything that is open on one server.
+pub struct Assembly<O: StackOpener> {
+    server: Arc<Server>,
+    opener: Arc<O>,
+    parts: Mutex<Parts<O::Writable>>,
+    /// Names somebody is at work on. Locked after `parts` where both are.
+    busy: Busy,
+}
+
+type Busy = Mutex<BTreeSet<(Kind, String)>>;
+
+struct Parts<W> {
+    writables: BTreeMap<String, WritablePart<W>>,
+    stacks: BTreeMap<String, StackPart>,
+    exports: BTreeMap<String, ExportPart>,
+}
+
+struct WritablePart<W> {
+    spec: WritableSpec,
+    /// `None` while it is part of a stack.
+    open: Option<W>,
+}
+
+struct StackPart {
+    spec: StackSpec,
+    service: Arc<dyn FileService>,
+}
+
+struct ExportPart {
+    spec: ExportSpec,
+    export: Arc<Export>,
+    /// Its own socket; dropping it stops listening.
+    _listening: Option<Listening>,
+}
+
+/// Names marked busy until this is dropped.
+struct Held<'a> {
+    busy: &'a Busy,
+    names: Vec<(Kind, String)>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in &self.names {
+            busy.remove(name);
+        }
+    }
+}
+
+impl<O: StackOpener> Assembly<O> {
+    /// Nothing open yet.
+    #[must_use]
+    pub fn new(server: Arc<Server>, opener: O) -> Arc<Self> {
+        Arc::new(Self {
+            server,
+            opener: Arc::new(opener),
+            parts: Mutex::new(Parts {
+                writables: BTreeMap::new(),
+                stacks: BTreeMap::new(),
+                exports: BTreeMap::new(),
+            }),
+            busy: Mutex::default(),
+        })
+    }
+
+    /// The server that answers for the exports.
+    #[must_use]
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Parts<O::Writable>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Marks names busy, or refuses if one is. Called under the lock that the decision is taken under.
+    fn hold(&self, names: Vec<(Kind, String)>) -> AssemblyResult<Held<'_>> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((kind, name)) = names.iter().find(|&name| busy.contains(name)) {
+            return Err(AssemblyError::Busy {
+                kind: *kind,
+                name: name.clone(),
+            });
+        }
+        busy.extend(names.iter().cloned());
+        Ok(Held {
+            busy: &self.busy,
+            names,
+        })
+    }
+
+    /// Opens a writable layer, making it when it is missing.
+    pub async fn put_writable(&self, name: &str, spec: WritableSpec) -> AssemblyResult<()> {
+        valid_name(Kind::Writable, name)?;
+        if !spec.path.is_absolute() {
+            return Err(AssemblyError::Invalid(format!(
+                "`{}` is not an absolute path",
+                spec.path.display()
+            )));
+        }
+        let _held = {
+            let parts = self.lock();
+            let held = self.hold(vec![(Kind::Writable, name.to_owned())])?;
+            match parts.writables.get(name) {
+                Some(there) if there.spec == spec => return Ok(()),
+                Some(there) => {
+                    return Err(AssemblyError::Conflict(format!(
+                        "writable layer `{name}` is open as `{}` under epoch {}",
+                        there.spec.path.display(),
+                        there.spec.epoch
+                    )));
+                }
+                None => {}
+            }
+            let same_place = parts
+                .writables
+                .iter()
+                .find(|(_, there)| there.spec.path == spec.path);
+            if let Some((other, _)) = same_place {
+                let path = spec.path.display();
+                return Err(AssemblyError::Conflict(format!(
+                    "`{path}` is open as writable layer `{other}`"
+                )));
+            }
+            held
+        };
+        let open = self.open_writable(name, &spec).await?;
+        let part = WritablePart {
+            spec,
+            open: Some(open),
+        };
+        self.lock().writables.insert(name.to_owned(), part);
+        Ok(())
+    }
+
+    async fn open_writable(&self, name: &str, spec: &WritableSpec) -> AssemblyResult<O::Writable> {
+        let (opener, path, epoch) = (Arc::clone(&self.opener), spec.path.clone(), spec.epoch);
+        blocking(Kind::Writable, name, move || opener.open_writable(&path, epoch)).await
+    }
+
+    /// Closes a writable layer. It must not be part of a stack any more.
+    pub async fn delete_writable(&self, name: &str) -> AssemblyResult<()> {
+        let part = {
+            let mut parts = self.lock();
+            let _held = self.hold(vec![(Kind::Writable, name.to_owned())])?;
+            let user = parts
+                .stacks
+                .iter()
+                .find(|(_, stack)| stack.spec.writable.as_deref() == Some(name));
+            if let Some((stack, _)) = user {
+                return Err(AssemblyError::Conflict(format!(
+                    "writable layer `{name}` is part of stack `{stack}`: delete that first"
+                )));
+            }
+            parts.writables.remove(name)
+        };
+        // Closing may write.
+        drop_elsewhere(part).await;
+        Ok(())
+    }
+
+    /// Assembles a stack.
+    pub async fn put_stack(&self, name: &str, spec: StackSpec) -> AssemblyResult<()> {
+        valid_name(Kind::Stack, name)?;
+        if spec.layers.is_empty() && spec.writable.is_none() {
+            return Err(AssemblyError::Invalid(
+                "a stack needs at least one layer".to_owned(),
+            ));
+        }
+        let (_held, writable) = {
+            let mut parts = self.lock();
+            let mut names = vec![(Kind::Stack, name.to_owned())];
+            names.extend(
+                spec.writable
+                    .iter()
+                    .map(|writable| (Kind::Writable, writable.clone())),
+            );
+            let held = self.hold(names)?;
+            match parts.stacks.get(name) {
+                Some(there) if there.spec == spec => return Ok(()),
+                Some(_) => {
+                    return Err(AssemblyError::Conflict(format!(
+                        "stack `{name}` is there with other layers"
+                    )));
+                }
+                None => {}
+            }
+            (held, self.take_writable(&mut parts, &spec)?)
+        };
+        let writable = match writable {
+            None => None,
+            Some((_, _, Some(open))) => Some(open),
+            // It was part of a stack that is gone: its open layer went with that.
+            Some((writable, writable_spec, None)) => {
+                Some(self.open_writable(&writable, &writable_spec).await?)
+            }
+        };
+        let (opener, layers) = (Arc::clone(&self.opener), spec.layers.clone());
+        let service = blocking(Kind::Stack, name, move || opener.open_stack(&layers, writable)).await?;
+        self.lock()
+            .stacks
+            .insert(name.to_owned(), StackPart { spec, service });
+        Ok(())
+    }
+
+    /// The writable layer a stack is to be made with: its name, what it is, and the open layer if there is one.
+    #[expect(
+        clippy::type_complexity,
+        reason = "three things, used once, next to where they are named"
+    )]
+    fn take_writable(
+        &self,
+        parts: &mut Parts<O::Writable>,
+        spec: &StackSpec,
+    ) -> AssemblyResult<Option<(String, WritableSpec, Option<O::Writable>)>> {
+        let Some(writable) = &spec.writable else {
+            return Ok(None);
+        };
+        let user = parts
+            .stacks
+            .iter()
+            .find(|(_, stack)| stack.spec.writable.as_ref() == Some(writable));
+        if let Some((stack, _)) = user {
+            return Err(AssemblyError::Conflict(format!(
+                "writable layer `{writable}` is part of stack `{stack}` already"
+            )));
+        }
+        let part = parts
+            .writables
+            .get_mut(writable)
+            .ok_or_else(|| AssemblyError::Missing {
+                kind: Kind::Writable,
+                name: writable.clone(),
+            })?;
+        Ok(Some((writable.clone(), part.spec.clone(), part.open.take())))
+    }
+
+    /// Takes a stack apart. Nothing must export it any more.
+    pub async fn delete_stack(&self, name: &str) -> AssemblyResult<()> {
+        let part = {
+            let mut parts = self.lock();
+            let _held = self.hold(vec![(Kind::Stack, name.to_owned())])?;
+            if let Some((export, _)) = parts.exports.iter().find(|(_, export)| export.spec.stack == name) {
+                return Err(AssemblyError::Conflict(format!(
+                    "stack `{name}` is exported as `{export}`: delete that first"
+                )));
+            }
+            parts.stacks.remove(name)
+        };
+        drop_elsewhere(part.map(|part| part.service)).await;
+        Ok(())
+    }
+
+    /// Exports a stack, or changes the state of its export.
+    pub async fn put_export(&self, name: &str, spec: ExportSpec) -> AssemblyResult<()> {
+        let export_name = ExportName::parse(name).map_err(|why| AssemblyError::Invalid(why.to_string()))?;
+        let clients = parse_clients(&spec)?;
+        let name = export_name.as_str().to_owned();
+        let _held = self.hold(vec![
+            (Kind::Export, name.clone()),
+            (Kind::Stack, spec.stack.clone()),
+        ])?;
+        if let Some(export) = self.restate(&name, &spec)? {
+            return self.change_state(&name, &export, spec.state).await;
+        }
+        let service = match self.lock().stacks.get(&spec.stack) {
+            Some(stack) => Arc::clone(&stack.service),
+            None => {
+                return Err(AssemblyError::Missing {
+                    kind: Kind::Stack,
+                    name: spec.stack,
+                });
+            }
+        };
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>, retryable| AssemblyError::Failed {
+            kind: Kind::Export,
+            name: name.clone(),
+            retryable,
+            source,
+        };
+        let export = Export::new(export_name.clone(), service, clients, spec.state);
+        let export = Arc::new(export.map_err(|error| failed(error.into(), false))?);
+        let registered = self.server.exports().add(Arc::clone(&export));
+        registered.map_err(|error| failed(error.into(), false))?;
+        let listening = match &spec.socket {
+            None => None,
+            Some(socket) => match self
+                .server
+                .listen_unix(socket, spec.peer_uid, Arc::clone(&export))
+                .await
+            {
+                Ok(listening) => Some(listening),
+                Err(error) => {
+                    self.server.exports().remove(&export_name);
+                    return Err(failed(error.into(), true));
+                }
+            },
+        };
+        let part = ExportPart {
+            spec,
+            export,
+            _listening: listening,
+        };
+        self.lock().exports.insert(name, part);
+        Ok(())
+    }
+
+    /// The export `name` if it is there already; it may differ from `spec` in its state alone.
+    fn restate(&self, name: &str, spec: &ExportSpec) -> AssemblyResult<Option<Arc<Export>>> {
+        let mut parts = self.lock();
+        let Some(there) = parts.exports.get_mut(name) else {
+            return Ok(None);
+        };
+        let same = ExportSpec {
+            state: spec.state,
+            ..there.spec.clone()
+        };
+        if same != *spec {
+            return Err(AssemblyError::Conflict(format!(
+                "export `{name}` is there and differs in more than its state"
+            )));
+        }
+        there.spec.state = spec.state;
+        Ok(Some(Arc::clone(&there.export)))
+    }
+
+    async fn change_state(&self, name: &str, export: &Export, state: State) -> AssemblyResult<()> {
+        export.set_state(state);
+        if state == State::Active {
+            return Ok(());
+        }
+        let quiet = tokio::time::timeout(QUIESCE_MAX, export.quiesce()).await;
+        quiet.map_err(|elapsed| AssemblyError::Failed {
+            kind: Kind::Export,
+            name: name.to_owned(),
+            retryable: true,
+            source: elapsed.into(),
+        })
+    }
+
+    /// Stops exporting: closes the socket and every connection, and waits for calls that run.
+    pub async fn delete_export(&self, name: &str) -> AssemblyResult<()> {
+        let export_name = ExportName::parse(name).map_err(|why| AssemblyError::Invalid(why.to_string()))?;
+        let part = {
+            let mut parts = self.lock();
+            let _held = self.hold(vec![(Kind::Export, export_name.as_str().to_owned())])?;
+            parts.exports.remove(export_name.as_str())
+        };
+        let Some(part) = part else {
+            return Ok(());
+        };
+        self.server.exports().remove(&export_name);
+        let export = Arc::clone(&part.export);
+        drop(part);
+        let quiet = tokio::time::timeout(QUIESCE_MAX, export.quiesce()).await;
+        quiet.map_err(|elapsed| AssemblyError::Failed {
+            kind: Kind::Export,
+            name: name.to_owned(),
+            retryable: true,
+            source: elapsed.into(),
+        })
+    }
+
+    /// Makes everything written through an export durable.
+    pub async fn flush(&self, name: &str) -> AssemblyResult<()> {
+        let export_name = ExportName::parse(name).map_err(|why| AssemblyError::Invalid(why.to_string()))?;
+        let missing = || AssemblyError::Missing {
+            kind: Kind::Export,
+            name: name.to_owned(),
+        };
+        let export = self.server.exports().get(&export_name).ok_or_else(missing)?;
+        let service = Arc::clone(export.service());
+        blocking(Kind::Export, name, move || {
+            service.flush_all().map_err(|status| crate::service::OpenError {
+                what: "flushing".to_owned(),
+                retryable: true,
+                source: status.into(),
+            })
+        })
+        .await
+    }
+
+    /// Everything there is.
+    #[must_use]
+    pub fn list(&self) -> Listing {
+        let parts = self.lock();
+        let writables = parts
+            .writables
+            .iter()
+            .map(|(name, part)| (name.clone(), part.spec.clone()));
+        let stacks = parts
+            .stacks
+            .iter()
+            .map(|(name, part)| (name.clone(), part.spec.clone()));
+        let exports = parts.exports.iter().map(|(name, part)| {
+            let view = ExportView {
+                spec: ExportSpec {
+                    state: part.export.state(),
+                    ..part.spec.clone()
+                },
+                connections: part.export.connections(),
+            };
+            (name.clone(), view)
+        });
+        Listing {
+            writables: writables.collect(),
+            stacks: stacks.collect(),
+            exports: exports.collect(),
+        }
+    }
+
+    /// Seals every export, waits for what runs, and closes everything, in that order.
+    pub async fn shut_down(&self) {
+        let names: Vec<String> = self.lock().exports.keys().cloned().collect();
+        for name in names {
+            if let Err(error) = self.delete_export(&name).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    name,
+                    "stopping an export"
+                );
+            }
+        }
+        let (stacks, writables) = {
+            let mut parts = self.lock();
+            (
+                std::mem::take(&mut parts.stacks),
+                std::mem::take(&mut parts.writables),
+            )
+        };
+        drop_elsewhere((
+            stacks.into_values().map(|part| part.service).collect::<Vec<_>>(),
+            writables,
+        ))
+        .await;
+    }
+}
+
+fn valid_name(kind: Kind, name: &str) -> AssemblyResult<()> {
+    check_name(name).map_err(|why| AssemblyError::Invalid(format!("name of {kind}: {why}")))
+}
+
+fn parse_clients(spec: &ExportSpec) -> AssemblyResult<Vec<ClientAddress>> {
+    let absolute = |path: &PathBuf| path.is_absolute();
+    if !spec.socket.iter().all(absolute) {
+        return Err(AssemblyError::Invalid(
+            "the socket needs an absolute path".to_owned(),
+        ));
+    }
+    if spec.socket.is_none() && spec.clients.is_empty() {
+        return Err(AssemblyError::Invalid(
+            "an export needs a socket or clients: nobody could reach it".to_owned(),
+        ));
+    }
+    let clients = spec.clients.iter().map(|client| ClientAddress::parse(client));
+    clients
+        .collect::<Result<_, _>>()
+        .map_err(|why| AssemblyError::Invalid(why.to_string()))
+}
+
+/// Runs what may block on the disk.
+async fn blocking<T: Send + 'static>(
+    kind: Kind,
+    name: &str,
+    work: impl FnOnce() -> Result<T, crate::service::OpenError> + Send + 'static,
+) -> AssemblyResult<T> {
+    let failed = |retryable, source| AssemblyError::Failed {
+        kind,
+        name: name.to_owned(),
+        retryable,
+        source,
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(failed(error.retryable, error.into())),
+        Err(panicked) => Err(failed(false, panicked.into())),
+    }
+}
+
+/// Drops something whose drop may block.
+async fn drop_elsewhere<T: Send + 'static>(value: T) {
+    // A panic while dropping has been reported by the hook already.
+    let _dropped = tokio::task::spawn_blocking(move || drop(value)).await;
+}

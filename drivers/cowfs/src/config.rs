@@ -1,0 +1,342 @@
+//! The configuration file.
+//!
+//! ```toml
+//! listen = "127.0.0.1:12049"      # TCP, for exports with clients; may be left out where every export has a socket
+//! store = "templates"             # the template store; this is the default
+//! control = "cowfs.sock"          # a control socket; none unless asked for
+//! connections = 1024              # of each listener
+//!
+//! [[export]]
+//! name = "/web"                   # the MOUNT path
+//! clients = ["127.0.0.1"]
+//! socket = "web.sock"             # a unix socket that leads to this export alone
+//! writable = "w/web"              # a directory holding one writable layer; made when missing
+//! layers = [ { dir = "L2" }, { dir = "L1" }, { template = "sha256:…" } ]      # nearest first
+//! ```
+//!
+//! Relative paths are relative to the file.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::export::{ClientAddress, ExportName};
+use crate::service::LayerSource;
+use crate::template::Digest;
+
+/// The longest file taken.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// What a server is to serve. All paths are absolute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// TCP address for exports that name clients.
+    pub listen: Option<SocketAddr>,
+    /// Directory of the template store.
+    pub store: PathBuf,
+    /// Control socket.
+    pub control: Option<PathBuf>,
+    /// Connections each listener takes at the same time.
+    pub connections: usize,
+    /// What is exported from the start.
+    pub exports: Vec<ExportConfig>,
+}
+
+/// One export.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportConfig {
+    /// Its name, the MOUNT path.
+    pub name: ExportName,
+    /// Addresses that may reach it over TCP, as written.
+    pub clients: Vec<String>,
+    /// A unix socket of its own.
+    pub socket: Option<PathBuf>,
+    /// Directory of its writable layer; without one it is read-only.
+    pub writable: Option<PathBuf>,
+    /// Read-only layers, nearest first.
+    pub layers: Vec<LayerSource>,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("reading {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is longer than any configuration.
+    #[error("{} has more than {MAX_BYTES} bytes", .0.display())]
+    TooLong(PathBuf),
+    /// What it says is wrong.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Column in characters, from 1.
+        column: usize,
+        /// What is wrong, in words.
+        message: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    listen: Option<SocketAddr>,
+    store: Option<PathBuf>,
+    control: Option<PathBuf>,
+    connections: Option<Spanned<usize>>,
+    #[serde(default)]
+    export: Vec<RawExport>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawExport {
+    name: Spanned<ExportName>,
+    #[serde(default)]
+    clients: Vec<Spanned<String>>,
+    socket: Option<Spanned<PathBuf>>,
+    writable: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    layers: Vec<Spanned<LayerSource>>,
+}
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+/// [`ConfigError`], with line and column where something in it is wrong.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let read = |source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    if std::fs::metadata(path).map_err(read)?.len() > MAX_BYTES {
+        return Err(ConfigError::TooLong(path.to_owned()));
+    }
+    let text = std::fs::read_to_string(path).map_err(read)?;
+    let absolute = std::path::absolute(path).map_err(read)?;
+    let base = absolute.parent().unwrap_or(Path::new("/"));
+    parse(&text, base).map_err(|(at, message)| {
+        let (line, column) = position(&text, at);
+        ConfigError::Invalid {
+            path: path.to_owned(),
+            line,
+            column,
+            message,
+        }
+    })
+}
+
+/// What is wrong, and at which byte.
+type Complaint = (usize, String);
+
+fn parse(text: &str, base: &Path) -> Result<Config, Complaint> {
+    let raw: RawConfig = toml::from_str(text).map_err(|error| {
+        (
+            error.span().map_or(0, |span| span.start),
+            error.message().to_owned(),
+        )
+    })?;
+    let at = |path: PathBuf| base.join(path);
+    let mut names = BTreeSet::new();
+    let mut writables = BTreeSet::new();
+    let mut sockets: BTreeSet<PathBuf> = raw.control.iter().cloned().map(at).collect();
+    let mut exports = Vec::new();
+    for export in raw.export {
+        let place = export.name.span().start;
+        let name = export.name.into_inner();
+        if !names.insert(name.clone()) {
+            return Err((place, format!("there already is an export `{}`", name.path())));
+        }
+        for client in &export.clients {
+            ClientAddress::parse(client.get_ref()).map_err(|why| (client.span().start, why.to_string()))?;
+        }
+        if !export.clients.is_empty() && raw.listen.is_none() {
+            return Err((
+                place,
+                format!("export `{}` has clients, but there is no `listen`", name.path()),
+            ));
+        }
+        if export.clients.is_empty() && export.socket.is_none() {
+            return Err((
+                place,
+                format!("export `{}` needs `clients` or a `socket`", name.path()),
+            ));
+        }
+        if export.layers.is_empty() && export.writable.is_none() {
+            return Err((
+                place,
+                format!("export `{}` needs `layers` or a `writable`", name.path()),
+            ));
+        }
+        let layers = export.layers.into_iter().map(|layer| {
+            let place = layer.span().start;
+            match layer.into_inner() {
+                LayerSource::Dir(dir) => Ok(LayerSource::Dir(at(dir))),
+                LayerSource::Template(text) => match text.parse::<Digest>() {
+                    Ok(_) => Ok(LayerSource::Template(text)),
+                    Err(why) => Err((place, why.to_string())),
+                },
+            }
+        });
+        let layers = layers.collect::<Result<_, Complaint>>()?;
+        exports.push(ExportConfig {
+            clients: export.clients.into_iter().map(Spanned::into_inner).collect(),
+            socket: unique(export.socket, base, &mut sockets, "socket")?,
+            writable: unique(export.writable, base, &mut writables, "writable layer")?,
+            layers,
+            name,
+        });
+    }
+    let connections = match raw.connections {
+        Some(connections) if *connections.get_ref() == 0 || *connections.get_ref() > 1 << 20 => {
+            return Err((
+                connections.span().start,
+                "`connections` is 1 to 1048576".to_owned(),
+            ));
+        }
+        Some(connections) => connections.into_inner(),
+        None => 1024,
+    };
+    Ok(Config {
+        listen: raw.listen,
+        store: at(raw.store.unwrap_or_else(|| "templates".into())),
+        control: raw.control.map(at),
+        connections,
+        exports,
+    })
+}
+
+/// Makes a path absolute; no two exports may have the same.
+fn unique(
+    path: Option<Spanned<PathBuf>>,
+    base: &Path,
+    known: &mut BTreeSet<PathBuf>,
+    what: &str,
+) -> Result<Option<PathBuf>, Complaint> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    let place = path.span().start;
+    let path = base.join(path.into_inner());
+    if known.insert(path.clone()) {
+        Ok(Some(path))
+    } else {
+        Err((place, format!("the {what} {} is used already", path.display())))
+    }
+}
+
+/// Line and column of a byte, both from 1.
+fn position(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_refused(text: &str, line: usize, column: usize, part: &str) {
+        let (at, message) = parse(text, Path::new("/base")).expect_err(text);
+        assert_eq!(position(text, at), (line, column), "{message}\n{text}");
+        assert!(message.contains(part), "{message}");
+    }
+
+    #[test]
+    fn a_whole_file() {
+        let digest = format!("sha256:{}", "0f".repeat(32));
+        let text = format!(
+            r#"
+            listen = "127.0.0.1:12049"
+            [[export]]
+            name = "/web"
+            clients = ["127.0.0.1"]
+            writable = "w/web"
+            layers = [ {{ dir = "L2" }}, {{ dir = "/L1" }}, {{ template = "{digest}" }} ]
+            "#
+        );
+        let config = parse(&text, Path::new("/base")).unwrap();
+        assert_eq!(config.listen, Some("127.0.0.1:12049".parse().unwrap()));
+        assert_eq!(config.store, Path::new("/base/templates"));
+        assert_eq!((config.control, config.connections), (None, 1024));
+        let expected = ExportConfig {
+            name: ExportName::parse("web").unwrap(),
+            clients: vec!["127.0.0.1".to_owned()],
+            socket: None,
+            writable: Some("/base/w/web".into()),
+            layers: vec![
+                LayerSource::Dir("/base/L2".into()),
+                LayerSource::Dir("/L1".into()),
+                LayerSource::Template(digest),
+            ],
+        };
+        assert_eq!(config.exports, [expected]);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_place() {
+        check_refused("listen = 5", 1, 10, "socket address");
+        check_refused("\nlissten = \"127.0.0.1:1\"", 2, 1, "unknown field `lissten`");
+        check_refused("[[export]]\nname = \"/a/../b\"\n", 2, 8, "no part is `.` or `..`");
+        let export = "[[export]]\nname = \"/a\"\nsocket = \"s\"\nlayers = [{ dir = \"x\" }]\n";
+        check_refused(&format!("{export}{export}"), 6, 8, "already");
+        check_refused(
+            "[[export]]\nname = \"/a\"\nlayers = [{ dir = \"x\" }]",
+            2,
+            8,
+            "needs `clients`",
+        );
+        check_refused(
+            "[[export]]\nname = \"/a\"\nclients = [\"::1\"]\nlayers = [{ dir = \"x\" }]",
+            2,
+            8,
+            "no `listen`",
+        );
+        check_refused(
+            "[[export]]\nname = \"/a\"\nsocket = \"s\"",
+            2,
+            8,
+            "needs `layers`",
+        );
+        check_refused(
+            "[[export]]\nname = \"/a\"\nlayers = [{ template = \"current\" }]\nsocket = \"s\"",
+            3,
+            11,
+            "digest",
+        );
+        check_refused(
+            "[[export]]\nname = \"/a\"\nlayers = [{ dri = \"x\" }]",
+            3,
+            13,
+            "dri",
+        );
+        check_refused(
+            "control = \"s\"\n[[export]]\nname = \"a\"\nsocket = \"s\"\nwritable = \"w\"",
+            4,
+            10,
+            "used already",
+        );
+        check_refused(
+            "listen = \"[::]:1\"\n[[export]]\nname = \"a\"\nclients = [\"fe80::1\"]\nwritable = \"w\"",
+            4,
+            12,
+            "link",
+        );
+        check_refused("listen =", 1, 9, "");
+    }
+}

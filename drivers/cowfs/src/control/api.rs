@@ -1,0 +1,97 @@
+//! What travels over the control socket.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::export::State;
+use crate::service::LayerSource;
+
+/// A writable layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WritableSpec {
+    /// Its directory; absolute.
+    pub path: PathBuf,
+    /// Under which epoch it is opened.
+    pub epoch: u64,
+}
+
+/// A stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StackSpec {
+    /// Read-only layers, nearest the guest first.
+    pub layers: Vec<LayerSource>,
+    /// Name of the writable layer above them; without one the stack is read-only.
+    #[serde(default)]
+    pub writable: Option<String>,
+}
+
+/// An export.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportSpec {
+    /// Name of the stack served.
+    pub stack: String,
+    /// A unix socket of its own; absolute, in a directory that exists.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
+    /// User id that may connect to it; without one, the server's own and root's.
+    #[serde(default)]
+    pub peer_uid: Option<u32>,
+    /// Addresses that may reach it over TCP.
+    #[serde(default)]
+    pub clients: Vec<String>,
+    /// Whether it answers.
+    #[serde(default)]
+    pub state: State,
+}
+
+/// An export as it is now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportView {
+    /// What it was made from, and its state now.
+    pub spec: ExportSpec,
+    /// Open connections that have used it.
+    pub connections: usize,
+}
+
+/// Everything that is open, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listing {
+    /// Writable layers.
+    pub writables: BTreeMap<String, WritableSpec>,
+    /// Stacks.
+    pub stacks: BTreeMap<String, StackSpec>,
+    /// Exports.
+    pub exports: BTreeMap<String, ExportView>,
+}
+
+/// The server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Version of this answer's form.
+    pub format_version: u32,
+    /// Version of the program.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// TCP addresses listened on.
+    pub listeners: Vec<String>,
+    /// How many exports there are.
+    pub exports: usize,
+}
+
+/// An error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What is wrong, with its causes.
+    pub error: String,
+    /// Whether the same request can succeed later.
+    pub retryable: bool,
+}

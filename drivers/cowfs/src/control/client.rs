@@ -1,0 +1,224 @@
+//! The other end of the control socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::api::{ExportSpec, Listing, Problem, StackSpec, Status, WritableSpec};
+
+/// How long a question may take.
+const ASK_MAX: Duration = Duration::from_secs(10);
+
+/// How long a change may take: a log is replayed, a directory walked.
+const CHANGE_MAX: Duration = Duration::from_secs(120);
+
+/// Bytes of an answer.
+const ANSWER_MAX: usize = 16 << 20;
+
+/// Why a request gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers there.
+    #[error("reaching the file server at {}", path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The connection broke, or carried no HTTP.
+    #[error("talking to the file server")]
+    Http(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// No answer in time; whether it was carried out is not known (asking again is safe).
+    #[error("the file server did not answer {method} {path} within {} s", limit.as_secs())]
+    Timeout {
+        /// What was asked.
+        method: Method,
+        /// Of what.
+        path: String,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// The answer is not what it should be.
+    #[error("reading the file server's answer")]
+    Answer(#[source] serde_json::Error),
+    /// The server refused.
+    #[error("the file server refuses: {}", problem.error)]
+    Refused {
+        /// HTTP status.
+        status: StatusCode,
+        /// What it says.
+        problem: Problem,
+    },
+}
+
+impl ClientError {
+    /// Whether the same request can succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Http(_) | Self::Timeout { .. } => true,
+            Self::Answer(_) => false,
+            Self::Refused { problem, .. } => problem.retryable,
+        }
+    }
+}
+
+/// A client of one server. Each request is a connection of its own, so it survives restarts of the server.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the server that listens on `socket`.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+        }
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The server's version, process and listeners.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.ask("/v1/status").await
+    }
+
+    /// Everything that is open.
+    pub async fn list(&self) -> Result<Listing, ClientError> {
+        self.ask("/v1/exports").await
+    }
+
+    /// Opens a writable layer, making it when it is missing.
+    pub async fn put_writable(&self, name: &str, spec: &WritableSpec) -> Result<(), ClientError> {
+        self.change(Method::PUT, format!("/v1/writables/{name}"), Some(spec))
+            .await
+    }
+
+    /// Assembles a stack.
+    pub async fn put_stack(&self, name: &str, spec: &StackSpec) -> Result<(), ClientError> {
+        self.change(Method::PUT, format!("/v1/stacks/{name}"), Some(spec))
+            .await
+    }
+
+    /// Exports a stack, or changes the state of its export.
+    pub async fn put_export(&self, name: &str, spec: &ExportSpec) -> Result<(), ClientError> {
+        self.change(Method::PUT, format!("/v1/exports/{name}"), Some(spec))
+            .await
+    }
+
+    /// Stops exporting and closes the export's connections.
+    pub async fn delete_export(&self, name: &str) -> Result<(), ClientError> {
+        self.change::<()>(Method::DELETE, format!("/v1/exports/{name}"), None)
+            .await
+    }
+
+    /// Takes a stack apart.
+    pub async fn delete_stack(&self, name: &str) -> Result<(), ClientError> {
+        self.change::<()>(Method::DELETE, format!("/v1/stacks/{name}"), None)
+            .await
+    }
+
+    /// Closes a writable layer.
+    pub async fn delete_writable(&self, name: &str) -> Result<(), ClientError> {
+        self.change::<()>(Method::DELETE, format!("/v1/writables/{name}"), None)
+            .await
+    }
+
+    /// Makes everything written through an export durable.
+    pub async fn flush(&self, name: &str) -> Result<(), ClientError> {
+        self.change::<()>(Method::POST, format!("/v1/exports/{name}/flush"), None)
+            .await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let answer = self
+            .request(Method::GET, path.to_owned(), Bytes::new(), ASK_MAX)
+            .await?;
+        serde_json::from_slice(&answer).map_err(ClientError::Answer)
+    }
+
+    async fn change<T: Serialize>(
+        &self,
+        method: Method,
+        path: String,
+        body: Option<&T>,
+    ) -> Result<(), ClientError> {
+        let body = match body {
+            Some(body) => serde_json::to_vec(body).map_err(ClientError::Answer)?,
+            None => Vec::new(),
+        };
+        self.request(method, path, body.into(), CHANGE_MAX)
+            .await
+            .map(drop)
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: String,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Bytes, ClientError> {
+        let exchange = self.exchange(method.clone(), &path, body);
+        match tokio::time::timeout(limit, exchange).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(ClientError::Timeout { method, path, limit }),
+        }
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
+        let unreachable = |source| ClientError::Unreachable {
+            path: self.socket.clone(),
+            source,
+        };
+        let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "cowfs")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|error| ClientError::Http(error.into()))?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| ClientError::Http(error.into()))?;
+        // Drives the connection; ends with it, or with us.
+        let driver = AbortOnDrop(tokio::spawn(connection));
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|error| ClientError::Http(error.into()))?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
+        let body = body.map_err(ClientError::Http)?.to_bytes();
+        drop(driver);
+        if status.is_success() {
+            return Ok(body);
+        }
+        let problem = serde_json::from_slice(&body).map_err(ClientError::Answer)?;
+        Err(ClientError::Refused { status, problem })
+    }
+}
+
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,89 @@
+//! Control over a unix socket: HTTP and JSON, for a node's agent and for `curl --unix-socket`.
+//!
+//! | request | does |
+//! | --- | --- |
+//! | `GET /v1/status` | version, process, listeners |
+//! | `GET /v1/exports` | every writable layer, stack and export |
+//! | `PUT /v1/writables/NAME` | opens a writable layer under an epoch, making it when missing |
+//! | `PUT /v1/stacks/NAME` | assembles layers and a writable layer |
+//! | `PUT /v1/exports/NAME` | exports a stack, or changes the state of an export |
+//! | `POST /v1/exports/NAME/flush` | makes everything written durable |
+//! | `DELETE` on each of the three | takes it down again: export, then stack, then writable layer |
+//!
+//! All are idempotent. An error is `{"error": "…", "retryable": true|false}`. The socket has mode 0600, and only root
+//! and the server's own user are answered.
+
+pub mod api;
+pub mod client;
+mod routes;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::assembly::Assembly;
+use crate::server::{ListenError, bind_private, peer_is};
+use crate::service::StackOpener;
+
+/// A control socket; dropping it stops listening and removes the file.
+#[derive(Debug)]
+pub struct Control {
+    task: tokio::task::JoinHandle<()>,
+    path: PathBuf,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.task.abort();
+        // Gone already is fine.
+        let _removed = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Listens on the socket `path`; the directory must exist.
+///
+/// # Errors
+/// [`ListenError`] when the file cannot be made, or another server answers on it.
+pub async fn listen<O: StackOpener>(
+    path: &Path,
+    assembly: Arc<Assembly<O>>,
+    listeners: Vec<String>,
+) -> Result<Control, ListenError> {
+    let listener = Private(bind_private(path).await?);
+    let router = routes::router(assembly, listeners);
+    let task = tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the control socket failed");
+        }
+    });
+    Ok(Control {
+        task,
+        path: path.to_owned(),
+    })
+}
+
+/// Accepts only root and our own user.
+struct Private(UnixListener);
+
+impl axum::serve::Listener for Private {
+    type Io = UnixStream;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (UnixStream, ()) {
+        loop {
+            match self.0.accept().await {
+                Ok((stream, _unnamed)) if peer_is(&stream, None) => return (stream, ()),
+                Ok(_) => tracing::warn!("another user tried the control socket"),
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a control connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! Requests to steps of the [`Assembly`], and back.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+
+use super::api::{ExportSpec, Listing, Problem, StackSpec, Status, WritableSpec};
+use crate::assembly::{Assembly, AssemblyError, AssemblyResult};
+use crate::service::StackOpener;
+
+struct Shared<O: StackOpener> {
+    assembly: Arc<Assembly<O>>,
+    listeners: Vec<String>,
+}
+
+type App<O> = State<Arc<Shared<O>>>;
+
+pub(super) fn router<O: StackOpener>(assembly: Arc<Assembly<O>>, listeners: Vec<String>) -> Router {
+    // Names hold slashes, so each takes the rest of the path.
+    Router::new()
+        .route("/v1/status", get(status::<O>))
+        .route("/v1/exports", get(list::<O>))
+        .route(
+            "/v1/writables/{*name}",
+            put(put_writable::<O>).delete(delete_writable::<O>),
+        )
+        .route(
+            "/v1/stacks/{*name}",
+            put(put_stack::<O>).delete(delete_stack::<O>),
+        )
+        .route(
+            "/v1/exports/{*name}",
+            put(put_export::<O>).delete(delete_export::<O>).post(flush::<O>),
+        )
+        .fallback(nothing_here)
+        .with_state(Arc::new(Shared { assembly, listeners }))
+}
+
+async fn nothing_here() -> Response {
+    problem(
+        StatusCode::NOT_FOUND,
+        "there is nothing at this path".to_owned(),
+        false,
+    )
+}
+
+async fn status<O: StackOpener>(State(app): App<O>) -> Json<Status> {
+    Json(Status {
+        format_version: 1,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        listeners: app.listeners.clone(),
+        exports: app.assembly.server().exports().all().len(),
+    })
+}
+
+async fn list<O: StackOpener>(State(app): App<O>) -> Json<Listing> {
+    Json(app.assembly.list())
+}
+
+async fn put_writable<O: StackOpener>(
+    State(app): App<O>,
+    Path(name): Path<String>,
+    body: Result<Json<WritableSpec>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(spec)) => step(async move { app.assembly.put_writable(&name, spec).await }).await,
+        Err(why) => rejected(&why),
+    }
+}
+
+async fn put_stack<O: StackOpener>(
+    State(app): App<O>,
+    Path(name): Path<String>,
+    body: Result<Json<StackSpec>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(spec)) => step(async move { app.assembly.put_stack(&name, spec).await }).await,
+        Err(why) => rejected(&why),
+    }
+}
+
+async fn put_export<O: StackOpener>(
+    State(app): App<O>,
+    Path(name): Path<String>,
+    body: Result<Json<ExportSpec>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(spec)) => step(async move { app.assembly.put_export(&name, spec).await }).await,
+        Err(why) => rejected(&why),
+    }
+}
+
+async fn delete_writable<O: StackOpener>(State(app): App<O>, Path(name): Path<String>) -> Response {
+    step(async move { app.assembly.delete_writable(&name).await }).await
+}
+
+async fn delete_stack<O: StackOpener>(State(app): App<O>, Path(name): Path<String>) -> Response {
+    step(async move { app.assembly.delete_stack(&name).await }).await
+}
+
+async fn delete_export<O: StackOpener>(State(app): App<O>, Path(name): Path<String>) -> Response {
+    step(async move { app.assembly.delete_export(&name).await }).await
+}
+
+async fn flush<O: StackOpener>(State(app): App<O>, Path(path): Path<String>) -> Response {
+    match path.strip_suffix("/flush") {
+        Some(name) => {
+            let name = name.to_owned();
+            step(async move { app.assembly.flush(&name).await }).await
+        }
+        None => nothing_here().await,
+    }
+}
+
+/// Carries out a step to its end, also when the client hangs up meanwhile: half a step helps nobody.
+async fn step(work: impl Future<Output = AssemblyResult<()>> + Send + 'static) -> Response {
+    match tokio::spawn(work).await {
+        Ok(Ok(())) => Json(serde_json::json!({})).into_response(),
+        Ok(Err(error)) => refused(&error),
+        Err(panicked) => problem(StatusCode::INTERNAL_SERVER_ERROR, panicked.to_string(), false),
+    }
+}
+
+fn refused(error: &AssemblyError) -> Response {
+    let (status, retryable) = match error {
+        AssemblyError::Invalid(_) => (StatusCode::BAD_REQUEST, false),
+        AssemblyError::Conflict(_) => (StatusCode::CONFLICT, false),
+        AssemblyError::Missing { .. } => (StatusCode::NOT_FOUND, false),
+        AssemblyError::Busy { .. } => (StatusCode::CONFLICT, true),
+        AssemblyError::Failed { retryable, .. } => (StatusCode::INTERNAL_SERVER_ERROR, *retryable),
+    };
+    problem(status, with_causes(error), retryable)
+}
+
+/// The error and everything that led to it, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn rejected(why: &JsonRejection) -> Response {
+    problem(why.status(), why.body_text(), false)
+}
+
+fn problem(status: StatusCode, error: String, retryable: bool) -> Response {
+    (status, Json(Problem { error, retryable })).into_response()
+}

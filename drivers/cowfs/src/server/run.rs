@@ -1,0 +1,156 @@
+//! A whole server from a configuration.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Limits, ListenError, Server};
+use crate::assembly::{Assembly, AssemblyError, Kind};
+use crate::config::{Config, ExportConfig};
+use crate::control::{self, api};
+use crate::export::State;
+use crate::opener::Opener;
+use crate::service::StackOpener;
+
+/// How long calls that run at the end may go on.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// The epoch under which a writable layer named in the configuration file is opened: there is no one to hand it over
+/// to, so it never changes.
+const EPOCH: u64 = 1;
+
+/// Why a server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// An export cannot be set up.
+    #[error("setting up export `/{name}`")]
+    Export {
+        /// Which.
+        name: String,
+        /// The cause.
+        #[source]
+        source: AssemblyError,
+    },
+    /// A listener cannot be made.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// Serves `config` until `shutdown` is ready, with layers from disk; `ready` is called with the TCP address once
+/// everything answers.
+///
+/// # Errors
+/// [`ServeError`] when something in the configuration cannot be set up; then nothing is served.
+pub async fn serve(
+    config: Config,
+    ready: impl FnOnce(Option<SocketAddr>),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let opener = Opener::new(&config.store);
+    serve_with(config, opener, ready, shutdown).await
+}
+
+/// Serves `config` until `shutdown` is ready; `ready` is called with the TCP address once everything answers. `opener`
+/// opens what the exports are made of.
+///
+/// # Errors
+/// [`ServeError`] when something in the configuration cannot be set up; then nothing is served.
+pub async fn serve_with<O: StackOpener>(
+    config: Config,
+    opener: O,
+    ready: impl FnOnce(Option<SocketAddr>),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let limits = Limits {
+        connections: config.connections,
+        connections_per_client: (config.connections / 4).max(1),
+    };
+    let server = Server::new(limits);
+    let assembly = Assembly::new(Arc::clone(&server), opener);
+    let started = start(&config, &server, &assembly).await;
+    let result = match started {
+        Ok((tcp, control)) => {
+            ready(tcp.as_ref().and_then(super::Listening::address));
+            shutdown.await;
+            drop((tcp, control));
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
+    server.drain(FAREWELL).await;
+    assembly.shut_down().await;
+    result
+}
+
+async fn start<O: StackOpener>(
+    config: &Config,
+    server: &Arc<Server>,
+    assembly: &Arc<Assembly<O>>,
+) -> Result<(Option<super::Listening>, Option<control::Control>), ServeError> {
+    for export in &config.exports {
+        let set_up = set_up(assembly, export).await;
+        set_up.map_err(|source| ServeError::Export {
+            name: export.name.to_string(),
+            source,
+        })?;
+    }
+    let tcp = match config.listen {
+        Some(address) => Some(server.listen_tcp(address).await?),
+        None => None,
+    };
+    let listeners = tcp.iter().filter_map(super::Listening::address);
+    let listeners = listeners.map(|address| address.to_string()).collect();
+    let control = match &config.control {
+        Some(path) => Some(control::listen(path, Arc::clone(assembly), listeners).await?),
+        None => None,
+    };
+    Ok((tcp, control))
+}
+
+/// Puts together one export; its stack and its writable layer have its name.
+async fn set_up<O: StackOpener>(assembly: &Assembly<O>, export: &ExportConfig) -> Result<(), AssemblyError> {
+    let name = export.name.as_str();
+    let writable = match &export.writable {
+        Some(path) => {
+            make_parents(path).map_err(|source| AssemblyError::Failed {
+                kind: Kind::Writable,
+                name: name.to_owned(),
+                retryable: true,
+                source: source.into(),
+            })?;
+            let spec = api::WritableSpec {
+                path: path.clone(),
+                epoch: EPOCH,
+            };
+            assembly.put_writable(name, spec).await?;
+            Some(name.to_owned())
+        }
+        None => None,
+    };
+    let stack = api::StackSpec {
+        layers: export.layers.clone(),
+        writable,
+    };
+    assembly.put_stack(name, stack).await?;
+    let spec = api::ExportSpec {
+        stack: name.to_owned(),
+        socket: export.socket.clone(),
+        peer_uid: None,
+        clients: export.clients.clone(),
+        state: State::Active,
+    };
+    assembly.put_export(name, spec).await
+}
+
+/// A file that says `writable = "w/web"` means that `w` is made too. Over the control socket nobody's parents are made:
+/// there a missing one may be a mount that is not there.
+fn make_parents(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => DirBuilder::new().recursive(true).mode(0o700).create(parent),
+        None => Ok(()),
+    }
+}

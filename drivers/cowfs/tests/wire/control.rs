@@ -1,0 +1,313 @@
+//! A whole server, from its configuration file and over its control socket, with trees in memory for stacks.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cowfs::config::{self, Config};
+use cowfs::control::api::{ExportSpec, StackSpec, WritableSpec};
+use cowfs::control::client::{Client, ClientError};
+use cowfs::export::State;
+use cowfs::memory::Memory;
+use cowfs::nfs::client::Client as NfsClient;
+use cowfs::server::serve_with;
+use cowfs::service::{Caller, FileService, LayerSource, OpenError, StackOpener};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+
+use crate::support::DEADLINE;
+
+/// Makes trees in memory; a writable layer is a directory that is made when missing.
+struct InMemory;
+
+fn failed(what: &str, retryable: bool) -> OpenError {
+    OpenError {
+        what: what.to_owned(),
+        retryable,
+        source: "because the test says so".into(),
+    }
+}
+
+impl StackOpener for InMemory {
+    type Writable = PathBuf;
+
+    fn open_writable(&self, path: &Path, epoch: u64) -> Result<PathBuf, OpenError> {
+        if epoch == 0 {
+            return Err(failed("opening under epoch 0", false));
+        }
+        std::fs::create_dir_all(path).map_err(|_| failed("making the directory", true))?;
+        Ok(path.to_owned())
+    }
+
+    fn open_stack(
+        &self,
+        layers: &[LayerSource],
+        _writable: Option<PathBuf>,
+    ) -> Result<Arc<dyn FileService>, OpenError> {
+        if layers.contains(&LayerSource::Template("absent".to_owned())) {
+            return Err(failed("opening template `absent`", true));
+        }
+        Ok(Arc::new(Memory::new()))
+    }
+}
+
+struct Running {
+    dir: tempfile::TempDir,
+    client: Client,
+    stop: oneshot::Sender<()>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+/// Starts a server with this configuration beside a control socket `control.sock`.
+async fn start(config: &str) -> Running {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cowfs.toml");
+    std::fs::write(&file, format!("control = \"control.sock\"\n{config}")).unwrap();
+    let config: Config = config::load(&file).unwrap();
+    let client = Client::new(config.control.clone().unwrap());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (ready, is_ready) = oneshot::channel();
+    let serving = tokio::spawn(async move {
+        let ready = |_| ready.send(()).unwrap();
+        let stopped = async { drop(stopped.await) };
+        serve_with(config, InMemory, ready, stopped).await.unwrap();
+    });
+    tokio::time::timeout(DEADLINE, is_ready).await.unwrap().unwrap();
+    Running {
+        dir,
+        client,
+        stop,
+        serving,
+    }
+}
+
+impl Running {
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    async fn stop(self) -> tempfile::TempDir {
+        self.stop.send(()).unwrap();
+        tokio::time::timeout(DEADLINE, self.serving)
+            .await
+            .unwrap()
+            .unwrap();
+        self.dir
+    }
+}
+
+fn refused<T: std::fmt::Debug>(result: Result<T, ClientError>, status: u16, part: &str) {
+    match result {
+        Err(ClientError::Refused { status: got, problem }) => {
+            assert_eq!(got, status, "{problem:?}");
+            assert!(problem.error.contains(part), "{problem:?}");
+        }
+        other => panic!("expected {status}, got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_configured_export_is_served_and_gone_after_the_end() {
+    let running = start("[[export]]\nname = \"/web\"\nsocket = \"web.sock\"\nwritable = \"w\"\n").await;
+    let status = running.client.status().await.unwrap();
+    assert_eq!((status.exports, status.pid), (1, std::process::id()));
+    let guest = UnixStream::connect(running.path("web.sock")).await.unwrap();
+    let guest = NfsClient::new(guest, "guest", &Caller::root());
+    let root = guest.mount("/").await.unwrap();
+    guest.getattr(&root).await.unwrap();
+    let listing = running.client.list().await.unwrap();
+    assert_eq!(listing.exports["web"].connections, 1);
+    assert_eq!(listing.writables["web"].path, running.path("w"));
+    let dir = running.stop().await;
+    let left: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left.len(), 2, "only the file and the layer stay: {left:?}");
+    assert!(
+        tokio::time::timeout(DEADLINE, guest.getattr(&root))
+            .await
+            .unwrap()
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn an_export_is_built_up_and_taken_down_step_by_step() {
+    let running = start("").await;
+    let client = &running.client;
+    let writable = WritableSpec {
+        path: running.path("w"),
+        epoch: 3,
+    };
+    let stack = StackSpec {
+        layers: vec![LayerSource::Dir("/lower".into())],
+        writable: Some("acme/web/0".to_owned()),
+    };
+    let export = ExportSpec {
+        stack: "acme/web/0".to_owned(),
+        socket: Some(running.path("s")),
+        peer_uid: None,
+        clients: Vec::new(),
+        state: State::Standby,
+    };
+    let name = "acme/web/0";
+    refused(
+        client.put_stack(name, &stack).await,
+        404,
+        "no writable layer `acme/web/0`",
+    );
+    refused(client.put_export(name, &export).await, 404, "no stack");
+    for _again in 0..2 {
+        client.put_writable(name, &writable).await.unwrap();
+        client.put_stack(name, &stack).await.unwrap();
+        client.put_export(name, &export).await.unwrap();
+    }
+    assert_eq!(client.list().await.unwrap().exports[name].spec, export);
+
+    // A guest connects in standby and is answered once the export is active.
+    let guest = UnixStream::connect(running.path("s")).await.unwrap();
+    let guest = NfsClient::new(guest, "guest", &Caller::root());
+    let active = ExportSpec {
+        state: State::Active,
+        ..export.clone()
+    };
+    let (mounted, put) = tokio::join!(guest.mount("/"), client.put_export(name, &active));
+    put.unwrap();
+    let root = mounted.unwrap();
+    client.flush(name).await.unwrap();
+    refused(client.flush("other").await, 404, "no export `other`");
+
+    // Nothing changes under a name that is taken, and nothing goes while it is used.
+    let later = WritableSpec {
+        epoch: 4,
+        ..writable.clone()
+    };
+    refused(client.put_writable(name, &later).await, 409, "under epoch 3");
+    refused(
+        client.put_writable("other", &writable).await,
+        409,
+        "is open as writable layer",
+    );
+    refused(
+        client.put_stack("other", &stack).await,
+        409,
+        "part of stack `acme/web/0` already",
+    );
+    let elsewhere = ExportSpec {
+        socket: Some(running.path("s2")),
+        ..active.clone()
+    };
+    refused(
+        client.put_export(name, &elsewhere).await,
+        409,
+        "more than its state",
+    );
+    refused(client.delete_writable(name).await, 409, "delete that first");
+    refused(client.delete_stack(name).await, 409, "delete that first");
+
+    for _again in 0..2 {
+        client.delete_export(name).await.unwrap();
+        client.delete_stack(name).await.unwrap();
+    }
+    assert!(!running.path("s").exists());
+    assert!(
+        tokio::time::timeout(DEADLINE, guest.getattr(&root))
+            .await
+            .unwrap()
+            .is_err()
+    );
+    // The layer can be stacked again, and then closed.
+    client.put_stack(name, &stack).await.unwrap();
+    client.delete_stack(name).await.unwrap();
+    client.delete_writable(name).await.unwrap();
+    client.delete_writable(name).await.unwrap();
+    assert_eq!(
+        client.list().await.unwrap(),
+        cowfs::control::api::Listing::default()
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn requests_that_cannot_be_carried_out_say_why() {
+    let running = start("").await;
+    let client = &running.client;
+    let writable = |path: &str, epoch| WritableSpec {
+        path: path.into(),
+        epoch,
+    };
+    refused(
+        client.put_writable("a", &writable("relative", 1)).await,
+        400,
+        "absolute",
+    );
+    refused(
+        client.put_writable("a..b/..", &writable("/x", 1)).await,
+        400,
+        "no part is",
+    );
+    refused(
+        client.put_writable("a", &writable("/x", 0)).await,
+        500,
+        "because the test says so",
+    );
+    let stack = |layers: Vec<LayerSource>| StackSpec {
+        layers,
+        writable: None,
+    };
+    refused(
+        client.put_stack("a", &stack(Vec::new())).await,
+        400,
+        "at least one layer",
+    );
+    let absent = client
+        .put_stack("a", &stack(vec![LayerSource::Template("absent".to_owned())]))
+        .await;
+    assert!(absent.as_ref().unwrap_err().is_retryable());
+    refused(absent, 500, "`absent`");
+    client
+        .put_stack("a", &stack(vec![LayerSource::Dir("/x".into())]))
+        .await
+        .unwrap();
+    let export = |socket: Option<PathBuf>, clients: &[&str]| ExportSpec {
+        stack: "a".to_owned(),
+        socket,
+        peer_uid: None,
+        clients: clients.iter().map(|&client| client.to_owned()).collect(),
+        state: State::Active,
+    };
+    refused(
+        client.put_export("a", &export(None, &[])).await,
+        400,
+        "nobody could reach it",
+    );
+    refused(
+        client.put_export("a", &export(None, &["nobody"])).await,
+        400,
+        "not an IP address",
+    );
+    let no_directory = Some(running.path("no/such/s"));
+    refused(
+        client.put_export("a", &export(no_directory, &[])).await,
+        500,
+        "no/such/s",
+    );
+    refused(
+        client
+            .put_export("a", &export(Some(running.path("control.sock")), &[]))
+            .await,
+        500,
+        "another server",
+    );
+    // What failed left nothing behind.
+    client
+        .put_export("a", &export(Some(running.path("s")), &[]))
+        .await
+        .unwrap();
+    let gone = Client::new(running.path("nowhere.sock"));
+    assert!(matches!(
+        gone.status().await,
+        Err(ClientError::Unreachable { .. })
+    ));
+    running.stop().await;
+}

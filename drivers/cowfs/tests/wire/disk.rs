@@ -1,0 +1,193 @@
+//! The whole server over real layers on disk: what a restart keeps.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use cowfs::attr::SetAttr;
+use cowfs::config;
+use cowfs::nfs::client::{Client, WireHandle, encode, encode_place};
+use cowfs::nfs::ops::{self, Procedure};
+use cowfs::server::serve;
+use cowfs::service::{Caller, CreateMode, Stability, Status};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use crate::procedures::refused;
+use crate::support::{DEADLINE, mode};
+
+struct Served {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+async fn start(dir: &Path) -> Served {
+    let config = config::load(&dir.join("cowfs.toml")).unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (ready, is_ready) = oneshot::channel();
+    let serving = tokio::spawn(async move {
+        let ready = |address: Option<SocketAddr>| ready.send(address.unwrap()).unwrap();
+        serve(config, ready, async { drop(stopped.await) }).await.unwrap();
+    });
+    let address = tokio::time::timeout(DEADLINE, is_ready).await.unwrap().unwrap();
+    Served {
+        address,
+        stop,
+        serving,
+    }
+}
+
+impl Served {
+    async fn mounted(&self, path: &str) -> (Client, WireHandle) {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let client = Client::new(stream, "guest", &Caller::root());
+        let root = client.mount(path).await.unwrap();
+        (client, root)
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        tokio::time::timeout(DEADLINE, self.serving)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}
+
+fn layers() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("L1/etc")).unwrap();
+    std::fs::create_dir_all(dir.path().join("L2/etc")).unwrap();
+    std::fs::write(dir.path().join("L1/etc/motd"), "below").unwrap();
+    std::fs::write(dir.path().join("L1/etc/hosts"), "127.0.0.1 localhost").unwrap();
+    std::fs::write(dir.path().join("L2/etc/motd"), "above").unwrap();
+    let config = r#"
+        listen = "127.0.0.1:0"
+        [[export]]
+        name = "/web"
+        clients = ["127.0.0.1"]
+        writable = "w/web"
+        layers = [ { dir = "L2" }, { dir = "L1" } ]
+        [[export]]
+        name = "/fixed"
+        clients = ["127.0.0.1"]
+        layers = [ { dir = "L2" }, { dir = "L1" } ]
+    "#;
+    std::fs::write(dir.path().join("cowfs.toml"), config).unwrap();
+    dir
+}
+
+#[tokio::test]
+async fn handles_content_and_outcomes_outlive_a_restart() {
+    let dir = layers();
+    let first = start(dir.path()).await;
+    let (client, root) = first.mounted("/web").await;
+    let etc = client.lookup(&root, b"etc").await.unwrap().handle;
+    let motd = client.lookup(&etc, b"motd").await.unwrap();
+    let hosts = client.lookup(&etc, b"hosts").await.unwrap();
+    assert_eq!(&client.read(&motd.handle, 0, 100).await.unwrap().0[..], b"above");
+    client
+        .write(&hosts.handle, 0, b"::1      ", Stability::FileSync)
+        .await
+        .unwrap();
+    let (_, _, verifier) = client
+        .write(&motd.handle, 5, b" all", Stability::Unstable)
+        .await
+        .unwrap();
+    assert_eq!(client.commit(&motd.handle).await.unwrap(), verifier);
+    let make = [encode_place(&etc, b"new"), encode(|w| w.u32(1)), [0; 24].to_vec()].concat();
+    let send = async |client: &Client| {
+        let reply = client
+            .call_as(77, ops::PROGRAM, ops::VERSION, Procedure::Create as u32, &make)
+            .await;
+        u32::from_be_bytes(reply.unwrap()[..4].try_into().unwrap())
+    };
+    assert_eq!(send(&client).await, 0);
+    client.remove(&etc, b"motd").await.unwrap();
+    first.stop().await;
+
+    let second = start(dir.path()).await;
+    let (client, root_again) = second.mounted("/web").await;
+    assert_eq!(root_again, root);
+    let hosts_again = client.lookup(&etc, b"hosts").await.unwrap();
+    assert_eq!(hosts_again.handle, hosts.handle);
+    assert_eq!(hosts_again.attr.unwrap().0, hosts.attr.unwrap().0);
+    assert_eq!(
+        &client.read(&hosts.handle, 0, 100).await.unwrap().0[..],
+        b"::1       localhost"
+    );
+    refused(client.getattr(&motd.handle).await, Status::Stale);
+    refused(client.lookup(&etc, b"motd").await, Status::NoEnt);
+    // The reply to this call may have been lost with the first server: it is answered, and not run again.
+    assert_eq!(send(&client).await, 0);
+    let (_, _, new_verifier) = client
+        .write(&hosts.handle, 0, b"x", Stability::Unstable)
+        .await
+        .unwrap();
+    assert_ne!(new_verifier, verifier);
+    second.stop().await;
+    assert_eq!(
+        std::fs::read(dir.path().join("L1/etc/hosts")).unwrap(),
+        b"127.0.0.1 localhost"
+    );
+}
+
+#[tokio::test]
+async fn a_stack_without_writable_layer_is_read_only_and_keeps_its_handles() {
+    let dir = layers();
+    let first = start(dir.path()).await;
+    let (client, root) = first.mounted("/fixed").await;
+    let etc = client.lookup(&root, b"etc").await.unwrap().handle;
+    let guarded = CreateMode::Guarded(SetAttr::default());
+    refused(client.create(&root, b"f", guarded).await, Status::RoFs);
+    refused(client.remove(&etc, b"motd").await, Status::RoFs);
+    refused(client.setattr(&etc, &mode(0o700), None).await, Status::RoFs);
+    first.stop().await;
+    let second = start(dir.path()).await;
+    let (client, _) = second.mounted("/fixed").await;
+    let mut names: Vec<_> = client.readdir(&etc, 0, 4096).await.unwrap().0;
+    names.sort_by(|a, b| a.name.cmp(&b.name));
+    let names: Vec<_> = names.iter().map(|entry| entry.name.as_slice()).collect();
+    assert_eq!(names, [&b"."[..], b"..", b"hosts", b"motd"]);
+    // A handle of the one export is none of the other's.
+    let (_, web) = second.mounted("/web").await;
+    refused(
+        client.rename((&etc, b"motd"), (&web, b"motd")).await,
+        Status::XDev,
+    );
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn many_changes_at_once_all_arrive() {
+    let dir = layers();
+    let served = start(dir.path()).await;
+    let (client, root) = served.mounted("/web").await;
+    let (client, root) = (std::sync::Arc::new(client), std::sync::Arc::new(root));
+    let making: Vec<_> = (0..200)
+        .map(|n| {
+            let (client, root) = (std::sync::Arc::clone(&client), std::sync::Arc::clone(&root));
+            tokio::spawn(async move {
+                let name = format!("file-{n}").into_bytes();
+                let made = client
+                    .create(&root, &name, CreateMode::Guarded(mode(0o644)))
+                    .await
+                    .unwrap()
+                    .unwrap();
+                client
+                    .write(&made.handle, 0, &vec![b'x'; 100_000], Stability::Unstable)
+                    .await
+                    .unwrap();
+                client.commit(&made.handle).await.unwrap();
+            })
+        })
+        .collect();
+    for made in making {
+        tokio::time::timeout(DEADLINE, made).await.unwrap().unwrap();
+    }
+    let (entries, eof) = client.readdirplus(&root, 0, 1 << 20, 1 << 20).await.unwrap();
+    assert!(eof);
+    // `.`, `..`, `etc` and the new ones.
+    assert_eq!(entries.len(), 203);
+    served.stop().await;
+}
