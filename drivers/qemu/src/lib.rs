@@ -1,1 +1,57 @@
-//! The hypervisor port on unprivileged QEMU.
+//! The hypervisor port on unprivileged QEMU: domains as ordinary processes of an ordinary user.
+//!
+//! # What it is for
+//! [`QemuDriver`] implements [`xeno_reconciler::ports::Hypervisor`]. Each domain has one private *run directory*
+//! ([`run_dir`]) with its record, its sockets and its logs, and one QEMU process in a session of its own, which
+//! outlives the agent that started it. Whoever comes later finds it again by looking: the process table says what
+//! runs, the record says what it was started as, QMP says how it is.
+//!
+//! # What it never does
+//! It never runs a shell, never trusts a process id alone, never signals a process it has not just identified, and
+//! never touches a QEMU that does not live in its own state directory. It never takes "could not look" for "is not
+//! there".
+//!
+//! # Where to start reading
+//! [`spec`] (what QEMU is told), then [`driver`] (boot, observe, shut down), then [`process`] (who is who).
+
+pub mod accel;
+pub mod config;
+pub mod driver;
+pub mod facts;
+pub mod forward;
+pub mod process;
+pub mod qmp;
+pub mod run_dir;
+pub mod spec;
+
+mod probe_init;
+mod spawn;
+
+pub use accel::{Accel, AccelChoice, Verdict};
+pub use config::{ConfigError, QemuConfig};
+pub use driver::QemuDriver;
+pub use facts::{Fact, FactStatus};
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
+    }
+    line
+}
+
+/// Runs what may wait for a disk where waiting is allowed.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime goes down, and this with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

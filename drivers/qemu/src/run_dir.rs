@@ -1,0 +1,482 @@
+//! One private directory for each domain: its record, its sockets, its logs.
+//!
+//! The directory outlives the domain, so that its logs can be read afterwards; [`crate::QemuDriver::forget`] removes
+//! it. Whether a domain *runs* is never read from here: only the process table knows.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use xeno_model::desired::Publish;
+use xeno_model::id::{Digest, DomainUuid, SliverId, Timestamp};
+
+/// Longest name of a run directory; a longer label is shortened, with a digest in place of the rest.
+const NAME_LEN_MAX: usize = 24;
+/// A record is far smaller; more is not read.
+const RECORD_LEN_MAX: u64 = 64 << 10;
+/// A log is cut once it is this long: a guest must not fill the node's disk by printing.
+const LOG_LEN_MAX: u64 = 8 << 20;
+/// What is kept, in the file's `.1`, when a log is cut.
+const LOG_KEPT: u64 = 1 << 20;
+/// What an error message quotes of a log.
+const TAIL_LEN: u64 = 2048;
+
+/// Paths of one domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+/// What a domain was started as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The sliver it embodies.
+    pub sliver: SliverId,
+    /// Its identity.
+    pub uuid: DomainUuid,
+    /// What it was started as.
+    pub boot: Digest,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Published ports.
+    pub publish: Vec<Publish>,
+    /// When it was started.
+    pub started: Timestamp,
+}
+
+/// Why a record cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// It cannot be read or written.
+    #[error("cannot access {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not JSON of the expected form.
+    #[error("cannot understand {}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A value in it is wrong, or its version is another one.
+    #[error("cannot understand {}: {what}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// The record as it is stored: version 1.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredRecord {
+    version: u32,
+    sliver: String,
+    uuid: String,
+    boot: String,
+    memory_mib: u64,
+    vcpus: u32,
+    publish: Vec<StoredPublish>,
+    started_unix_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredPublish {
+    guest: u16,
+    host: u16,
+}
+
+const RECORD_VERSION: u32 = 1;
+
+impl RunDir {
+    /// The run directory of a sliver: its label, or a shorter unique name where sockets would not fit.
+    #[must_use]
+    pub fn of(state_dir: &Path, sliver: &SliverId) -> Self {
+        let label = sliver.label();
+        let name = if label.len() <= NAME_LEN_MAX {
+            label
+        } else {
+            // A label has no `~`, so this is nobody else's.
+            let digest = Digest::of(label.as_bytes()).short();
+            format!("{}~{digest}", &label[..NAME_LEN_MAX - 1 - digest.len()])
+        };
+        Self {
+            path: state_dir.join(name),
+        }
+    }
+
+    /// A run directory found on disk, or named by a process.
+    #[must_use]
+    pub fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The record.
+    #[must_use]
+    pub fn record_path(&self) -> PathBuf {
+        self.path.join("domain.json")
+    }
+
+    /// File in which QEMU keeps its process id, locked while it runs.
+    #[must_use]
+    pub fn pid(&self) -> PathBuf {
+        self.path.join("pid")
+    }
+
+    /// Socket of the QEMU machine protocol.
+    #[must_use]
+    pub fn qmp(&self) -> PathBuf {
+        self.path.join("qmp.sock")
+    }
+
+    /// Socket of the guest's serial console.
+    #[must_use]
+    pub fn console_socket(&self) -> PathBuf {
+        self.path.join("console.sock")
+    }
+
+    /// What the guest's serial console printed since it was started.
+    #[must_use]
+    pub fn console_log(&self) -> PathBuf {
+        self.path.join("console.log")
+    }
+
+    /// What QEMU itself had to say.
+    #[must_use]
+    pub fn qemu_log(&self) -> PathBuf {
+        self.path.join("qemu.log")
+    }
+
+    /// Makes the directory, and takes it for one change. `None`: somebody else is changing this domain.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn lock(&self) -> io::Result<Option<RunDirLock>> {
+        make_private(&self.path)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(self.path.join("lock"))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(RunDirLock { _file: file })),
+            Err(error) if error == rustix::io::Errno::WOULDBLOCK => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads the record. `None`: there is none.
+    ///
+    /// # Errors
+    /// [`RecordError`] if there is one that cannot be used.
+    pub fn record(&self) -> Result<Option<Record>, RecordError> {
+        let path = self.record_path();
+        let io_failed = |source| RecordError::Io {
+            path: path.clone(),
+            source,
+        };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_failed(error)),
+        };
+        let mut text = Vec::new();
+        file.take(RECORD_LEN_MAX)
+            .read_to_end(&mut text)
+            .map_err(io_failed)?;
+        let stored: StoredRecord = serde_json::from_slice(&text).map_err(|source| RecordError::Json {
+            path: path.clone(),
+            source,
+        })?;
+        stored
+            .into_record()
+            .map(Some)
+            .map_err(|what| RecordError::Value { path, what })
+    }
+
+    /// Writes the record so that it survives a power failure.
+    ///
+    /// # Errors
+    /// [`RecordError::Io`].
+    pub fn write_record(&self, record: &Record) -> Result<(), RecordError> {
+        let path = self.record_path();
+        let write = || {
+            let text = serde_json::to_vec_pretty(&StoredRecord::from(record))?;
+            write_durably(&path, &text)
+        };
+        write().map_err(|source| RecordError::Io {
+            path: path.clone(),
+            source,
+        })
+    }
+
+    /// Makes room for a new process: removes what an earlier one left, and sets its logs aside.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn clear(&self) -> io::Result<()> {
+        self.remove_traces()?;
+        for log in [self.console_log(), self.qemu_log()] {
+            if log.exists() {
+                fs::rename(&log, older(&log))?;
+            }
+            // QEMU would make them with the umask it happens to have.
+            OpenOptions::new()
+                .create_new(true)
+                .append(true)
+                .mode(0o600)
+                .open(&log)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what only means something while a domain runs. The record goes first: without it nothing is claimed.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn remove_traces(&self) -> io::Result<()> {
+        for path in [self.record_path(), self.pid(), self.qmp(), self.console_socket()] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts logs that have grown too long. QEMU appends to them, so it goes on at the new end.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn trim_logs(&self) -> io::Result<()> {
+        for log in [self.console_log(), self.qemu_log()] {
+            trim(&log, LOG_LEN_MAX, LOG_KEPT)?;
+        }
+        Ok(())
+    }
+
+    /// The last lines of QEMU's own log, for an error message.
+    #[must_use]
+    pub fn qemu_log_tail(&self) -> String {
+        tail(&self.qemu_log()).unwrap_or_default()
+    }
+}
+
+/// Holds a run directory for one change; let go when dropped, or when the process ends.
+#[derive(Debug)]
+pub struct RunDirLock {
+    _file: File,
+}
+
+impl From<&Record> for StoredRecord {
+    fn from(record: &Record) -> Self {
+        let publish = |port: &Publish| StoredPublish {
+            guest: port.guest,
+            host: port.host,
+        };
+        Self {
+            version: RECORD_VERSION,
+            sliver: record.sliver.to_string(),
+            uuid: record.uuid.to_string(),
+            boot: record.boot.to_string(),
+            memory_mib: record.memory_mib,
+            vcpus: record.vcpus,
+            publish: record.publish.iter().map(publish).collect(),
+            started_unix_ms: record.started.0,
+        }
+    }
+}
+
+impl StoredRecord {
+    fn into_record(self) -> Result<Record, String> {
+        if self.version != RECORD_VERSION {
+            return Err(format!("its version is {}, not {RECORD_VERSION}", self.version));
+        }
+        let publish = |port: StoredPublish| Publish {
+            guest: port.guest,
+            host: port.host,
+        };
+        Ok(Record {
+            sliver: SliverId::parse(&self.sliver).map_err(|error| error.to_string())?,
+            uuid: DomainUuid::parse(&self.uuid).map_err(|error| error.to_string())?,
+            boot: Digest::parse(&self.boot).map_err(|error| error.to_string())?,
+            memory_mib: self.memory_mib,
+            vcpus: self.vcpus,
+            publish: self.publish.into_iter().map(publish).collect(),
+            started: Timestamp(self.started_unix_ms),
+        })
+    }
+}
+
+/// Makes a directory, and those above it, for its user alone.
+pub(crate) fn make_private(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// Replaces a file as a whole: the old one or the new one is there after a crash, and the new one after a return.
+pub(crate) fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+    let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(parent)?.sync_all()
+}
+
+fn older(log: &Path) -> PathBuf {
+    log.with_extension("log.1")
+}
+
+fn trim(log: &Path, len_max: u64, kept: u64) -> io::Result<()> {
+    let mut file = match OpenOptions::new().read(true).write(true).open(log) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let len = file.metadata()?.len();
+    if len <= len_max {
+        return Ok(());
+    }
+    file.seek(SeekFrom::Start(len.saturating_sub(kept)))?;
+    let mut end = Vec::new();
+    (&mut file).take(kept).read_to_end(&mut end)?;
+    let mut copy = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(older(log))?;
+    copy.write_all(&end)?;
+    file.set_len(0)
+}
+
+fn tail(log: &Path) -> io::Result<String> {
+    let mut file = File::open(log)?;
+    let len = file.metadata()?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(TAIL_LEN)))?;
+    let mut end = Vec::new();
+    file.take(TAIL_LEN).read_to_end(&mut end)?;
+    let text = String::from_utf8_lossy(&end);
+    Ok(text.trim().replace('\n', "; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let sliver = SliverId::parse("web/0").unwrap();
+        Record {
+            uuid: DomainUuid([7; 16]),
+            boot: Digest::of(b"boot"),
+            memory_mib: 128,
+            vcpus: 1,
+            publish: vec![Publish {
+                guest: 80,
+                host: 8080,
+            }],
+            started: Timestamp(5),
+            sliver,
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_written() {
+        let state = tempfile::tempdir().unwrap();
+        let dir = RunDir::of(state.path(), &record().sliver);
+        assert_eq!(dir.path(), state.path().join("web-0"));
+        let _lock = dir.lock().unwrap().unwrap();
+        assert_eq!(dir.record().unwrap(), None);
+        dir.write_record(&record()).unwrap();
+        assert_eq!(dir.record().unwrap(), Some(record()));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(dir.path()), mode(&dir.record_path())), (0o700, 0o600));
+    }
+
+    #[test]
+    fn a_record_of_another_version_or_form_is_an_error_and_not_an_absence() {
+        let state = tempfile::tempdir().unwrap();
+        let dir = RunDir::of(state.path(), &record().sliver);
+        let _lock = dir.lock().unwrap().unwrap();
+        dir.write_record(&record()).unwrap();
+        let good = fs::read_to_string(dir.record_path()).unwrap();
+        for (from, to) in [
+            ("\"version\": 1", "\"version\": 2"),
+            ("web/0", "web"),
+            ("\"vcpus\"", "\"vcpuz\""),
+            ("{", "garbage"),
+            ("sha256:", "md5:"),
+        ] {
+            let bad = good.replacen(from, to, 1);
+            assert_ne!(bad, good);
+            fs::write(dir.record_path(), bad).unwrap();
+            dir.record().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_long_name_still_leaves_room_for_sockets() {
+        let state = PathBuf::from("/".to_owned() + &"s".repeat(crate::config::STATE_DIR_LEN_MAX - 1));
+        let of = |slice: &str| RunDir::of(&state, &SliverId::parse(&format!("{slice}/4294967295")).unwrap());
+        let (one, two) = ("a".repeat(63), "a".repeat(62) + "b");
+        assert_ne!(of(&one), of(&two));
+        for dir in [of(&one), of(&two), of("a")] {
+            assert!(dir.console_socket().as_os_str().len() <= 107);
+        }
+    }
+
+    #[test]
+    fn one_change_at_a_time() {
+        let state = tempfile::tempdir().unwrap();
+        let dir = RunDir::of(state.path(), &record().sliver);
+        let first = dir.lock().unwrap();
+        assert!(first.is_some());
+        assert!(dir.lock().unwrap().is_none());
+        drop(first);
+        assert!(dir.lock().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_log_is_cut_and_its_end_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("console.log");
+        fs::write(&log, "0123456789").unwrap();
+        trim(&log, 10, 4).unwrap();
+        assert_eq!(fs::read_to_string(&log).unwrap(), "0123456789");
+        trim(&log, 9, 4).unwrap();
+        assert_eq!(fs::read_to_string(&log).unwrap(), "");
+        assert_eq!(fs::read_to_string(older(&log)).unwrap(), "6789");
+        trim(&dir.path().join("none"), 9, 4).unwrap();
+    }
+}
