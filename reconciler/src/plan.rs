@@ -144,7 +144,8 @@ const NEW_WRITABLE_BYTES: u64 = 4096;
 /// # Shape
 /// Every need of an action is met by what was observed or by an action of the plan, which then comes before it. An
 /// action that takes away what another needs comes after that one, or before what provides it anew. A boot whose memory
-/// or ports are not free yet comes after the shutdowns that free them. Actions iterate in an order that respects all of
+/// or ports are not free yet comes after the shutdowns that free them. The steps of one sliver never change places.
+/// Actions iterate in an order that respects all of
 /// this, and beyond it by rank, sliver and [`ActionKey`].
 ///
 /// # Errors
@@ -331,6 +332,12 @@ impl Actions {
                     });
                 }
             }
+        }
+        // Besides, the steps of one sliver keep their order: an export for a boot to come must not be made while the
+        // domain before it still runs.
+        for actions in of_sliver.values_mut() {
+            actions.sort_by_key(|action| action.rank());
+            edges.extend(actions.windows(2).map(|pair| (pair[0].key(), pair[1].key())));
         }
         for (before, after) in edges {
             self.edge(&before, &after);

@@ -1,0 +1,354 @@
+//! A plan as text that people enjoy reading, and as JSON that programs can rely on.
+
+mod json;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use xeno_model::id::SliverId;
+
+use crate::action::Action;
+use crate::change::{Cause, Change, ChangeClass, Disruption, Reason};
+use crate::plan::{Basis, Plan, PlannedAction};
+use crate::report;
+
+pub use json::{FORMAT_VERSION, json};
+
+/// Whether text carries colours (ANSI X3.64 sequences).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    /// It does.
+    Ansi,
+    /// It does not.
+    Plain,
+}
+
+/// How a piece of text looks on a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    Good,
+    Careful,
+    Bad,
+    Heading,
+    Faint,
+}
+
+impl Style {
+    fn sequence(self) -> &'static str {
+        match self {
+            Self::Good => "\x1b[32m",
+            Self::Careful => "\x1b[33m",
+            Self::Bad => "\x1b[31m",
+            Self::Heading => "\x1b[1m",
+            Self::Faint => "\x1b[2m",
+        }
+    }
+
+    fn paint(self, colour: Colour, text: &str) -> String {
+        match colour {
+            Colour::Ansi => format!("{}{text}\x1b[0m", self.sequence()),
+            Colour::Plain => text.to_owned(),
+        }
+    }
+}
+
+/// The plan, by sliver: what happens, why, with which steps and at what cost; what came apart by itself stands apart
+/// from what was asked for. Ends with one line that says it all, as [`summary`] does.
+#[must_use]
+pub fn text(plan: &Plan, colour: Colour) -> String {
+    let mut out = header(plan, colour);
+    out.push('\n');
+    let mut actions: BTreeMap<&SliverId, Vec<&PlannedAction>> = BTreeMap::new();
+    for planned in &plan.actions {
+        // What several share is shown with the first of them.
+        if let Some(sliver) = planned.serves.first() {
+            actions.entry(sliver).or_default().push(planned);
+        }
+    }
+    let sections = [
+        (Cause::Change, None),
+        (Cause::Drift, Some("drift: what happened to the node by itself")),
+        (Cause::Schedule, Some("due: what was decided earlier")),
+    ];
+    for (cause, title) in sections {
+        let changes: Vec<_> = plan
+            .changes
+            .values()
+            .filter(|change| change.cause == cause && change.class != ChangeClass::Keep)
+            .collect();
+        if changes.is_empty() {
+            continue;
+        }
+        out.push('\n');
+        if let Some(title) = title {
+            let _ = writeln!(out, "{}", Style::Heading.paint(colour, title));
+        }
+        for change in changes {
+            let steps = actions.get(&change.sliver).map(Vec::as_slice).unwrap_or_default();
+            sliver(&mut out, change, steps, colour);
+        }
+    }
+    let kept = count(plan, ChangeClass::Keep);
+    if kept > 0 && !is_empty(plan) {
+        let line = format!("= {kept} unchanged");
+        let _ = write!(out, "\n{}\n", Style::Faint.paint(colour, &line));
+    }
+    if !is_empty(plan) {
+        legend(&mut out, plan, colour);
+    }
+    let _ = write!(
+        out,
+        "\n{}\n",
+        Style::Heading.paint(colour, &capitalised(&summary(plan)))
+    );
+    out
+}
+
+/// The plan in one line: `2 to create, 1 to reboot, 0 to remove; 5 unchanged; memory 384 -> 512 of 2048 MiB`.
+#[must_use]
+pub fn summary(plan: &Plan) -> String {
+    let kept = count(plan, ChangeClass::Keep);
+    if is_empty(plan) {
+        return match kept {
+            0 => "nothing to do: the node is wanted to run nothing, and does".to_owned(),
+            1 | 2 => {
+                let names: Vec<_> = plan.changes.keys().map(SliverId::to_string).collect();
+                let verb = if kept == 1 { "is" } else { "are" };
+                format!("nothing to do: {} {verb} as desired", names.join(" and "))
+            }
+            _ => format!("nothing to do: all {kept} slivers are as desired"),
+        };
+    }
+    let always = [ChangeClass::Create, ChangeClass::Reboot, ChangeClass::Remove];
+    let rest = [
+        (ChangeClass::InPlace, "to change in place"),
+        (ChangeClass::Start, "to start"),
+        (ChangeClass::Stop, "to stop"),
+        (ChangeClass::Purge, "to purge"),
+        (ChangeClass::Wait, "waiting"),
+    ];
+    let mut parts: Vec<_> = always
+        .into_iter()
+        .map(|class| format!("{} to {}", count(plan, class), class.word()))
+        .collect();
+    for (class, words) in rest {
+        let count = count(plan, class);
+        if count > 0 {
+            parts.push(format!("{count} {words}"));
+        }
+    }
+    let mut line = format!("{}; {kept} unchanged", parts.join(", "));
+    if let Some(memory) = plan.memory_mib {
+        let (now, after, capacity) = (memory.now, memory.after, memory.capacity);
+        let _ = if now == after {
+            write!(line, "; memory {now} of {capacity} MiB")
+        } else {
+            write!(line, "; memory {now} -> {after} of {capacity} MiB")
+        };
+    }
+    line
+}
+
+/// Whether a plan has nothing to do and nothing that waits.
+#[must_use]
+pub fn is_empty(plan: &Plan) -> bool {
+    plan.changes
+        .values()
+        .all(|change| change.class == ChangeClass::Keep)
+}
+
+fn count(plan: &Plan, class: ChangeClass) -> usize {
+    plan.changes
+        .values()
+        .filter(|change| change.class == class)
+        .count()
+}
+
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|c| c.to_ascii_uppercase());
+    first.into_iter().chain(chars).collect()
+}
+
+fn header(plan: &Plan, colour: Colour) -> String {
+    let node = Style::Heading.paint(colour, plan.node.as_str());
+    let basis = basis_word(plan.basis);
+    let generation = plan.generation.0;
+    let before = plan.applied_generation.0;
+    let generation = if before == generation {
+        format!("{generation}")
+    } else {
+        format!("{before} -> {generation}")
+    };
+    let revision = plan.revision.short();
+    format!("node {node}  revision {revision}  generation {generation}  ({basis})")
+}
+
+fn basis_word(basis: Basis) -> &'static str {
+    match basis {
+        Basis::Observed => "observed",
+        Basis::Assumed => "assumed",
+    }
+}
+
+fn symbol(class: ChangeClass) -> (&'static str, Style) {
+    match class {
+        ChangeClass::Keep => ("=", Style::Faint),
+        ChangeClass::InPlace => ("~", Style::Careful),
+        ChangeClass::Create => ("+", Style::Good),
+        ChangeClass::Start => (">", Style::Good),
+        ChangeClass::Reboot => ("±", Style::Careful),
+        ChangeClass::Stop => ("o", Style::Bad),
+        ChangeClass::Remove => ("-", Style::Bad),
+        ChangeClass::Purge => ("x", Style::Bad),
+        ChangeClass::Wait => ("!", Style::Careful),
+    }
+}
+
+fn meaning(class: ChangeClass) -> &'static str {
+    match class {
+        ChangeClass::Keep => "stays as it is",
+        ChangeClass::InPlace => "changes while it runs",
+        ChangeClass::Create => "comes to be",
+        ChangeClass::Start => "is started",
+        ChangeClass::Reboot => "stops and starts again, what it wrote stays",
+        ChangeClass::Stop => "stops, what it wrote stays",
+        ChangeClass::Remove => "goes, what it wrote is set aside",
+        ChangeClass::Purge => "what was set aside is deleted",
+        ChangeClass::Wait => "waits, nothing is done",
+    }
+}
+
+/// Symbols that are not plain from the word beside them are explained, once, when used.
+fn legend(out: &mut String, plan: &Plan, colour: Colour) {
+    let explained = [
+        ChangeClass::Reboot,
+        ChangeClass::Stop,
+        ChangeClass::Remove,
+        ChangeClass::Purge,
+    ];
+    let used: Vec<_> = explained
+        .into_iter()
+        .filter(|class| count(plan, *class) > 0)
+        .map(|class| format!("{} {}", symbol(class).0, meaning(class)))
+        .collect();
+    if !used.is_empty() {
+        let line = format!("({})", used.join("; "));
+        let _ = write!(out, "\n{}\n", Style::Faint.paint(colour, &line));
+    }
+}
+
+fn disruption_note(class: ChangeClass) -> &'static str {
+    match class.disruption() {
+        Disruption::None => "",
+        Disruption::Interrupts => "  interrupts the service",
+        Disruption::Ends => "  ends the service",
+        Disruption::Destroys => "  destroys what it wrote",
+    }
+}
+
+fn sliver(out: &mut String, change: &Change, steps: &[&PlannedAction], colour: Colour) {
+    let (mark, style) = symbol(change.class);
+    let head = style.paint(
+        colour,
+        &format!("{mark} {:<8} {}", change.class.word(), change.sliver),
+    );
+    let note = Style::Faint.paint(colour, disruption_note(change.class));
+    let _ = writeln!(out, "{head}{note}");
+    for (reason, text) in change.reasons.iter().zip(report::explain(change)) {
+        let text = match waits_on(reason) {
+            true => Style::Careful.paint(colour, &text),
+            false => text,
+        };
+        let _ = writeln!(out, "             {text}");
+    }
+    for planned in steps {
+        let line = format!("    {:<8} {}", planned.action.verb(), step(planned));
+        let _ = writeln!(out, "{}", Style::Faint.paint(colour, line.trim_end()));
+    }
+}
+
+fn waits_on(reason: &Reason) -> bool {
+    match reason {
+        Reason::Blind { .. }
+        | Reason::DeleteBudget { .. }
+        | Reason::NodeNotNamed
+        | Reason::NothingDesired
+        | Reason::NoRoom { .. }
+        | Reason::PortTaken { .. }
+        | Reason::NotSupported { .. }
+        | Reason::BackingOff { .. } => true,
+        Reason::New
+        | Reason::Differs(_)
+        | Reason::Revived { .. }
+        | Reason::Unfinished
+        | Reason::DomainMissing
+        | Reason::DomainNotRunning { .. }
+        | Reason::DomainForeignBoot { .. }
+        | Reason::StorageMissing
+        | Reason::StackForeign { .. }
+        | Reason::NotStopped
+        | Reason::StateStopped
+        | Reason::NotDesired
+        | Reason::PlacedElsewhere
+        | Reason::TombstoneExpired { .. } => false,
+    }
+}
+
+/// What a step does, in a few words, and what it costs.
+fn step(planned: &PlannedAction) -> String {
+    let what = match &planned.action {
+        Action::FetchTemplate { digest, .. } => format!("template {}", digest.short()),
+        Action::ImportFiles { digest } => format!("files {}", digest.short()),
+        Action::OpenWritable { .. } => "writable layer".to_owned(),
+        Action::Stack { stack, .. } => format!("layers as {}", stack.short()),
+        Action::Export { .. } => "to its domain only".to_owned(),
+        Action::Boot { boot, .. } => format!("as {}", boot.short()),
+        Action::AwaitHealthy { .. } => "healthy".to_owned(),
+        Action::Shutdown { .. } => "domain".to_owned(),
+        Action::Unexport { .. } => "stop serving".to_owned(),
+        Action::CloseWritable { .. } => "writable layer".to_owned(),
+        Action::Tombstone { .. } => "writable layer set aside".to_owned(),
+        Action::Purge { .. } => "writable layer deleted".to_owned(),
+    };
+    let mut notes = Vec::new();
+    match planned.cost.bytes {
+        None => notes.push("size unknown until fetched".to_owned()),
+        Some(0) => {}
+        Some(bytes) => notes.push(amount(bytes)),
+    }
+    if planned.cost.memory_mib != 0 {
+        notes.push(format!("{:+} MiB memory", planned.cost.memory_mib));
+    }
+    let others = planned.serves.len().saturating_sub(1);
+    if others > 0 {
+        notes.push(format!("shared with {others} more"));
+    }
+    if notes.is_empty() {
+        what
+    } else {
+        format!("{what} ({})", notes.join(", "))
+    }
+}
+
+/// An amount of bytes to about three digits.
+fn amount(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let (mut whole, mut tenths, mut unit) = (bytes / 1024, bytes % 1024 * 10 / 1024, 0);
+    while whole >= 1024 && unit + 1 < UNITS.len() {
+        tenths = whole % 1024 * 10 / 1024;
+        whole /= 1024;
+        unit += 1;
+    }
+    if whole >= 10 || tenths == 0 {
+        format!("{whole} {}", UNITS[unit])
+    } else {
+        format!("{whole}.{tenths} {}", UNITS[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests;

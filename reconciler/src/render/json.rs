@@ -1,0 +1,135 @@
+//! The JSON form of a plan. Its field names are a promise: a change of meaning raises [`FORMAT_VERSION`].
+
+use serde::Serialize;
+use xeno_model::id::SliverId;
+
+use super::{basis_word, summary};
+use crate::change::{Cause, Change, ChangeClass, Disruption};
+use crate::plan::{Plan, PlannedAction};
+use crate::report;
+
+/// Version of the form, in every document as `formatVersion`.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The plan as one JSON document, indented, ending with a newline.
+///
+/// # Shape
+/// `formatVersion`, `node`, `revision` (40 digits), `generation` and `appliedGeneration`, `basis` (`observed` or
+/// `assumed`), `summary` (the closing line of the text), `memoryMib` (`capacity`, `now`, `after`; null where the domains
+/// could not be seen), `changes` by sliver: `sliver`, `class` (`keep`, `inPlace`, `create`, `start`, `reboot`, `stop`,
+/// `remove`, `purge`, `wait`), `cause` (`change`, `drift`, `schedule`), `disruption` (`none`, `interrupts`, `ends`,
+/// `destroys`), `reasons` (sentences); `actions` in order: `key`, `verb`, `sliver` (null where several share it),
+/// `serves`, `after` (keys), `bytes` (null: unknown), `memoryMib`.
+#[must_use]
+pub fn json(plan: &Plan) -> String {
+    let document = PlanRecord {
+        format_version: FORMAT_VERSION,
+        node: plan.node.as_str(),
+        revision: plan.revision.as_str(),
+        generation: plan.generation.0,
+        applied_generation: plan.applied_generation.0,
+        basis: basis_word(plan.basis),
+        summary: summary(plan),
+        memory_mib: plan.memory_mib.map(|memory| MemoryRecord {
+            capacity: memory.capacity,
+            now: memory.now,
+            after: memory.after,
+        }),
+        changes: plan.changes.values().map(ChangeRecord::from).collect(),
+        actions: plan.actions.iter().map(ActionRecord::from).collect(),
+    };
+    let mut text = serde_json::to_string_pretty(&document)
+        .expect("structs of strings, numbers and sequences are always JSON");
+    text.push('\n');
+    text
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PlanRecord<'a> {
+    format_version: u32,
+    node: &'a str,
+    revision: &'a str,
+    generation: u64,
+    applied_generation: u64,
+    basis: &'static str,
+    summary: String,
+    memory_mib: Option<MemoryRecord>,
+    changes: Vec<ChangeRecord>,
+    actions: Vec<ActionRecord>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MemoryRecord {
+    capacity: u64,
+    now: u64,
+    after: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ChangeRecord {
+    sliver: String,
+    class: &'static str,
+    cause: &'static str,
+    disruption: &'static str,
+    reasons: Vec<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ActionRecord {
+    key: String,
+    verb: &'static str,
+    sliver: Option<String>,
+    serves: Vec<String>,
+    after: Vec<String>,
+    bytes: Option<u64>,
+    memory_mib: i64,
+}
+
+impl From<&Change> for ChangeRecord {
+    fn from(change: &Change) -> Self {
+        Self {
+            sliver: change.sliver.to_string(),
+            class: match change.class {
+                ChangeClass::InPlace => "inPlace",
+                ChangeClass::Keep
+                | ChangeClass::Create
+                | ChangeClass::Start
+                | ChangeClass::Reboot
+                | ChangeClass::Stop
+                | ChangeClass::Remove
+                | ChangeClass::Purge
+                | ChangeClass::Wait => change.class.word(),
+            },
+            cause: match change.cause {
+                Cause::Change => "change",
+                Cause::Drift => "drift",
+                Cause::Schedule => "schedule",
+            },
+            disruption: match change.class.disruption() {
+                Disruption::None => "none",
+                Disruption::Interrupts => "interrupts",
+                Disruption::Ends => "ends",
+                Disruption::Destroys => "destroys",
+            },
+            reasons: report::explain(change),
+        }
+    }
+}
+
+impl From<&PlannedAction> for ActionRecord {
+    fn from(planned: &PlannedAction) -> Self {
+        Self {
+            key: planned.action.key().0,
+            verb: planned.action.verb(),
+            sliver: planned.action.sliver().map(SliverId::to_string),
+            serves: planned.serves.iter().map(SliverId::to_string).collect(),
+            after: planned.after.iter().map(|key| key.0.clone()).collect(),
+            bytes: planned.cost.bytes,
+            memory_mib: planned.cost.memory_mib,
+        }
+    }
+}
