@@ -2,8 +2,9 @@
 //!
 //! Opening walks the directory once and keeps a snapshot of names and attributes in memory; only content is read from
 //! the directory itself, later. Whoever changes the directory meanwhile changes nothing in the layer: new names do not
-//! appear, removed ones stay (and give an error when read), and a file whose content may have changed gives an error
-//! rather than a mixture. To see changes, open it again: that is another layer, of another id.
+//! appear, removed ones stay (and give an error when read), and a file that has another size, time stamp or inode than it
+//! had gives an error rather than a mixture. (Change times are not compared: a link or a `chmod` must not take a file away
+//! from running guests. So content replaced in place under a forged time stamp goes unnoticed.) To see changes, open it again: that is another layer, of another id.
 
 use std::ffi::OsStr;
 use std::fs::File;

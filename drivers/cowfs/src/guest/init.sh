@@ -51,7 +51,7 @@ mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
 mount -t devtmpfs -o mode=0755,nosuid dev /dev
 say "initramfs started"
 
-address='' device=eth0 gateway='' server='' port=2049 export='' mounts='' init=native run=''
+hypervisor='' address='' device=eth0 gateway='' server='' port=2049 export='' mounts='' init=native run=''
 read -r arguments </proc/cmdline
 # No file names are to be made of the words.
 set -f
@@ -72,7 +72,10 @@ for word in $arguments; do
 done
 [ -n "$server" ] && [ -n "$export" ] || give_up "xeno.server or xeno.export is missing"
 
+read -r hypervisor 2>/dev/null </sys/hypervisor/type
 while read -r module; do
+  # Loads on Xen alone.
+  [ "$module" != xen_netfront.ko ] || [ "$hypervisor" = xen ] || continue
   insmod "/modules/$module" || say "module $module was not loaded"
 done </modules/order
 
