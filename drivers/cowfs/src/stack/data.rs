@@ -224,8 +224,7 @@ impl Stack {
     ) -> FsResult<Changed<Written>> {
         let end = offset
             .checked_add(as_u64(bytes.len()))
-            .filter(|&end| end <= SIZE_MAX)
-            .ok_or(Status::FBig)?;
+            .filter(|&end| end <= SIZE_MAX);
         let count = u32::try_from(bytes.len()).map_err(|_| Status::Inval)?;
         // A truncation may take the content file away between the steps; then they start again.
         for _ in 0..8 {
@@ -236,6 +235,7 @@ impl Stack {
             if !permit::owns(caller, &attr) {
                 permit::require(caller, &attr, permit::W)?;
             }
+            let end = end.ok_or(Status::FBig)?;
             let top = self.writable()?;
             let before = self.before(&state, &node)?;
             if bytes.is_empty() {
@@ -479,10 +479,14 @@ impl Stack {
     }
 
     /// COMMIT.
-    pub(crate) fn do_commit(&self, handle: &Handle) -> FsResult<Around> {
+    pub(crate) fn do_commit(&self, caller: &Caller, handle: &Handle) -> FsResult<Around> {
         let state = self.read_state()?;
         let node = self.find(&state, handle)?;
-        regular(&self.attr(&state, &node)?)?;
+        let attr = self.attr(&state, &node)?;
+        regular(&attr)?;
+        if !permit::owns(caller, &attr) {
+            permit::require(caller, &attr, permit::W)?;
+        }
         let before = self.before(&state, &node)?;
         let Node::Recorded(key) = node else {
             return Ok(Around {
@@ -516,7 +520,8 @@ impl Stack {
         if guard.is_some_and(|guard| guard != before.ctime) {
             return Err(Status::NotSync);
         }
-        let ticket = self.set_on(&mut state, caller, call, &node, set)?;
+        let done = call.map(|key| Call { key, made: None });
+        let ticket = self.set_on(&mut state, caller, done, &node, set)?;
         let after = self.object(&state, &self.locate(&state, node.key())?)?;
         Ok(Changed {
             value: Around { before, after },
@@ -529,20 +534,23 @@ impl Stack {
         &self,
         state: &mut State,
         caller: &Caller,
-        call: Option<CallKey>,
+        call: Option<Call>,
         node: &Node,
         set: &SetAttr,
     ) -> FsResult<Ticket> {
         let attr = self.attr(state, node)?;
+        permit::may_set(caller, &attr, set)?;
         if let Some(size) = set.size {
             regular(&attr)?;
+            if !permit::owns(caller, &attr) {
+                permit::require(caller, &attr, permit::W)?;
+            }
             check_size(size)?;
         }
-        permit::may_set(caller, &attr, set)?;
         self.writable()?;
-        self.check_call(state, call)?;
+        self.check_call(state, call.map(|call| call.key))?;
         if *set == SetAttr::default() {
-            return Ok(self.end_ticket());
+            return self.remember_call(state, call);
         }
         let key = self.copy_up(state, node)?;
         let now = self.now();
@@ -561,6 +569,6 @@ impl Stack {
         };
         let mut changes = vec![Change::Attr { key, attr: stored }];
         changes.extend(set.size.map(|size| Change::Size { key, size }));
-        self.record(state, call.map(|key| Call { key, made: None }), changes)
+        self.record(state, call, changes)
     }
 }

@@ -227,6 +227,16 @@ impl Stack {
         }
     }
 
+    /// Remembers a call that succeeded without changing anything.
+    fn remember_call(&self, state: &mut State, call: Option<Call>) -> FsResult<Ticket> {
+        match call {
+            Some(call) if self.top.is_some() && state.calls.get(&call.key).is_none() => {
+                self.record(state, Some(call), Vec::new())
+            }
+            _ => Ok(self.end_ticket()),
+        }
+    }
+
     fn check_objects(&self, state: &State) -> FsResult<()> {
         let objects = crate::writable::log::as_u64(state.objects.len());
         match self.top.as_ref().and_then(|top| top.options.objects_max) {
@@ -291,11 +301,11 @@ fn is_dots(name: &[u8]) -> bool {
 
 /// Refuses what can be no name.
 fn check_name(name: &[u8]) -> FsResult<()> {
-    if name.len() > 255 {
-        return Err(Status::NameTooLong);
-    }
     if name.is_empty() || name.contains(&b'/') || name.contains(&0) {
         return Err(Status::Inval);
+    }
+    if name.len() > 255 {
+        return Err(Status::NameTooLong);
     }
     Ok(())
 }

@@ -19,21 +19,27 @@ const LINKS_MAX: u32 = 65_000;
 /// An object about to be made.
 struct New<'a> {
     file_type: FileType,
-    default_mode: u32,
     set: &'a SetAttr,
     body: Body,
 }
 
 impl Stack {
-    /// A directory, its attributes, and whether the caller may change names in it.
-    fn open_dir(&self, state: &State, dir: &Handle) -> FsResult<(Node, Attr)> {
+    /// A directory that the caller may search, and its attributes; `name` is one that can be in it.
+    pub(crate) fn enter(
+        &self,
+        state: &State,
+        caller: &Caller,
+        dir: &Handle,
+        name: &[u8],
+    ) -> FsResult<(Node, Attr)> {
         let node = self.find(state, dir)?;
         let attr = self.attr(state, &node)?;
-        if attr.file_type == FileType::Directory {
-            Ok((node, attr))
-        } else {
-            Err(Status::NotDir)
+        if attr.file_type != FileType::Directory {
+            return Err(Status::NotDir);
         }
+        check_name(name)?;
+        permit::require(caller, &attr, X)?;
+        Ok((node, attr))
     }
 
     fn make(
@@ -44,11 +50,9 @@ impl Stack {
         name: &[u8],
         new: New<'_>,
     ) -> FsResult<Changed<InDirectory>> {
-        check_name(name)?;
         let mut state = self.write_state()?;
-        let (node, attr) = self.open_dir(&state, dir)?;
+        let (node, attr) = self.enter(&state, caller, dir, name)?;
         if is_dots(name) || self.child(&state, &node, name)?.is_some() {
-            permit::require(caller, &attr, X)?;
             return Err(Status::Exist);
         }
         permit::require(caller, &attr, W | X)?;
@@ -69,7 +73,7 @@ impl Stack {
         self.check_call(state, call)?;
         self.check_objects(state)?;
         let before = self.before(state, dir)?;
-        let (mode, uid, gid) = permit::birth(caller, dir_attr, new.file_type, new.default_mode, new.set)?;
+        let (mode, uid, gid) = permit::birth(caller, dir_attr, new.file_type, new.set);
         let dir_key = self.copy_up(state, dir)?;
         let now = self.now();
         let key = ObjectKey {
@@ -128,22 +132,20 @@ impl Stack {
         name: &[u8],
         mode: CreateMode,
     ) -> FsResult<Changed<InDirectory>> {
-        check_name(name)?;
         let mut state = self.write_state()?;
-        let (node, attr) = self.open_dir(&state, dir)?;
+        let (node, attr) = self.enter(&state, caller, dir, name)?;
         if is_dots(name) {
             return Err(Status::Exist);
         }
-        permit::require(caller, &attr, X)?;
         if let Some(there) = self.child(&state, &node, name)? {
             return self.create_existing(&mut state, caller, call, &node, &there, mode);
         }
         permit::require(caller, &attr, W | X)?;
         let none = SetAttr::default();
-        let (set, default_mode, verifier) = match &mode {
-            CreateMode::Unchecked(set) | CreateMode::Guarded(set) => (set, 0o644, None),
+        let (set, verifier) = match &mode {
+            CreateMode::Unchecked(set) | CreateMode::Guarded(set) => (set, None),
             // The client sets the mode next; until then only the owner has the file.
-            CreateMode::Exclusive(verifier) => (&none, 0o600, Some(*verifier)),
+            CreateMode::Exclusive(verifier) => (&none, Some(*verifier)),
         };
         let size = set.size.unwrap_or(0);
         super::data::check_size(size)?;
@@ -154,7 +156,6 @@ impl Stack {
         };
         let new = New {
             file_type: FileType::Regular,
-            default_mode,
             set,
             body,
         };
@@ -172,7 +173,11 @@ impl Stack {
     ) -> FsResult<Changed<InDirectory>> {
         let attr = self.attr(state, there)?;
         let mut there = there.clone();
-        let mut ticket = self.end_ticket();
+        let mut remembered = None;
+        let done = call.map(|key| Call {
+            key,
+            made: Some(there.key()),
+        });
         match mode {
             CreateMode::Guarded(_) => return Err(Status::Exist),
             CreateMode::Exclusive(verifier) => {
@@ -182,19 +187,29 @@ impl Stack {
                 }
             }
             CreateMode::Unchecked(set) => {
-                if attr.file_type != FileType::Regular {
-                    return Err(Status::Exist);
+                match attr.file_type {
+                    FileType::Regular => {}
+                    FileType::Directory => return Err(Status::IsDir),
+                    FileType::Block
+                    | FileType::Character
+                    | FileType::Symlink
+                    | FileType::Socket
+                    | FileType::Fifo => return Err(Status::Exist),
                 }
                 if set.size.is_some() {
                     let only_size = SetAttr {
                         size: set.size,
                         ..SetAttr::default()
                     };
-                    ticket = self.set_on(state, caller, call, &there, &only_size)?;
+                    remembered = Some(self.set_on(state, caller, done, &there, &only_size)?);
                     there = Node::Recorded(there.key());
                 }
             }
         }
+        let ticket = match remembered {
+            Some(ticket) => ticket,
+            None => self.remember_call(state, done)?,
+        };
         let before = self.before(state, dir)?;
         let dir = Around {
             before,
@@ -229,7 +244,6 @@ impl Stack {
             name,
             New {
                 file_type: FileType::Directory,
-                default_mode: 0o755,
                 set: &set,
                 body,
             },
@@ -267,7 +281,6 @@ impl Stack {
             name,
             New {
                 file_type: FileType::Symlink,
-                default_mode: 0o777,
                 set: &set,
                 body,
             },
@@ -301,7 +314,6 @@ impl Stack {
         let set = SetAttr { size: None, ..*set };
         let new = New {
             file_type: special.file_type,
-            default_mode: 0o644,
             set: &set,
             body,
         };
@@ -317,19 +329,18 @@ impl Stack {
         dir: &Handle,
         name: &[u8],
     ) -> FsResult<Changed<InDirectory>> {
-        check_name(name)?;
         let mut state = self.write_state()?;
         let state = &mut *state;
         let target = self.find(state, file)?;
-        let (node, attr) = self.open_dir(state, dir)?;
+        let (node, attr) = self.enter(state, caller, dir, name)?;
         if is_dots(name) || self.child(state, &node, name)?.is_some() {
-            permit::require(caller, &attr, X)?;
             return Err(Status::Exist);
         }
         permit::require(caller, &attr, W | X)?;
         let target_attr = self.attr(state, &target)?;
         if target_attr.file_type == FileType::Directory {
-            return Err(Status::IsDir);
+            // As link(2); RFC 1813 has no better word.
+            return Err(Status::Perm);
         }
         if target_attr.links >= LINKS_MAX {
             return Err(Status::MLink);

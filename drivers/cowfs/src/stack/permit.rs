@@ -62,17 +62,16 @@ pub(crate) fn access_bits(caller: &Caller, attr: &Attr, wanted: u32, writable: b
     if granted & R != 0 {
         bits |= access::READ;
     }
-    if granted & W != 0 && (writable || is_device(attr.file_type)) {
-        bits |= access::MODIFY | access::EXTEND;
+    let changes = if directory { W | X } else { W };
+    if granted & changes == changes && (writable || is_device(attr.file_type)) {
+        bits |= access::MODIFY | access::EXTEND | if directory { access::DELETE } else { 0 };
     }
-    if directory && granted & X != 0 {
-        bits |= access::LOOKUP;
-        if granted & W != 0 && writable {
-            bits |= access::DELETE;
-        }
-    }
-    if !directory && granted & X != 0 {
-        bits |= access::EXECUTE;
+    if granted & X != 0 {
+        bits |= if directory {
+            access::LOOKUP
+        } else {
+            access::EXECUTE
+        };
     }
     bits & wanted
 }
@@ -115,25 +114,20 @@ pub(crate) fn may_set(caller: &Caller, attr: &Attr, set: &SetAttr) -> FsResult<(
             }
         }
     }
-    if set.size.is_some() && !owner {
-        require(caller, attr, W)?;
-    }
     Ok(())
 }
 
-/// The mode after a SETATTR. An explicit mode is taken as it is; a change of owner alone clears setuid and, where the
-/// group may execute, setgid (as chown(2) does for everybody). Nobody gives a file the setgid of a group they are not in.
+/// The mode after a SETATTR. An explicit mode is taken as it is, but for the setgid of a group the caller is not in
+/// (chmod(2)). Without one, a change of owner or size by anybody but root clears setuid and, where the group may execute,
+/// setgid (chown(2)).
 pub(crate) fn mode_after_set(caller: &Caller, attr: &Attr, set: &SetAttr) -> u32 {
     let gid = set.gid.unwrap_or(attr.gid);
     if let Some(mode) = set.mode {
-        let foreign = caller.uid != 0 && !caller.in_group(gid) && attr.file_type != FileType::Directory;
+        let foreign = caller.uid != 0 && !caller.in_group(gid);
         return mode & 0o7777 & if foreign { !SETGID } else { !0 };
     }
-    let directory = attr.file_type == FileType::Directory;
-    if !directory && (set.uid.is_some() || set.gid.is_some()) {
-        return without_setuid(attr.mode);
-    }
-    if !directory && set.size.is_some() && caller.uid != 0 {
+    let loses = set.uid.is_some() || set.gid.is_some() || set.size.is_some();
+    if loses && caller.uid != 0 && attr.file_type != FileType::Directory {
         return without_setuid(attr.mode);
     }
     attr.mode
@@ -153,30 +147,21 @@ fn without_setuid(mode: u32) -> u32 {
     mode & !SETUID & if group_executes { !SETGID } else { !0 }
 }
 
-/// Mode, owner and group of a new object.
-pub(crate) fn birth(
-    caller: &Caller,
-    dir: &Attr,
-    file_type: FileType,
-    default_mode: u32,
-    set: &SetAttr,
-) -> FsResult<(u32, u32, u32)> {
+/// Mode, owner and group of a new object. Only root gives a new object away; what others ask for is not refused but
+/// ignored, as Linux's server does.
+pub(crate) fn birth(caller: &Caller, dir: &Attr, file_type: FileType, set: &SetAttr) -> (u32, u32, u32) {
     let inherits = dir.mode & SETGID != 0;
-    let uid = set.uid.unwrap_or(caller.uid);
-    let gid = set.gid.unwrap_or(if inherits { dir.gid } else { caller.gid });
-    if caller.uid != 0 {
-        let gid_allowed = caller.in_group(gid) || (inherits && gid == dir.gid);
-        if uid != caller.uid || !gid_allowed {
-            return Err(Status::Perm);
-        }
+    let mut mode = set.mode.unwrap_or(0) & 0o7777;
+    let (mut uid, mut gid) = (caller.uid, if inherits { dir.gid } else { caller.gid });
+    let directory = file_type == FileType::Directory;
+    if directory && inherits {
+        mode |= SETGID;
     }
-    let mut mode = set.mode.unwrap_or(default_mode) & 0o7777;
-    if file_type == FileType::Directory {
-        if inherits {
-            mode |= SETGID;
-        }
-    } else if caller.uid != 0 && !caller.in_group(gid) {
+    if caller.uid == 0 {
+        uid = set.uid.unwrap_or(uid);
+        gid = set.gid.unwrap_or(gid);
+    } else if !directory && !caller.in_group(gid) {
         mode &= !SETGID;
     }
-    Ok((mode, uid, gid))
+    (mode, uid, gid)
 }

@@ -3,7 +3,7 @@
 use super::listing::lock;
 use super::permit::{self, W, X};
 use super::resolve::Node;
-use super::{Stack, check_name, is_dots};
+use super::{Stack, is_dots};
 use crate::attr::{Attr, FileType, Time};
 use crate::handle::ObjectKey;
 use crate::service::{Around, CallKey, Caller, Changed, FsResult, Handle, InDirectory, Renamed, Status};
@@ -18,14 +18,9 @@ struct Spot<'a> {
 }
 
 impl Stack {
-    fn spot<'a>(&self, state: &State, dir: &Handle, name: &'a [u8]) -> FsResult<Spot<'a>> {
-        let dir = self.find(state, dir)?;
-        let attr = self.attr(state, &dir)?;
-        if attr.file_type == FileType::Directory {
-            Ok(Spot { dir, attr, name })
-        } else {
-            Err(Status::NotDir)
-        }
+    fn spot<'a>(&self, state: &State, caller: &Caller, dir: &Handle, name: &'a [u8]) -> FsResult<Spot<'a>> {
+        let (dir, attr) = self.enter(state, caller, dir, name)?;
+        Ok(Spot { dir, attr, name })
     }
 
     /// The change that takes a name away: a whiteout where something below would show through.
@@ -87,17 +82,15 @@ impl Stack {
         name: &[u8],
         directory: bool,
     ) -> FsResult<Changed<InDirectory>> {
-        check_name(name)?;
         let mut state = self.write_state()?;
         let state = &mut *state;
-        let spot = self.spot(state, dir, name)?;
+        let spot = self.spot(state, caller, dir, name)?;
         match name {
             b"." if directory => return Err(Status::Inval),
             b".." if directory => return Err(Status::NotEmpty),
             b"." | b".." => return Err(Status::IsDir),
             _ => {}
         }
-        permit::require(caller, &spot.attr, X)?;
         let node = self.child(state, &spot.dir, name)?.ok_or(Status::NoEnt)?;
         let attr = self.attr(state, &node)?;
         permit::unlinkable(caller, &spot.attr, &attr)?;
@@ -146,33 +139,37 @@ impl Stack {
         from: (&Handle, &[u8]),
         to: (&Handle, &[u8]),
     ) -> FsResult<Changed<Renamed>> {
-        check_name(from.1)?;
-        check_name(to.1)?;
         let mut state = self.write_state()?;
         let state = &mut *state;
-        let from = self.spot(state, from.0, from.1)?;
-        let to = self.spot(state, to.0, to.1)?;
-        if is_dots(from.name) || is_dots(to.name) {
+        let from = self.spot(state, caller, from.0, from.1)?;
+        let node = if is_dots(from.name) {
+            Err(Status::Inval)
+        } else {
+            Ok(self.child(state, &from.dir, from.name)?.ok_or(Status::NoEnt)?)
+        };
+        let to = self.spot(state, caller, to.0, to.1)?;
+        if is_dots(to.name) {
             return Err(Status::Inval);
         }
-        permit::require(caller, &from.attr, X)?;
-        let node = self.child(state, &from.dir, from.name)?.ok_or(Status::NoEnt)?;
+        let node = node?;
         let attr = self.attr(state, &node)?;
-        permit::unlinkable(caller, &from.attr, &attr)?;
-        permit::require(caller, &to.attr, W | X)?;
-        let directory = attr.file_type == FileType::Directory;
-        let same_dir = from.dir.key() == to.dir.key();
-        if directory && !same_dir {
-            // Its `..` changes, which is a write to the directory itself.
-            permit::require(caller, &attr, W)?;
-            self.check_not_below(state, &to.dir, node.key())?;
-        }
         let replaced = self.child(state, &to.dir, to.name)?;
         if replaced.as_ref().is_some_and(|there| there.key() == node.key()) {
-            return self.renamed_nothing(state, &from, &to);
+            return self.renamed_nothing(state, call, &from, &to);
+        }
+        permit::unlinkable(caller, &from.attr, &attr)?;
+        match &replaced {
+            Some(there) => permit::unlinkable(caller, &to.attr, &self.attr(state, there)?)?,
+            None => permit::require(caller, &to.attr, W | X)?,
+        }
+        let directory = attr.file_type == FileType::Directory;
+        if directory && from.dir.key() != to.dir.key() {
+            self.check_not_below(state, &to.dir, node.key())?;
+            // Its `..` changes, which is a write to the directory itself.
+            permit::require(caller, &attr, W)?;
         }
         if let Some(there) = &replaced {
-            self.check_replaceable(state, caller, &to, there, directory)?;
+            self.check_replaceable(state, there, directory)?;
         }
         self.writable()?;
         self.check_call(state, call)?;
@@ -240,7 +237,14 @@ impl Stack {
     }
 
     /// Two names of one file: rename(2) leaves both.
-    fn renamed_nothing(&self, state: &State, from: &Spot<'_>, to: &Spot<'_>) -> FsResult<Changed<Renamed>> {
+    fn renamed_nothing(
+        &self,
+        state: &mut State,
+        call: Option<CallKey>,
+        from: &Spot<'_>,
+        to: &Spot<'_>,
+    ) -> FsResult<Changed<Renamed>> {
+        let ticket = self.remember_call(state, call.map(|key| Call { key, made: None }))?;
         let around = |spot: &Spot<'_>| {
             Ok(Around {
                 before: self.before(state, &spot.dir)?,
@@ -252,20 +256,12 @@ impl Stack {
                 from: around(from)?,
                 to: around(to)?,
             },
-            ticket: self.end_ticket(),
+            ticket,
         })
     }
 
-    fn check_replaceable(
-        &self,
-        state: &State,
-        caller: &Caller,
-        to: &Spot<'_>,
-        there: &Node,
-        directory: bool,
-    ) -> FsResult<()> {
+    fn check_replaceable(&self, state: &State, there: &Node, directory: bool) -> FsResult<()> {
         let attr = self.attr(state, there)?;
-        permit::unlinkable(caller, &to.attr, &attr)?;
         match (directory, attr.file_type == FileType::Directory) {
             (true, false) => Err(Status::NotDir),
             (false, true) => Err(Status::IsDir),

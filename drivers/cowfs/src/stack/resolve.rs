@@ -298,13 +298,17 @@ impl Stack {
 
     /// The object as the protocol sees it.
     pub(crate) fn object(&self, state: &State, node: &Node) -> FsResult<Object> {
-        let attr = self.attr(state, node)?;
+        Ok(self.object_with(node, self.attr(state, node)?))
+    }
+
+    /// The object whose attributes are known.
+    pub(crate) fn object_with(&self, node: &Node, attr: Attr) -> Object {
         let key = node.key();
-        Ok(Object {
+        Object {
             handle: self.keys.seal(key),
             fileid: key.fileid(),
             attr,
-        })
+        }
     }
 
     /// What the protocol wants to know of an object before it changes.

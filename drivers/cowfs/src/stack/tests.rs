@@ -15,6 +15,7 @@ use crate::writable::{Options, Writable};
 
 mod basics;
 mod layers;
+mod model;
 
 /// A stack on a directory, with shorthand by path for what tests say most.
 pub(super) struct World {

@@ -35,7 +35,7 @@ impl ContentStore {
         if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
             match DirBuilder::new().mode(0o700).create(folder) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => sync_dir(&self.folder)?,
+                _ => {}
             }
         }
         match fs::remove_file(&path) {
@@ -79,7 +79,9 @@ impl ContentStore {
 
     /// Makes the file's name durable.
     pub(crate) fn sync_name(&self, id: ContentId) -> io::Result<()> {
-        self.path(id).parent().map_or(Ok(()), sync_dir)
+        self.path(id).parent().map_or(Ok(()), sync_dir)?;
+        // The folder may be new as well.
+        sync_dir(&self.folder)
     }
 
     /// Removes a file that nothing refers to.
