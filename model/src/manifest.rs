@@ -73,25 +73,26 @@ pub fn parse_file(path: &str, bytes: &[u8]) -> ParsedFile {
     file.tree = built.tree;
     file.findings = built.findings;
     file.opaque = !built.whole;
-    let headers: Vec<_> = file
-        .tree
-        .roots
-        .clone()
-        .into_iter()
-        .map(|root| (root, file.header(&source, root)))
-        .collect();
-    // Decoding costs a second parse; it can only work once the structure is right.
-    let mut values = if file.findings.is_empty() {
+    let usable = file.findings.is_empty();
+    let roots = file.tree.roots.clone();
+    let mut headers = Vec::with_capacity(roots.len());
+    for root in roots {
+        let before = file.findings.len();
+        let header = file.header(&source, root);
+        headers.push((root, header, file.findings.len() == before));
+    }
+    // Decoding costs a second parse, and the other reader stops where the tree has found something.
+    let mut values = if usable {
         decode::values(&source, &file.tree, &mut file.findings)
     } else {
         Vec::new()
     };
-    for (i, (root, header)) in headers.into_iter().enumerate() {
+    for (i, (root, header, right)) in headers.into_iter().enumerate() {
         let Some((kind, name)) = header else {
             file.opaque = true;
             continue;
         };
-        let value = values.get_mut(i).and_then(Option::take);
+        let value = values.get_mut(i).and_then(Option::take).filter(|_| right);
         let body =
             value.and_then(|value| decode::body(&source, &file.tree, root, kind, value, &mut file.findings));
         file.documents.push(Document {

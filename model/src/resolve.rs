@@ -22,8 +22,8 @@ use crate::units::Bytes;
 /// Name of the file that makes its directory a fleet's root.
 pub const FLEET_FILE: &str = "fleet.yaml";
 
-/// Whether a path below the fleet's root is read as a manifest: `*.yaml`, unless a part of the path begins with a dot,
-/// as in `.github/workflows/`.
+/// Whether a path below the fleet's root is read as a manifest: `*.yaml`, and no part of it begins with a dot, so that
+/// the files of other tools (`.github/…`) are left alone.
 #[must_use]
 pub fn is_manifest(path: &str) -> bool {
     path.ends_with(".yaml") && !path.split('/').any(|part| part.starts_with('.'))

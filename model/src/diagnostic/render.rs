@@ -75,11 +75,29 @@ impl Diagnostic {
             Paint::Plain => Renderer::plain(),
             Paint::Colour => Renderer::styled(),
         };
-        renderer
-            .decor_style(DecorStyle::Ascii)
-            .term_width(WIDTH)
-            .render(&groups)
+        without_continuations(
+            &renderer
+                .decor_style(DecorStyle::Ascii)
+                .term_width(WIDTH)
+                .render(&groups),
+        )
     }
+}
+
+/// The renderer draws `:::` above a snippet whose path it was not given. It was given the whole origin instead, since
+/// a clipped line would make it count columns wrongly.
+fn without_continuations(drawn: &str) -> String {
+    let continuation = |line: &str| {
+        let mut escape = false;
+        let visible = line.chars().filter(|c| {
+            let shown = !escape && *c != '\u{1b}';
+            escape = *c == '\u{1b}' || escape && *c != 'm';
+            shown && !c.is_whitespace()
+        });
+        visible.eq(":::".chars())
+    };
+    let kept: Vec<&str> = drawn.lines().filter(|line| !continuation(line)).collect();
+    kept.join("\n")
 }
 
 fn draw<'a>(group: Group<'a>, place: &'a Place, kind: AnnotationKind, label: Option<&str>) -> Group<'a> {

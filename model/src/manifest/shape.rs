@@ -6,7 +6,7 @@
 use super::read::TextError;
 use super::text::SourceText;
 use super::tree::{FINDINGS_MAX, NodeId, NodeValue, ScalarKind, Step, Tree, path_text};
-use crate::diagnostic::{Code, Diagnostic, did_you_mean, nearest};
+use crate::diagnostic::{Code, Diagnostic, nearest};
 
 /// What one value must be.
 pub(crate) enum Shape {
@@ -99,7 +99,11 @@ impl<'a> Checker<'a> {
             (Shape::Map(map), NodeValue::Map(_)) => self.map(key, id, map),
             (Shape::Free { key, value, len_max }, NodeValue::Map(entries)) => {
                 self.check_len(id, entries.len(), *len_max, "entries");
-                for (k, v) in entries.iter().take(*len_max) {
+                for (k, v) in entries
+                    .iter()
+                    .take(*len_max)
+                    .filter(|(k, _)| usable_key(tree, *k))
+                {
                     let name = tree.text(*k);
                     self.path.push(Step::Key(name));
                     if let Err(error) = key(name) {
@@ -146,12 +150,14 @@ impl<'a> Checker<'a> {
                 None,
             );
         };
-        for (k, v) in entries {
+        // A field that was misspelt is not missing as well.
+        let mut meant = Vec::new();
+        for (k, v) in entries.iter().filter(|(k, _)| usable_key(tree, *k)) {
             let name = tree.text(*k);
             self.path.push(Step::Key(name));
             match shape.fields.iter().find(|field| field.name == name) {
                 Some(field) => self.value(*k, *v, &field.shape),
-                None => self.unknown_field(*k, name, shape),
+                None => meant.extend(self.unknown_field(*k, name, shape)),
             }
             self.path.pop();
         }
@@ -159,7 +165,7 @@ impl<'a> Checker<'a> {
         let missing: Vec<String> = shape
             .fields
             .iter()
-            .filter(|field| field.required && !has(field.name))
+            .filter(|field| field.required && !has(field.name) && !meant.contains(&field.name))
             .map(|field| format!("`{}`", field.name))
             .collect();
         if !missing.is_empty() {
@@ -188,28 +194,28 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn unknown_field(&mut self, key: NodeId, name: &str, shape: &MapShape) {
+    /// Reports a field that does not exist; the one that was meant, if that can be told.
+    fn unknown_field(&mut self, key: NodeId, name: &str, shape: &MapShape) -> Option<&'static str> {
         let shown: String = name.chars().take(80).collect();
         if shape.later.contains(&name) {
             let message = format!("`{shown}` is not available in this version");
-            return self.add(key, Code::NotAvailable, message, None);
+            self.add(key, Code::NotAvailable, message, None);
+            return None;
         }
         let known = shape.fields.iter().map(|field| field.name);
-        let mut help = did_you_mean(name, known.clone(), "fields");
-        if nearest(name, known).is_some() {
-            let all: Vec<String> = shape
-                .fields
-                .iter()
-                .map(|field| format!("`{}`", field.name))
-                .collect();
-            help = help.map(|help| format!("{help} (known fields: {})", all.join(", ")));
-        }
+        let meant = nearest(name, known.clone());
+        let all: Vec<String> = known.map(|name| format!("`{name}`")).collect();
+        let help = match meant {
+            Some(meant) => format!("did you mean `{meant}`? (known fields: {})", all.join(", ")),
+            None => format!("known fields: {}", all.join(", ")),
+        };
         self.add(
             key,
             Code::UnknownField,
             format!("there is no field `{shown}` here"),
-            help,
+            Some(help),
         );
+        meant
     }
 
     fn text(&mut self, id: NodeId, kind: ScalarKind, read: fn(&str) -> Result<(), TextError>) {
@@ -309,4 +315,9 @@ impl<'a> Checker<'a> {
         finding.help.extend(help);
         self.findings.push(finding);
     }
+}
+
+/// Whether a key is one that the tree's own checks have not refused.
+fn usable_key(tree: &Tree, key: NodeId) -> bool {
+    tree.scalar_kind(key) == Some(ScalarKind::Text) && tree.text(key) != "<<"
 }

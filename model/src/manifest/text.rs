@@ -80,6 +80,11 @@ impl SourceText {
         &self.text
     }
 
+    /// How many lines there are.
+    pub(crate) fn lines(&self) -> u32 {
+        u32::try_from(self.line_starts.len()).unwrap_or(u32::MAX)
+    }
+
     /// A line without its break; empty past the end.
     pub(crate) fn line(&self, line: u32) -> &str {
         let index = usize::try_from(line).unwrap_or(usize::MAX).saturating_sub(1);

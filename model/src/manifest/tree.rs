@@ -111,23 +111,25 @@ impl Tree {
 
 /// `spec.mounts[0].path`; keys with other characters are put in quotes.
 pub(crate) fn path_text(path: &[Step<'_>]) -> String {
+    const LEN_MAX: usize = 200;
     let mut text = String::new();
     for step in path {
+        if text.len() > LEN_MAX {
+            text.push('…');
+            break;
+        }
         match step {
             Step::Index(index) => text.push_str(&format!("[{index}]")),
             Step::Key(key) => {
                 let key: String = key.chars().take(80).collect();
-                if key
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-                    && !key.is_empty()
-                {
+                let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+                if key.is_empty() || !key.bytes().all(plain) {
+                    text.push_str(&format!("[{key:?}]"));
+                } else {
                     if !text.is_empty() {
                         text.push('.');
                     }
                     text.push_str(&key);
-                } else {
-                    text.push_str(&format!("[{key:?}]"));
                 }
             }
         }
@@ -511,8 +513,13 @@ impl Builder<'_> {
 
     fn syntax(&self, error: &ScanError) -> Diagnostic {
         let mark = error.marker();
-        let line = u32::try_from(mark.line()).unwrap_or(u32::MAX).max(1);
-        let column = u32::try_from(mark.col()).unwrap_or(u32::MAX);
+        let mut line = u32::try_from(mark.line()).unwrap_or(u32::MAX).max(1);
+        let mut column = u32::try_from(mark.col()).unwrap_or(u32::MAX);
+        // What is missing at the end of the file is pointed at behind the last thing that is there.
+        while line > 1 && self.source.line(line).trim().is_empty() {
+            line = line.min(self.source.lines()) - 1;
+            column = u32::try_from(self.source.line(line).chars().count()).unwrap_or(u32::MAX);
+        }
         let tab = self
             .source
             .line(line)

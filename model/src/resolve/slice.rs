@@ -10,7 +10,7 @@ use crate::desired::{
 use crate::diagnostic::{Code, Diagnostic, did_you_mean};
 use crate::id::{DomainUuid, SliceName, SliverId};
 use crate::manifest::{
-    Kind, RawHealth, RawLayer, RawSlice, RawState, RawWritable, Step, TemplateChoice, TemplateContent,
+    Kind, RawHealth, RawLayer, RawSlice, RawState, RawWritable, Step, TemplateChoice, TemplateContent, Text,
 };
 use crate::normal;
 use crate::units::Millis;
@@ -70,26 +70,25 @@ impl<'a> Resolver<'a> {
             Some(RawState::Stopped) => SliverState::Stopped,
         };
         let health = raw.health.as_ref().and_then(|raw| self.health(at, raw));
-        let (kernel, mounts) = (kernel?, mounts?);
-
-        let mut slivers = BTreeMap::new();
-        let mut missing = BTreeSet::new();
+        // Every node is looked up before anything that is wrong ends this, and a name that is wrong many times is one
+        // mistake.
+        let mut looked_up = BTreeSet::new();
         for (i, node) in raw.placement.nodes.iter().enumerate() {
             let node = &node.0;
-            // A name that is wrong many times is one mistake.
-            if missing.contains(node) {
-                continue;
-            }
             let path = [
                 Step::Key("spec"),
                 Step::Key("placement"),
                 Step::Key("nodes"),
                 Step::Index(i),
             ];
-            if self.find(Kind::Node, node.as_str(), || at.place(&path)).is_none() {
-                missing.insert(node);
-                continue;
+            if looked_up.insert(node) {
+                self.find(Kind::Node, node.as_str(), || at.place(&path));
             }
+        }
+        let (kernel, mounts) = (kernel?, mounts?);
+
+        let mut slivers = BTreeMap::new();
+        for (i, Text(node)) in raw.placement.nodes.iter().enumerate() {
             let Ok(number) = u32::try_from(i) else { break };
             let id = SliverId {
                 slice: name.clone(),

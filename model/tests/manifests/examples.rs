@@ -7,7 +7,7 @@ use xeno_model::desired::{CarriedContent, DesiredFleet, LayerRef, Probe, Writabl
 use xeno_model::diagnostic::{Paint, Report};
 use xeno_model::id::{NodeName, SliceName};
 
-fn specs() -> PathBuf {
+pub(crate) fn specs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/specs")
 }
 

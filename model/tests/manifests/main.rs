@@ -4,5 +4,8 @@
     reason = "the model does no I/O; its tests read their cases"
 )]
 
+mod bad;
 mod examples;
+mod init;
+mod properties;
 mod support;

@@ -37,6 +37,12 @@ impl Repository {
         }
     }
 
+    /// Puts an ordinary file.
+    pub(crate) fn put(&mut self, path: &str, bytes: impl Into<Vec<u8>>) {
+        self.files
+            .insert(path.to_owned(), (FileMode::Regular, bytes.into()));
+    }
+
     pub(crate) fn tree(&self) -> RepositoryTree {
         let entry = |(path, (mode, bytes)): (&String, &(FileMode, Vec<u8>))| {
             let entry = TreeEntry {

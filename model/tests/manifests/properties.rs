@@ -1,0 +1,135 @@
+//! What holds for every input.
+
+use proptest::prelude::*;
+use xeno_model::diagnostic::{Code, Paint, Report};
+use xeno_model::manifest::parse_file;
+use xeno_model::resolve::resolve;
+
+use crate::support::Repository;
+
+const WORDS: &[&str] = &[
+    "apiVersion: xenoslice/v1\n",
+    "kind: Slice\n",
+    "kind: Node\n",
+    "kind: ",
+    "metadata: ",
+    "{ name: a }\n",
+    "spec:\n",
+    "  ",
+    "- ",
+    ": ",
+    "\n",
+    "\t",
+    "\r",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    "&a ",
+    "*a",
+    "!!str ",
+    "<<: ",
+    "|",
+    ">-\n",
+    "'",
+    "\"",
+    "# x\n",
+    "---\n",
+    "...\n",
+    "%YAML 1.2\n",
+    "? ",
+    "\u{85}",
+    "\u{2028}",
+    "\u{feff}",
+    "null",
+    "0x1f",
+    "é",
+    "image: ",
+    "mounts: ",
+    "nodes: [a]",
+];
+
+fn told(bytes: &[u8]) {
+    let file = parse_file("a.yaml", bytes);
+    let findings = resolve(&[&file], &xeno_model::repository::RepositoryTree::default()).unwrap_err();
+    let report = Report::new(findings);
+    assert!(!report.render(Paint::Plain).is_empty());
+    serde_json::from_str::<serde_json::Value>(&report.to_json()).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_are_told_about(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        told(&bytes);
+    }
+
+    #[test]
+    fn any_words_are_told_about(words in proptest::collection::vec(proptest::sample::select(WORDS), 0..40)) {
+        told(words.concat().as_bytes());
+    }
+
+    /// What a plain scalar is must not depend on the reader of YAML.
+    #[test]
+    fn readers_agree_on_plain_scalars(text in "[-+0-9a-fxob._eEInNtrusl~]{0,7}") {
+        let file = parse_file("a.yaml", format!("a: [{text}x, {text}]\nb: {text}\n").as_bytes());
+        prop_assert!(file.findings().iter().all(|finding| finding.code != Code::Ambiguous), "{:?}", file.findings());
+    }
+
+    #[test]
+    fn order_of_files_does_not_matter(order in Just((0..18_usize).collect::<Vec<_>>()).prop_shuffle(), broken in any::<bool>()) {
+        let mut repository = Repository::read(&crate::examples::specs().join("realistic"));
+        if broken {
+            repository.put("slices/again.yaml", "apiVersion: xenoslice/v1\nkind: Site\nmetadata: { name: cam }\n");
+        }
+        let parsed = repository.parse();
+        let expected = resolve(&parsed.iter().collect::<Vec<_>>(), &repository.tree());
+        let shuffled: Vec<_> = order.iter().filter_map(|i| parsed.get(*i)).collect();
+        prop_assert!((17..=18).contains(&parsed.len()) && shuffled.len() == parsed.len());
+        prop_assert_eq!(resolve(&shuffled, &repository.tree()), expected);
+    }
+}
+
+/// A thousand small files are parsed in well under a second by a release build; this only keeps the cost from growing
+/// with the square of anything.
+#[test]
+fn a_thousand_files_and_a_hundred_thousand_slivers_are_no_trouble() {
+    let mut repository = Repository::read(&crate::examples::specs().join("small"));
+    let web = String::from_utf8(repository.files["slices/web.yaml"].1.clone()).unwrap();
+    let idle = |name: &str| {
+        web.replace("name: web", &format!("name: {name}"))
+            .replace("state: running", "state: stopped")
+            .lines()
+            .filter(|line| !line.contains("publish") && !line.contains("health"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    for i in 0..1000 {
+        repository.put(&format!("slices/s{i}.yaml"), idle(&format!("s{i}")));
+    }
+    let many = vec!["laptop"; 98_999].join(", ");
+    repository.put(
+        "slices/many.yaml",
+        idle("many").replace("[laptop]", &format!("[{many}]")),
+    );
+    let fleet = repository
+        .resolve()
+        .map_err(|findings| Report::new(findings).render(Paint::Plain))
+        .unwrap();
+    assert_eq!(
+        fleet
+            .slices
+            .values()
+            .map(|slice| slice.slivers.len())
+            .sum::<usize>(),
+        100_000
+    );
+    repository.put("slices/one-more.yaml", idle("one-more"));
+    let findings = repository.resolve().unwrap_err();
+    assert_eq!(
+        findings.iter().map(|finding| finding.code).collect::<Vec<_>>(),
+        [Code::Limit]
+    );
+}
