@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # First program of a Xenoslice guest: brings up the network, mounts the root file system over NFS and goes over to it.
 #
 # Kernel arguments (values may have %XX for any byte):

@@ -4,7 +4,8 @@
 //! `xeno: root mounted` once the root is there and `xeno: small init ready` once the small init has prepared it.
 //!
 //! A root with an init of its own needs nothing special. For the power button to work it needs something that listens:
-//! with systemd that is logind, so on Debian the packages `systemd-sysv`, `dbus` and `libpam-systemd`.
+//! with systemd that is logind, which needs udev, so on Debian the packages `systemd-sysv`, `udev`, `dbus` and
+//! `libpam-systemd`.
 
 mod cpio;
 mod modules;

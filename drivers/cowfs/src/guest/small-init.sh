@@ -1,4 +1,5 @@
 #!/run/xeno/busybox sh
+# shellcheck shell=dash
 # Process 1 of a guest that runs one command: prepares the root, keeps the command running, and shuts down in order when
 # the power button is pressed.
 #
