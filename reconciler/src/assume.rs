@@ -71,3 +71,24 @@ pub fn observed_from(
     };
     (observed, applied)
 }
+
+#[cfg(test)]
+mod tests {
+    use xeno_model::desired::SliverState;
+
+    use super::*;
+    use crate::testing::{World, health, sliver};
+
+    #[test]
+    fn a_node_that_did_as_it_was_told_has_nothing_to_do() {
+        let mut stopped = sliver("job/0");
+        stopped.state = SliverState::Stopped;
+        let mut checked = sliver("web/0");
+        checked.health = Some(health());
+        let mut world = World::wanting([stopped, checked, sliver("db/0")]);
+        let (observed, applied) = observed_from(&world.desired, Timestamp(7));
+        (world.observed, world.applied) = (observed, applied);
+        assert!(crate::render::is_empty(&world.plan()));
+        assert_eq!(world.observed.at, Timestamp(7));
+    }
+}

@@ -222,24 +222,37 @@ fn port_holders<'a>(input: &PlanInput<'a>) -> BTreeMap<u16, &'a SliverId> {
         .collect()
 }
 
+/// Slivers whose boot wants a port that a domain holds that stays, or that another boot takes first: one that holds it
+/// already, else the first by name.
 fn ports_taken(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>) -> BTreeMap<SliverId, Reason> {
-    let holders = port_holders(input);
+    let now = port_holders(input);
     let stays = |holder: &SliverId| {
         studies
             .get(holder)
             .is_none_or(|study| !study.steps.contains(&Step::Shutdown))
     };
-    let mut held = BTreeMap::new();
-    for (sliver, _) in studies
+    let mut taken: BTreeMap<u16, &SliverId> = BTreeMap::new();
+    taken.extend(
+        now.iter()
+            .filter(|(_, holder)| stays(holder))
+            .map(|(port, holder)| (*port, *holder)),
+    );
+    let boots = studies
         .iter()
-        .filter(|(_, study)| study.steps.contains(&Step::Boot))
-    {
-        let taken = wanted_ports(input, sliver)
-            .filter_map(|port| holders.get(&port).map(|by| (port, *by)))
-            .find(|(_, by)| *by != sliver && stays(by));
-        if let Some((port, by)) = taken {
-            let reason = Reason::PortTaken { port, by: by.clone() };
-            held.insert(sliver.clone(), reason);
+        .filter(|(_, study)| study.steps.contains(&Step::Boot));
+    let boots: Vec<_> = boots
+        .flat_map(|(sliver, _)| wanted_ports(input, sliver).map(move |port| (port, sliver)))
+        .collect();
+    let (already, anew): (Vec<_>, Vec<_>) = boots
+        .into_iter()
+        .partition(|(port, sliver)| now.get(port) == Some(sliver));
+    let mut held = BTreeMap::new();
+    for (port, sliver) in already.into_iter().chain(anew) {
+        let by = *taken.entry(port).or_insert(sliver);
+        if by != sliver {
+            let by = by.clone();
+            held.entry(sliver.clone())
+                .or_insert(Reason::PortTaken { port, by });
         }
     }
     held

@@ -249,6 +249,8 @@ struct Now {
     open: bool,
     stack: Option<Digest>,
     exported: bool,
+    /// Writable layers lie on disk.
+    kept: bool,
     set_aside: bool,
 }
 
@@ -272,6 +274,7 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
             open: kept.is_some_and(|s| s.open.is_some()),
             stack: kept.and_then(|s| s.stack),
             exported: kept.is_some_and(|s| s.exported),
+            kept: kept.is_some_and(|s| s.on_disk),
             set_aside: kept.is_some_and(|s| s.tombstone.is_some()),
         };
         now.insert(sliver.clone(), state);
@@ -400,6 +403,7 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
             Action::Purge { .. } => {
                 let used = state.domain.is_some() || state.exported || state.open || state.stack.is_some();
                 fault(used || !state.set_aside, "deletes what is in use");
+                state.kept = false;
                 state.set_aside = false;
             }
         }
@@ -407,7 +411,9 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
     for (sliver, change) in &plan.changes {
         let state = &now[sliver];
         let what = match change.class {
-            ChangeClass::Keep | ChangeClass::Wait | ChangeClass::Purge => continue,
+            ChangeClass::Keep | ChangeClass::Wait => continue,
+            ChangeClass::Purge if !state.set_aside => continue,
+            ChangeClass::Purge => "set aside",
             ChangeClass::InPlace | ChangeClass::Create | ChangeClass::Start | ChangeClass::Reboot => {
                 let Some(desired) = input.desired.slivers.get(sliver) else {
                     findings.insert(Finding::Lacking {
@@ -424,10 +430,12 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
                 "without its domain or its export"
             }
             ChangeClass::Stop | ChangeClass::Remove => {
-                if state.domain.is_none() && !state.exported && !state.open && state.stack.is_none() {
+                let closed = !state.exported && !state.open && state.stack.is_none();
+                let stays = change.class == ChangeClass::Remove && state.kept && !state.set_aside;
+                if state.domain.is_none() && closed && !stays {
                     continue;
                 }
-                "running or open"
+                "running, open or not set aside"
             }
         };
         findings.insert(Finding::Lacking {

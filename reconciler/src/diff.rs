@@ -339,3 +339,6 @@ pub(crate) fn domains<'a>(input: &PlanInput<'a>) -> Option<&'a xeno_model::obser
         Seen::Unknown { .. } => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,4 +20,6 @@ pub mod scripted;
 mod situation;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod testing;

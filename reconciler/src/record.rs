@@ -13,6 +13,7 @@ use crate::plan::{Plan, PlanInput};
 
 /// What to do with a sliver's record once its actions are done.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are records")]
 pub enum Settlement {
     /// This is now what was last carried through.
     Record(AppliedSliver),

@@ -110,7 +110,7 @@ pub fn summary(plan: &Plan) -> String {
     let kept = count(plan, ChangeClass::Keep);
     if is_empty(plan) {
         return match kept {
-            0 => "nothing to do: the node is wanted to run nothing, and does".to_owned(),
+            0 => "nothing to do: the node should run nothing, and runs nothing".to_owned(),
             1 | 2 => {
                 let names: Vec<_> = plan.changes.keys().map(SliverId::to_string).collect();
                 let verb = if kept == 1 { "is" } else { "are" };
@@ -253,18 +253,24 @@ fn sliver(out: &mut String, change: &Change, steps: &[&PlannedAction], colour: C
         colour,
         &format!("{mark} {:<8} {}", change.class.word(), change.sliver),
     );
-    let note = Style::Faint.paint(colour, disruption_note(change.class));
+    let note = disruption_note(change.class);
+    let note = if note.is_empty() {
+        String::new()
+    } else {
+        Style::Faint.paint(colour, note)
+    };
     let _ = writeln!(out, "{head}{note}");
     for (reason, text) in change.reasons.iter().zip(report::explain(change)) {
-        let text = match waits_on(reason) {
-            true => Style::Careful.paint(colour, &text),
-            false => text,
+        let text = if waits_on(reason) {
+            Style::Careful.paint(colour, &text)
+        } else {
+            text
         };
-        let _ = writeln!(out, "             {text}");
+        let _ = writeln!(out, "           {text}");
     }
     for planned in steps {
-        let line = format!("    {:<8} {}", planned.action.verb(), step(planned));
-        let _ = writeln!(out, "{}", Style::Faint.paint(colour, line.trim_end()));
+        let line = format!("{:<9} {}", planned.action.verb(), step(planned));
+        let _ = writeln!(out, "             {}", Style::Faint.paint(colour, &line));
     }
 }
 
@@ -304,7 +310,7 @@ fn step(planned: &PlannedAction) -> String {
         Action::Stack { stack, .. } => format!("layers as {}", stack.short()),
         Action::Export { .. } => "to its domain only".to_owned(),
         Action::Boot { boot, .. } => format!("as {}", boot.short()),
-        Action::AwaitHealthy { .. } => "healthy".to_owned(),
+        Action::AwaitHealthy { .. } => "its health check".to_owned(),
         Action::Shutdown { .. } => "domain".to_owned(),
         Action::Unexport { .. } => "stop serving".to_owned(),
         Action::CloseWritable { .. } => "writable layer".to_owned(),

@@ -66,18 +66,19 @@ impl ScriptedNode {
         }
     }
 
-    /// A node that looks like `observed`; what could not be seen there is empty.
+    /// A node that looks like `observed`; what could not be seen there is empty. Where more memory is held already than
+    /// there should be, that much is allowed.
     #[must_use]
     pub fn like(observed: &ObservedNode, memory_mib: u64) -> Self {
-        let state = State {
+        let mut state = State {
             domains: observed.domains.known().cloned().unwrap_or_default(),
             storage: observed.storage.known().cloned().unwrap_or_default(),
             templates: observed.templates.known().cloned().unwrap_or_default(),
             files: observed.file_layers.known().cloned().unwrap_or_default(),
-            memory_mib,
             now: observed.at,
             ..State::default()
         };
+        state.memory_mib = memory_mib.max(state.memory_held());
         Self {
             state: Mutex::new(state),
         }
@@ -289,7 +290,6 @@ impl Hypervisor for ScriptedNode {
             if there.is_some_and(|d| d.booted == spec.boot && d.state == DomainState::Running) {
                 return;
             }
-            let before = state.memory_held();
             let kept = there.is_none();
             state.rule(kept, || format!("boot:{sliver} while its domain is there"));
             let served = state.storage(sliver).exported;
@@ -311,7 +311,7 @@ impl Hypervisor for ScriptedNode {
             }
             state.domains.ours.insert(sliver.clone(), domain);
             let held = state.memory_held();
-            let fits = held <= state.memory_mib.max(before);
+            let fits = held <= state.memory_mib;
             state.rule(fits, || format!("boot:{sliver} takes the node to {held} MiB"));
         };
         self.call("boot", &spec.sliver.to_string(), effect).await
@@ -437,7 +437,10 @@ impl Storage for ScriptedNode {
 
     async fn purge(&self, sliver: &SliverId) -> PortResult<()> {
         let effect = |state: &mut State| {
-            let set_aside = state.storage(sliver).tombstone.is_some() && !state.has_domain(sliver);
+            let Some(storage) = state.storage.get(sliver) else {
+                return;
+            };
+            let set_aside = storage.tombstone.is_some() && !state.has_domain(sliver);
             state.rule(set_aside, || format!("purge:{sliver} of what is not set aside"));
             state.storage.remove(sliver);
         };

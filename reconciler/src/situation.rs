@@ -154,7 +154,14 @@ impl<'a> Situation<'a> {
             steps.insert(Step::Shutdown);
         }
         if self.held() {
-            steps.extend([Step::Unexport, Step::Close]);
+            // Even where not all of it is served, some may be.
+            steps.insert(Step::Unexport);
+        }
+        if self
+            .storage
+            .is_some_and(|s| s.open.is_some() || s.stack.is_some())
+        {
+            steps.insert(Step::Close);
         }
         steps
     }

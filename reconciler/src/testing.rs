@@ -170,9 +170,27 @@ impl World {
         self.desired.slivers.remove(&id(sliver));
     }
 
-    #[expect(dead_code, reason = "x")]
     pub(crate) fn class(&self, sliver: &str) -> ChangeClass {
         self.plan().changes[&id(sliver)].class
+    }
+
+    /// Carries out what is desired to the letter, at once.
+    pub(crate) fn settle(mut self) -> Self {
+        let (mut observed, applied) = crate::assume::observed_from(&self.desired, self.observed.at);
+        if let (Some(domains), Seen::Known(now)) = (self.observed.domains.known(), &mut observed.domains) {
+            now.strangers.clone_from(&domains.strangers);
+        }
+        self.observed = observed;
+        self.applied = applied;
+        self
+    }
+
+    /// Memory for guests, in MiB.
+    pub(crate) fn with_memory(mut self, mib: u64) -> Self {
+        if let Standing::Named(node) = &mut self.desired.standing {
+            node.memory = Bytes(mib << 20);
+        }
+        self
     }
 
     /// The keys of the plan's actions, in order.

@@ -1,5 +1,9 @@
+use xeno_model::id::Timestamp;
+use xeno_model::observed::{ObservedStorage, Stranger};
+use xeno_model::units::Bytes;
+
 use super::*;
-use crate::testing::{World, health, id, sliver};
+use crate::testing::{World, health, sliver, template};
 
 #[test]
 fn amounts_are_short() {
@@ -15,12 +19,90 @@ fn amounts_are_short() {
     }
 }
 
+/// A node on which everything happens at once.
+fn busy() -> World {
+    let mut checked = sliver("web/0");
+    checked.health = Some(health());
+    let names = [
+        "api/0", "db/0", "db/1", "fat/0", "job/0", "log/0", "old/0", "old/1", "old/2",
+    ];
+    let mut world = World::wanting(names.map(sliver)).settle();
+    world.domains().strangers.push(Stranger {
+        name: "laptop-vm".to_owned(),
+        memory_mib: 64,
+    });
+    for new in [checked, sliver("web/1")] {
+        let mut new = new;
+        new.kernel = template("debian-web", 0xd2);
+        world.desired.slivers.insert(new.id.clone(), new);
+    }
+    world.want("api/0").resources.cpu_weight = 512;
+    world.want("db/0").resources.memory = Bytes(256 << 20);
+    world.want("fat/0").resources.memory = Bytes(8 << 30);
+    world.want("job/0").state = xeno_model::desired::SliverState::Stopped;
+    *world.storage("log/0") = ObservedStorage {
+        on_disk: true,
+        ..ObservedStorage::default()
+    };
+    for old in ["old/0", "old/1", "old/2"] {
+        world.unwant(old);
+    }
+    world.storage("past/0").on_disk = true;
+    world.storage("past/0").tombstone = Some(Timestamp(0));
+    world
+}
+
 #[test]
-fn probe() {
-    let mut web = sliver("web/0");
-    web.health = Some(health());
-    let world = World::wanting([web, sliver("web/1")]);
-    let _ = id("web/0");
-    println!("{}", text(&world.plan(), Colour::Plain));
-    println!("{}", json(&world.plan()));
+fn everything_at_once_reads_well() {
+    let plan = busy().plan();
+    assert_eq!(crate::check::check(&plan, &busy().input()), []);
+    golden("busy.txt", include_str!("busy.txt"), &text(&plan, Colour::Plain));
+    let colourful = text(&plan, Colour::Ansi);
+    assert!(
+        colourful.contains("\x1b[32m+ create   web/0\x1b[0m"),
+        "{colourful}"
+    );
+    let mut stripped = colourful;
+    for style in [
+        Style::Good,
+        Style::Careful,
+        Style::Bad,
+        Style::Heading,
+        Style::Faint,
+    ] {
+        stripped = stripped.replace(style.sequence(), "");
+    }
+    assert_eq!(stripped.replace("\x1b[0m", ""), text(&plan, Colour::Plain));
+}
+
+#[test]
+fn json_keeps_its_promise() {
+    golden("busy.json", include_str!("busy.json"), &json(&busy().plan()));
+}
+
+#[test]
+fn nothing_to_do_is_one_line() {
+    let check = |names: &[&str], line: &str| {
+        let world = World::wanting(names.iter().map(|name| sliver(name))).settle();
+        let mut plan = world.plan();
+        plan.applied_generation = plan.generation;
+        plan.basis = Basis::Assumed;
+        let expected =
+            format!("node cam-01  revision 4c1e9a70  generation 13  (assumed)\n\nNothing to do: {line}\n");
+        assert_eq!(text(&plan, Colour::Plain), expected);
+        assert!(is_empty(&plan));
+    };
+    check(&[], "the node should run nothing, and runs nothing");
+    check(&["web/0"], "web/0 is as desired");
+    check(&["web/0", "db/0"], "db/0 and web/0 are as desired");
+    check(&["web/0", "db/0", "db/1"], "all 3 slivers are as desired");
+}
+
+/// Compares with what a file beside this one expects, and shows what differs.
+fn golden(name: &str, expected: &str, found: &str) {
+    let difference = similar::TextDiff::from_lines(expected, found)
+        .unified_diff()
+        .header(name, "found")
+        .to_string();
+    assert!(expected == found, "{difference}");
 }

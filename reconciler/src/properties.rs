@@ -1,0 +1,446 @@
+//! What holds for every node, however strange it looks.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use xeno_model::desired::{DesiredSliver, LayerRef, Publish, SliverState, Standing, WritableKind};
+use xeno_model::id::{Digest, Epoch, NodeName, Timestamp};
+use xeno_model::normal::{boot_digest, stack_digest};
+use xeno_model::observed::{DomainState, ObservedDomain, ObservedStorage, Seen, Stranger};
+use xeno_model::units::Bytes;
+
+use crate::action::Action;
+use crate::change::{AppliedSliver, ChangeClass};
+use crate::check::check;
+use crate::exec::{ActionState, Outcome, RetryPolicy, Run, RunState};
+use crate::ports::{PortError, Retry};
+use crate::record::{Settlement, settlements};
+use crate::render;
+use crate::scripted::{Fault, ScriptedNode};
+use crate::testing::{World, health, id, sliver, template};
+
+const NAMES: [&str; 6] = ["api/0", "db/0", "db/1", "web/0", "web/1", "web/10"];
+
+/// The ways in which a sliver of these tests can differ.
+#[derive(Clone, Debug)]
+struct Variant {
+    memory_mib: u64,
+    content: u8,
+    files: u8,
+    weight: u32,
+    state: SliverState,
+    health: bool,
+    port: Option<u16>,
+    reads_only: bool,
+}
+
+/// On disk, open, stack, exported, tombstone.
+type Kept = (bool, Option<u64>, Option<u8>, bool, Option<u64>);
+
+#[derive(Clone, Debug)]
+struct Sight {
+    domain: Option<(DomainState, u8, u64)>,
+    storage: Option<Kept>,
+    healthy: bool,
+}
+
+fn variant() -> impl Strategy<Value = Variant> {
+    (
+        prop::sample::select(vec![128u64, 256, 512]),
+        1u8..3,
+        1u8..3,
+        prop::sample::select(vec![128u32, 256]),
+        prop::sample::select(vec![
+            SliverState::Running,
+            SliverState::Running,
+            SliverState::Running,
+            SliverState::Stopped,
+            SliverState::Suspended,
+        ]),
+        any::<bool>(),
+        prop::option::of(8080u16..8084),
+        prop::bool::weighted(0.2),
+    )
+        .prop_map(
+            |(memory_mib, content, files, weight, state, health, port, reads_only)| Variant {
+                memory_mib,
+                content,
+                files,
+                weight,
+                state,
+                health,
+                port,
+                reads_only,
+            },
+        )
+}
+
+fn made(name: &str, variant: &Variant) -> DesiredSliver {
+    let mut sliver = sliver(name);
+    sliver.kernel = template("debian-web", variant.content);
+    sliver.mounts[0].layers = vec![
+        LayerRef::Files {
+            digest: Digest([0xf0 + variant.files; 32]),
+        },
+        LayerRef::Template(template("debian-web", variant.content)),
+    ];
+    sliver.resources.memory = Bytes(variant.memory_mib << 20);
+    sliver.resources.cpu_weight = variant.weight;
+    sliver.state = variant.state;
+    sliver.health = variant.health.then(health);
+    sliver.publish = variant
+        .port
+        .map(|host| Publish { guest: 80, host })
+        .into_iter()
+        .collect();
+    if variant.reads_only {
+        sliver.mounts[0].writable = WritableKind::ReadOnly;
+    }
+    sliver
+}
+
+fn sight() -> impl Strategy<Value = Sight> {
+    let state = prop::sample::select(vec![
+        DomainState::Running,
+        DomainState::Running,
+        DomainState::Paused,
+        DomainState::Stopping,
+        DomainState::Crashed,
+    ]);
+    let domain = prop::option::of((state, 0u8..3, prop::sample::select(vec![128u64, 256, 512])));
+    let storage = prop::option::of((
+        any::<bool>(),
+        prop::option::of(1u64..3),
+        prop::option::of(0u8..3),
+        any::<bool>(),
+        prop::option::weighted(0.2, 9_998_000u64..10_000_000),
+    ));
+    (domain, storage, any::<bool>()).prop_map(|(domain, storage, healthy)| Sight {
+        domain,
+        storage,
+        healthy,
+    })
+}
+
+type Sides = (Option<Variant>, Option<(Variant, bool, u64)>, Sight);
+
+fn sides() -> impl Strategy<Value = Vec<Sides>> {
+    let applied = prop::option::of((variant(), any::<bool>(), 1u64..3));
+    prop::collection::vec((prop::option::of(variant()), applied, sight()), NAMES.len())
+}
+
+#[derive(Clone, Debug)]
+struct Surroundings {
+    capacity_mib: u64,
+    stranger_mib: u64,
+    budget: u32,
+    removed: u32,
+    named: bool,
+    here: u8,
+}
+
+fn surroundings() -> impl Strategy<Value = Surroundings> {
+    (
+        prop::sample::select(vec![256u64, 640, 1024, 4096]),
+        prop::sample::select(vec![0u64, 64, 300]),
+        0u32..7,
+        0u32..3,
+        prop::bool::weighted(0.9),
+        0u8..16,
+    )
+        .prop_map(
+            |(capacity_mib, stranger_mib, budget, removed, named, here)| Surroundings {
+                capacity_mib,
+                stranger_mib,
+                budget,
+                removed,
+                named,
+                here,
+            },
+        )
+}
+
+fn world(sides: &[Sides], around: &Surroundings) -> World {
+    let desired = NAMES
+        .iter()
+        .zip(sides)
+        .filter_map(|(name, (desired, ..))| desired.as_ref().map(|variant| made(name, variant)));
+    let mut world = World::wanting(desired).with_memory(around.capacity_mib);
+    world.desired.delete_budget.slivers = around.budget;
+    world.removed_recently = around.removed;
+    if !around.named {
+        world.desired.standing = Standing::NotNamed;
+    }
+    let bit = |n: u8| around.here & (1 << n) != 0;
+    let contents = (1u8..3).filter(|n| bit(n - 1)).map(|n| Digest([n; 32]));
+    let files = (1u8..3).filter(|n| bit(n + 1)).map(|n| Digest([0xf0 + n; 32]));
+    world.observed.templates = Seen::Known(contents.collect());
+    world.observed.file_layers = Seen::Known(files.collect());
+    if around.stranger_mib > 0 {
+        for name in ["laptop-vm", "build-vm"] {
+            let stranger = Stranger {
+                name: name.to_owned(),
+                memory_mib: around.stranger_mib / 2,
+            };
+            world.domains().strangers.push(stranger);
+        }
+    }
+    for (name, (desired, applied, sight)) in NAMES.iter().zip(sides) {
+        let desired = desired.as_ref().map(|variant| made(name, variant));
+        let applied = applied.as_ref().map(|(variant, complete, epoch)| AppliedSliver {
+            desired: made(name, variant),
+            epoch: Epoch(*epoch),
+            complete: *complete,
+        });
+        let other = Digest([0xee; 32]);
+        let pick = |which: u8, digest: fn(&DesiredSliver) -> Digest| match which {
+            0 => desired.as_ref().map_or(other, digest),
+            1 => applied.as_ref().map_or(other, |applied| digest(&applied.desired)),
+            _ => other,
+        };
+        if let Some((state, which, memory_mib)) = sight.domain {
+            let domain = ObservedDomain {
+                uuid: sliver(name).uuid,
+                state,
+                booted: pick(which, boot_digest),
+                memory_mib,
+                vcpus: 1,
+                publish: vec![],
+            };
+            world.domains().ours.insert(id(name), domain);
+        }
+        if let Some((on_disk, open, stack, exported, tombstone)) = sight.storage {
+            *world.storage(name) = ObservedStorage {
+                on_disk,
+                open: open.map(Epoch),
+                stack: stack.map(|which| pick(which, stack_digest)),
+                exported,
+                bytes: 0,
+                tombstone: tombstone.map(Timestamp),
+            };
+        }
+        if sight.healthy {
+            let verdict = xeno_model::observed::HealthVerdict::Healthy;
+            world.observed.health.insert(id(name), verdict);
+        }
+        if let Some(applied) = applied {
+            world.applied.insert(id(name), applied);
+        }
+    }
+    world
+}
+
+fn node() -> NodeName {
+    NodeName::new("cam-01").unwrap()
+}
+
+/// Plans once, carries the plan out as an agent would, and looks again.
+fn pass(world: &mut World, node_in_memory: &ScriptedNode, seed: u64) -> RunState {
+    let plan = world.plan();
+    assert_eq!(check(&plan, &world.input()), []);
+    let mut settle = settlements(&world.input(), &plan);
+    let mut run = Run::new(plan, RetryPolicy::default(), seed);
+    let mut now_ms = 0;
+    while !run.is_finished() {
+        let ready = run.ready(3, now_ms);
+        if ready.is_empty() {
+            now_ms = run
+                .next_try_ms()
+                .expect("a run that is not finished has something to do");
+            continue;
+        }
+        for key in &ready {
+            run.started(key).unwrap();
+        }
+        // Last started, first ended.
+        for key in ready.iter().rev() {
+            let action = run.action(key).unwrap().action.clone();
+            let outcome = node_in_memory
+                .perform(&action, &world.desired)
+                .unwrap_or_else(|| {
+                    let why = "deadline passed".to_owned();
+                    Outcome::Failed {
+                        why,
+                        retry: Retry::Later,
+                    }
+                });
+            run.finished(key, outcome, now_ms).unwrap();
+        }
+    }
+    for sliver in run.settled() {
+        match settle.remove(&sliver) {
+            Some(Settlement::Record(applied)) => {
+                world.applied.insert(sliver, applied);
+            }
+            Some(Settlement::Forget) => {
+                world.applied.remove(&sliver);
+            }
+            None => {}
+        }
+    }
+    world.observed = node_in_memory.observed(&node());
+    run.state()
+}
+
+fn fault() -> impl Strategy<Value = (&'static str, Fault)> {
+    let verbs = vec![
+        "fetch",
+        "import",
+        "open",
+        "stack",
+        "export",
+        "boot",
+        "await",
+        "shutdown",
+        "unexport",
+        "close",
+        "tombstone",
+        "purge",
+    ];
+    let fault = prop::sample::select(vec![
+        Fault::Fails(PortError::later("the disk is slow")),
+        Fault::Fails(PortError::never("the disk is broken")),
+        Fault::Hangs,
+        Fault::SucceedsUnsaid,
+    ]);
+    (prop::sample::select(verbs), fault)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// However strange the node: there is a plan, the judge accepts it, carrying it out breaks no rule of the node, and
+    /// once faults stop, it ends where there is nothing more to do.
+    #[test]
+    fn applying_converges(
+        sides in sides(),
+        around in surroundings(),
+        faults in prop::collection::vec(fault(), 0..6),
+        seed in any::<u64>(),
+    ) {
+        let mut world = world(&sides, &around);
+        let strangers = world.domains().strangers.clone();
+        let model = ScriptedNode::like(&world.observed, around.capacity_mib);
+        model.set_now(Timestamp(world.now));
+        for (verb, fault) in faults {
+            model.script(verb, fault);
+        }
+        // A fault delays by a pass at most; the passes after the last one are without any.
+        for _ in 0..12 {
+            pass(&mut world, &model, seed);
+        }
+        let plan = world.plan();
+        prop_assert_eq!(model.violations(), Vec::<String>::new());
+        prop_assert!(plan.actions.is_empty(), "{}", render::text(&plan, render::Colour::Plain));
+        for (sliver, change) in &plan.changes {
+            prop_assert!(matches!(change.class, ChangeClass::Keep | ChangeClass::Wait), "{:?}", change);
+            if change.class == ChangeClass::Keep {
+                let wanted = &world.desired.slivers[sliver];
+                let running = wanted.state == SliverState::Running;
+                let domain = world.observed.domains.known().unwrap().ours.get(sliver);
+                prop_assert_eq!(domain.is_some(), running);
+                prop_assert!(domain.is_none_or(|domain| domain.booted == boot_digest(wanted)));
+            }
+        }
+        prop_assert_eq!(&world.domains().strangers, &strangers);
+    }
+
+    /// The order in which things were listed leaves no trace.
+    #[test]
+    fn equal_input_gives_equal_bytes(sides in sides(), around in surroundings()) {
+        let first = world(&sides, &around);
+        let mut second = first.clone();
+        second.domains().strangers.reverse();
+        second.desired.slivers = first.desired.slivers.clone().into_iter().rev().collect();
+        second.applied = first.applied.clone().into_iter().rev().collect::<BTreeMap<_, _>>();
+        let (first, second) = (first.plan(), second.plan());
+        prop_assert_eq!(render::json(&first), render::json(&second));
+        prop_assert_eq!(
+            render::text(&first, render::Colour::Ansi),
+            render::text(&second, render::Colour::Ansi)
+        );
+        prop_assert_eq!(first, second);
+    }
+
+    /// A facet that could not be seen never leads to anything being taken away.
+    #[test]
+    fn blindness_never_destroys(sides in sides(), around in surroundings(), blind in 1u8..16) {
+        let mut world = world(&sides, &around);
+        let why = || "nobody answers".to_owned();
+        if blind & 1 != 0 { world.observed.domains = Seen::Unknown { why: why() }; }
+        if blind & 2 != 0 { world.observed.storage = Seen::Unknown { why: why() }; }
+        if blind & 4 != 0 { world.observed.templates = Seen::Unknown { why: why() }; }
+        if blind & 8 != 0 { world.observed.file_layers = Seen::Unknown { why: why() }; }
+        let plan = world.plan();
+        prop_assert_eq!(check(&plan, &world.input()), []);
+        if blind & 3 != 0 {
+            prop_assert!(plan.actions.is_empty());
+        }
+        for planned in &plan.actions {
+            if let Action::Shutdown { again, .. } = &planned.action {
+                prop_assert!(blind & 4 == 0 || again.templates.is_empty());
+                prop_assert!(blind & 8 == 0 || again.files.is_empty());
+            }
+        }
+    }
+
+    /// The judge notices when any action but the last look at health is left out, or any two dependent ones are swapped.
+    #[test]
+    fn the_judge_finds_what_is_missing(sides in sides(), around in surroundings(), at in any::<prop::sample::Index>()) {
+        let world = world(&sides, &around);
+        let plan = world.plan();
+        prop_assume!(!plan.actions.is_empty());
+        let i = at.index(plan.actions.len());
+        let mut broken = plan.clone();
+        let removed = broken.actions.remove(i);
+        if !matches!(removed.action, Action::AwaitHealthy { .. }) {
+            prop_assert_ne!(check(&broken, &world.input()), [], "without {}", removed.action.key());
+        }
+        let mut broken = plan.clone();
+        if let Some(before) = plan.actions[i].after.first() {
+            let j = plan.actions.iter().position(|a| a.action.key() == *before).unwrap();
+            broken.actions.swap(i, j);
+            prop_assert_ne!(check(&broken, &world.input()), []);
+        }
+    }
+
+    /// A run that is superseded anywhere leaves no sliver between its shutdown and its boot, unless something failed.
+    #[test]
+    fn superseding_never_leaves_a_service_half_way(
+        sides in sides(), around in surroundings(), steps in 0usize..20,
+    ) {
+        let world = world(&sides, &around);
+        let model = ScriptedNode::like(&world.observed, around.capacity_mib);
+        let plan = world.plan();
+        let mut run = Run::new(plan, RetryPolicy::default(), 7);
+        let mut done = 0;
+        while !run.is_finished() {
+            if done == steps {
+                run.supersede();
+            }
+            for key in run.ready(2, 0) {
+                run.started(&key).unwrap();
+                let action = run.action(&key).unwrap().action.clone();
+                let outcome = model.perform(&action, &world.desired).unwrap();
+                prop_assert_eq!(run.finished(&key, outcome, 0).unwrap(), &ActionState::Done);
+            }
+            done += 1;
+        }
+        prop_assert_eq!(model.violations(), Vec::<String>::new());
+        let of = |verb: &str, sliver: &str| {
+            let key = format!("{verb}:{sliver}");
+            run.actions().find(|(a, _)| a.action.key().0 == key).map(|(_, state)| state.clone())
+        };
+        for name in NAMES {
+            if of("shutdown", name) == Some(ActionState::Done) {
+                // A boot that waits for another's port is the one thing that may be cut off.
+                let boot = of("boot", name);
+                let waits_for_port = run.actions().any(|(a, _)| {
+                    a.action.key().0 == format!("boot:{name}")
+                        && a.after.iter().any(|k| k.0.starts_with("shutdown:") && k.0 != format!("shutdown:{name}"))
+                });
+                prop_assert!(waits_for_port || matches!(boot, None | Some(ActionState::Done)), "{name}: {boot:?}");
+            }
+        }
+    }
+}
