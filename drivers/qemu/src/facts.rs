@@ -89,7 +89,7 @@ impl QemuDriver {
             Some((Accel::Kvm, why)) => (FactStatus::Good, format!("kvm: {why}"), None),
             Some((Accel::Tcg, why)) => (
                 FactStatus::Limited,
-                format!("tcg, about ten times slower than kvm: {why}"),
+                format!("tcg, in software and several times slower than kvm: {why}"),
                 Some(
                     "enable virtualisation in the firmware or the outer hypervisor, and join the group kvm"
                         .into(),

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -21,6 +21,8 @@ use xeno_model::observed::Stranger;
 const ARGUMENTS_LEN_MAX: u64 = 256 << 10;
 /// Memory that QEMU gives a guest when nobody says how much.
 const MEMORY_MIB_DEFAULT: u64 = 128;
+/// Longest wait of a thread for a process: this long it may hold up an agent that wants to end.
+const WAIT_SLICE: Duration = Duration::from_millis(200);
 
 /// A running QEMU.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,26 +176,27 @@ impl Held {
         Ok(Some(Self { fd: Arc::new(fd) }))
     }
 
-    /// Waits for its end; `false` if it is still there after `limit`, which should be seconds: a thread waits that
-    /// long even if nobody is interested any more.
+    /// Waits for its end; `false` if it is still there after `limit`.
     ///
     /// # Errors
     /// Of the system calls.
     pub async fn ended(&self, limit: Duration) -> io::Result<bool> {
-        let fd = Arc::clone(&self.fd);
-        let limit = Timespec::try_from(limit).map_err(|_| io::ErrorKind::InvalidInput)?;
-        crate::blocking(move || {
-            loop {
+        let until = Instant::now() + limit;
+        loop {
+            let slice = until.saturating_duration_since(Instant::now()).min(WAIT_SLICE);
+            let fd = Arc::clone(&self.fd);
+            let wait = move || {
+                let slice = Timespec::try_from(slice).map_err(|_| rustix::io::Errno::INVAL)?;
                 // A pidfd becomes readable when the process ends (pidfd_open(2)).
-                match poll(&mut [PollFd::new(&*fd, PollFlags::IN)], Some(&limit)) {
-                    Ok(ready) => return Ok(ready > 0),
-                    // Waits anew: signals do not come often enough to make this long.
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
-                }
+                poll(&mut [PollFd::new(&*fd, PollFlags::IN)], Some(&slice))
+            };
+            match crate::blocking(wait).await {
+                Ok(0) | Err(rustix::io::Errno::INTR) if Instant::now() >= until => return Ok(false),
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(true),
+                Err(error) => return Err(error.into()),
             }
-        })
-        .await
+        }
     }
 
     /// Destroys it (SIGKILL). Success if it has already ended.

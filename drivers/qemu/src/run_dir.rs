@@ -148,7 +148,9 @@ impl RunDir {
         self.path.join("qmp.sock")
     }
 
-    /// Socket of the guest's serial console.
+    /// Socket of the guest's serial console, for one client at a time. A client must read as long as it is
+    /// connected: after a few hundred characters that nobody took, the guest's serial port waits for it. Without a
+    /// client nothing waits, and the log gets everything in any case.
     #[must_use]
     pub fn console_socket(&self) -> PathBuf {
         self.path.join("console.sock")

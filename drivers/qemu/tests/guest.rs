@@ -11,7 +11,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ use xeno_reconciler::ports::{DomainSpec, Grace, GuestMount, Hypervisor, PortErro
 
 /// Far longer than anything here takes; a test that gets here has failed.
 const PATIENCE: Duration = Duration::from_secs(90);
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 12] = [
     "virtio",
     "virtio_ring",
     "virtio_pci_modern_dev",
@@ -38,6 +38,8 @@ const MODULES: [&str; 10] = [
     "virtio_net",
     "button",
     "evdev",
+    "pvpanic",
+    "pvpanic_pci",
 ];
 
 /// A node: a state directory, and every QEMU that is started in it ends with it.
@@ -105,6 +107,14 @@ impl Lab {
     fn console(&self, spec: &DomainSpec) -> String {
         let bytes = fs::read(self.driver.console_log(&spec.sliver)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Types a line, as a person at the console would, and reads what comes: a client that does not holds up the
+    /// guest, whose serial port waits for it after a few hundred characters.
+    fn type_line(&self, spec: &DomainSpec, line: &str) {
+        let mut console = UnixStream::connect(self.driver.console_socket(&spec.sliver)).unwrap();
+        writeln!(console, "{line}").unwrap();
+        std::thread::spawn(move || std::io::copy(&mut console, &mut std::io::sink()));
     }
 
     async fn console_says(&self, spec: &DomainSpec, marker: &str) {
@@ -180,8 +190,11 @@ fn initramfs() -> Vec<u8> {
                 dirs.push(path);
                 continue;
             }
-            let name = path.file_name().unwrap().to_str().unwrap().replace('-', "_");
-            let Some(at) = missing.iter().position(|module| format!("{module}.ko") == name) else {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let Some(at) = missing
+                .iter()
+                .position(|module| format!("{module}.ko") == name.replace('-', "_"))
+            else {
                 continue;
             };
             missing.remove(at);
@@ -270,6 +283,15 @@ async fn a_guest_lives_and_is_adopted() {
             socket: second,
         },
     ];
+    // Something on the node that anybody there can read, and the guest must not.
+    let secret = TcpListener::bind("127.0.0.1:0").unwrap();
+    let node_port = secret.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in secret.incoming() {
+            let _ = stream.unwrap().write_all(b"a secret\n");
+        }
+    });
+    spec.cmdline.push(format!("test.port={node_port}"));
     let port = free_port();
     spec.publish = vec![Publish {
         guest: 80,
@@ -290,8 +312,10 @@ async fn a_guest_lives_and_is_adopted() {
         (128, 1, &spec.publish)
     );
 
-    // The agent goes, and another one comes.
+    // The agent goes, and another one comes. Nothing that ends the first one's session or group ends the guest.
     let pid = lab.pid(&spec);
+    let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap());
+    assert_eq!(rustix::process::getsid(process).unwrap(), process.unwrap());
     lab.driver = Lab::driver_in(lab.dir.path());
     assert_eq!(lab.observe().await.ours[&spec.sliver], *domain);
     lab.driver.boot(&spec).await.unwrap();
@@ -331,10 +355,8 @@ async fn a_guest_lives_and_is_adopted() {
         stream.read_to_string(&mut page).is_ok() && page.trim() == "TEST page"
     };
     until("the page", page).await;
-    let mut typed = UnixStream::connect(lab.driver.console_socket(&spec.sliver)).unwrap();
-    typed.write_all(b"good day\n").unwrap();
+    lab.type_line(&spec, "good day");
     lab.console_says(&spec, "TEST typed good day").await;
-    drop(typed);
 
     let start = Instant::now();
     lab.driver
@@ -374,14 +396,55 @@ async fn a_guest_that_does_not_listen_is_destroyed() {
     lab.driver.shutdown(&spec.sliver, Grace { ms: 0 }).await.unwrap();
 }
 
+/// Gives one command past the driver.
+fn qmp(lab: &Lab, spec: &DomainSpec, command: &str) {
+    let dir = lab.dir.path().join("state").join(spec.sliver.label());
+    let stream = UnixStream::connect(dir.join("qmp.sock")).unwrap();
+    write!(
+        &stream,
+        "{{\"execute\":\"qmp_capabilities\"}}{{\"execute\":\"{command}\",\"id\":7}}"
+    )
+    .unwrap();
+    let mut lines = BufReader::new(&stream).lines();
+    assert!(
+        lines.any(|line| line.unwrap().contains("\"id\": 7")),
+        "no answer to {command}"
+    );
+}
+
+#[tokio::test]
+async fn a_guest_that_stands_still_is_seen_as_what_it_is() {
+    let lab = Lab::new();
+    let spec = lab.spec("web/2");
+    lab.driver.boot(&spec).await.unwrap();
+    qmp(&lab, &spec, "stop");
+    assert_eq!(lab.state(&spec).await, Some(DomainState::Paused));
+    qmp(&lab, &spec, "cont");
+    lab.console_says(&spec, "TEST ready").await;
+
+    lab.type_line(&spec, "panic");
+    until("a crashed guest", async || {
+        lab.state(&spec).await == Some(DomainState::Crashed)
+    })
+    .await;
+    assert_eq!(lab.driver.boot(&spec).await.unwrap_err().retry, Retry::Never);
+    // Nobody waits for a crashed guest to stop by itself.
+    let start = Instant::now();
+    lab.driver
+        .shutdown(&spec.sliver, Grace { ms: 600_000 })
+        .await
+        .unwrap();
+    assert!(start.elapsed() < PATIENCE);
+    assert_eq!(lab.state(&spec).await, None);
+}
+
 #[tokio::test]
 async fn a_guest_that_reboots_or_is_killed_is_gone() {
     let lab = Lab::new();
     let spec = lab.spec("web/1");
     lab.driver.boot(&spec).await.unwrap();
     lab.console_says(&spec, "TEST ready").await;
-    let mut typed = UnixStream::connect(lab.driver.console_socket(&spec.sliver)).unwrap();
-    typed.write_all(b"reboot\n").unwrap();
+    lab.type_line(&spec, "reboot");
     until("the end of a guest that rebooted", async || {
         lab.state(&spec).await.is_none()
     })
