@@ -54,12 +54,17 @@ pub struct Records {
 }
 
 impl Records {
-    /// The buffer to read into: with room, and never for more than a record and a bit.
-    ///
-    /// Room for a long record grows with what has really come, so announcing one costs nothing.
+    /// The buffer to read into, with room for the rest of the record that has begun, so that it is not moved while it
+    /// grows; never for more than one record and a bit. What is announced and never comes costs address space only:
+    /// pages become real when something is read into them.
     pub fn room(&mut self) -> &mut BytesMut {
-        let wanted = self.input.len().clamp(1 << 14, 1 << 18);
-        self.input.reserve(wanted);
+        let announced = match self.input.first_chunk::<4>() {
+            Some(&mark) => u32::from_be_bytes(mark) & !(1 << 31),
+            None => 0,
+        };
+        let record = usize::try_from(announced).unwrap_or(MAX_RECORD).min(MAX_RECORD);
+        self.input
+            .reserve((record + 4).saturating_sub(self.input.len()).max(1 << 14));
         &mut self.input
     }
 

@@ -213,25 +213,30 @@ impl Connection {
             Ok(request) => request,
             Err(why) => return Ok(Err(why)),
         };
-        let export = match &request {
-            mount::Request::Mount(Some(export)) if export.state() != State::Active => Arc::clone(export),
-            _ => {
-                let mut reply = rpc::begin_success(call.xid, 128);
-                mount::answer(&request, true, &mut reply);
-                return self.put(&rpc::finish(reply)).await.map(Ok);
-            }
+        let mount::Request::Mount(Some(place)) = request else {
+            let mut reply = rpc::begin_success(call.xid, 128);
+            mount::answer(&request, &mut reply);
+            return self.put(&rpc::finish(reply)).await.map(Ok);
         };
-        // In standby: wait for the export like any other call.
         let held = self.acquire(1).await?;
-        let (replies, closer, xid) = (self.replies.clone(), Arc::clone(&self.closer), call.xid);
+        let (replies, closer) = (self.replies.clone(), Arc::clone(&self.closer));
+        let (xid, caller) = (call.xid, call.caller.clone());
         tokio::spawn(async move {
-            let ready = match export.admit(1).await {
-                Admission::Run(_permit) => true,
-                Admission::Later => false,
+            let id = place.export.id();
+            // In standby it waits for the export like any other call.
+            let found = match place.export.admit(1).await {
+                Admission::Run(running) => {
+                    let work = tokio::task::spawn_blocking(move || {
+                        let _held = running;
+                        place.resolve(&caller)
+                    });
+                    work.await.unwrap_or(Err(mount::SERVER_FAULT))
+                }
+                Admission::Later => Err(mount::SERVER_FAULT),
                 Admission::Closed => return closer.notify_one(),
             };
             let mut reply = rpc::begin_success(xid, 128);
-            mount::answer(&request, ready, &mut reply);
+            mount::answer_mount(id, found, &mut reply);
             send(&replies, rpc::finish(reply), held).await;
         });
         Ok(Ok(()))

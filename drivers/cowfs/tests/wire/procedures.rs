@@ -26,6 +26,20 @@ async fn mount_protocol() {
         client.mount("/../web").await,
         Err(ClientError::Mount(2))
     ));
+    let dir = client.mkdir(&root, b"d", &mode(0o700)).await.unwrap().unwrap();
+    client.symlink(&root, b"s", b"d").await.unwrap();
+    assert_eq!(client.mount("/web/d/").await.unwrap(), dir.handle);
+    assert_eq!(client.mount("/web/d/../..").await.unwrap(), root);
+    assert!(matches!(client.mount("/web/x").await, Err(ClientError::Mount(2))));
+    assert!(matches!(
+        client.mount("/web/s").await,
+        Err(ClientError::Mount(20))
+    ));
+    let other = fixture.client(&user(1000)).await;
+    assert!(matches!(
+        other.mount("/web/d/x").await,
+        Err(ClientError::Mount(13))
+    ));
     let ask = |procedure, arguments: Vec<u8>| {
         let client = &client;
         async move { client.call(mount::PROGRAM, 3, procedure, &arguments).await }
