@@ -1,0 +1,139 @@
+//! Fleets at commits, and plans from one commit to another without asking any node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use xeno_agent::source::{Manifests, Reader};
+use xeno_model::desired::{DeleteBudget, DesiredFleet};
+use xeno_model::diagnostic::{Paint, Report};
+use xeno_model::id::{Generation, NodeName, Revision, Timestamp};
+use xeno_reconciler::assume;
+use xeno_reconciler::plan::{Basis, Plan, PlanInput, build};
+
+use crate::failure::{Failure, Outcome};
+use crate::output;
+
+/// How long a node keeps what a removal set aside, as far as a plan without a node can know: the agent's default.
+const TOMBSTONE_MS: u64 = 7 * 24 * 3_600_000;
+
+/// A fleet at a commit.
+pub(crate) struct Commit {
+    /// Which.
+    pub(crate) revision: Revision,
+    /// What it asks for.
+    pub(crate) fleet: DesiredFleet,
+}
+
+/// Reads fleets at commits of one repository.
+pub(crate) struct History {
+    reader: Reader,
+    manifests: Manifests,
+    subpath: String,
+}
+
+impl History {
+    /// The fleet below `subpath` of a repository.
+    pub(crate) fn new(reader: Reader, subpath: &str) -> Self {
+        Self {
+            reader,
+            manifests: Manifests::default(),
+            subpath: subpath.to_owned(),
+        }
+    }
+
+    /// The repository at `path`, or around it.
+    pub(crate) fn open(path: &Path, subpath: &str) -> Outcome<Self> {
+        let reader = match Reader::open(path) {
+            Ok(reader) => reader,
+            Err(error) => match git2::Repository::discover(path) {
+                Ok(found) => Reader::open(found.path())?,
+                Err(_) => return Err(error.into()),
+            },
+        };
+        Ok(Self::new(reader, subpath))
+    }
+
+    /// The repository itself.
+    pub(crate) fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// What a commit asks for, or everything that is wrong with it.
+    pub(crate) fn fleet(&mut self, at: &Revision) -> Outcome<Result<DesiredFleet, Report>> {
+        let snapshot = self.reader.read(at, &self.subpath)?;
+        Ok(self.manifests.fleet(&snapshot))
+    }
+}
+
+/// Plans of every node that either commit names, in order, assuming that each has carried out `before`.
+///
+/// Without a commit before, nothing is assumed to run anywhere.
+pub(crate) fn plans(before: Option<&Commit>, after: &Commit, only: Option<&NodeName>) -> Outcome<Vec<Plan>> {
+    let nothing;
+    let (old, old_revision) = match before {
+        Some(commit) => (&commit.fleet, &commit.revision),
+        None => {
+            nothing = empty(&after.fleet);
+            (&nothing, &after.revision)
+        }
+    };
+    let named: BTreeSet<&NodeName> = old.nodes.keys().chain(after.fleet.nodes.keys()).collect();
+    if let Some(only) = only
+        && !named.contains(only)
+    {
+        return Err(Failure::said(format!("no commit names a node `{only}`")).hint(
+            xeno_model::diagnostic::did_you_mean(only.as_str(), named.iter().map(|n| n.as_str()), "nodes"),
+        ));
+    }
+    let now = Timestamp(output::now_ms());
+    let wanted = named
+        .into_iter()
+        .filter(|node| only.is_none_or(|only| only == *node));
+    wanted
+        .map(|node| {
+            let (observed, applied) = assume::observed_from(&old.project(node, old_revision), now);
+            build(&PlanInput {
+                desired: &after.fleet.project(node, &after.revision),
+                applied: &applied,
+                observed: &observed,
+                generation: Generation(0),
+                applied_generation: Generation(0),
+                basis: Basis::Assumed,
+                removed_recently: 0,
+                tombstone_ms: TOMBSTONE_MS,
+                backing_off: &BTreeMap::new(),
+                now,
+            })
+            .map_err(|error| Failure::doing(format_args!("plan node {node}"), &error))
+        })
+        .collect()
+}
+
+/// Prints diagnostics to standard error, and how many there are.
+pub(crate) fn show(report: &Report) -> Failure {
+    let paint = match anstream::AutoStream::choice(&std::io::stderr()) {
+        anstream::ColorChoice::Never => Paint::Plain,
+        _ => Paint::Colour,
+    };
+    output::note(report.render(paint).trim_end());
+    let mistakes = report.shown().len() + report.more();
+    let files: BTreeSet<&str> = report.shown().iter().map(|d| d.place.path.as_str()).collect();
+    output::note(&format!(
+        "\n{} in {}",
+        output::count(mistakes, "mistake", "mistakes"),
+        output::count(files.len(), "file", "files"),
+    ));
+    Failure::Shown
+}
+
+fn empty(like: &DesiredFleet) -> DesiredFleet {
+    DesiredFleet {
+        name: like.name.clone(),
+        delete_budget: DeleteBudget::default(),
+        sites: like.sites.clone(),
+        nodes: like.nodes.clone(),
+        templates: BTreeMap::new(),
+        slices: BTreeMap::new(),
+        files: BTreeMap::new(),
+    }
+}
