@@ -10,6 +10,7 @@
 #   xeno.port=PORT             its port for NFS and MOUNT; 2049 if not given
 #   xeno.export=PATH           export that is the root
 #   xeno.mount=PATH:EXPORT     further export for a path below the root; may be repeated, outer paths first
+#   xeno.mount=PATH:SERVER:EXPORT  the same, from a server of its own
 #   xeno.hostname=NAME         host name
 #   xeno.init=native|small     what to start: /sbin/init of the root, or the small init
 #   xeno.run=COMMAND           what the small init runs
@@ -30,16 +31,17 @@ give_up() {
   while :; do sleep 3600; done
 }
 
+# Arguments of both: server, export, path.
 mount_nfs() {
-  mount -t nfs -o "vers=3,proto=tcp,mountproto=tcp,nolock,hard,timeo=20,retrans=2,port=$port,mountport=$port,addr=$server,mountaddr=$server" "$server:$1" "$2"
+  mount -t nfs -o "vers=3,proto=tcp,mountproto=tcp,nolock,hard,timeo=20,retrans=2,port=$port,mountport=$port,addr=$1,mountaddr=$1" "$1:$2" "$3"
 }
 
 # Mounts an export however long it takes the server to answer. Says why it waits, but not every time.
 mount_patiently() {
   tries=0
-  until problem=$(mount_nfs "$1" "$2" 2>&1); do
+  until problem=$(mount_nfs "$1" "$2" "$3" 2>&1); do
     if [ $((tries % 20)) = 0 ]; then
-      say "waiting for $server:$1: $problem"
+      say "waiting for $1:$2: $problem"
     fi
     tries=$((tries + 1))
     sleep 0.25
@@ -95,12 +97,20 @@ if [ -n "$gateway" ]; then
   ip route add default via "$gateway" || give_up "cannot set gateway $gateway"
 fi
 
-mount_patiently "$export" /root
+mount_patiently "$server" "$export" /root
 say "root mounted"
 for mount in $mounts; do
   path=$(decode "${mount%%:*}")
   mkdir -p "/root$path"
-  mount_patiently "$(decode "${mount#*:}")" "/root$path"
+  from=$server
+  what=${mount#*:}
+  case $what in
+    *:*)
+      from=$(decode "${what%%:*}")
+      what=${what#*:}
+      ;;
+  esac
+  mount_patiently "$from" "$(decode "$what")" "/root$path"
   say "mounted $path"
 done
 
