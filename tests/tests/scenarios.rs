@@ -28,9 +28,12 @@ fn desired(manifests: &str, revision: char) -> DesiredNode {
         size: manifests.len().try_into().expect("a small file"),
         mode: FileMode::Regular,
     };
-    let tree = RepositoryTree { entries: BTreeMap::from([("fleet.yaml".to_owned(), entry)]) };
+    let tree = RepositoryTree {
+        entries: BTreeMap::from([("fleet.yaml".to_owned(), entry)]),
+    };
     let file = parse_file("fleet.yaml", manifests.as_bytes());
-    let fleet = resolve(&[&file], &tree).unwrap_or_else(|findings| panic!("the scenario's manifests are wrong: {findings:#?}"));
+    let fleet = resolve(&[&file], &tree)
+        .unwrap_or_else(|findings| panic!("the scenario's manifests are wrong: {findings:#?}"));
     let revision = Revision::new(&revision.to_string().repeat(40)).expect("40 digits");
     fleet.project(&NodeName::new(NODE).expect("a name"), &revision)
 }
@@ -56,11 +59,18 @@ impl World {
                     "paused" => DomainState::Paused,
                     other => panic!("no such state: {other}"),
                 };
-                self.domains().ours.get_mut(&sliver(name)).expect("it was there").state = state;
+                self.domains()
+                    .ours
+                    .get_mut(&sliver(name))
+                    .expect("it was there")
+                    .state = state;
             }
             ["stranger", name, mib] => {
                 let memory_mib = mib.parse().expect("a number of MiB");
-                self.domains().strangers.push(Stranger { name: (*name).to_owned(), memory_mib });
+                self.domains().strangers.push(Stranger {
+                    name: (*name).to_owned(),
+                    memory_mib,
+                });
             }
             ["fileserver", "restarted"] => {
                 for storage in self.storage().values_mut() {
@@ -99,12 +109,22 @@ fn told(dir: &Path) -> String {
     let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
     let after = desired(&read("after.yaml").expect("after.yaml"), 'b');
     let before = read("before.yaml").map_or_else(
-        || DesiredNode { slivers: BTreeMap::new(), ..after.clone() },
+        || DesiredNode {
+            slivers: BTreeMap::new(),
+            ..after.clone()
+        },
         |manifests| desired(&manifests, 'a'),
     );
     let (observed, applied) = observed_from(&before, Timestamp(NOON));
-    let mut world = World { observed, removed_recently: 0 };
-    for line in read("world.txt").unwrap_or_default().lines().filter(|line| !line.trim().is_empty()) {
+    let mut world = World {
+        observed,
+        removed_recently: 0,
+    };
+    for line in read("world.txt")
+        .unwrap_or_default()
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+    {
         world.happen(line);
     }
     let backing_off = BTreeMap::new();
@@ -128,7 +148,11 @@ fn told(dir: &Path) -> String {
         text.push_str("\nactions:\n");
         for planned in &plan.actions {
             let after: Vec<String> = planned.after.iter().map(ToString::to_string).collect();
-            let after = if after.is_empty() { String::new() } else { format!("  after {}", after.join(", ")) };
+            let after = if after.is_empty() {
+                String::new()
+            } else {
+                format!("  after {}", after.join(", "))
+            };
             let _infallible = writeln!(text, "  {}{after}", planned.action.key());
         }
     }
@@ -138,10 +162,16 @@ fn told(dir: &Path) -> String {
 #[test]
 fn every_story_ends_in_its_plan() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-    let mut stories: Vec<_> =
-        std::fs::read_dir(&root).expect("scenarios").map(|entry| entry.expect("an entry").path()).collect();
+    let mut stories: Vec<_> = std::fs::read_dir(&root)
+        .expect("scenarios")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     stories.sort();
-    assert!(stories.len() >= 12, "only {} scenarios: were they moved?", stories.len());
+    assert!(
+        stories.len() >= 12,
+        "only {} scenarios: were they moved?",
+        stories.len()
+    );
     let mut wrong = String::new();
     for dir in stories {
         let plan = told(&dir);
@@ -155,7 +185,9 @@ fn every_story_ends_in_its_plan() {
                 wrong,
                 "{}:\n{}",
                 golden.display(),
-                similar::TextDiff::from_lines(&expected, &plan).unified_diff().header("expected", "planned")
+                similar::TextDiff::from_lines(&expected, &plan)
+                    .unified_diff()
+                    .header("expected", "planned")
             );
         }
     }
