@@ -77,6 +77,10 @@ pub fn parse_file(path: &str, bytes: &[u8]) -> ParsedFile {
     let roots = file.tree.roots.clone();
     let mut headers = Vec::with_capacity(roots.len());
     for root in roots {
+        if file.findings.len() >= tree::FINDINGS_MAX {
+            file.opaque = true;
+            break;
+        }
         let before = file.findings.len();
         let header = file.header(&source, root);
         headers.push((root, header, file.findings.len() == before));

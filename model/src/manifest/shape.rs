@@ -310,6 +310,9 @@ impl<'a> Checker<'a> {
     }
 
     fn add(&mut self, id: NodeId, code: Code, message: String, help: Option<String>) {
+        if self.findings.len() >= FINDINGS_MAX {
+            return;
+        }
         let place = self.source.place(self.tree.node(id).span, path_text(&self.path));
         let mut finding = Diagnostic::error(code, place, message);
         finding.help.extend(help);

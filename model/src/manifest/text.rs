@@ -20,6 +20,7 @@ pub(crate) struct SourceText {
     path: String,
     text: String,
     line_starts: Vec<usize>,
+    ascii: bool,
 }
 
 /// Characters of a long line that are kept around a span.
@@ -71,6 +72,7 @@ impl SourceText {
         let line_starts = std::iter::once(0).chain(after_break).collect();
         Self {
             path: path.to_owned(),
+            ascii: text.is_ascii(),
             text,
             line_starts,
         }
@@ -102,42 +104,39 @@ impl SourceText {
     /// The place of a span, with the value's address in its document.
     pub(crate) fn place(&self, span: Span, value: String) -> Place {
         let line = self.line(span.line);
-        let len = line.chars().count();
-        let start = usize::try_from(span.column).unwrap_or(usize::MAX).min(len);
-        let end = if span.end_line == span.line {
-            usize::try_from(span.end_column)
-                .unwrap_or(usize::MAX)
-                .clamp(start, len)
+        let start = usize::try_from(span.column).unwrap_or(usize::MAX);
+        // Lines may be as long as the file. Only what is near the span is looked at character by character, and ASCII
+        // is not walked through to get there.
+        let skipped = |chars: usize| match self.ascii {
+            true => &line[chars.min(line.len())..],
+            false => line.char_indices().nth(chars).map_or("", |(at, _)| &line[at..]),
+        };
+        let rest = skipped(start);
+        let start = if rest.is_empty() {
+            start.min(line.chars().count())
         } else {
-            len
+            start
         };
-        // Long lines (flow style, text without breaks) are cut around the span, so that findings stay small.
+        let len = match span.end_line == span.line {
+            true => usize::try_from(span.end_column)
+                .unwrap_or(usize::MAX)
+                .saturating_sub(start),
+            false => usize::MAX,
+        };
         let from = start.saturating_sub(EXCERPT_BEFORE);
-        let until = len.min(start + EXCERPT_AFTER);
-        let clipped: String = line.chars().skip(from).take(until - from).collect();
-        let (excerpt, shift) = match from {
-            0 => (clipped, 0),
-            _ => (format!("…{clipped}"), 1),
-        };
-        let byte = |chars: usize| {
-            let within = chars.min(until) - from + shift;
-            excerpt
-                .char_indices()
-                .nth(within)
-                .map_or(excerpt.len(), |(at, _)| at)
-        };
-        let marked = byte(start)..byte(end.max(start + 1));
+        let before: String = skipped(from).chars().take(start - from).collect();
+        let after: String = rest.chars().take(EXCERPT_AFTER).collect();
+        let cut = if from > 0 { "…" } else { "" };
+        let excerpt = format!("{cut}{before}{after}");
+        let begin = cut.len() + before.len();
+        let marked = begin..begin + after.chars().take(len.max(1)).map(char::len_utf8).sum::<usize>();
         let usize_of = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
         Place {
             path: self.path.clone(),
             line: usize_of(span.line),
             column: start + 1,
             end_line: usize_of(span.end_line),
-            end_column: if span.end_line == span.line {
-                end + 1
-            } else {
-                usize_of(span.end_column) + 1
-            },
+            end_column: usize_of(span.end_column).saturating_add(1),
             value,
             marked,
             excerpt,

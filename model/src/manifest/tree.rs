@@ -18,7 +18,7 @@ pub const VALUES_MAX: u32 = 250_000;
 /// Most documents in one file.
 pub const DOCUMENTS_MAX: usize = 10_000;
 /// Findings after which a file is given up.
-pub(crate) const FINDINGS_MAX: usize = 1_000;
+pub(crate) const FINDINGS_MAX: usize = 200;
 
 /// Names a value of a [`Tree`].
 pub(crate) type NodeId = usize;
