@@ -253,7 +253,7 @@ impl Stack {
                     ticket: self.end_ticket(),
                 });
             }
-            self.check_bytes(&state, as_u64(bytes.len()))?;
+            self.check_bytes(&state, node.key(), offset, end)?;
             let key = self.copy_up(&mut state, &node)?;
             let node = Node::Recorded(key);
             if stability != Stability::Unstable && bytes.len() <= INLINE_MAX {

@@ -15,8 +15,8 @@ use crate::service::{FsResult, Handle, ListedEntry, Object, Status};
 use crate::writable::record::Name;
 use crate::writable::state::{Kind, State};
 
-/// Entries kept in merged listings of all directories together; about 100 bytes each.
-const ENTRIES_MAX: usize = 2_000_000;
+/// Entries kept in merged listings of all directories together; about 120 bytes each. One directory may exceed it.
+const ENTRIES_MAX: usize = 400_000;
 /// Entries taken from a listing at a time.
 const BATCH: usize = 128;
 /// Cookie of `.`.

@@ -245,7 +245,16 @@ impl Stack {
         }
     }
 
-    fn check_bytes(&self, state: &State, more: u64) -> FsResult<()> {
+    /// Whether `start..end` of a file may be written; what is written already is not counted again.
+    fn check_bytes(&self, state: &State, key: ObjectKey, start: u64, end: u64) -> FsResult<()> {
+        let file = state.objects.get(&key).and_then(|object| object.file());
+        let counted = file.map_or(0, |file| {
+            file.extents
+                .within(start, end)
+                .map(|(from, to, _)| to - from)
+                .sum()
+        });
+        let more = (end - start).saturating_sub(counted);
         match self.top.as_ref().and_then(|top| top.options.bytes_max) {
             Some(most) if state.bytes.saturating_add(more) > most => Err(Status::DQuot),
             _ => Ok(()),

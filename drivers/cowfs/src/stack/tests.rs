@@ -14,7 +14,9 @@ use crate::testing::{MemoryContent, MemoryLayer};
 use crate::writable::{Options, Writable};
 
 mod basics;
+mod crash;
 mod layers;
+mod limits;
 mod model;
 
 /// A stack on a directory, with shorthand by path for what tests say most.

@@ -520,7 +520,7 @@ fn create(folder: &Path, header: &Header) -> Result<File, WritableError> {
     Ok(file)
 }
 
-fn io_at<'a>(doing: &'static str, path: &'a Path) -> impl Fn(io::Error) -> WritableError + 'a {
+pub(super) fn io_at<'a>(doing: &'static str, path: &'a Path) -> impl Fn(io::Error) -> WritableError + 'a {
     move |source| WritableError::Io {
         doing,
         path: path.to_path_buf(),

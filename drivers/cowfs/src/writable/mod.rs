@@ -22,13 +22,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+mod checkpoint;
 mod codec;
 pub(crate) mod content;
 pub(crate) mod extents;
 pub(crate) mod log;
 mod meta;
 pub(crate) mod record;
-mod segment;
+pub(crate) mod segment;
 pub(crate) mod state;
 
 pub(crate) use meta::{Meta, random_bytes};
@@ -165,7 +166,7 @@ impl Writable {
         };
         let meta = Meta::read(path)?.ok_or_else(missing)?;
         let lock = lock(path)?;
-        let replayed = log::replay(path, meta.layer)?;
+        let mut replayed = log::replay(path, meta.layer)?;
         if replayed.epoch_seen > epoch {
             let seen = replayed.epoch_seen;
             return Err(WritableError::EpochPassed {
@@ -174,6 +175,10 @@ impl Writable {
                 asked: epoch,
             });
         }
+        if checkpoint::write(path, epoch, &replayed)? {
+            replayed = log::replay(path, meta.layer)?;
+        }
+        checkpoint::remove_replaced(path, &replayed)?;
         let log = Log::open(path, meta.layer, epoch, &replayed)?;
         let content = ContentStore::new(path);
         let swept = content.sweep(&known_content(&replayed.state));

@@ -105,6 +105,15 @@ impl Calls {
         self.made.get(key).copied()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Call> + '_ {
+        self.order.iter().filter_map(|key| {
+            Some(Call {
+                key: *key,
+                made: *self.made.get(key)?,
+            })
+        })
+    }
+
     fn add(&mut self, call: Call) {
         if self.made.insert(call.key, call.made).is_none() {
             self.order.push_back(call.key);

@@ -1,0 +1,268 @@
+//! Many entries, many threads, quotas, strangers' handles, and stacks without a writable layer.
+
+use std::collections::HashSet;
+use std::sync::Barrier;
+
+use super::*;
+use crate::layer::ContentSource;
+
+fn page(world: &World, dir: &Handle, cookie: &mut u64, most: usize, seen: &mut Vec<Vec<u8>>) -> bool {
+    let mut count = 0;
+    let listed = world
+        .stack
+        .readdir(&world.root, dir, *cookie, false, &mut |entry| {
+            if count == most {
+                return false;
+            }
+            count += 1;
+            *cookie = entry.cookie;
+            if entry.name != b"." && entry.name != b".." {
+                seen.push(entry.name.clone());
+            }
+            true
+        });
+    listed.expect("listing").1
+}
+
+#[test]
+fn a_huge_directory_lists_everything_once_while_it_changes() {
+    let mut lower = MemoryLayer::new(b"template");
+    for number in 0..90_000 {
+        lower = lower.file(&format!("huge/lower-{number}"), b"");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = world(dir.path(), 1, &[&lower]);
+    let huge = world.handle("huge");
+    for number in 0..10_000 {
+        let name = format!("upper-{number}");
+        let mode = CreateMode::Guarded(SetAttr::default());
+        world
+            .stack
+            .create(&world.root, None, &huge, name.as_bytes(), mode)
+            .expect("creating");
+    }
+    let (mut cookie, mut seen, mut removed) = (0, Vec::new(), 0);
+    while !page(&world, &huge, &mut cookie, 500, &mut seen) {
+        // As `rm -r` does: what was listed goes, and something else comes.
+        for name in &seen[removed..] {
+            world
+                .stack
+                .remove(&world.root, None, &huge, name)
+                .expect("remove");
+        }
+        removed = seen.len();
+        let late = format!("late-{removed}");
+        let mode = CreateMode::Guarded(SetAttr::default());
+        world
+            .stack
+            .create(&world.root, None, &huge, late.as_bytes(), mode)
+            .expect("creating");
+        assert!(cookie > 2 && cookie < 1 << 63);
+    }
+    let unique: HashSet<&Vec<u8>> = seen.iter().collect();
+    assert_eq!(unique.len(), seen.len(), "something was listed twice");
+    let stayed = seen.iter().filter(|name| !name.starts_with(b"late")).count();
+    assert_eq!(stayed, 100_000, "something was not listed");
+}
+
+#[test]
+fn cookies_outlive_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let first = world(dir.path(), 1, &[]);
+    let names: Vec<String> = (0..300).map(|number| format!("file-{number}")).collect();
+    for name in &names {
+        first.create(name);
+    }
+    let (mut cookie, mut seen) = (0, Vec::new());
+    assert!(!page(&first, &first.handle(""), &mut cookie, 100, &mut seen));
+    drop(first);
+    let second = world(dir.path(), 2, &[]);
+    while !page(&second, &second.handle(""), &mut cookie, 100, &mut seen) {}
+    let mut seen: Vec<String> = seen
+        .into_iter()
+        .map(|name| String::from_utf8(name).expect("ASCII"))
+        .collect();
+    seen.sort();
+    let mut names = names;
+    names.sort();
+    assert_eq!(seen, names);
+}
+
+#[test]
+fn threads_change_one_stack_together() {
+    const THREADS: u8 = 6;
+    let dir = tempfile::tempdir().expect("a directory");
+    let lower = MemoryLayer::new(b"template").file("shared/file", &[0; 6000]);
+    let before = world(dir.path(), 1, &[&lower]);
+    let barrier = Barrier::new(THREADS.into());
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (before, barrier) = (&before, &barrier);
+            scope.spawn(move || {
+                barrier.wait();
+                for number in 0..20 {
+                    let name = format!("shared/{thread}-{number}");
+                    before.create(&name);
+                    before.write(&name, 0, &[1; 5000], Stability::FileSync);
+                    before.write(
+                        "shared/file",
+                        1000 * u64::from(thread),
+                        &[thread + 1; 1000],
+                        Stability::Unstable,
+                    );
+                    before
+                        .rename(&name, &format!("shared/done-{thread}-{number}"))
+                        .expect("rename");
+                    before
+                        .stack
+                        .commit(&before.root, &before.handle("shared/file"))
+                        .expect("committing");
+                    assert!(before.names("shared").len() > number);
+                }
+            });
+        }
+    });
+    let tree = before.tree();
+    assert_eq!(before.names("shared").len(), 1 + usize::from(THREADS) * 20);
+    let expected: Vec<u8> = (0..THREADS).flat_map(|thread| [thread + 1; 1000]).collect();
+    assert_eq!(before.read("shared/file"), expected);
+    drop(before);
+    assert_eq!(world(dir.path(), 1, &[&lower]).tree(), tree);
+}
+
+#[test]
+fn quotas_are_kept_and_removal_always_works() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = Options {
+        bytes_max: Some(10_000),
+        objects_max: Some(4),
+    };
+    let lower = MemoryLayer::new(b"template")
+        .file("etc/a", b"a")
+        .file("etc/b", b"b");
+    let world = world_with(dir.path(), 1, &[&lower], options, &[]);
+    world.create("x");
+    world.write("x", 0, &[1; 9000], Stability::FileSync);
+    let over = world.stack.write(
+        &world.root,
+        &world.handle("x"),
+        9000,
+        &[1; 2000],
+        Stability::FileSync,
+    );
+    assert_eq!(over.map(|_| ()), Err(Status::DQuot));
+    world.create("y");
+    world.create("z");
+    assert_eq!(world.mkdir("more").map(|_| ()), Err(Status::DQuot));
+    let stat = world.stack.fsstat().expect("fsstat");
+    assert_eq!((stat.bytes_total, stat.files_free), (10_000, 0));
+    for path in ["etc/a", "x", "y"] {
+        world.remove(path).expect("removing");
+    }
+    assert_eq!(world.stack.statistics().bytes, 0);
+    world.mkdir("more").expect("there is room again");
+}
+
+#[test]
+fn handles_of_another_stack_are_refused() {
+    let (one, two) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
+    let lower = MemoryLayer::new(b"template").file("etc/shadow", b"secret");
+    let (one, two) = (world(one.path(), 1, &[&lower]), world(two.path(), 1, &[&lower]));
+    let stranger = two.stack.getattr(&one.handle("etc/shadow")).map(|_| ());
+    assert_eq!(stranger, Err(Status::BadHandle));
+    assert!(
+        one.handle("etc/shadow").as_bytes().len() <= 56,
+        "the export has a prefix of its own"
+    );
+}
+
+#[test]
+fn without_a_writable_layer_everything_can_be_read_and_nothing_changed() {
+    let lower = MemoryLayer::new(b"template")
+        .file("etc/hosts", b"hosts")
+        .symlink("l", b"t");
+    let make = || {
+        let stack = open(StackSpec {
+            layers: vec![Arc::new(lower.clone())],
+            writable: None,
+            content: MemoryContent::of(&[]) as Arc<dyn ContentSource>,
+            read_only_key: [5; 32],
+        });
+        World {
+            stack: stack.expect("opening"),
+            root: Caller::root(),
+        }
+    };
+    let world = make();
+    assert_eq!(world.read("etc/hosts"), b"hosts");
+    assert_eq!(world.remove("etc/hosts"), Err(Status::RoFs));
+    assert_eq!(world.mkdir("x").map(|_| ()), Err(Status::RoFs));
+    assert_eq!(
+        world.set(
+            "l",
+            &SetAttr {
+                uid: Some(1),
+                ..SetAttr::default()
+            }
+        ),
+        Err(Status::RoFs)
+    );
+    let written = world.stack.write(
+        &world.root,
+        &world.handle("etc/hosts"),
+        0,
+        b"x",
+        Stability::Unstable,
+    );
+    assert_eq!(written.map(|_| ()), Err(Status::RoFs));
+    let handle = world.handle("etc/hosts");
+    drop(world);
+    assert_eq!(
+        make().read_handle(&handle),
+        Ok(b"hosts".to_vec()),
+        "handles outlive a restart"
+    );
+}
+
+#[test]
+fn names_that_look_like_whiteouts_are_names() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let lower = MemoryLayer::new(b"template").file("etc/hosts", b"hosts");
+    let before = world(dir.path(), 1, &[&lower]);
+    before.create("etc/.wh.hosts");
+    before.create("etc/.wh..wh..opq");
+    let device = Special {
+        file_type: FileType::Character,
+        device: crate::attr::Device::default(),
+    };
+    let set = SetAttr::default();
+    before
+        .stack
+        .mknod(&before.root, None, &before.handle("etc"), b"zero", device, &set)
+        .expect("mknod");
+    drop(before);
+    let after = world(dir.path(), 1, &[&lower]);
+    assert_eq!(after.names("etc"), [".wh..wh..opq", ".wh.hosts", "hosts", "zero"]);
+    assert_eq!(after.attr("etc/zero").file_type, FileType::Character);
+}
+
+#[test]
+fn exclusive_create_may_be_retried() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let create = |world: &World, verifier: u8| {
+        let mode = CreateMode::Exclusive([verifier; 8]);
+        let made = world
+            .stack
+            .create(&world.root, None, &world.handle(""), b"x", mode)?;
+        Ok(made.value.made.map(|object| object.handle))
+    };
+    let before = world(dir.path(), 1, &[]);
+    let made = create(&before, 1);
+    assert_eq!(create(&before, 1), made);
+    assert_eq!(create(&before, 2), Err(Status::Exist));
+    drop(before);
+    assert_eq!(create(&world(dir.path(), 1, &[]), 1), made);
+}
