@@ -153,6 +153,9 @@ pub(crate) fn plain_kind(text: &str) -> ScalarKind {
     if matches!(rest, ".inf" | ".Inf" | ".INF") {
         return ScalarKind::OtherNumber;
     }
+    if rest.starts_with(['+', '-']) {
+        return ScalarKind::Text;
+    }
     let digits = |text: &str, radix: u32| {
         let all = !text.is_empty() && text.chars().all(|c| c.is_digit(radix));
         all.then(|| u64::from_str_radix(text, radix).ok())

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::desired::{Health, Probe, Publish, Resources, SliverState, TemplateRef};
+use crate::desired::{CarriedFile, Health, Probe, Publish, Resources, SliverState, TemplateRef};
 use crate::id::{ChannelName, DomainUuid, FleetName, SliverId, TemplateName};
 use crate::units::{BitRate, Bytes, Millis};
 
@@ -62,6 +62,28 @@ fn web() -> DesiredSliver {
 fn digests_are_what_they_were() {
     let found = [slice_revision(&web()), stack_digest(&web()), boot_digest(&web())].map(|d| d.short());
     assert_eq!(found, ["d2f775441d73", "bf45f18a2fea", "c22a10715973"]);
+}
+
+#[test]
+fn a_set_of_files_is_its_paths_modes_and_contents() {
+    let set = |path: &str, executable, content| FileSet {
+        files: [(path.to_owned(), CarriedFile { executable, content })].into(),
+    };
+    let text = || CarriedContent::Inline("x".into());
+    let blob = |size| CarriedContent::Blob {
+        id: "0".repeat(40),
+        size,
+    };
+    let sets = [
+        set("a", false, text()),
+        set("b", false, text()),
+        set("a", true, text()),
+        set("a", false, blob(1)),
+        set("a", false, blob(2)),
+    ];
+    let digests: std::collections::BTreeSet<Digest> = sets.iter().map(file_set_digest).collect();
+    assert_eq!(digests.len(), sets.len());
+    assert_eq!(file_set_digest(&sets[0]).short(), "6b74813c8b8a");
 }
 
 /// Applies one change and says which digests move and how the difference reads.

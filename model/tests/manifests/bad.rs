@@ -244,5 +244,9 @@ fn findings_are_json_too() {
 fn colours_are_asked_for() {
     let report = Report::new(repository("-- fleet.yaml absent --\n").resolve().unwrap_err());
     assert!(report.render(Paint::Colour).contains("\u{1b}["));
+    let drawn = Report::new(repository("-- site.yaml --\nkind: Sit\n").resolve().unwrap_err());
+    let (plain, coloured) = (drawn.render(Paint::Plain), drawn.render(Paint::Colour));
+    assert_eq!(plain.lines().count(), coloured.lines().count());
+    assert!(!coloured.contains(":::"));
     assert!(!report.render(Paint::Plain).contains('\u{1b}'));
 }

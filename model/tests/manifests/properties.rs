@@ -97,6 +97,37 @@ proptest! {
     }
 }
 
+/// A fleet that somebody has edited with their eyes closed: pieces of its own files, moved about.
+fn mangled(edits: &[(usize, usize, usize, usize)]) -> Repository {
+    let mut repository = Repository::read(&crate::examples::specs().join("realistic"));
+    let paths: Vec<String> = repository.files.keys().cloned().collect();
+    for (from, to, at, len) in edits {
+        let piece = {
+            let bytes = &repository.files[&paths[from % paths.len()]].1;
+            let start = at % (bytes.len() + 1);
+            bytes[start..bytes.len().min(start + len)].to_vec()
+        };
+        let (_, bytes) = repository.files.get_mut(&paths[to % paths.len()]).unwrap();
+        let start = (at / 7) % (bytes.len() + 1);
+        let end = bytes.len().min(start + len / 2);
+        bytes.splice(start..end, piece);
+    }
+    repository
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn mangled_fleets_are_told_about(edits in proptest::collection::vec((0..99_usize, 0..99_usize, any::<usize>(), 0..40_usize), 1..12)) {
+        if let Err(findings) = mangled(&edits).resolve() {
+            prop_assert!(!findings.is_empty());
+            let text = Report::new(findings).render(Paint::Plain);
+            prop_assert!(text.contains("error[E01"), "{}", text);
+        }
+    }
+}
+
 /// A thousand small files are parsed in well under a second by a release build; this only keeps the cost from growing
 /// with the square of anything.
 #[test]
