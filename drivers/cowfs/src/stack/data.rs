@@ -28,6 +28,9 @@ use crate::writable::state::{FileState, State};
 const SIZE_MAX: u64 = i64::MAX as u64;
 /// Largest stable write kept in the log itself.
 const INLINE_MAX: usize = 4096;
+/// Most bytes of one file that the log takes: a file that is written and synced over and over would fill it with
+/// garbage.
+const INLINED_MAX: u64 = 64 << 10;
 /// Most bytes answered to one READ.
 const READ_MAX: u64 = 4 << 20;
 /// Most ranges in one record.
@@ -256,7 +259,11 @@ impl Stack {
             self.check_bytes(&state, node.key(), offset, end)?;
             let key = self.copy_up(&mut state, &node)?;
             let node = Node::Recorded(key);
-            if stability != Stability::Unstable && bytes.len() <= INLINE_MAX {
+            let inlined = state.with_file(key, "write", |file| file.inlined);
+            let inlined = inlined
+                .map_err(|_| Status::Stale)?
+                .saturating_add(as_u64(bytes.len()));
+            if stability != Stability::Unstable && bytes.len() <= INLINE_MAX && inlined <= INLINED_MAX {
                 let changes = vec![
                     self.written_attr(&state, caller, key)?,
                     Change::Inline {
@@ -295,8 +302,20 @@ impl Stack {
                 if file.writing != Some(id) {
                     return false;
                 }
-                file.extents.insert(offset, end, Source::Content(id));
-                file.unlogged.insert(offset, end, Source::Content(id));
+                // What is in this content file already is in the log or on its way there.
+                let source = Source::Content(id);
+                let known: Vec<_> = file
+                    .extents
+                    .within(offset, end)
+                    .filter(|part| part.2 == source)
+                    .collect();
+                let mut at = offset;
+                for (from, to, _) in known {
+                    file.unlogged.insert(at, from, source);
+                    at = to;
+                }
+                file.unlogged.insert(at, end, source);
+                file.extents.insert(offset, end, source);
                 file.size = file.size.max(end);
                 file.writes += 1;
                 file.attr_unlogged = true;
@@ -426,18 +445,16 @@ impl Stack {
         });
         let ranges = ranges.map_err(|_| Status::Stale)?;
         let attr = state.objects.get(&key).ok_or(Status::Stale)?.attr;
-        let mut ticket = self.record(&mut state, None, vec![Change::Attr { key, attr }])?;
-        if let Some(content) = writing {
-            for part in ranges.chunks(RANGES_MAX) {
-                let change = Change::Extents {
-                    key,
-                    content,
-                    ranges: part.to_vec(),
-                };
-                ticket = self.record(&mut state, None, vec![change])?;
+        let mut changes = vec![Change::Attr { key, attr }];
+        for part in ranges.chunks(RANGES_MAX) {
+            let content = writing.ok_or(Status::ServerFault)?;
+            let ranges = part.to_vec();
+            changes.push(Change::Extents { key, content, ranges });
+            if part.len() == RANGES_MAX {
+                self.record(&mut state, None, std::mem::take(&mut changes))?;
             }
         }
-        Ok(ticket)
+        self.record(&mut state, None, changes)
     }
 
     /// Makes durable whatever any file still has only in memory.

@@ -19,14 +19,21 @@ use crate::handle::ObjectKey;
 
 /// A log below this many bytes is left alone: it replays in a few milliseconds.
 const WORTHWHILE: u64 = 1 << 20;
+/// Longer chains are made short whatever they hold: each segment is an open file.
+const SEGMENTS_MAX: usize = 16;
 /// Changes in one record of a checkpoint.
 const CHANGES_MAX: usize = 256;
 /// Written before it gets its name.
 const TEMPORARY: &str = ".checkpoint";
 
-/// Writes a checkpoint if that at least halves the log; says whether it has.
+/// Writes a checkpoint if that at least halves the log, or there are too many segments; says whether it has.
 pub(super) fn write(dir: &Path, epoch: u64, replayed: &Replayed) -> Result<bool, WritableError> {
-    let Some(last) = replayed.chain.last().filter(|_| replayed.bytes >= WORTHWHILE) else {
+    let too_many = replayed.chain.len() >= SEGMENTS_MAX;
+    let Some(last) = replayed
+        .chain
+        .last()
+        .filter(|_| too_many || replayed.bytes >= WORTHWHILE)
+    else {
         return Ok(false);
     };
     let sequence = last.header.name.sequence + 1;
@@ -51,7 +58,7 @@ pub(super) fn write(dir: &Path, epoch: u64, replayed: &Replayed) -> Result<bool,
             return Ok(false);
         };
         bytes.extend_from_slice(&framed);
-        if as_u64(bytes.len()) > replayed.bytes / 2 {
+        if !too_many && as_u64(bytes.len()) > replayed.bytes / 2 {
             return Ok(false);
         }
     }

@@ -149,6 +149,14 @@ impl Writable {
             let _lock = lock(path)?;
             if Meta::read(path)?.is_none() {
                 Meta::create(path)?;
+                if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                    let synced = meta::sync_dir(parent);
+                    synced.map_err(|source| WritableError::Io {
+                        doing: "syncing",
+                        path: parent.to_path_buf(),
+                        source,
+                    })?;
+                }
             }
         }
         Ok(())

@@ -47,6 +47,8 @@ pub(crate) struct FileState {
     /// Counts writes, and how many of them are known to be on disk.
     pub(crate) writes: u64,
     pub(crate) writes_synced: u64,
+    /// Bytes of it that the log has taken, also those that were overwritten since.
+    pub(crate) inlined: u64,
     /// Whether times changed that the log does not know.
     pub(crate) attr_unlogged: bool,
 }
@@ -253,6 +255,7 @@ impl State {
                         at,
                         file_offset: offset,
                     };
+                    file.inlined = file.inlined.saturating_add(end - offset);
                     file.extents.insert(offset, end, source);
                     file.unlogged.remove(offset, end);
                     file.size = file.size.max(end);

@@ -486,3 +486,40 @@ fn a_log_full_of_garbage_is_compacted_at_open() {
     let opened = Writable::open(dir.path(), 2, Options::default());
     assert!(matches!(opened, Err(WritableError::Damaged { .. })), "{opened:?}");
 }
+
+#[test]
+fn a_file_synced_over_and_over_does_not_fill_the_log() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let before = world(dir.path(), 1, &[&lower()]);
+    before.create("journal");
+    let handle = before.handle("journal");
+    for round in 0..200_u8 {
+        let written = before
+            .stack
+            .write(&before.root, &handle, 0, &[round; 4096], Stability::FileSync);
+        assert_eq!(written.expect("writing").value.stability, Stability::FileSync);
+    }
+    assert!(
+        before.stack.statistics().log_bytes < 100_000,
+        "{:?}",
+        before.stack.statistics()
+    );
+    drop(before);
+    assert_eq!(world(dir.path(), 1, &[&lower()]).read("journal"), [199; 4096]);
+}
+
+#[test]
+fn many_holders_leave_few_segments() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut tree = None;
+    for epoch in 1..40 {
+        let holder = world(dir.path(), epoch, &[&lower()]);
+        if let Some(tree) = tree {
+            assert_eq!(holder.tree(), tree);
+        }
+        holder.create(&format!("epoch-{epoch}"));
+        holder.write("etc/conf", epoch * 100, &[9; 10], Stability::FileSync);
+        tree = Some(holder.tree());
+    }
+    assert!(segments(dir.path()).len() <= 20);
+}
