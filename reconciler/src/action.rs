@@ -35,6 +35,15 @@ impl Ingredients {
         all
     }
 
+    /// All that `sliver` needs to start again on the stacks it has: the template of its kernel.
+    #[must_use]
+    pub fn kernel_of(sliver: &DesiredSliver) -> Self {
+        Self {
+            templates: BTreeSet::from([sliver.kernel.digest]),
+            files: BTreeSet::new(),
+        }
+    }
+
     fn conditions(&self) -> impl Iterator<Item = Condition> + '_ {
         let templates = self.templates.iter().copied().map(Condition::TemplatePresent);
         templates.chain(self.files.iter().copied().map(Condition::FilesPresent))

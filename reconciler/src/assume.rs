@@ -1,10 +1,10 @@
 //! What a node looks like when nobody has looked: as if an earlier commit were fully carried out. The answer to a push
 //! compares commit with commit this way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use xeno_model::desired::{DesiredNode, SliverState};
-use xeno_model::id::{Epoch, SliverId, Timestamp};
+use xeno_model::id::{Epoch, NodeName, SliverId, Timestamp};
 use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::{
     DomainState, Domains, HealthVerdict, ObservedDomain, ObservedNode, ObservedStorage, Seen,
@@ -12,6 +12,20 @@ use xeno_model::observed::{
 
 use crate::action::Ingredients;
 use crate::change::AppliedSliver;
+
+/// A node on which nothing was ever done: what a first commit is compared with.
+#[must_use]
+pub fn empty(node: &NodeName, at: Timestamp) -> ObservedNode {
+    ObservedNode {
+        node: node.clone(),
+        at,
+        domains: Seen::Known(Domains::default()),
+        storage: Seen::Known(BTreeMap::new()),
+        templates: Seen::Known(BTreeSet::new()),
+        file_layers: Seen::Known(BTreeSet::new()),
+        health: BTreeMap::new(),
+    }
+}
 
 /// A node that has carried out `before` to the letter, at time `at`: what would be seen there, and what was applied.
 #[must_use]

@@ -107,14 +107,10 @@ pub(crate) fn claims(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>)
         }
     }
     let holders = port_holders(input);
-    for (sliver, study) in studies
-        .iter()
-        .filter(|(_, study)| study.steps.contains(&Step::Boot))
-    {
+    for sliver in booting(studies) {
         for port in wanted_ports(input, sliver) {
             if let Some(holder) = holders.get(&port)
                 && *holder != sliver
-                && study.steps.contains(&Step::Boot)
             {
                 let waits = claims.ports.entry(sliver.clone()).or_default();
                 waits.insert((*holder).clone());
@@ -207,6 +203,13 @@ fn precedence(class: ChangeClass) -> u8 {
     }
 }
 
+fn booting(studies: &BTreeMap<SliverId, Study>) -> impl Iterator<Item = &SliverId> {
+    let boots = studies
+        .iter()
+        .filter(|(_, study)| study.steps.contains(&Step::Boot));
+    boots.map(|(sliver, _)| sliver)
+}
+
 fn wanted_ports<'a>(input: &PlanInput<'a>, sliver: &SliverId) -> impl Iterator<Item = u16> + use<'a> {
     let desired = input.desired.slivers.get(sliver);
     desired
@@ -237,11 +240,8 @@ fn ports_taken(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>) -> BT
             .filter(|(_, holder)| stays(holder))
             .map(|(port, holder)| (*port, *holder)),
     );
-    let boots = studies
-        .iter()
-        .filter(|(_, study)| study.steps.contains(&Step::Boot));
-    let boots: Vec<_> = boots
-        .flat_map(|(sliver, _)| wanted_ports(input, sliver).map(move |port| (port, sliver)))
+    let boots: Vec<_> = booting(studies)
+        .flat_map(|sliver| wanted_ports(input, sliver).map(move |port| (port, sliver)))
         .collect();
     let (already, anew): (Vec<_>, Vec<_>) = boots
         .into_iter()

@@ -154,7 +154,7 @@ pub struct Change {
     pub sliver: SliverId,
     /// What happens.
     pub class: ChangeClass,
-    /// Who or what asked.
+    /// Who or what asked; [`Cause::Change`] where nothing happens.
     pub cause: Cause,
     /// Why; at least one unless the class is [`ChangeClass::Keep`]. Where it waits, what it waits for comes first, and
     /// after that what would be done.
@@ -199,6 +199,66 @@ impl ChangeClass {
             Self::Remove => "remove",
             Self::Purge => "purge",
             Self::Wait => "wait",
+        }
+    }
+}
+
+impl Reason {
+    /// A word for programs, as in JSON: it stays the same when the sentence is put in better words.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Differs(_) => "differs",
+            Self::Revived { .. } => "revived",
+            Self::Unfinished => "unfinished",
+            Self::DomainMissing => "domainMissing",
+            Self::DomainNotRunning { .. } => "domainNotRunning",
+            Self::DomainForeignBoot { .. } => "domainForeignBoot",
+            Self::StorageMissing => "storageMissing",
+            Self::StackForeign { .. } => "stackForeign",
+            Self::NotStopped => "notStopped",
+            Self::StateStopped => "stateStopped",
+            Self::NotDesired => "notDesired",
+            Self::PlacedElsewhere => "placedElsewhere",
+            Self::TombstoneExpired { .. } => "tombstoneExpired",
+            Self::Blind { .. } => "blind",
+            Self::DeleteBudget { .. } => "deleteBudget",
+            Self::NodeNotNamed => "nodeNotNamed",
+            Self::NothingDesired => "nothingDesired",
+            Self::NoRoom { .. } => "noRoom",
+            Self::PortTaken { .. } => "portTaken",
+            Self::NotSupported { .. } => "notSupported",
+            Self::BackingOff { .. } => "backingOff",
+        }
+    }
+
+    /// Whether it is what a sliver waits for, rather than why something happens.
+    #[must_use]
+    pub fn holds_back(&self) -> bool {
+        match self {
+            Self::Blind { .. }
+            | Self::DeleteBudget { .. }
+            | Self::NodeNotNamed
+            | Self::NothingDesired
+            | Self::NoRoom { .. }
+            | Self::PortTaken { .. }
+            | Self::NotSupported { .. }
+            | Self::BackingOff { .. } => true,
+            Self::New
+            | Self::Differs(_)
+            | Self::Revived { .. }
+            | Self::Unfinished
+            | Self::DomainMissing
+            | Self::DomainNotRunning { .. }
+            | Self::DomainForeignBoot { .. }
+            | Self::StorageMissing
+            | Self::StackForeign { .. }
+            | Self::NotStopped
+            | Self::StateStopped
+            | Self::NotDesired
+            | Self::PlacedElsewhere
+            | Self::TombstoneExpired { .. } => false,
         }
     }
 }

@@ -247,6 +247,8 @@ struct Now {
     /// Whether that domain runs.
     runs: bool,
     open: bool,
+    /// Open under the highest right to run that is known, and not set aside: nothing to be said against it.
+    rightly_open: bool,
     stack: Option<Digest>,
     exported: bool,
     /// Writable layers lie on disk.
@@ -264,6 +266,11 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
     let mut here = input.observed.templates.known().cloned().unwrap_or_default();
     let mut files = input.observed.file_layers.known().cloned().unwrap_or_default();
     let mut last: BTreeMap<&SliverId, ActionKey> = BTreeMap::new();
+    let stacks = plan
+        .actions
+        .iter()
+        .filter(|planned| matches!(planned.action, Action::Stack { .. }));
+    let stacked: BTreeSet<_> = stacks.filter_map(|planned| planned.action.sliver()).collect();
     let mut now: BTreeMap<SliverId, Now> = BTreeMap::new();
     for sliver in plan.changes.keys() {
         let kept = storage.get(sliver);
@@ -272,6 +279,10 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
             domain: domain.map(|d| d.booted),
             runs: domain.is_some_and(|d| d.state == xeno_model::observed::DomainState::Running),
             open: kept.is_some_and(|s| s.open.is_some()),
+            rightly_open: kept.is_some_and(|s| {
+                let applied = input.applied.get(sliver).map(|applied| applied.epoch);
+                s.open.is_some() && s.open >= applied && s.tombstone.is_none()
+            }),
             stack: kept.and_then(|s| s.stack),
             exported: kept.is_some_and(|s| s.exported),
             kept: kept.is_some_and(|s| s.on_disk),
@@ -319,7 +330,8 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
         let state = now.entry(sliver.clone()).or_default();
         let desired = input.desired.slivers.get(sliver);
         let runs = desired.filter(|desired| desired.state == SliverState::Running);
-        let ready = |here: &BTreeSet<Digest>, files: &BTreeSet<Digest>| {
+        // Whether it could start now; its layers are asked for only where they have to be stacked anew.
+        let ready = |here: &BTreeSet<Digest>, files: &BTreeSet<Digest>, restacks: bool| {
             runs.is_none_or(|desired| {
                 let layers = desired.mounts.iter().flat_map(|mount| &mount.layers);
                 let mut layers = layers.map(|layer| match layer {
@@ -327,7 +339,7 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
                     LayerRef::Files { digest } => files.contains(digest),
                     LayerRef::Directory { .. } => true,
                 });
-                here.contains(&desired.kernel.digest) && layers.all(|here| here)
+                here.contains(&desired.kernel.digest) && (!restacks || layers.all(|here| here))
             })
         };
         match action {
@@ -344,7 +356,7 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
                     runs.map(stack_digest) != Some(*stack),
                     "stacks what is not desired",
                 );
-                fault(!ready(&here, &files), "stacks layers that are not here");
+                fault(!ready(&here, &files, true), "stacks layers that are not here");
                 fault(
                     state.exported || state.stack.is_some(),
                     "stacks over a stack that is in use",
@@ -379,10 +391,14 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
                 fault(state.domain.is_none(), "stops a domain that is not ours");
                 let right = state.runs && state.exported && runs.map(boot_digest) == state.domain;
                 fault(
-                    right && state.stack == runs.map(stack_digest) && state.open,
+                    right && state.stack == runs.map(stack_digest) && state.rightly_open,
                     "stops a domain that is as desired",
                 );
-                fault(!ready(&here, &files), "stops a domain before it can start again");
+                let restacks = stacked.contains(sliver);
+                fault(
+                    !ready(&here, &files, restacks),
+                    "stops a domain before it can start again",
+                );
                 state.domain = None;
                 state.runs = false;
             }

@@ -67,6 +67,17 @@ impl Study {
         self
     }
 
+    /// What must be here for its steps.
+    pub(crate) fn ingredients(&self, desired: &DesiredSliver) -> Ingredients {
+        if self.steps.contains(&Step::Stack) {
+            Ingredients::of(desired)
+        } else if self.steps.contains(&Step::Boot) {
+            Ingredients::kernel_of(desired)
+        } else {
+            Ingredients::default()
+        }
+    }
+
     /// Nothing is done for now, because of `blockers`; what would be done stays as the reasons after them.
     pub(crate) fn hold(&mut self, blockers: Vec<Reason>) {
         self.change.class = ChangeClass::Wait;
@@ -141,7 +152,7 @@ fn desired_one(input: &PlanInput<'_>, situation: &Situation<'_>, desired: &Desir
     if input.desired.standing == Standing::NotNamed && study.change.class != ChangeClass::Keep {
         study.hold(vec![Reason::NodeNotNamed]);
     }
-    let blinds = blind_ingredients(input, desired, &study.steps);
+    let blinds = blind_ingredients(input, &study.ingredients(desired));
     if !blinds.is_empty() {
         study.hold(blinds);
     }
@@ -149,14 +160,12 @@ fn desired_one(input: &PlanInput<'_>, situation: &Situation<'_>, desired: &Desir
 }
 
 /// Facets that the steps need beyond domains and storage, and that could not be seen.
-fn blind_ingredients(input: &PlanInput<'_>, desired: &DesiredSliver, steps: &BTreeSet<Step>) -> Vec<Reason> {
-    if !steps.contains(&Step::Stack) && !steps.contains(&Step::Boot) {
-        return vec![];
+fn blind_ingredients(input: &PlanInput<'_>, needed: &Ingredients) -> Vec<Reason> {
+    let mut blinds = Vec::new();
+    if !needed.templates.is_empty() {
+        blinds.extend(blind("templates", &input.observed.templates));
     }
-    let mut blinds: Vec<_> = blind("templates", &input.observed.templates)
-        .into_iter()
-        .collect();
-    if !Ingredients::of(desired).files.is_empty() {
+    if !needed.files.is_empty() {
         blinds.extend(blind("file layers", &input.observed.file_layers));
     }
     blinds
@@ -214,6 +223,11 @@ fn to_run(situation: &Situation<'_>, desired: &DesiredSliver) -> Study {
             Some(applied) if applied.complete || kept => ChangeClass::Start,
             Some(_) | None => ChangeClass::Create,
         }
+    };
+    let cause = if class == ChangeClass::Keep {
+        Cause::Change
+    } else {
+        cause
     };
     let mut study = Study::new(&desired.id, class, cause, reasons).with(steps);
     study.marks = Some(marks);
@@ -290,6 +304,11 @@ fn to_stop(situation: &Situation<'_>, desired: &DesiredSliver) -> Study {
     if cause == Cause::Drift && !steps.is_empty() {
         reasons.push(Reason::NotStopped);
     }
+    let cause = if class == ChangeClass::Keep {
+        Cause::Change
+    } else {
+        cause
+    };
     if class != ChangeClass::Keep {
         reasons.push(Reason::StateStopped);
     }

@@ -215,10 +215,8 @@ impl Actions {
         study: &Study,
     ) -> Result<(), PlanError> {
         let desired = input.desired.slivers.get(sliver);
-        if let Some(desired) = desired
-            && (study.steps.contains(&Step::Stack) || study.steps.contains(&Step::Boot))
-        {
-            self.add_ingredients(input, desired)?;
+        if let Some(desired) = desired {
+            self.add_ingredients(input, desired, &study.ingredients(desired))?;
         }
         for step in &study.steps {
             let action = action(input, sliver, study, *step);
@@ -228,33 +226,35 @@ impl Actions {
         Ok(())
     }
 
-    fn add_ingredients(&mut self, input: &PlanInput<'_>, desired: &DesiredSliver) -> Result<(), PlanError> {
+    /// Adds what brings here those of a sliver's `needed` ingredients that are missing.
+    fn add_ingredients(
+        &mut self,
+        input: &PlanInput<'_>,
+        desired: &DesiredSliver,
+        needed: &Ingredients,
+    ) -> Result<(), PlanError> {
+        let missing = |condition: Condition| !holds(input.observed, &condition);
         let layers = desired.mounts.iter().flat_map(|mount| &mount.layers);
-        let templates = layers.clone().filter_map(|layer| match layer {
+        let templates = layers.filter_map(|layer| match layer {
             LayerRef::Template(template) => Some(template),
             LayerRef::Directory { .. } | LayerRef::Files { .. } => None,
         });
-        let files = layers.filter_map(|layer| match layer {
-            LayerRef::Files { digest } => Some(*digest),
-            LayerRef::Template(_) | LayerRef::Directory { .. } => None,
-        });
-        let missing = |condition: Condition| !holds(input.observed, &condition);
-        for template in templates.chain([&desired.kernel]) {
-            if missing(Condition::TemplatePresent(template.digest)) {
-                let action = Action::FetchTemplate {
-                    digest: template.digest,
-                    sources: template.sources.clone(),
-                };
-                let cost = cost(input, &action);
-                self.add(action, &desired.id, cost)?;
-            }
-        }
-        for digest in files {
-            if missing(Condition::FilesPresent(digest)) {
-                let action = Action::ImportFiles { digest };
-                let cost = cost(input, &action);
-                self.add(action, &desired.id, cost)?;
-            }
+        let templates = templates
+            .chain([&desired.kernel])
+            .filter(|template| needed.templates.contains(&template.digest))
+            .filter(|template| missing(Condition::TemplatePresent(template.digest)))
+            .map(|template| Action::FetchTemplate {
+                digest: template.digest,
+                sources: template.sources.clone(),
+            });
+        let files = needed
+            .files
+            .iter()
+            .filter(|digest| missing(Condition::FilesPresent(**digest)))
+            .map(|digest| Action::ImportFiles { digest: *digest });
+        for action in templates.chain(files) {
+            let cost = cost(input, &action);
+            self.add(action, &desired.id, cost)?;
         }
         Ok(())
     }
@@ -381,8 +381,7 @@ fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Ac
         Step::Shutdown => Action::Shutdown {
             sliver,
             again: desired
-                .filter(|_| study.steps.contains(&Step::Boot))
-                .map(Ingredients::of)
+                .map(|desired| study.ingredients(desired))
                 .unwrap_or_default(),
         },
         Step::Unexport => Action::Unexport { sliver },

@@ -199,13 +199,30 @@ fn world(sides: &[Sides], around: &Surroundings) -> World {
             _ => other,
         };
         if let Some((state, which, memory_mib)) = sight.domain {
+            let publish = match which {
+                0 => desired.as_ref().map(|desired| desired.publish.clone()),
+                1 => applied.as_ref().map(|applied| applied.desired.publish.clone()),
+                _ => None,
+            };
+            let publish: Vec<_> = publish.unwrap_or_default();
+            // No two domains can hold one port.
+            let free = |publish: &Publish| {
+                let mut others = world
+                    .observed
+                    .domains
+                    .known()
+                    .into_iter()
+                    .flat_map(|d| d.ours.values());
+                others.all(|d| d.publish.iter().all(|p| p.host != publish.host))
+            };
+            let publish = publish.into_iter().filter(free).collect();
             let domain = ObservedDomain {
                 uuid: sliver(name).uuid,
                 state,
                 booted: pick(which, boot_digest),
                 memory_mib,
                 vcpus: 1,
-                publish: vec![],
+                publish,
             };
             world.domains().ours.insert(id(name), domain);
         }
@@ -307,7 +324,7 @@ fn fault() -> impl Strategy<Value = (&'static str, Fault)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// However strange the node: there is a plan, the judge accepts it, carrying it out breaks no rule of the node, and
     /// once faults stop, it ends where there is nothing more to do.

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use xeno_model::id::SliverId;
 
 use crate::action::Action;
-use crate::change::{Cause, Change, ChangeClass, Disruption, Reason};
+use crate::change::{Cause, Change, ChangeClass, Disruption};
 use crate::plan::{Basis, Plan, PlannedAction};
 use crate::report;
 
@@ -261,7 +261,7 @@ fn sliver(out: &mut String, change: &Change, steps: &[&PlannedAction], colour: C
     };
     let _ = writeln!(out, "{head}{note}");
     for (reason, text) in change.reasons.iter().zip(report::explain(change)) {
-        let text = if waits_on(reason) {
+        let text = if reason.holds_back() {
             Style::Careful.paint(colour, &text)
         } else {
             text
@@ -271,33 +271,6 @@ fn sliver(out: &mut String, change: &Change, steps: &[&PlannedAction], colour: C
     for planned in steps {
         let line = format!("{:<9} {}", planned.action.verb(), step(planned));
         let _ = writeln!(out, "             {}", Style::Faint.paint(colour, &line));
-    }
-}
-
-fn waits_on(reason: &Reason) -> bool {
-    match reason {
-        Reason::Blind { .. }
-        | Reason::DeleteBudget { .. }
-        | Reason::NodeNotNamed
-        | Reason::NothingDesired
-        | Reason::NoRoom { .. }
-        | Reason::PortTaken { .. }
-        | Reason::NotSupported { .. }
-        | Reason::BackingOff { .. } => true,
-        Reason::New
-        | Reason::Differs(_)
-        | Reason::Revived { .. }
-        | Reason::Unfinished
-        | Reason::DomainMissing
-        | Reason::DomainNotRunning { .. }
-        | Reason::DomainForeignBoot { .. }
-        | Reason::StorageMissing
-        | Reason::StackForeign { .. }
-        | Reason::NotStopped
-        | Reason::StateStopped
-        | Reason::NotDesired
-        | Reason::PlacedElsewhere
-        | Reason::TombstoneExpired { .. } => false,
     }
 }
 

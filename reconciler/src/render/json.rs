@@ -4,7 +4,7 @@ use serde::Serialize;
 use xeno_model::id::SliverId;
 
 use super::{basis_word, summary};
-use crate::change::{Cause, Change, ChangeClass, Disruption};
+use crate::change::{Cause, Change, ChangeClass, Disruption, Reason};
 use crate::plan::{Plan, PlannedAction};
 use crate::report;
 
@@ -18,7 +18,8 @@ pub const FORMAT_VERSION: u32 = 1;
 /// `assumed`), `summary` (the closing line of the text), `memoryMib` (`capacity`, `now`, `after`; null where the domains
 /// could not be seen), `changes` by sliver: `sliver`, `class` (`keep`, `inPlace`, `create`, `start`, `reboot`, `stop`,
 /// `remove`, `purge`, `wait`), `cause` (`change`, `drift`, `schedule`), `disruption` (`none`, `interrupts`, `ends`,
-/// `destroys`), `reasons` (sentences); `actions` in order: `key`, `verb`, `sliver` (null where several share it),
+/// `destroys`), `reasons` (each a `code` that stays and a `text` that may get better; what a `wait` waits for comes
+/// first); `actions` in order: `key`, `verb`, `sliver` (null where several share it),
 /// `serves`, `after` (keys), `bytes` (null: unknown), `memoryMib`.
 #[must_use]
 pub fn json(plan: &Plan) -> String {
@@ -74,7 +75,14 @@ struct ChangeRecord {
     class: &'static str,
     cause: &'static str,
     disruption: &'static str,
-    reasons: Vec<String>,
+    reasons: Vec<ReasonRecord>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReasonRecord {
+    code: &'static str,
+    text: String,
 }
 
 #[derive(Serialize)]
@@ -115,7 +123,16 @@ impl From<&Change> for ChangeRecord {
                 Disruption::Ends => "ends",
                 Disruption::Destroys => "destroys",
             },
-            reasons: report::explain(change),
+            reasons: change.reasons.iter().map(ReasonRecord::from).collect(),
+        }
+    }
+}
+
+impl From<&Reason> for ReasonRecord {
+    fn from(reason: &Reason) -> Self {
+        Self {
+            code: reason.code(),
+            text: report::sentence(reason),
         }
     }
 }
