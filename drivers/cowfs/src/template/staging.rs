@@ -19,6 +19,9 @@ use crate::layer::ContentHash;
 
 /// Files up to this size are held in memory until their hash is known, so that known content is never written again.
 const HELD_MAX: usize = 1 << 20;
+/// Up to this many new files are synced one by one; more with one call, which also waits for whatever else is being
+/// written to that file system.
+const SYNCED_SINGLY_MAX: usize = 64;
 /// The list of what is being renamed into place.
 const PLACING: &str = "placing";
 
@@ -157,6 +160,9 @@ impl Staging {
             moves.push(("index".to_owned(), index_name));
         }
         let template_name = format!("templates/{}.json", template_digest.hex());
+        if moves.is_empty() && has_length(&self.root.join(&template_name), template.len() as u64) {
+            return Ok((index_digest, template_digest));
+        }
         let staged_template = self.dir.join("template");
         write_whole(&staged_template, template).at(&staged_template)?;
 
@@ -168,8 +174,16 @@ impl Staging {
             .collect();
         let placing = self.dir.join(PLACING);
         write_whole(&placing, list.as_bytes()).at(&placing)?;
-        // One sync for thousands of files.
-        sync_all_of(&self.dir)?;
+        if moves.len() <= SYNCED_SINGLY_MAX {
+            for path in moves.iter().map(|(from, _)| self.dir.join(from)) {
+                sync(&path)?;
+            }
+            for path in [&staged_template, &placing, &self.dir, &self.root.join("tmp")] {
+                sync(path)?;
+            }
+        } else {
+            sync_all_of(&self.dir)?;
+        }
 
         let template_path = self.root.join(&template_name);
         let was_there = template_path.exists();
@@ -185,9 +199,11 @@ impl Staging {
     }
 
     fn place(&self, moves: &[(String, String)], template: &Path, to: &Path) -> Result<(), StageError> {
+        let mut parents = BTreeSet::from([self.root.join("content")]);
         for (from, to) in moves {
             let to = self.root.join(to);
             if let Some(parent) = to.parent() {
+                parents.insert(parent.to_owned());
                 match fs::create_dir(parent) {
                     Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error).at(parent)?,
                     _ => {}
@@ -195,9 +211,11 @@ impl Staging {
             }
             fs::rename(self.dir.join(from), &to).at(&to)?;
         }
-        sync_all_of(&self.root)?;
+        for parent in &parents {
+            sync(parent)?;
+        }
         fs::rename(template, to).at(to)?;
-        sync_all_of(&self.root)
+        sync(&self.root.join("templates"))
     }
 
     fn charge(&mut self, count: usize) -> Result<(), StageError> {
@@ -238,10 +256,9 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
         _ => {}
     }
     write_whole(&new, bytes).at(&new)?;
-    File::open(&new).and_then(|file| file.sync_all()).at(&new)?;
+    sync(&new)?;
     fs::rename(&new, path).at(path)?;
-    let parent = path.parent().unwrap_or(path);
-    File::open(parent).and_then(|dir| dir.sync_all()).at(parent)
+    sync(path.parent().unwrap_or(path))
 }
 
 fn open_lock(root: &Path) -> Result<File, StageError> {
@@ -326,6 +343,11 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create_new(path)?;
     file.write_all(bytes)?;
     seal(&file)
+}
+
+/// Syncs one file or directory.
+fn sync(path: &Path) -> Result<(), StageError> {
+    File::open(path).and_then(|file| file.sync_all()).at(path)
 }
 
 /// Syncs the file system that `dir` lies on; like fsync it tells of every write that failed (syncfs(2)).
