@@ -345,21 +345,45 @@ impl Pending {
                 return send(&self.replies, reply, self.held).await;
             }
         };
-        let Ok(thread) = Arc::clone(&self.server.pool).acquire_owned().await else {
-            return self.closer.notify_one();
+        let place = self.server.pool.place().await;
+        let reply = Reply {
+            xid: call.xid,
+            replies: self.replies,
+            held: Some(self.held),
         };
-        let (export, xid) = (Arc::clone(&self.export), call.xid);
-        let work = tokio::task::spawn_blocking(move || {
-            let _held = (running, thread, alone);
-            answer(&export, procedure, &call, key)
+        let export = self.export;
+        self.server.pool.run(place, move || {
+            let _held = (running, alone);
+            let bytes = answer(&export, procedure, &call, key);
+            reply.send(bytes);
         });
-        let reply = match work.await {
-            Ok(reply) => reply,
-            Err(error) => {
-                tracing::error!(%error, ?procedure, export = %self.export.name(), "a call failed inside");
-                rpc::unaccepted(xid, Unaccepted::SystemError)
-            }
-        };
-        send(&self.replies, reply, self.held).await;
+    }
+}
+
+/// The reply that a call on the pool owes; dropped without one, the call has panicked.
+struct Reply {
+    xid: u32,
+    replies: mpsc::Sender<Outgoing>,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Reply {
+    fn send(mut self, bytes: Vec<u8>) {
+        self.put(bytes);
+    }
+
+    fn put(&mut self, bytes: Vec<u8>) {
+        if let Some(units) = self.held.take() {
+            // Never full: every reply in it holds a unit. A connection that is gone wants no reply.
+            let _sent = self.replies.try_send(Outgoing { bytes, _units: units });
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if self.held.is_some() {
+            self.put(rpc::unaccepted(self.xid, Unaccepted::SystemError));
+        }
     }
 }

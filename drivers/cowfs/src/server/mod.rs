@@ -8,6 +8,7 @@
 
 mod connection;
 mod listen;
+mod pool;
 mod run;
 
 use std::net::SocketAddr;
@@ -15,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 pub use listen::ListenError;
@@ -23,6 +23,7 @@ pub(crate) use listen::{bind_private, peer_is};
 pub use run::{ServeError, serve, serve_with};
 
 use crate::export::{Export, Exports};
+use pool::Pool;
 
 /// Bytes of call and reply that weigh one unit in flight.
 pub const UNIT: usize = 256 << 10;
@@ -54,7 +55,7 @@ impl Default for Limits {
 /// A running file server. Listeners and exports come and go.
 pub struct Server {
     exports: Exports,
-    pool: Arc<Semaphore>,
+    pool: Arc<Pool>,
     limits: Limits,
 }
 
@@ -64,7 +65,7 @@ impl Server {
     pub fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             exports: Exports::default(),
-            pool: Arc::new(Semaphore::new(usize::try_from(POOL).unwrap_or(1))),
+            pool: Pool::new(POOL),
             limits,
         })
     }
@@ -99,8 +100,8 @@ impl Server {
 
     /// Waits until the calls that run now have been answered, but not longer than `patience`.
     pub async fn drain(&self, patience: Duration) {
-        // An error would mean that the pool is closed, which it never is; elapsed patience is the caller's choice.
-        let _drained = tokio::time::timeout(patience, self.pool.acquire_many(POOL)).await;
+        // What still runs then is the caller's choice.
+        let _drained = tokio::time::timeout(patience, self.pool.quiesce()).await;
     }
 }
 

@@ -260,3 +260,45 @@ async fn a_retransmission_is_answered_and_not_run_again() {
         .unwrap();
     assert_eq!(reply[..12], [0; 12]);
 }
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_replies_stalls_only_itself() {
+    let fixture = fixture().await;
+    let (client, root) = fixture.mounted().await;
+    let file = client
+        .create(&root, b"f", CreateMode::Guarded(mode(0o600)))
+        .await
+        .unwrap()
+        .unwrap();
+    let megabyte = vec![7; 1 << 20];
+    client
+        .write(&file.handle, 0, &megabyte, cowfs::service::Stability::Unstable)
+        .await
+        .unwrap();
+    let read = encode(|w| {
+        for word in [0, 9, 0, 2, ops::PROGRAM, 3, Procedure::Read as u32] {
+            w.u32(word);
+        }
+        w.array(&[0; 16]);
+        w.opaque(&file.handle);
+        w.u64(0);
+        w.u32(1 << 20);
+    });
+    // AUTH_NONE is nobody's; let nobody read it.
+    client.setattr(&file.handle, &mode(0o644), None).await.unwrap();
+    let mut record = read;
+    let mark = u32::try_from(record.len() - 4).unwrap() | 1 << 31;
+    record[..4].copy_from_slice(&mark.to_be_bytes());
+    let mut greedy = fixture.stream().await;
+    // Far more than one connection may have in flight, and than sockets hold: the server stops reading at some point.
+    let calls = record.repeat(400_000);
+    tokio::select! {
+        biased;
+        sent = greedy.write_all(&calls) => panic!("thirty megabytes of calls were taken in: {sent:?}"),
+        () = async {
+            for _ in 0..50 {
+                client.read(&file.handle, 0, 1 << 20).await.unwrap();
+            }
+        } => {}
+    }
+}

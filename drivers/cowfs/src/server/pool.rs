@@ -1,0 +1,156 @@
+//! Threads for calls that may block.
+//!
+//! The thread that has just become idle is the next to be used, so that a client with one call outstanding meets one
+//! warm thread again and again; a queue that hands work to the one that has been idle longest (as the runtime's own
+//! pool does) makes such a client wait for a cold thread each time, once a burst has made many.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How long a thread stays without work.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A bounded number of threads.
+pub(super) struct Pool {
+    size: u32,
+    places: Arc<Semaphore>,
+    /// Threads without work; the last one became idle last.
+    idle: Mutex<Vec<Arc<Worker>>>,
+}
+
+/// The right to keep one thread busy.
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+struct Worker {
+    work: Mutex<Option<(Place, Job)>>,
+    arrived: Condvar,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that can panic happens under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    /// A pool of at most `size` threads; none yet.
+    pub(super) fn new(size: u32) -> Arc<Self> {
+        let places = usize::try_from(size).unwrap_or(Semaphore::MAX_PERMITS);
+        Arc::new(Self {
+            size,
+            places: Arc::new(Semaphore::new(places)),
+            idle: Mutex::default(),
+        })
+    }
+
+    /// Waits until a thread may be kept busy.
+    pub(super) async fn place(&self) -> Place {
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        Place {
+            _permit: place.expect("the pool is never closed"),
+        }
+    }
+
+    /// Waits until nothing runs.
+    pub(super) async fn quiesce(&self) {
+        let _all = self.places.acquire_many(self.size).await;
+    }
+
+    /// Runs `job` on a thread. It must not unwind further than it can bear: a panic ends the job and nothing else.
+    pub(super) fn run(self: &Arc<Self>, place: Place, job: impl FnOnce() + Send + 'static) {
+        let job: Job = Box::new(job);
+        let warm = lock(&self.idle).pop();
+        if let Some(worker) = warm {
+            *lock(&worker.work) = Some((place, job));
+            worker.arrived.notify_one();
+            return;
+        }
+        let worker = Arc::new(Worker {
+            work: Mutex::new(Some((place, job))),
+            arrived: Condvar::new(),
+        });
+        let (pool, new) = (Arc::clone(self), Arc::clone(&worker));
+        let spawned = std::thread::Builder::new()
+            .name("cowfs-call".to_owned())
+            .spawn(move || pool.work(&new));
+        if let Err(error) = spawned {
+            // Slow is better than never.
+            tracing::warn!(%error, "no thread for a call");
+            let work = lock(&worker.work).take();
+            if let Some((_place, job)) = work {
+                job();
+            }
+        }
+    }
+
+    /// What a thread does.
+    fn work(&self, me: &Arc<Worker>) {
+        loop {
+            let work = lock(&me.work).take();
+            let Some((place, job)) = work else {
+                if self.wait(me) {
+                    continue;
+                }
+                return;
+            };
+            // The hook has reported it, and the job's own guard has answered for it.
+            let _panicked = catch_unwind(AssertUnwindSafe(job));
+            // Idle before the place is free, so that whoever takes the place finds a thread.
+            lock(&self.idle).push(Arc::clone(me));
+            drop(place);
+        }
+    }
+
+    /// Waits for work; `false` if the thread is to end.
+    fn wait(&self, me: &Arc<Worker>) -> bool {
+        let work = lock(&me.work);
+        let waited = me
+            .arrived
+            .wait_timeout_while(work, IDLE_MAX, |work| work.is_none());
+        let (work, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if work.is_some() || !waited.timed_out() {
+            return true;
+        }
+        drop(work);
+        // Whoever has taken it off the list already is about to bring work.
+        let mut idle = lock(&self.idle);
+        let before = idle.len();
+        idle.retain(|worker| !Arc::ptr_eq(worker, me));
+        idle.len() == before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn runs_everything_on_few_threads_and_outlives_a_panic() {
+        let pool = Pool::new(3);
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        for n in 0..100 {
+            let sender = sender.clone();
+            pool.run(pool.place().await, move || {
+                sender.send((n, std::thread::current().id())).unwrap();
+                assert!(n != 50, "the one panic of this test");
+            });
+        }
+        pool.quiesce().await;
+        drop(sender);
+        let (mut seen, mut threads) = (Vec::new(), std::collections::HashSet::new());
+        while let Some((n, thread)) = receiver.recv().await {
+            seen.push(n);
+            threads.insert(thread);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..100).collect::<Vec<_>>());
+        assert!(threads.len() <= 3, "{threads:?}");
+        assert_eq!(lock(&pool.idle).len(), threads.len());
+    }
+}
