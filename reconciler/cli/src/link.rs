@@ -51,3 +51,17 @@ pub(crate) fn wait<T>(answer: impl Future<Output = Outcome<T>>) -> Outcome<T> {
 pub(crate) fn sliver(text: &str) -> Result<SliverId, String> {
     SliverId::parse(text).map_err(|error| format!("{error} (a sliver is named as in web/0)"))
 }
+
+/// Ends when this process is asked to end: SIGTERM, or SIGINT from a terminal.
+pub(crate) fn terminated() -> Outcome<impl Future<Output = ()> + Send + 'static> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let failed = |error: std::io::Error| Failure::doing("listen for signals", &error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

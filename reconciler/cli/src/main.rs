@@ -12,11 +12,15 @@ mod link;
 mod output;
 mod telemetry;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{completion, hook, init, plan, template, validate, version};
+use commands::{
+    completion, console, cowfs, describe, doctor, events, get, hook, init, plan, reconcile, status, template,
+    validate, version,
+};
 use exit::Exit;
 use failure::{Failure, Outcome};
 
@@ -34,15 +38,39 @@ enum Command {
     Init(init::Init),
     Validate(validate::Validate),
     Plan(plan::PlanArgs),
+    Status(status::StatusArgs),
+    Get(get::Get),
+    Describe(describe::Describe),
+    Why(describe::Why),
+    Events(events::EventsArgs),
+    Logs(console::Logs),
+    Console(console::Console),
+    Reconcile(reconcile::Reconcile),
+    Doctor(doctor::Doctor),
     #[command(subcommand)]
     Template(template::Template),
     #[command(subcommand)]
     Hook(hook::Hook),
+    #[command(subcommand)]
+    Cowfs(cowfs::Cowfs),
     Completion(completion::Completion),
     Version(version::Version),
+    /// Joins standard input and output to a socket, for QEMU.
+    #[command(hide = true)]
+    Guestfwd {
+        /// The socket.
+        socket: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
+    // One for each connection of each guest: nothing may be set up before it, not even the command line's grammar.
+    let words: Vec<_> = std::env::args_os().skip(1).take(3).collect();
+    if let [word, socket] = words.as_slice()
+        && word == "guestfwd"
+    {
+        return ended(forward(Path::new(socket))).into();
+    }
     ended(run(&Cli::parse().command)).into()
 }
 
@@ -51,11 +79,29 @@ fn run(command: &Command) -> Outcome {
         Command::Init(args) => init::run(args),
         Command::Validate(args) => validate::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Get(args) => get::run(args),
+        Command::Describe(args) => describe::run(args),
+        Command::Why(args) => describe::why(args),
+        Command::Events(args) => events::run(args),
+        Command::Logs(args) => console::logs(args),
+        Command::Console(args) => console::console(args),
+        Command::Reconcile(args) => reconcile::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Template(command) => template::run(command),
         Command::Hook(command) => hook::run(command),
+        Command::Cowfs(command) => cowfs::run(command),
         Command::Completion(args) => completion::run::<Cli>(args),
         Command::Version(args) => version::run(args),
+        Command::Guestfwd { socket } => forward(socket),
     }
+}
+
+fn forward(socket: &Path) -> Outcome {
+    let failed =
+        |error: std::io::Error| Failure::doing(format_args!("forward to {}", socket.display()), &error);
+    xeno_qemu::forward::run(socket).map_err(failed)?;
+    Ok(Exit::Done)
 }
 
 /// Says what went wrong, once, and turns it into an exit code.
@@ -66,17 +112,9 @@ fn ended(outcome: Outcome) -> Exit {
         // As a filter whose reader has seen enough: quietly.
         Err(Failure::Unread) => Exit::Done,
         Err(Failure::Said { what, hint }) => {
-            output::note(&format!(
-                "{}: {}",
-                output::paint(output::BAD, "error"),
-                output::clean(&what)
-            ));
+            output::note(&output::labelled(output::BAD, "error", &what));
             if let Some(hint) = hint {
-                output::note(&format!(
-                    "{}: {}",
-                    output::paint(output::BOLD, "help"),
-                    output::clean(&hint)
-                ));
+                output::note(&output::labelled(output::BOLD, "help", &hint));
             }
             Exit::Failed
         }

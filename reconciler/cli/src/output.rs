@@ -1,6 +1,6 @@
 //! What goes to standard output: text, tables, JSON and YAML.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
@@ -70,11 +70,6 @@ pub(crate) fn listing(format: Format, rows: &Table, value: &Value) -> Outcome<()
             text(&yaml)
         }
     }
-}
-
-/// Whether colours are wanted on standard output.
-pub(crate) fn colour() -> bool {
-    io::stdout().is_terminal() && anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never
 }
 
 /// Columns for people, with the wide ones last.
@@ -162,12 +157,15 @@ pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 /// Asides.
 pub(crate) const FAINT: Style = Style::new().dimmed();
 
-/// `label: text`, broken into lines that a terminal, or the answer to a push, has room for.
+/// `label: text`, broken into lines that a terminal, or the answer to a push, has room for. What comes after a line
+/// break in `text` is a command, and stays as it is.
 pub(crate) fn labelled(style: Style, label: &str, text: &str) -> String {
     let indent = label.len() + 2;
     let room = LINE_MAX - indent;
     let mut lines: Vec<String> = Vec::new();
-    for word in clean(text).split_whitespace() {
+    let text = clean(text);
+    let (words, commands) = text.split_once('\n').unwrap_or((&text, ""));
+    for word in words.split_whitespace() {
         match lines.last_mut() {
             Some(line) if line.chars().count() + 1 + word.chars().count() <= room => {
                 line.push(' ');
@@ -176,6 +174,7 @@ pub(crate) fn labelled(style: Style, label: &str, text: &str) -> String {
             Some(_) | None => lines.push(word.to_owned()),
         }
     }
+    lines.extend(commands.lines().map(|command| format!("  {command}")));
     format!(
         "{}: {}",
         paint(style, label),
@@ -295,6 +294,6 @@ mod tests {
         table.row(vec!["web/0".into(), "ok".into(), "x".into()]);
         table.row(vec!["a\u{1b}[2J".into(), "long text".into(), "y".into()]);
         let text = anstream::adapter::strip_str(&table.render(Format::Table)).to_string();
-        assert_eq!(text, "NAME    STATE\nweb/0   ok\na\u{fffd}[2J  long text\n");
+        assert_eq!(text, "NAME   STATE\nweb/0  ok\na\u{fffd}[2J  long text\n");
     }
 }

@@ -85,7 +85,7 @@ fn install(args: &Install) -> Outcome {
         Ok(there) if !String::from_utf8_lossy(&there).contains(MARK) => {
             return Err(
                 Failure::said(format!("{} is there already, and is not ours", hook.display())).hint(format!(
-                    "call this from it, with the same standard input: {}",
+                    "call this from it, with the same standard input:\n{}",
                     command(&program, &branch, &args.subpath)?
                 )),
             );

@@ -1,9 +1,17 @@
 //! One module for each command.
 
 pub(crate) mod completion;
+pub(crate) mod console;
+pub(crate) mod cowfs;
+pub(crate) mod describe;
+pub(crate) mod doctor;
+pub(crate) mod events;
+pub(crate) mod get;
 pub(crate) mod hook;
 pub(crate) mod init;
 pub(crate) mod plan;
+pub(crate) mod reconcile;
+pub(crate) mod status;
 pub(crate) mod template;
 pub(crate) mod validate;
 pub(crate) mod version;

@@ -1,0 +1,264 @@
+//! `xeno logs` and `xeno console`: what a guest says, and saying something to it.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use xeno_agent::api::SliverStatus;
+use xeno_model::id::SliverId;
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::link::{AgentArgs, sliver, wait};
+use crate::output;
+
+/// How often a followed file is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What leaves the console: Ctrl-].
+const DETACH: u8 = 0x1d;
+
+/// Bytes searched from the end of a file for its last lines.
+const TAIL_BYTES_MAX: u64 = 16 << 20;
+
+/// Shows what a guest wrote to its console.
+#[derive(Args)]
+pub(crate) struct Logs {
+    /// The sliver, as in web/0.
+    #[arg(value_parser = sliver)]
+    sliver: SliverId,
+    #[command(flatten)]
+    agent: AgentArgs,
+    /// Goes on with what it writes.
+    #[arg(short, long)]
+    follow: bool,
+    /// Only the last lines.
+    #[arg(long, value_name = "LINES")]
+    tail: Option<usize>,
+}
+
+/// Opens a guest's console; Ctrl-] leaves it.
+#[derive(Args)]
+pub(crate) struct Console {
+    /// The sliver, as in web/0.
+    #[arg(value_parser = sliver)]
+    sliver: SliverId,
+    #[command(flatten)]
+    agent: AgentArgs,
+}
+
+pub(crate) fn logs(args: &Logs) -> Outcome {
+    let status = describe(&args.agent, &args.sliver)?;
+    let path = Path::new(&status.console_log);
+    let failed = |error: &io::Error| Failure::doing(format_args!("read {}", path.display()), error);
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Failure::said(format!(
+                "{} has written nothing: it was never started here",
+                args.sliver
+            ))
+            .hint(format!("`xeno why {}` says why", args.sliver)));
+        }
+        Err(error) => return Err(failed(&error)),
+    };
+    if let Some(lines) = args.tail {
+        let at = last_lines(&mut file, lines).map_err(|error| failed(&error))?;
+        file.seek(SeekFrom::Start(at)).map_err(|error| failed(&error))?;
+    }
+    let mut screen = Screen::new();
+    let mut buffer = vec![0; 64 << 10];
+    let mut position = file.stream_position().map_err(|error| failed(&error))?;
+    loop {
+        match file.read(&mut buffer).map_err(|error| failed(&error))? {
+            0 if !args.follow => return Ok(Exit::Done),
+            0 => {
+                std::thread::sleep(LOOK_EVERY);
+                // A new start of the guest begins a new file, or the same one anew.
+                if let Ok(there) = std::fs::metadata(path) {
+                    let same = file.metadata().is_ok_and(|open| inode(&open) == inode(&there));
+                    if !same {
+                        file = File::open(path).map_err(|error| failed(&error))?;
+                        position = 0;
+                    } else if there.len() < position {
+                        position = file.seek(SeekFrom::Start(0)).map_err(|error| failed(&error))?;
+                    }
+                }
+            }
+            length => {
+                position += length as u64;
+                screen.write(&buffer[..length])?;
+            }
+        }
+    }
+}
+
+pub(crate) fn console(args: &Console) -> Outcome {
+    let status = describe(&args.agent, &args.sliver)?;
+    let path = Path::new(&status.console_socket);
+    let socket = UnixStream::connect(path).map_err(|error| {
+        Failure::doing(format_args!("open the console {}", path.display()), &error)
+            .hint(format!("is it running? `xeno describe {}`", args.sliver))
+    })?;
+    output::note(&format!("console of {}; Ctrl-] leaves it", args.sliver));
+    let raw = Raw::enter()?;
+    let mut from_guest = socket
+        .try_clone()
+        .map_err(|error| Failure::doing("open the console", &error))?;
+    let mut to_guest = socket;
+    let leaving = Arc::new(AtomicBool::new(false));
+    let left = Arc::clone(&leaving);
+    // Ends with the socket, which the loop below shuts down.
+    let reader = std::thread::spawn(move || {
+        let mut out = io::stdout();
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = from_guest.read(&mut buffer) {
+            if out
+                .write_all(&buffer[..length])
+                .and_then(|()| out.flush())
+                .is_err()
+            {
+                break;
+            }
+        }
+        if !left.load(Ordering::Relaxed) {
+            output::note("\r\nthe guest has closed its console; press a key");
+        }
+    });
+    let mut keys = [0; 256];
+    let mut stdin = io::stdin().lock();
+    while !reader.is_finished() {
+        let Ok(length @ 1..) = stdin.read(&mut keys) else {
+            break;
+        };
+        let detach = keys[..length].iter().position(|key| *key == DETACH);
+        if to_guest.write_all(&keys[..detach.unwrap_or(length)]).is_err() || detach.is_some() {
+            break;
+        }
+    }
+    leaving.store(true, Ordering::Relaxed);
+    // Both ends may be closed already.
+    let _ = to_guest.shutdown(std::net::Shutdown::Both);
+    let _ = reader.join();
+    drop(raw);
+    output::note("\nleft the console");
+    Ok(Exit::Done)
+}
+
+fn describe(agent: &AgentArgs, sliver: &SliverId) -> Outcome<SliverStatus> {
+    wait(async { Ok(agent.client().describe(sliver).await?) })
+}
+
+/// Where the last `lines` lines of a file begin.
+fn last_lines(file: &mut File, lines: usize) -> io::Result<u64> {
+    let length = file.seek(SeekFrom::End(0))?;
+    let from = length.saturating_sub(TAIL_BYTES_MAX);
+    file.seek(SeekFrom::Start(from))?;
+    let mut end = Vec::new();
+    Read::by_ref(file).take(length - from).read_to_end(&mut end)?;
+    let body = end.strip_suffix(b"\n").unwrap_or(&end);
+    let mut breaks = body
+        .iter()
+        .enumerate()
+        .rev()
+        .filter(|(_, byte)| **byte == b'\n')
+        .map(|(at, _)| at as u64 + 1);
+    Ok(match lines {
+        0 => length,
+        lines => breaks.nth(lines - 1).map_or(from, |at| from + at),
+    })
+}
+
+fn inode(metadata: &std::fs::Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    (metadata.dev(), metadata.ino())
+}
+
+/// Standard output for what a guest wrote: a terminal gets text only, since a guest may write any escape sequence.
+struct Screen {
+    strip: Option<anstream::adapter::StripBytes>,
+}
+
+impl Screen {
+    fn new() -> Self {
+        Self {
+            strip: io::stdout()
+                .is_terminal()
+                .then(anstream::adapter::StripBytes::new),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        match &mut self.strip {
+            None => out.write_all(bytes)?,
+            Some(strip) => {
+                for part in strip.strip_next(bytes) {
+                    out.write_all(part)?;
+                }
+            }
+        }
+        out.flush()
+    }
+}
+
+/// The terminal without line editing, until dropped. Nothing where standard input is not a terminal.
+struct Raw(Option<Termios>);
+
+impl Raw {
+    fn enter() -> Outcome<Self> {
+        let stdin = io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(Self(None));
+        }
+        let failed = |error: rustix::io::Errno| Failure::doing("set up the terminal", &error);
+        let before = tcgetattr(&stdin).map_err(failed)?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(&stdin, OptionalActions::Now, &raw).map_err(failed)?;
+        Ok(Self(Some(before)))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // There is nobody left to tell.
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_found_with_and_without_a_final_break() {
+        let check = |text: &str, lines: usize, expect: &str| {
+            let mut file = tempfile();
+            file.write_all(text.as_bytes()).expect("written");
+            let at = last_lines(&mut file, lines).expect("found");
+            assert_eq!(
+                &text[usize::try_from(at).expect("small")..],
+                expect,
+                "{text:?} {lines}"
+            );
+        };
+        check("a\nb\nc\n", 1, "c\n");
+        check("a\nb\nc", 2, "b\nc");
+        check("a\nb\n", 9, "a\nb\n");
+        check("a\n", 0, "");
+        check("", 3, "");
+    }
+
+    fn tempfile() -> File {
+        tempfile::tempfile().expect("a file")
+    }
+}

@@ -1,0 +1,111 @@
+//! `xeno cowfs …`: the file server, and looking at what it keeps.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::output::{self, BAD, GOOD, TextFormat, bytes, paint};
+use crate::{link, telemetry};
+
+/// The copy-on-write file server.
+#[derive(Subcommand)]
+pub(crate) enum Cowfs {
+    /// Serves stacks of layers over NFS until SIGTERM.
+    Serve(Serve),
+    /// Checks a writable layer that nobody has open.
+    Check(Check),
+}
+
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// The configuration; see docs/cowfs.md.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct Check {
+    /// Directory of the writable layer.
+    layer: PathBuf,
+    /// Form of the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: TextFormat,
+}
+
+pub(crate) fn run(command: &Cowfs) -> Outcome {
+    match command {
+        Cowfs::Serve(args) => serve(args),
+        Cowfs::Check(args) => check(args),
+    }
+}
+
+fn serve(args: &Serve) -> Outcome {
+    telemetry::install("info");
+    let config = cowfs::config::load(&args.config)
+        .map_err(|error| Failure::doing(format_args!("read {}", args.config.display()), &error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::doing("start a runtime", &error))?;
+    runtime.block_on(async {
+        let stop = link::terminated()?;
+        let ready = |address: Option<std::net::SocketAddr>| match address {
+            Some(address) => tracing::info!(%address, "serving"),
+            None => tracing::info!("serving"),
+        };
+        cowfs::server::serve(config, ready, stop)
+            .await
+            .map_err(|error| Failure::doing("serve", &error))?;
+        tracing::info!("ended");
+        Ok(Exit::Done)
+    })
+}
+
+fn check(args: &Check) -> Outcome {
+    let report = cowfs::fsck::fsck(&args.layer)
+        .map_err(|error| Failure::doing(format_args!("check {}", args.layer.display()), &error))?;
+    let sound = report.problems.is_empty();
+    match args.output {
+        TextFormat::Json => output::json(&json!({
+            "formatVersion": 1,
+            "sound": sound,
+            "objects": report.objects,
+            "directories": report.directories,
+            "names": report.names,
+            "whiteouts": report.whiteouts,
+            "bytes": report.bytes,
+            "logBytes": report.log_bytes,
+            "tornBytes": report.torn_bytes,
+            "epoch": report.epoch,
+            "problems": report.problems,
+        }))?,
+        TextFormat::Text => {
+            let verdict = if sound {
+                paint(GOOD, "ok")
+            } else {
+                paint(BAD, "damaged")
+            };
+            let mut text = format!(
+                "{verdict}: {} objects, {} names, {} hidden, {} written, log of {}, epoch {}\n",
+                report.objects,
+                report.names,
+                report.whiteouts,
+                bytes(report.bytes),
+                bytes(report.log_bytes),
+                report.epoch,
+            );
+            if report.torn_bytes > 0 {
+                text.push_str(&format!(
+                    "  {} at the end belong to a write that nobody was told about\n",
+                    bytes(report.torn_bytes)
+                ));
+            }
+            for problem in &report.problems {
+                text.push_str(&format!("  {}\n", output::clean(problem)));
+            }
+            output::styled(&text)?;
+        }
+    }
+    Ok(if sound { Exit::Done } else { Exit::Failed })
+}

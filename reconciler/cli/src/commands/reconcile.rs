@@ -1,0 +1,82 @@
+//! `xeno reconcile`: look now.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use xeno_agent::api::{Phase, SliverPhase};
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::link::{AgentArgs, wait};
+use crate::output::{self, GOOD, paint, span};
+
+/// How often the agent is asked while waiting.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+
+/// Has the agent read its repository and look at the node now, without waiting for what failed before.
+#[derive(Args)]
+pub(crate) struct Reconcile {
+    #[command(flatten)]
+    agent: AgentArgs,
+    /// Waits until everything is as desired.
+    #[arg(short, long)]
+    wait: bool,
+    /// With --wait: seconds until that counts as a failure.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "wait")]
+    timeout: u64,
+}
+
+pub(crate) fn run(args: &Reconcile) -> Outcome {
+    let client = args.agent.client();
+    wait(async {
+        if !args.wait {
+            client.reconcile().await?;
+            output::text(
+                "the agent is looking; `xeno status` and `xeno events --watch` show what comes of it\n",
+            )?;
+            return Ok(Exit::Done);
+        }
+        let began = Instant::now();
+        let deadline = began + Duration::from_secs(args.timeout);
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(120));
+        // Asking for a plan with a fresh repository first: what was converged before a push must not count.
+        let mut empty = client.plan(true).await?.empty;
+        loop {
+            let status = client.status().await?;
+            if empty && status.phase == Phase::Converged {
+                bar.finish_and_clear();
+                let took = span(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+                output::styled(&format!(
+                    "{} after {took}: {}\n",
+                    paint(GOOD, "converged"),
+                    output::clean(&status.summary)
+                ))?;
+                return Ok(Exit::Done);
+            }
+            if Instant::now() >= deadline {
+                bar.finish_and_clear();
+                let left = status
+                    .slivers
+                    .iter()
+                    .filter(|sliver| sliver.phase != SliverPhase::Settled);
+                let left: Vec<&str> = left.map(|sliver| sliver.id.as_str()).take(5).collect();
+                let ask = left
+                    .first()
+                    .map(|sliver| format!("`xeno why {sliver}` says more"));
+                return Err(Failure::said(format!(
+                    "not converged within {} s: {}",
+                    args.timeout, status.summary
+                ))
+                .hint(ask));
+            }
+            bar.set_message(output::clean(&status.summary));
+            tokio::time::sleep(ASK_EVERY).await;
+            empty = client.plan(false).await?.empty;
+        }
+    })
+}
