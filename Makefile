@@ -27,19 +27,21 @@ demo-stop: ## end what `make demo KEEP=1` left running
 
 test: setup lint unit guest doc ## everything CI runs: formatting, lints, tests, one real guest, documentation
 
-lint:
+lint: ## formatting, clippy and shellcheck, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	tools/lint-shell
 
-unit:
+unit: ## tests that need no guest
 	$(CARGO) build --locked --workspace --bins
-	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked --workspace
+	$(CARGO) test --locked --workspace
 
-guest: image
+guest: image ## real guests: the QEMU driver, and one push followed to its page
+	$(CARGO) build --locked --workspace --bins
+	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-qemu --features guest
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test guest -- --nocapture
 
-doc:
+doc: ## the code's own documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
 deny: ## licences and bans of every dependency (needs cargo-deny)

@@ -2,7 +2,7 @@
 //!
 //! A case holds files, each after a line `-- PATH --`; `-- PATH symlink --`, `executable` and `submodule` say what else it
 //! may be, `-- PATH absent --` takes away one of the files that every case begins with. Run the tests with
-//! `UPDATE_EXPECT=1` to rewrite what is expected.
+//! `UPDATE=1` to rewrite what is expected.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -96,13 +96,13 @@ fn repository(case: &str) -> Repository {
 fn expect(name: &str, findings: &[Diagnostic]) {
     let told = Report::new(findings.to_vec()).render(Paint::Plain);
     let path = cases().join(format!("{name}.expected"));
-    if std::env::var_os("UPDATE_EXPECT").is_some() {
+    if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, &told).unwrap();
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         told == expected,
-        "{name}: told\n{told}\ninstead of\n{expected}\nIf that is right: UPDATE_EXPECT=1 cargo test -p xeno-model"
+        "{name}: told\n{told}\ninstead of\n{expected}\nIf that is right: UPDATE=1 cargo test -p xeno-model"
     );
 }
 

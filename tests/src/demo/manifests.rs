@@ -64,8 +64,8 @@ pub fn write_fleet(repository: &Repository, parts: &Parts) -> LabResult<()> {
             parts.published.display()
         ),
     )?;
-    repository.write("overlays/cgi/guest", GUEST_SCRIPT)?;
-    repository.write("overlays/cgi/ledger", LEDGER_SCRIPT)
+    repository.write_executable("overlays/cgi/guest", GUEST_SCRIPT)?;
+    repository.write_executable("overlays/cgi/ledger", LEDGER_SCRIPT)
 }
 
 /// Writes the slice and its page.
@@ -99,8 +99,7 @@ spec:
         layers:                                   # nearest the guest first
           - files:
               /var/www/html/index.html: {{ from: overlays/web/index.html }}
-              /usr/lib/cgi-bin/guest: {{ from: overlays/cgi/guest, executable: true }}
-              /usr/lib/cgi-bin/ledger: {{ from: overlays/cgi/ledger, executable: true }}
+              /usr/lib/cgi-bin: {{ from: overlays/cgi }}
               /etc/apache2/mods-enabled/cgi.load:
                 text: |
                   LoadModule cgi_module /usr/lib/apache2/modules/mod_cgi.so

@@ -58,6 +58,17 @@ impl Repository {
         write(&self.work.join(path), text)
     }
 
+    /// Writes a program of the work tree: git keeps that it may be executed.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] naming the path.
+    pub fn write_executable(&self, path: &str, text: &str) -> LabResult<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        self.write(path, text)?;
+        std::fs::set_permissions(self.work.join(path), std::fs::Permissions::from_mode(0o755))
+            .map_err(LabError::io(format!("making {path} executable")))
+    }
+
     /// Removes a file of the work tree.
     ///
     /// # Errors
