@@ -92,6 +92,8 @@ impl Stack {
                     origin: key,
                     hash: layer.content(key.number).map_err(|error| trouble(&error))?,
                     len: attr.size,
+                    whole: attr.size,
+                    mtime: attr.mtime,
                     path: self.lower.path(at, key.number)?,
                 };
                 let base = (attr.size > 0).then_some(base);

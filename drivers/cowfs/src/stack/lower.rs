@@ -197,6 +197,21 @@ impl Lower {
         Ok(Some(origins))
     }
 
+    /// What is at a path, if that is no directory.
+    pub(crate) fn file_at(&self, path: &[u8]) -> FsResult<Option<(usize, NodeNumber)>> {
+        let (dir, name) = match path.iter().rposition(|&byte| byte == b'/') {
+            Some(slash) => (&path[..slash], &path[slash + 1..]),
+            None => (&b""[..], path),
+        };
+        let Some(origins) = self.dir_at(dir)? else {
+            return Ok(None);
+        };
+        Ok(match self.child(&origins, name)? {
+            Some(LowerChild::File(at, number)) => Some((at, number)),
+            Some(LowerChild::Directory(_)) | None => None,
+        })
+    }
+
     /// All names of a file within its layer. The first question for a file with several reads the whole layer, once.
     pub(crate) fn names(&self, at: usize, number: NodeNumber) -> FsResult<Vec<(NodeNumber, Vec<u8>)>> {
         if self.attr(at, number)?.links <= 1 {

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
 use super::listing::Listings;
-use super::lower::Lower;
+use super::lower::{Lower, trouble};
 use super::{Stack, Top};
 use crate::attr::{Attr, Device, FileType, Time};
 use crate::handle::HandleKey;
@@ -181,11 +181,54 @@ impl Stack {
                 changes.push(Change::Origins { dir, origins });
             }
         }
+        changes.extend(self.find_bases(state)?);
         while !changes.is_empty() {
             let part = changes.drain(..changes.len().min(CHANGES_MAX)).collect();
             self.prepare_record(state, part)?;
         }
         self.prepare_record(state, vec![Change::Stack { layers }])
+    }
+
+    /// Bases for the changed files whose layer has left the stack and whose content cannot be had by hash. Layers that
+    /// are directories keep no hashes, and any edit gives such a layer a new id: so a file of the same size and time at
+    /// the same path counts as the same, and a file that the guest never wrote to follows what is there now.
+    fn find_bases(&self, state: &State) -> Result<Vec<Change>, StackError> {
+        let mut changes = Vec::new();
+        for (&key, object) in &state.objects {
+            let Some((file, old)) = object.file().and_then(|file| Some((file, file.base.as_ref()?))) else {
+                continue;
+            };
+            if self.lower.index(old.origin.layer).is_some() || self.readable(old) {
+                continue;
+            }
+            let Some((at, number)) = self.lower.file_at(&old.path).map_err(StackError::Layers)? else {
+                continue;
+            };
+            let attr = self.lower.attr(at, number).map_err(StackError::Layers)?;
+            let same = attr.size == old.whole && attr.mtime == old.mtime;
+            let untouched = file.extents.len() == 0 && old.len == old.whole && file.size == old.whole;
+            if attr.file_type != FileType::Regular || !(same || untouched) {
+                continue;
+            }
+            let origin = self.lower.key(at, number);
+            let hash = self
+                .lower
+                .layer(at)
+                .content(number)
+                .map_err(|error| StackError::Layers(trouble(&error)))?;
+            let len = if same { old.len } else { attr.size };
+            let size = if same { file.size } else { attr.size };
+            let base = Base {
+                origin,
+                hash,
+                len,
+                whole: attr.size,
+                mtime: attr.mtime,
+                path: old.path.clone(),
+            };
+            changes.push(Change::Base { key, base, size });
+        }
+        Ok(changes)
     }
 
     /// Tries the base of every changed file whose layer is not in the stack.

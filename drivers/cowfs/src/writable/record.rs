@@ -66,6 +66,9 @@ pub(crate) struct Base {
     pub(crate) hash: Option<ContentHash>,
     /// How many of its bytes still count: a truncation lowers this for good.
     pub(crate) len: u64,
+    /// Its size and the time of its last change, to know it again in a layer that keeps no hashes.
+    pub(crate) whole: u64,
+    pub(crate) mtime: Time,
     /// Where it was in its layer, for people and for repair.
     pub(crate) path: Vec<u8>,
 }
@@ -150,6 +153,8 @@ pub(crate) enum Change {
     Next { number: u64 },
     /// A call carried out earlier (in checkpoints).
     Called(Call),
+    /// Another lower file shows below the written ranges, since the layer of the first has left the stack.
+    Base { key: ObjectKey, base: Base, size: u64 },
 }
 
 impl Record {
@@ -283,6 +288,12 @@ impl Change {
                 out.u8(13);
                 put_call(out, call);
             }
+            Self::Base { key, base, size } => {
+                out.u8(14);
+                put_key(out, *key);
+                put_base(out, base);
+                out.u64(*size);
+            }
         }
     }
 
@@ -363,6 +374,11 @@ impl Change {
                 number: from.u64("number")?,
             },
             13 => Self::Called(take_call(from)?),
+            14 => Self::Base {
+                key: take_key(from)?,
+                base: take_base(from)?,
+                size: from.u64("size")?,
+            },
             newer => return Err(Malformed::Newer(newer)),
         })
     }
@@ -437,13 +453,7 @@ fn put_body(out: &mut Writer, body: &Body) {
             out.u64(*size);
             out.u8(u8::from(base.is_some()));
             if let Some(base) = base {
-                put_key(out, base.origin);
-                out.u8(u8::from(base.hash.is_some()));
-                if let Some(hash) = base.hash {
-                    out.raw(&hash.0);
-                }
-                out.u64(base.len);
-                out.string(&base.path);
+                put_base(out, base);
             }
             out.u8(u8::from(verifier.is_some()));
             if let Some(verifier) = verifier {
@@ -482,16 +492,7 @@ fn take_body(from: &mut Reader<'_>) -> Result<Body, Malformed> {
         1 => {
             let size = from.u64("size")?;
             let base = if take_flag(from)? {
-                Some(Base {
-                    origin: take_key(from)?,
-                    hash: if take_flag(from)? {
-                        Some(ContentHash(from.array("hash")?))
-                    } else {
-                        None
-                    },
-                    len: from.u64("base length")?,
-                    path: from.string("path")?.to_vec(),
-                })
+                Some(take_base(from)?)
             } else {
                 None
             };
@@ -530,6 +531,37 @@ fn take_body(from: &mut Reader<'_>) -> Result<Body, Malformed> {
         minor: from.u32("device")?,
     };
     Ok(Body::Special { file_type, device })
+}
+
+fn put_base(out: &mut Writer, base: &Base) {
+    put_key(out, base.origin);
+    out.u8(u8::from(base.hash.is_some()));
+    if let Some(hash) = base.hash {
+        out.raw(&hash.0);
+    }
+    out.u64(base.len);
+    out.u64(base.whole);
+    out.i64(base.mtime.seconds);
+    out.u32(base.mtime.nanos);
+    out.string(&base.path);
+}
+
+fn take_base(from: &mut Reader<'_>) -> Result<Base, Malformed> {
+    Ok(Base {
+        origin: take_key(from)?,
+        hash: if take_flag(from)? {
+            Some(ContentHash(from.array("hash")?))
+        } else {
+            None
+        },
+        len: from.u64("base length")?,
+        whole: from.u64("base size")?,
+        mtime: Time {
+            seconds: from.i64("base time")?,
+            nanos: from.u32("base time")?,
+        },
+        path: from.string("path")?.to_vec(),
+    })
 }
 
 fn take_flag(from: &mut Reader<'_>) -> Result<bool, Malformed> {

@@ -170,7 +170,6 @@ pub(crate) fn frame(binding: &[u8; 32], position: u64, durable: u64, payload: &[
 /// A record found in a segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Framed<'a> {
-    pub(crate) durable: u64,
     pub(crate) payload: &'a [u8],
     /// Bytes up to the next record.
     pub(crate) len: usize,
@@ -187,7 +186,6 @@ pub(crate) fn unframe<'a>(binding: &[u8; 32], position: u64, bytes: &'a [u8]) ->
     let payload = from.raw(len, "payload").ok()?;
     let found = durable <= position && check(binding, position, durable, payload) == expected;
     found.then_some(Framed {
-        durable,
         payload,
         len: FRAME + len,
     })
@@ -199,6 +197,12 @@ pub(crate) fn unframe<'a>(binding: &[u8; 32], position: u64, bytes: &'a [u8]) ->
 pub(crate) fn was_durable(binding: &[u8; 32], position: u64, rest: &[u8]) -> bool {
     (1..rest.len()).any(|skip| {
         let here = position.saturating_add(u64::try_from(skip).unwrap_or(u64::MAX));
-        unframe(binding, here, &rest[skip..]).is_some_and(|record| record.durable > position)
+        let mark = rest
+            .get(skip + 12..skip + FRAME)
+            .and_then(|mark| <[u8; 8]>::try_from(mark).ok());
+        // The mark first: hashing at every byte of a long tail would take minutes.
+        mark.map(u64::from_le_bytes)
+            .is_some_and(|mark| mark > position && mark <= here)
+            && unframe(binding, here, &rest[skip..]).is_some()
     })
 }

@@ -274,6 +274,10 @@ impl State {
                 self.calls.add(call);
                 Ok(())
             }
+            Change::Base { key, base, size } => self.with_file(key, "base", |file| {
+                file.base = Some(base);
+                file.size = size;
+            }),
         }
     }
 

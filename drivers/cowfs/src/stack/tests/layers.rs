@@ -88,3 +88,54 @@ fn attributes_alone_are_copied_up_without_content() {
     assert_eq!(world.read("etc/conf"), [b'o'; 9000]);
     assert_eq!(world.stack.statistics().bytes, 0);
 }
+
+/// Directory layers: no hashes, and a new id after every edit.
+fn overlay(id: &[u8; 8], page: &[u8], seconds: i64) -> MemoryLayer {
+    MemoryLayer::new(id)
+        .file("srv/page", page)
+        .file("srv/script", &[b's'; 5000])
+        .set("srv/page", |attr| attr.mtime.seconds = seconds)
+}
+
+#[test]
+fn an_edited_overlay_keeps_what_the_guest_did_to_its_files() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let before = world(dir.path(), 1, &[&overlay(b"overlay1", b"first", 1)]);
+    let chown = SetAttr {
+        uid: Some(33),
+        ..SetAttr::default()
+    };
+    before.set("srv/page", &chown).expect("setattr");
+    before.write("srv/script", 1, b"guest", Stability::FileSync);
+    drop(before);
+
+    let after = world(dir.path(), 1, &[&overlay(b"overlay2", b"the second", 2)]);
+    assert!(after.stack.missing_bases().is_empty());
+    assert_eq!(
+        after.read("srv/page"),
+        b"the second",
+        "a file only chowned follows the overlay"
+    );
+    assert_eq!(after.attr("srv/page").uid, 33);
+    assert_eq!(
+        &after.read("srv/script")[..8],
+        b"sguestss",
+        "an unchanged file is known again"
+    );
+    assert_eq!(after.attr("srv/script").size, 5000);
+    after.write("srv/page", 0, b"THE", Stability::FileSync);
+    drop(after);
+
+    let edited = world(dir.path(), 1, &[&overlay(b"overlay3", b"the third one", 3)]);
+    assert_eq!(
+        edited.stack.missing_bases().len(),
+        1,
+        "ranges over a file that changed belong to nothing"
+    );
+    assert_eq!(edited.read_handle(&edited.handle("srv/page")), Err(Status::Io));
+    drop(edited);
+    assert_eq!(
+        world(dir.path(), 1, &[&overlay(b"overlay2", b"the second", 2)]).read("srv/page"),
+        b"THE second"
+    );
+}
