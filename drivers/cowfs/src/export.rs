@@ -51,7 +51,7 @@ impl From<ExportName> for String {
 /// Why a name is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a name has 1 to 64 characters of a-z, A-Z, 0-9, `.`, `_`, `-` and single `/` between parts, and no part is `.` or `..`"
+    "a name has 1 to 100 characters of a-z, A-Z, 0-9, `.`, `_`, `-` and single `/` between parts, and no part is `.` or `..`"
 )]
 pub struct BadName;
 
@@ -82,13 +82,16 @@ impl std::fmt::Display for ExportName {
     }
 }
 
+/// Longest name: that of a sliver (a DNS label and a number) with the number of a mount fits.
+const NAME_LEN_MAX: usize = 100;
+
 /// Checks a name of an export, a stack or a writable layer.
 pub fn check_name(name: &str) -> Result<(), BadName> {
     let part = |part: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         !part.is_empty() && part != "." && part != ".." && part.chars().all(plain)
     };
-    if name.len() <= 64 && name.split('/').all(part) {
+    if name.len() <= NAME_LEN_MAX && name.split('/').all(part) {
         Ok(())
     } else {
         Err(BadName)
@@ -492,7 +495,7 @@ mod tests {
         for good in ["web", "/web", "acme/web/0", "a.b_c-D"] {
             assert!(ExportName::parse(good).is_ok(), "{good}");
         }
-        let long = "a".repeat(65);
+        let long = "a".repeat(NAME_LEN_MAX + 1);
         for bad in [
             "",
             "/",

@@ -27,6 +27,9 @@ pub struct StackSpec {
     /// Name of the writable layer above them; without one the stack is read-only.
     #[serde(default)]
     pub writable: Option<String>,
+    /// Whatever the client wants to find again in the listing; not looked at, but part of what the stack is.
+    #[serde(default)]
+    pub label: Option<String>,
 }
 
 /// An export.

@@ -146,13 +146,7 @@ pub fn kernel_arguments(network: &GuestNetwork, boot: &Boot, extra: &str) -> Str
     word("port", &network.port.to_string());
     word("export", &network.export);
     word("hostname", &network.hostname);
-    match boot {
-        Boot::Native {} => word("init", "native"),
-        Boot::Small { run } => {
-            word("init", "small");
-            word("run", run);
-        }
-    }
+    words.extend(boot_words(boot));
     for (path, export) in &network.mounts {
         words.push(format!("xeno.mount={}:{}", encode(path), encode(export)));
     }
@@ -163,6 +157,15 @@ pub fn kernel_arguments(network: &GuestNetwork, boot: &Boot, extra: &str) -> Str
         words.push(extra.to_owned());
     }
     words.join(" ")
+}
+
+/// The words of the kernel's command line that say how a template's guests come up.
+#[must_use]
+pub fn boot_words(boot: &Boot) -> Vec<String> {
+    match boot {
+        Boot::Native {} => vec!["xeno.init=native".to_owned()],
+        Boot::Small { run } => vec!["xeno.init=small".to_owned(), format!("xeno.run={}", encode(run))],
+    }
 }
 
 /// Replaces whatever could end a word or mean something to a shell by `%XX`.

@@ -134,6 +134,7 @@ async fn set_up<O: StackOpener>(assembly: &Assembly<O>, export: &ExportConfig) -
     let stack = api::StackSpec {
         layers: export.layers.clone(),
         writable,
+        label: None,
     };
     assembly.put_stack(name, stack).await?;
     let spec = api::ExportSpec {

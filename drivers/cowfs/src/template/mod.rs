@@ -17,6 +17,7 @@
 
 mod content;
 mod digest;
+mod fetch;
 mod format;
 mod index;
 mod layer;
@@ -29,6 +30,7 @@ mod verify;
 
 pub use content::ContentStore;
 pub use digest::{Digest, ParseDigestError};
+pub use fetch::FetchError;
 pub use index::{Index, IndexError};
 pub use layer::TemplateLayer;
 pub use manifest::{Boot, Manifest, ManifestError};

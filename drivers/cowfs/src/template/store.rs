@@ -470,7 +470,12 @@ impl Store {
         &self.root
     }
 
-    fn index(&self, digest: &Digest) -> Result<Arc<Index>, StoreError> {
+    /// Where the content of that hash is, if it is here.
+    pub(super) fn content_path(&self, hash: &ContentHash) -> PathBuf {
+        self.contents.path(hash)
+    }
+
+    pub(super) fn index(&self, digest: &Digest) -> Result<Arc<Index>, StoreError> {
         let manifest = self.manifest(digest)?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(index) = open.get(&manifest.index).and_then(Weak::upgrade) {

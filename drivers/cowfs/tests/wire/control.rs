@@ -142,6 +142,7 @@ async fn an_export_is_built_up_and_taken_down_step_by_step() {
     let stack = StackSpec {
         layers: vec![LayerSource::Dir("/lower".into())],
         writable: Some("acme/web/0".to_owned()),
+        label: None,
     };
     let export = ExportSpec {
         stack: "acme/web/0".to_owned(),
@@ -254,6 +255,7 @@ async fn requests_that_cannot_be_carried_out_say_why() {
     let stack = |layers: Vec<LayerSource>| StackSpec {
         layers,
         writable: None,
+        label: None,
     };
     refused(
         client.put_stack("a", &stack(Vec::new())).await,
