@@ -129,26 +129,16 @@ impl NodeState {
     /// # Errors
     /// [`StateError`] if it cannot be read.
     pub fn accepted(&self) -> Result<Option<Accepted>, StateError> {
-        let row = self
-            .conn
-            .query_row(
-                "SELECT generation, revision, accepted_ms FROM node WHERE revision IS NOT NULL",
-                [],
-                |row| {
-                    Ok((
-                        row.get::<_, i64>(0)?,
-                        row.get::<_, String>(1)?,
-                        row.get::<_, Option<i64>>(2)?,
-                    ))
-                },
-            )
-            .optional()
-            .map_err(StateError::sqlite("read the accepted revision"))?;
-        let Some((generation, revision, at)) = row else {
+        let sql = "SELECT generation, carried, revision, accepted_ms FROM node WHERE revision IS NOT NULL";
+        let rows: Vec<(i64, i64, String, Option<i64>)> = self.rows("read the accepted revision", sql, |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?;
+        let Some((generation, carried, revision, at)) = rows.into_iter().next() else {
             return Ok(None);
         };
         Ok(Some(Accepted {
             generation: Generation(unsigned(generation)),
+            carried: Generation(unsigned(carried)),
             revision: Revision::new(&revision).map_err(record::name_error("accepted revision"))?,
             at: Timestamp(unsigned(at.unwrap_or(0))),
         }))

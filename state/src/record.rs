@@ -17,6 +17,8 @@ pub const TEXT_LEN_MAX: usize = 4096;
 pub struct Accepted {
     /// How many it has accepted.
     pub generation: Generation,
+    /// The generation that was last carried through; 0: none yet.
+    pub carried: Generation,
     /// The commit.
     pub revision: Revision,
     /// When.

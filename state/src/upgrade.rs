@@ -59,6 +59,7 @@ fn first(conn: &Connection) -> rusqlite::Result<()> {
             id INTEGER PRIMARY KEY CHECK (id = 1),
             name TEXT NOT NULL,
             generation INTEGER NOT NULL DEFAULT 0 CHECK (generation >= 0),
+            carried INTEGER NOT NULL DEFAULT 0 CHECK (carried >= 0),
             revision TEXT,
             accepted_ms INTEGER
         ) STRICT;

@@ -86,6 +86,7 @@ fn what_was_written_is_there_after_a_restart() {
         let written = state.write(|w| {
             assert_eq!(w.accept(&revision('a'), Timestamp(5))?, Generation(1));
             assert_eq!(w.accept(&revision('b'), Timestamp(7))?, Generation(2));
+            w.carried(Generation(1))?;
             w.apply(&applied, Timestamp(7))?;
             w.back_off(&web.id, &back_off)?;
             w.removal(&web.id, Timestamp(10))?;
@@ -102,9 +103,10 @@ fn what_was_written_is_there_after_a_restart() {
     let mut state = open(&dir).unwrap();
     let accepted = state.accepted().unwrap().unwrap();
     assert_eq!(
-        (accepted.generation, accepted.revision),
-        (Generation(2), revision('b'))
+        (accepted.generation, &accepted.revision),
+        (Generation(2), &revision('b'))
     );
+    assert_eq!(accepted.carried, Generation(1));
     assert_eq!(state.rejected().unwrap().unwrap().why, "error[E0107]");
     assert_eq!(
         state.applied().unwrap(),

@@ -35,6 +35,18 @@ impl Writer<'_> {
         Ok(Generation(unsigned(generation)))
     }
 
+    /// Remembers that a generation was carried through.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn carried(&mut self, generation: Generation) -> Result<(), StateError> {
+        self.run(
+            "write the generation carried through",
+            "UPDATE node SET carried = max(carried, ?1)",
+            [signed(generation.0)],
+        )
+    }
+
     /// Remembers that a commit was not accepted, or that the newest one was.
     ///
     /// # Errors
