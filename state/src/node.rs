@@ -130,9 +130,10 @@ impl NodeState {
     /// [`StateError`] if it cannot be read.
     pub fn accepted(&self) -> Result<Option<Accepted>, StateError> {
         let sql = "SELECT generation, carried, revision, accepted_ms FROM node WHERE revision IS NOT NULL";
-        let rows: Vec<(i64, i64, String, Option<i64>)> = self.rows("read the accepted revision", sql, |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        })?;
+        let rows: Vec<(i64, i64, String, Option<i64>)> =
+            self.rows("read the accepted revision", sql, |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })?;
         let Some((generation, carried, revision, at)) = rows.into_iter().next() else {
             return Ok(None);
         };

@@ -3,9 +3,22 @@
 //! Deciding happens in `xeno-reconciler`, remembering in `xeno-state`; this crate observes, plans, carries out and
 //! answers questions.
 
+mod adapters;
 pub mod api;
 pub mod api_client;
 pub mod api_server;
+mod clock;
+pub mod config;
+mod dispatch;
+mod event_loop;
+mod follow;
 pub mod handle;
+mod health;
+mod observe;
 pub mod source;
+mod start;
+mod store;
 pub mod watch;
+
+pub use config::{AgentConfig, ConfigError};
+pub use start::{AgentError, run};

@@ -1,0 +1,3 @@
+//! The ports of the reconciler over what really runs on a node.
+
+pub(crate) mod storage;

@@ -1,0 +1,490 @@
+//! Storage over the file server's control socket, the template store and the directories of the node.
+//!
+//! ```text
+//! STATE/writable/web-0/0/            the writable layer of mount 0 of web/0
+//! STATE/writable/web-0/mounts.json   which mounts have one
+//! STATE/tombstones/web-0-1790…/      the same, set aside by a removal at that time (milliseconds since 1970)
+//! STATE/s/4c1e….sock                 where a mount is served, named by a hash: paths of sockets are short
+//! ```
+//!
+//! In the file server, writable layer, stack and export of mount 0 are all called `web-0.0`; a stack's label says what
+//! it consists of and how many mounts its sliver has. What is called otherwise is somebody else's and never touched.
+
+mod disk;
+mod names;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cowfs::control::api::{ExportSpec, Listing, StackSpec, WritableSpec};
+use cowfs::control::client::{Client, ClientError};
+use cowfs::export::State;
+use cowfs::guest::boot_words;
+use cowfs::service::LayerSource as Served;
+use cowfs::template::{FetchError, FileToImport, Store as Templates, StoreError};
+use xeno_model::desired::{CarriedContent, FileSet};
+use xeno_model::id::{Digest, Epoch, SliverId};
+use xeno_model::observed::ObservedStorage;
+use xeno_reconciler::ports::{
+    BootFiles, GuestMount, LayerSource, MountSpec, PortError, PortResult, Retry, Storage,
+};
+
+use crate::clock::Clock;
+use crate::store::Store;
+use disk::Disk;
+use names::{Label, mount_name, read_mount_name, socket_name};
+
+/// Where everything is.
+#[derive(Clone, Debug)]
+pub(crate) struct StoragePaths {
+    /// The agent's own directory.
+    pub(crate) state: PathBuf,
+    /// The template store that the file server reads.
+    pub(crate) templates: PathBuf,
+    /// The file server's control socket.
+    pub(crate) cowfs: PathBuf,
+    /// Directory layers lie below one of these.
+    pub(crate) overlay_roots: Vec<PathBuf>,
+}
+
+/// Storage of one node.
+pub(crate) struct NodeStorage {
+    paths: StoragePaths,
+    client: Client,
+    templates: Arc<Templates>,
+    disk: Disk,
+    store: Store,
+    clock: Clock,
+}
+
+impl NodeStorage {
+    /// Opens the template store and makes the directories that are missing.
+    pub(crate) fn open(paths: StoragePaths, store: Store, clock: Clock) -> PortResult<Self> {
+        let disk = Disk::open(&paths.state)?;
+        let templates = Templates::open(&paths.templates);
+        let templates = templates.map_err(|error| failed("opening the template store", true, &error))?;
+        Ok(Self {
+            client: Client::new(&paths.cowfs),
+            templates: Arc::new(templates),
+            disk,
+            store,
+            clock,
+            paths,
+        })
+    }
+
+    fn socket(&self, name: &str) -> PathBuf {
+        self.paths.state.join("s").join(socket_name(name))
+    }
+
+    async fn listing(&self) -> PortResult<Listing> {
+        self.client.list().await.map_err(|error| refused(&error))
+    }
+
+    /// Names of what the file server holds of a sliver, exports, stacks and writable layers.
+    async fn open_of(&self, sliver: &SliverId) -> PortResult<[Vec<String>; 3]> {
+        fn ours<V>(map: &BTreeMap<String, V>, sliver: &SliverId) -> Vec<String> {
+            let mine = map
+                .keys()
+                .filter(|name| read_mount_name(name).is_some_and(|(of, _)| of == *sliver));
+            mine.cloned().collect()
+        }
+        let listing = self.listing().await?;
+        Ok([
+            ours(&listing.exports, sliver),
+            ours(&listing.stacks, sliver),
+            ours(&listing.writables, sliver),
+        ])
+    }
+
+    /// A layer as the file server takes it.
+    fn layer(&self, layer: &LayerSource, files: &BTreeMap<Digest, Digest>) -> PortResult<Served> {
+        match layer {
+            LayerSource::Template(digest) => Ok(Served::Template(digest.to_string())),
+            LayerSource::Files(digest) => match files.get(digest) {
+                Some(template) => Ok(Served::Template(template.to_string())),
+                None => Err(PortError::later(format!(
+                    "files {} are not a layer yet",
+                    digest.short()
+                ))),
+            },
+            LayerSource::Directory(path) => allowed(path, &self.paths.overlay_roots).map(Served::Dir),
+        }
+    }
+
+    async fn file_templates(&self) -> PortResult<BTreeMap<Digest, Digest>> {
+        let read = self.store.read(xeno_state::node::NodeState::file_layers).await;
+        read.map_err(|error| failed("reading which files are layers", true, &error))
+    }
+}
+
+impl Storage for NodeStorage {
+    async fn observe(&self) -> PortResult<BTreeMap<SliverId, ObservedStorage>> {
+        let disk = self.disk.clone();
+        let seen = blocking(move || disk.look()).await?;
+        let listing = self.listing().await?;
+        let mut all: BTreeMap<SliverId, ObservedStorage> = BTreeMap::new();
+        for (sliver, kept) in &seen {
+            let storage = all.entry(sliver.clone()).or_default();
+            storage.on_disk = kept.live;
+            storage.bytes = kept.bytes;
+            storage.tombstone = kept.tombstone;
+        }
+        let nobody = BTreeSet::new();
+        let wanted = |sliver: &SliverId| seen.get(sliver).map_or(&nobody, |kept| &kept.mounts);
+        for (sliver, parts) in by_sliver(&listing) {
+            let storage = all.entry(sliver.clone()).or_default();
+            storage.open = parts.open(wanted(&sliver));
+            storage.stack = parts.stack();
+            storage.exported = parts.exported();
+        }
+        Ok(all)
+    }
+
+    async fn templates(&self) -> PortResult<BTreeSet<Digest>> {
+        let templates = Arc::clone(&self.templates);
+        let listed = blocking(move || Ok(templates.list())).await?;
+        let listed = listed.map_err(|error| failed("listing the templates", true, &error))?;
+        Ok(listed.into_iter().map(|digest| Digest(digest.0)).collect())
+    }
+
+    async fn file_layers(&self) -> PortResult<BTreeSet<Digest>> {
+        let (here, made) = (self.templates().await?, self.file_templates().await?);
+        Ok(made
+            .into_iter()
+            .filter(|(_, template)| here.contains(template))
+            .map(|(files, _)| files)
+            .collect())
+    }
+
+    async fn fetch_template(&self, digest: &Digest, sources: &[String]) -> PortResult<()> {
+        let digest = cowfs::template::Digest(digest.0);
+        if self.templates.has(&digest) {
+            return Ok(());
+        }
+        if sources.is_empty() {
+            return Err(PortError::never(format!(
+                "template {digest} is not here and its manifest names no source: add one, or `xeno template import` it here"
+            )));
+        }
+        let mut failures = Vec::new();
+        let mut retry = Retry::Never;
+        for source in sources {
+            let Some(path) = local_store(source) else {
+                failures.push(format!(
+                    "{source}: only file:///PATH/OF/A/STORE can be fetched from"
+                ));
+                continue;
+            };
+            let templates = Arc::clone(&self.templates);
+            let fetched = blocking(move || Ok(templates.fetch_from(&path, &digest))).await?;
+            match fetched {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    // Another store may get it, space may be made; content that is not what it claims stays so.
+                    if !matches!(error, FetchError::Damaged { .. }) {
+                        retry = Retry::Later;
+                    }
+                    failures.push(format!("{source}: {}", xeno_state::error::chain(&error)));
+                }
+            }
+        }
+        Err(PortError {
+            what: failures.join("; "),
+            retry,
+        })
+    }
+
+    async fn import_files(
+        &self,
+        digest: &Digest,
+        files: &FileSet,
+        blobs: &BTreeMap<String, Vec<u8>>,
+    ) -> PortResult<()> {
+        let mut all = Vec::new();
+        for (path, file) in &files.files {
+            let bytes = match &file.content {
+                CarriedContent::Inline(text) => text.clone().into_bytes(),
+                CarriedContent::Blob { id, .. } => blobs
+                    .get(id)
+                    .cloned()
+                    .ok_or_else(|| PortError::never(format!("the content of {path} ({id}) was not read")))?,
+            };
+            all.push((path.clone(), if file.executable { 0o755 } else { 0o644 }, bytes));
+        }
+        let templates = Arc::clone(&self.templates);
+        let imported = blocking(move || {
+            let files: Vec<_> = all
+                .iter()
+                .map(|(path, mode, bytes)| FileToImport {
+                    path,
+                    mode: *mode,
+                    bytes,
+                })
+                .collect();
+            Ok(templates.import_files(&files))
+        });
+        let template = imported.await?.map_err(|error| {
+            let retry = !matches!(error, StoreError::File { .. });
+            failed("making a layer of files", retry, &error)
+        })?;
+        let files = *digest;
+        let written = self
+            .store
+            .write(move |w| w.file_layer(&files, &Digest(template.0)))
+            .await;
+        written.map_err(|error| failed("remembering a layer of files", true, &error))
+    }
+
+    async fn open_writable(&self, sliver: &SliverId, epoch: Epoch, mounts: &[MountSpec]) -> PortResult<()> {
+        let (disk, of) = (self.disk.clone(), sliver.clone());
+        let writable: BTreeSet<usize> = mounts
+            .iter()
+            .enumerate()
+            .filter(|(_, mount)| mount.writable)
+            .map(|(i, _)| i)
+            .collect();
+        let wanted = writable.clone();
+        blocking(move || disk.make_ready(&of, &wanted)).await?;
+        for i in writable {
+            let name = mount_name(sliver, i);
+            let spec = WritableSpec {
+                path: self.disk.layer(sliver, i),
+                epoch: epoch.0,
+            };
+            self.client
+                .put_writable(&name, &spec)
+                .await
+                .map_err(|error| refused(&error))?;
+        }
+        Ok(())
+    }
+
+    async fn stack(&self, sliver: &SliverId, stack: &Digest, mounts: &[MountSpec]) -> PortResult<()> {
+        let files = self.file_templates().await?;
+        let label = Label {
+            stack: *stack,
+            mounts: mounts.len(),
+        };
+        for (i, mount) in mounts.iter().enumerate() {
+            let name = mount_name(sliver, i);
+            let layers: PortResult<Vec<_>> = mount
+                .layers
+                .iter()
+                .map(|layer| self.layer(layer, &files))
+                .collect();
+            let spec = StackSpec {
+                layers: layers?,
+                writable: mount.writable.then(|| name.clone()),
+                label: Some(label.to_string()),
+            };
+            self.client
+                .put_stack(&name, &spec)
+                .await
+                .map_err(|error| refused(&error))?;
+        }
+        Ok(())
+    }
+
+    async fn export(&self, sliver: &SliverId, mounts: &[MountSpec]) -> PortResult<()> {
+        for i in 0..mounts.len() {
+            let name = mount_name(sliver, i);
+            let spec = ExportSpec {
+                stack: name.clone(),
+                socket: Some(self.socket(&name)),
+                peer_uid: None,
+                clients: Vec::new(),
+                state: State::default(),
+            };
+            self.client
+                .put_export(&name, &spec)
+                .await
+                .map_err(|error| refused(&error))?;
+        }
+        Ok(())
+    }
+
+    async fn unexport(&self, sliver: &SliverId) -> PortResult<()> {
+        let [exports, _, _] = self.open_of(sliver).await?;
+        for name in exports {
+            self.client
+                .delete_export(&name)
+                .await
+                .map_err(|error| refused(&error))?;
+        }
+        Ok(())
+    }
+
+    async fn close_writable(&self, sliver: &SliverId) -> PortResult<()> {
+        let [_, stacks, writables] = self.open_of(sliver).await?;
+        for name in stacks {
+            self.client
+                .delete_stack(&name)
+                .await
+                .map_err(|error| refused(&error))?;
+        }
+        for name in writables {
+            self.client
+                .delete_writable(&name)
+                .await
+                .map_err(|error| refused(&error))?;
+        }
+        Ok(())
+    }
+
+    async fn tombstone(&self, sliver: &SliverId) -> PortResult<()> {
+        // Looked at once more: a layer that is open must not move away below the file server.
+        let [exports, stacks, writables] = self.open_of(sliver).await?;
+        if let Some(open) = exports.into_iter().chain(stacks).chain(writables).next() {
+            return Err(PortError::later(format!(
+                "`{open}` is still open in the file server"
+            )));
+        }
+        let (disk, of, now) = (self.disk.clone(), sliver.clone(), self.clock.now());
+        blocking(move || disk.set_aside(&of, now)).await
+    }
+
+    async fn purge(&self, sliver: &SliverId) -> PortResult<()> {
+        let (disk, of) = (self.disk.clone(), sliver.clone());
+        blocking(move || disk.purge(&of)).await
+    }
+
+    fn guest_mounts(&self, sliver: &SliverId, mounts: &[MountSpec]) -> Vec<GuestMount> {
+        let mount = |(i, mount): (usize, &MountSpec)| GuestMount {
+            path: mount.path.clone(),
+            socket: self.socket(&mount_name(sliver, i)),
+        };
+        mounts.iter().enumerate().map(mount).collect()
+    }
+
+    async fn boot_files(&self, template: &Digest) -> PortResult<BootFiles> {
+        let templates = Arc::clone(&self.templates);
+        let digest = cowfs::template::Digest(template.0);
+        let files = blocking(move || Ok(templates.boot_files(&digest))).await?;
+        let files = files.map_err(|error| {
+            let retry = !matches!(error, StoreError::NotBootable(_));
+            failed("finding the kernel", retry, &error)
+        })?;
+        let mut cmdline = boot_words(&files.boot);
+        cmdline.extend(files.command_line.split_ascii_whitespace().map(str::to_owned));
+        Ok(BootFiles {
+            kernel: files.kernel,
+            initramfs: files.initramfs,
+            cmdline,
+        })
+    }
+}
+
+/// What the file server holds of one sliver, by mount.
+#[derive(Debug, Default)]
+struct Parts {
+    writables: BTreeMap<usize, Epoch>,
+    stacks: BTreeMap<usize, Option<Label>>,
+    exports: BTreeSet<usize>,
+}
+
+fn by_sliver(listing: &Listing) -> BTreeMap<SliverId, Parts> {
+    let mut all: BTreeMap<SliverId, Parts> = BTreeMap::new();
+    for (name, spec) in &listing.writables {
+        if let Some((sliver, i)) = read_mount_name(name) {
+            all.entry(sliver)
+                .or_default()
+                .writables
+                .insert(i, Epoch(spec.epoch));
+        }
+    }
+    for (name, spec) in &listing.stacks {
+        if let Some((sliver, i)) = read_mount_name(name) {
+            let label = spec.label.as_deref().and_then(Label::parse);
+            all.entry(sliver).or_default().stacks.insert(i, label);
+        }
+    }
+    for (name, view) in &listing.exports {
+        if let Some((sliver, i)) = read_mount_name(name)
+            && view.spec.state == State::Active
+        {
+            all.entry(sliver).or_default().exports.insert(i);
+        }
+    }
+    all
+}
+
+impl Parts {
+    /// The epoch under which all writable layers are open. Where only some are, or under different epochs, epoch 0,
+    /// which no right to run has: something is open, and it has to be closed before anything is built on it.
+    fn open(&self, wanted: &BTreeSet<usize>) -> Option<Epoch> {
+        let first = *self.writables.values().next()?;
+        let all = wanted.iter().all(|i| self.writables.contains_key(i));
+        let same = self.writables.values().all(|epoch| *epoch == first);
+        Some(if all && same { first } else { Epoch(0) })
+    }
+
+    /// What all stacks together are; a digest that no sliver has where they do not belong together.
+    fn stack(&self) -> Option<Digest> {
+        let first = self.stacks.values().next()?;
+        let whole = first.filter(|label| {
+            label.mounts == self.stacks.len() && self.stacks.values().all(|other| *other == Some(*label))
+        });
+        Some(whole.map_or(Digest([0; 32]), |label| label.stack))
+    }
+
+    fn exported(&self) -> bool {
+        !self.stacks.is_empty() && self.stacks.keys().all(|i| self.exports.contains(i))
+    }
+}
+
+/// The store that a source names, if it is one on this machine.
+fn local_store(source: &str) -> Option<PathBuf> {
+    let path = source.strip_prefix("file://")?;
+    path.starts_with('/').then(|| PathBuf::from(path))
+}
+
+/// A directory that may be a layer: below one of the roots, whatever links lead there.
+fn allowed(path: &Path, roots: &[PathBuf]) -> PortResult<PathBuf> {
+    let real = |path: &Path| {
+        path.canonicalize()
+            .map_err(|error| PortError::later(format!("looking at {}: {error}", path.display())))
+    };
+    if roots.is_empty() {
+        return Err(PortError::never(format!(
+            "directory {} cannot be a layer: the agent's configuration names no overlay_roots",
+            path.display()
+        )));
+    }
+    let directory = real(path)?;
+    for root in roots {
+        if directory.starts_with(real(root)?) {
+            return Ok(directory);
+        }
+    }
+    Err(PortError::never(format!(
+        "directory {} is not below the overlay_roots of the agent's configuration",
+        directory.display()
+    )))
+}
+
+fn refused(error: &ClientError) -> PortError {
+    let what = xeno_state::error::chain(error);
+    if error.is_retryable() {
+        PortError::later(what)
+    } else {
+        PortError::never(what)
+    }
+}
+
+fn failed(attempt: &str, retryable: bool, error: &dyn std::error::Error) -> PortError {
+    let what = format!("{attempt}: {}", xeno_state::error::chain(error));
+    if retryable {
+        PortError::later(what)
+    } else {
+        PortError::never(what)
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> PortResult<T> + Send + 'static) -> PortResult<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(PortError::later(format!("a thread ended: {error}"))))
+}

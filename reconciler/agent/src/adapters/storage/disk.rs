@@ -1,0 +1,243 @@
+//! The directories of writable layers and tombstones. All calls block.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use xeno_model::id::{SliverId, Timestamp};
+use xeno_reconciler::ports::{PortError, PortResult};
+
+use super::names::read_label;
+
+/// Files counted for the size of one sliver; what has more is shown smaller than it is.
+const FILES_COUNTED_MAX: usize = 100_000;
+
+/// Names which mounts of a sliver have a writable layer.
+const MOUNTS: &str = "mounts.json";
+
+/// Prefix of what is being deleted.
+const GOING: &str = ".going-";
+
+/// What lies on disk of one sliver.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// Whether writable layers are in use or ready to be.
+    pub(super) live: bool,
+    /// Mounts that have one.
+    pub(super) mounts: BTreeSet<usize>,
+    /// Bytes they hold.
+    pub(super) bytes: u64,
+    /// When they were last set aside.
+    pub(super) tombstone: Option<Timestamp>,
+}
+
+/// The directories.
+#[derive(Clone, Debug)]
+pub(super) struct Disk {
+    writable: PathBuf,
+    tombstones: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct MountsRecord {
+    format_version: u32,
+    mounts: BTreeSet<usize>,
+}
+
+impl Disk {
+    /// Makes what is missing, and finishes deletions that were interrupted.
+    pub(super) fn open(state: &Path) -> PortResult<Self> {
+        let disk = Self {
+            writable: state.join("writable"),
+            tombstones: state.join("tombstones"),
+        };
+        for dir in [&disk.writable, &disk.tombstones, &state.join("s")] {
+            make_dir(dir)?;
+        }
+        for (name, path) in entries(&disk.tombstones)? {
+            if name.starts_with(GOING) {
+                remove_all(&path)?;
+            }
+        }
+        Ok(disk)
+    }
+
+    fn of(&self, sliver: &SliverId) -> PathBuf {
+        self.writable.join(sliver.label())
+    }
+
+    /// Directory of the writable layer of a mount.
+    pub(super) fn layer(&self, sliver: &SliverId, mount: usize) -> PathBuf {
+        self.of(sliver).join(mount.to_string())
+    }
+
+    /// Everything, by sliver. Names that are not ours are passed over.
+    pub(super) fn look(&self) -> PortResult<BTreeMap<SliverId, Kept>> {
+        let mut all: BTreeMap<SliverId, Kept> = BTreeMap::new();
+        for (name, path) in entries(&self.writable)? {
+            let Some(sliver) = read_label(&name) else { continue };
+            let kept = all.entry(sliver).or_default();
+            kept.live = true;
+            kept.mounts = read_mounts(&path)?;
+            kept.bytes = size(&path);
+        }
+        for (_, sliver, since) in self.set_aside_all()? {
+            let kept = all.entry(sliver).or_default();
+            // What is in use hides an older tombstone, which shows again once the sliver is gone.
+            if !kept.live {
+                kept.tombstone = kept.tombstone.max(Some(since));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Makes the directory of a sliver, from its newest tombstone where there is one.
+    pub(super) fn make_ready(&self, sliver: &SliverId, mounts: &BTreeSet<usize>) -> PortResult<()> {
+        let dir = self.of(sliver);
+        if !exists(&dir)? {
+            let newest = self.tombstones_of(sliver)?.into_iter().max();
+            if let Some((_, tombstone)) = newest {
+                rename(&tombstone, &dir)?;
+                sync(&self.tombstones)?;
+            } else if mounts.is_empty() {
+                return Ok(());
+            } else {
+                make_dir(&dir)?;
+            }
+            sync(&self.writable)?;
+        }
+        let record = MountsRecord {
+            format_version: 1,
+            mounts: mounts.clone(),
+        };
+        if read_mounts(&dir)? == *mounts {
+            return Ok(());
+        }
+        let bytes = serde_json::to_vec(&record).map_err(|error| PortError::never(error.to_string()))?;
+        let (fresh, path) = (dir.join(".mounts.json"), dir.join(MOUNTS));
+        at(&fresh, fs::write(&fresh, bytes))?;
+        at(&fresh, File::open(&fresh).and_then(|file| file.sync_all()))?;
+        rename(&fresh, &path)?;
+        sync(&dir)
+    }
+
+    /// Sets the layers of a sliver aside, as of `now`.
+    pub(super) fn set_aside(&self, sliver: &SliverId, now: Timestamp) -> PortResult<()> {
+        let dir = self.of(sliver);
+        if !exists(&dir)? {
+            return Ok(());
+        }
+        let tombstone = format!("{}-{}", sliver.label(), now.0);
+        rename(&dir, &self.tombstones.join(tombstone))?;
+        sync(&self.writable)?;
+        sync(&self.tombstones)
+    }
+
+    /// Deletes the tombstones of a sliver. A deletion that is interrupted is finished at the next start.
+    pub(super) fn purge(&self, sliver: &SliverId) -> PortResult<()> {
+        for (since, tombstone) in self.tombstones_of(sliver)? {
+            let going = format!("{GOING}{}-{}", sliver.label(), since.0);
+            let going = self.tombstones.join(going);
+            rename(&tombstone, &going)?;
+            sync(&self.tombstones)?;
+            remove_all(&going)?;
+        }
+        Ok(())
+    }
+
+    fn tombstones_of(&self, sliver: &SliverId) -> PortResult<Vec<(Timestamp, PathBuf)>> {
+        let all = self.set_aside_all()?;
+        let mine = all.into_iter().filter(|(_, of, _)| of == sliver);
+        Ok(mine.map(|(path, _, since)| (since, path)).collect())
+    }
+
+    fn set_aside_all(&self) -> PortResult<Vec<(PathBuf, SliverId, Timestamp)>> {
+        let read = |(name, path): (String, PathBuf)| {
+            let (label, since) = name.rsplit_once('-')?;
+            let since = since.parse().ok().map(Timestamp)?;
+            Some((path, read_label(label)?, since))
+        };
+        Ok(entries(&self.tombstones)?.into_iter().filter_map(read).collect())
+    }
+}
+
+fn at<T>(path: &Path, result: io::Result<T>) -> PortResult<T> {
+    result.map_err(|error| PortError::later(format!("{}: {error}", path.display())))
+}
+
+fn exists(path: &Path) -> PortResult<bool> {
+    at(path, path.try_exists())
+}
+
+fn rename(from: &Path, to: &Path) -> PortResult<()> {
+    at(from, fs::rename(from, to))
+}
+
+fn remove_all(path: &Path) -> PortResult<()> {
+    at(path, fs::remove_dir_all(path))
+}
+
+fn sync(dir: &Path) -> PortResult<()> {
+    at(dir, File::open(dir).and_then(|dir| dir.sync_all()))
+}
+
+fn make_dir(path: &Path) -> PortResult<()> {
+    at(path, DirBuilder::new().recursive(true).mode(0o700).create(path))
+}
+
+fn entries(dir: &Path) -> PortResult<Vec<(String, PathBuf)>> {
+    let mut all = Vec::new();
+    for entry in at(dir, fs::read_dir(dir))? {
+        let entry = at(dir, entry)?;
+        if let Ok(name) = entry.file_name().into_string() {
+            all.push((name, entry.path()));
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
+fn read_mounts(dir: &Path) -> PortResult<BTreeSet<usize>> {
+    let path = dir.join(MOUNTS);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        // Made, and interrupted before it was written.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return at(&path, Err(error)),
+    };
+    let record: MountsRecord = serde_json::from_slice(&bytes)
+        .map_err(|error| PortError::never(format!("{}: {error}", path.display())))?;
+    if record.format_version != 1 {
+        let version = record.format_version;
+        return Err(PortError::never(format!(
+            "{}: format {version} is not known",
+            path.display()
+        )));
+    }
+    Ok(record.mounts)
+}
+
+/// Bytes of all files below a directory. What vanishes meanwhile is not counted: it is only for people.
+fn size(dir: &Path) -> u64 {
+    let mut left = FILES_COUNTED_MAX;
+    let mut bytes = 0_u64;
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if left == 0 {
+                return bytes;
+            }
+            left -= 1;
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => dirs.push(entry.path()),
+                Ok(metadata) => bytes = bytes.saturating_add(metadata.len()),
+                Err(_) => {}
+            }
+        }
+    }
+    bytes
+}

@@ -1,0 +1,380 @@
+//! `agent.toml`: strict, with the place of every mistake.
+//!
+//! ```toml
+//! node = "cam-01"                         # as the repository names it
+//! repository = "ssh://git@host/fleet.git" # or a path; file://, ssh://, user@host:path, https://
+//! branch = "main"                         # default: main
+//! path = ""                               # folder of fleet.yaml in the repository; default: its root
+//! state_dir = "/var/lib/xenoslice"        # default: state
+//! socket = "/run/xenoslice/agent.sock"    # default: agent.sock
+//! poll = "30s"                            # how often the repository is asked (jittered); default: 30s
+//! look = "10s"                            # how often the node is looked at without a reason; default: 10s
+//! overlay_roots = ["/srv/overlays"]       # directory layers lie below one of these; default: none
+//! parallel = 4                            # actions at a time; default: 4
+//! tombstone = "7d"                        # how long what a removal set aside is kept; default: 7d
+//! accept_rewrites = false                 # whether a branch may be rewritten; default: false
+//! ssh_key = "/etc/xenoslice/id_ed25519"   # private key for the repository; default: the ssh agent's
+//!
+//! [cowfs]
+//! socket = "/run/xenoslice/cowfs.sock"    # control socket of the file server; default: cowfs.sock
+//! store = "/var/lib/xenoslice/templates"  # its template store; default: templates
+//!
+//! [hypervisor]
+//! kind = "qemu"                           # the only one so far
+//! accel = "auto"                          # auto, kvm or tcg; default: auto
+//! shutdown_grace = "20s"                  # how long a guest may take to stop by itself; default: 20s
+//! ```
+//!
+//! Paths are relative to the file.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+use xeno_model::id::NodeName;
+use xeno_model::units::Millis;
+use xeno_qemu::AccelChoice;
+
+use crate::source::RemoteUrl;
+
+/// The longest file taken.
+const LEN_MAX: u64 = 1 << 20;
+
+/// Actions at a time, at most: each may hold a connection and a thread.
+const PARALLEL_MAX: usize = 64;
+
+/// How an agent is set up. All paths are absolute.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// The node.
+    pub node: NodeName,
+    /// Address of the repository, as written.
+    pub repository: RemoteUrl,
+    /// Branch.
+    pub branch: String,
+    /// Folder of `fleet.yaml` in the repository.
+    pub folder: String,
+    /// Directory of everything the agent keeps.
+    pub state_dir: PathBuf,
+    /// Socket of the API.
+    pub socket: PathBuf,
+    /// How often the repository is asked.
+    pub poll: Duration,
+    /// How often the node is looked at without a reason.
+    pub look: Duration,
+    /// Control socket of the file server.
+    pub cowfs_socket: PathBuf,
+    /// Template store.
+    pub templates: PathBuf,
+    /// Directory layers lie below one of these.
+    pub overlay_roots: Vec<PathBuf>,
+    /// What executes guest code.
+    pub accel: AccelChoice,
+    /// How long a guest may take to stop by itself.
+    pub shutdown_grace: Duration,
+    /// Actions at a time.
+    pub parallel: usize,
+    /// How long what a removal set aside is kept.
+    pub tombstone: Duration,
+    /// Whether a branch may be rewritten.
+    pub accept_rewrites: bool,
+    /// Private key for the repository.
+    pub ssh_key: Option<PathBuf>,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Something in it is wrong.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Column in characters, from 1.
+        column: usize,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    node: Spanned<String>,
+    repository: Spanned<String>,
+    #[serde(default = "main_branch")]
+    branch: Spanned<String>,
+    #[serde(default = "empty")]
+    path: Spanned<String>,
+    #[serde(default = "state")]
+    state_dir: PathBuf,
+    #[serde(default = "agent_socket")]
+    socket: PathBuf,
+    poll: Option<Spanned<String>>,
+    look: Option<Spanned<String>>,
+    #[serde(default)]
+    cowfs: RawCowfs,
+    #[serde(default)]
+    overlay_roots: Vec<PathBuf>,
+    #[serde(default)]
+    hypervisor: RawHypervisor,
+    parallel: Option<Spanned<usize>>,
+    tombstone: Option<Spanned<String>>,
+    #[serde(default)]
+    accept_rewrites: bool,
+    ssh_key: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCowfs {
+    socket: Option<PathBuf>,
+    store: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHypervisor {
+    kind: Option<Spanned<String>>,
+    accel: Option<Spanned<String>>,
+    shutdown_grace: Option<Spanned<String>>,
+}
+
+fn main_branch() -> Spanned<String> {
+    Spanned::new(0..0, "main".to_owned())
+}
+
+fn empty() -> Spanned<String> {
+    Spanned::new(0..0, String::new())
+}
+
+fn state() -> PathBuf {
+    "state".into()
+}
+
+fn agent_socket() -> PathBuf {
+    "agent.sock".into()
+}
+
+impl AgentConfig {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with the place of the first mistake.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let read = |source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        if fs::metadata(path).map_err(read)?.len() > LEN_MAX {
+            return Err(read(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "more than a MiB is no configuration",
+            )));
+        }
+        let text = fs::read_to_string(path).map_err(read)?;
+        let full = std::path::absolute(path).map_err(read)?;
+        Self::parse(path, &text, full.parent().unwrap_or(Path::new("/")))
+    }
+
+    /// Reads the text of a configuration file whose relative paths are relative to `base`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Wrong`] with the place of the first mistake.
+    pub fn parse(path: &Path, text: &str, base: &Path) -> Result<Self, ConfigError> {
+        let wrong = |span: Option<Range<usize>>, message: String| {
+            let before = text.get(..span.map_or(0, |span| span.start)).unwrap_or_default();
+            ConfigError::Wrong {
+                path: path.to_owned(),
+                line: before.matches('\n').count() + 1,
+                column: before.rsplit('\n').next().unwrap_or_default().chars().count() + 1,
+                message,
+            }
+        };
+        let raw: Raw =
+            toml::from_str(text).map_err(|error| wrong(error.span(), error.message().trim().to_owned()))?;
+        let span = |span: Range<usize>| Some(span);
+        let time = |value: Option<&Spanned<String>>, default: u64| match value {
+            None => Ok(Duration::from_millis(default)),
+            Some(value) => match Millis::parse(value.get_ref()) {
+                Ok(Millis(0)) => Err(wrong(
+                    span(value.span()),
+                    "it must be more than nothing".to_owned(),
+                )),
+                Ok(Millis(ms)) => Ok(Duration::from_millis(ms)),
+                Err(error) => Err(wrong(span(value.span()), error.to_string())),
+            },
+        };
+        let node = NodeName::new(raw.node.get_ref())
+            .map_err(|error| wrong(span(raw.node.span()), error.to_string()))?;
+        let repository = repository(raw.repository.get_ref(), base)
+            .map_err(|message| wrong(span(raw.repository.span()), message))?;
+        if raw.branch.get_ref().is_empty() {
+            return Err(wrong(span(raw.branch.span()), "a branch has a name".to_owned()));
+        }
+        let folder = raw.path.get_ref().trim_matches('/').to_owned();
+        if folder.split('/').any(|part| part == "..") {
+            return Err(wrong(
+                span(raw.path.span()),
+                "the folder lies within the repository".to_owned(),
+            ));
+        }
+        if let Some(kind) = &raw.hypervisor.kind
+            && kind.get_ref() != "qemu"
+        {
+            let message = format!(
+                "`{}` is not a hypervisor this version drives: qemu is",
+                kind.get_ref()
+            );
+            return Err(wrong(span(kind.span()), message));
+        }
+        let accel = match &raw.hypervisor.accel {
+            None => AccelChoice::Auto,
+            Some(accel) => accel
+                .get_ref()
+                .parse()
+                .map_err(|message| wrong(span(accel.span()), message))?,
+        };
+        let parallel = match &raw.parallel {
+            None => 4,
+            Some(parallel) if (1..=PARALLEL_MAX).contains(parallel.get_ref()) => *parallel.get_ref(),
+            Some(parallel) => {
+                return Err(wrong(
+                    span(parallel.span()),
+                    format!("it must be 1 to {PARALLEL_MAX}"),
+                ));
+            }
+        };
+        let at = |path: PathBuf| base.join(path);
+        Ok(Self {
+            node,
+            repository,
+            branch: raw.branch.into_inner(),
+            folder,
+            state_dir: at(raw.state_dir),
+            socket: at(raw.socket),
+            poll: time(raw.poll.as_ref(), 30_000)?,
+            look: time(raw.look.as_ref(), 10_000)?,
+            cowfs_socket: at(raw.cowfs.socket.unwrap_or_else(|| "cowfs.sock".into())),
+            templates: at(raw.cowfs.store.unwrap_or_else(|| "templates".into())),
+            overlay_roots: raw.overlay_roots.into_iter().map(at).collect(),
+            accel,
+            shutdown_grace: time(raw.hypervisor.shutdown_grace.as_ref(), 20_000)?,
+            parallel,
+            tombstone: time(raw.tombstone.as_ref(), 7 * 86_400_000)?,
+            accept_rewrites: raw.accept_rewrites,
+            ssh_key: raw.ssh_key.map(at),
+        })
+    }
+}
+
+/// An address, where a relative path is relative to the configuration file.
+fn repository(text: &str, base: &Path) -> Result<RemoteUrl, String> {
+    let is_path = !text.contains(':') && !text.starts_with('/') && !text.is_empty();
+    let full = if is_path {
+        base.join(text).display().to_string()
+    } else {
+        text.to_owned()
+    };
+    RemoteUrl::parse(&full).map_err(|error| xeno_state::error::chain(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<AgentConfig, String> {
+        AgentConfig::parse(Path::new("agent.toml"), text, Path::new("/etc/xenoslice"))
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn two_lines_are_enough() {
+        let config = parse("node = \"cam-01\"\nrepository = \"/srv/fleet.git\"\n").unwrap();
+        assert_eq!(config.state_dir, Path::new("/etc/xenoslice/state"));
+        assert_eq!(config.poll, Duration::from_secs(30));
+        assert_eq!(config.tombstone, Duration::from_secs(7 * 86_400));
+        assert_eq!(
+            (config.branch.as_str(), config.folder.as_str(), config.parallel),
+            ("main", "", 4)
+        );
+    }
+
+    #[test]
+    fn everything_can_be_said() {
+        let text = r#"
+            node = "cam-01"
+            repository = "ssh://git@example.net/fleet.git"
+            branch = "live"
+            path = "fleets/north/"
+            state_dir = "/var/lib/x"
+            socket = "run/agent.sock"
+            poll = "2m"
+            look = "5s"
+            overlay_roots = ["/srv/overlays", "more"]
+            parallel = 8
+            tombstone = "1d"
+            accept_rewrites = true
+            ssh_key = "id"
+            [cowfs]
+            socket = "/run/c.sock"
+            store = "/srv/templates"
+            [hypervisor]
+            kind = "qemu"
+            accel = "tcg"
+            shutdown_grace = "5s"
+        "#;
+        let config = parse(text).unwrap();
+        assert_eq!(config.folder, "fleets/north");
+        assert_eq!(config.socket, Path::new("/etc/xenoslice/run/agent.sock"));
+        assert_eq!(
+            config.overlay_roots,
+            [Path::new("/srv/overlays"), Path::new("/etc/xenoslice/more")]
+        );
+        assert_eq!(config.shutdown_grace, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn mistakes_have_a_place() {
+        let check = |line: &str, expected: &str| {
+            let text = format!("node = \"cam-01\"\nrepository = \"/srv/fleet.git\"\n{line}\n");
+            let error = parse(&text).unwrap_err();
+            assert!(error.contains(expected), "{line}: {error}");
+        };
+        check("pol = \"30s\"", "agent.toml:3:1: unknown field `pol`");
+        check("poll = \"30\"", "agent.toml:3:8: `30` is not a span of time");
+        check("poll = \"0s\"", "agent.toml:3:8: it must be more than nothing");
+        check("parallel = 0", "agent.toml:3:12: it must be 1 to 64");
+        check("path = \"../up\"", "agent.toml:3:8: the folder lies within");
+        check(
+            "hypervisor = { kind = \"xen\" }",
+            "agent.toml:3:23: `xen` is not a hypervisor",
+        );
+        check("hypervisor = { accel = \"fast\" }", "agent.toml:3:24:");
+        check("node = \"twice\"", "agent.toml:3:1: duplicate key");
+        let error = parse("node = \"Cam\"\nrepository = \"/x\"").unwrap_err();
+        assert!(
+            error.starts_with("agent.toml:1:8: `Cam` is not a name"),
+            "{error}"
+        );
+        let error = parse("node = \"cam\"\nrepository = \"http://x/y\"").unwrap_err();
+        assert!(error.starts_with("agent.toml:2:14: "), "{error}");
+        let error = parse("node = \"cam\"").unwrap_err();
+        assert!(error.contains("missing field `repository`"), "{error}");
+    }
+}

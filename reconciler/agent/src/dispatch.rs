@@ -1,0 +1,222 @@
+//! Carries out one action through the ports, under a deadline. Chooses nothing: what to do is in the action and in the
+//! sliver it was planned for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::time::{Duration, timeout};
+use xeno_model::desired::{CarriedContent, DesiredNode, DesiredSliver, FileSet};
+use xeno_model::id::Digest;
+use xeno_reconciler::action::Action;
+use xeno_reconciler::exec::Outcome;
+use xeno_reconciler::ports::{
+    DomainSpec, Grace, Hypervisor, MountSpec, PortError, PortResult, Retry, Storage,
+};
+
+use crate::health::{self, Probers};
+
+/// Most bytes that the files of one layer may have in memory while it is made.
+const FILES_BYTES_MAX: usize = 256 << 20;
+
+/// Reads the content of a blob of the repository.
+pub(crate) type BlobReader =
+    Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + Send>> + Send + Sync>;
+
+/// Everything that actions act on.
+pub(crate) struct Ports<H, S> {
+    pub(crate) hypervisor: Arc<H>,
+    pub(crate) storage: Arc<S>,
+    pub(crate) blobs: BlobReader,
+    pub(crate) probers: Probers,
+    /// How long a guest may take to stop by itself.
+    pub(crate) shutdown_grace: Duration,
+}
+
+/// An action with what it needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Work {
+    action: Action,
+    sliver: Option<DesiredSliver>,
+    files: Option<FileSet>,
+}
+
+impl Work {
+    /// Takes from the desired state what the action needs.
+    pub(crate) fn new(action: &Action, desired: &DesiredNode) -> Self {
+        let sliver = action
+            .sliver()
+            .and_then(|sliver| desired.slivers.get(sliver))
+            .cloned();
+        let files = match action {
+            Action::ImportFiles { digest } => desired.files.get(digest).cloned(),
+            Action::FetchTemplate { .. }
+            | Action::OpenWritable { .. }
+            | Action::Stack { .. }
+            | Action::Export { .. }
+            | Action::Boot { .. }
+            | Action::AwaitHealthy { .. }
+            | Action::Shutdown { .. }
+            | Action::Unexport { .. }
+            | Action::CloseWritable { .. }
+            | Action::Tombstone { .. }
+            | Action::Purge { .. } => None,
+        };
+        Self {
+            action: action.clone(),
+            sliver,
+            files,
+        }
+    }
+
+    /// How long it may take. What takes longer is given up, and what became of it is looked at.
+    fn deadline(&self, shutdown_grace: Duration) -> Duration {
+        let seconds = Duration::from_secs;
+        match &self.action {
+            Action::FetchTemplate { .. } => seconds(3600),
+            Action::ImportFiles { .. } => seconds(300),
+            // Replays the log of the writable layer.
+            Action::OpenWritable { .. } => seconds(300),
+            // A directory layer is walked when it is stacked.
+            Action::Stack { .. } => seconds(300),
+            Action::Export { .. } | Action::Unexport { .. } => seconds(30),
+            Action::CloseWritable { .. } => seconds(120),
+            Action::Boot { .. } => seconds(60),
+            Action::Shutdown { .. } => shutdown_grace + seconds(30),
+            Action::Tombstone { .. } => seconds(60),
+            Action::Purge { .. } => seconds(600),
+            Action::AwaitHealthy { .. } => {
+                let health = self.sliver.as_ref().and_then(|sliver| sliver.health.as_ref());
+                health.map_or(seconds(0), health::patience)
+            }
+        }
+    }
+}
+
+/// Carries out one action.
+pub(crate) async fn carry_out<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: Work) -> Outcome {
+    let deadline = work.deadline(ports.shutdown_grace);
+    let result = match timeout(deadline, act(ports, &work)).await {
+        Ok(result) => result,
+        Err(_) => Err(late(ports, &work, deadline)),
+    };
+    match result {
+        Ok(()) => Outcome::Done,
+        Err(PortError { what, retry }) => Outcome::Failed { why: what, retry },
+    }
+}
+
+fn late<H, S>(ports: &Ports<H, S>, work: &Work, deadline: Duration) -> PortError {
+    let seconds = deadline.as_secs();
+    let Action::AwaitHealthy { sliver } = &work.action else {
+        return PortError::later(format!("it did not end within {seconds} s"));
+    };
+    let last = match ports.probers.verdicts().remove(sliver) {
+        Some(xeno_model::observed::HealthVerdict::Unhealthy { why }) => format!(": {why}"),
+        Some(_) | None => String::new(),
+    };
+    // The run does not wait as long again; the next one does, after a pause.
+    PortError::never(format!("it was not healthy within {seconds} s{last}"))
+}
+
+async fn act<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: &Work) -> PortResult<()> {
+    let storage = &*ports.storage;
+    match &work.action {
+        Action::FetchTemplate { digest, sources } => storage.fetch_template(digest, sources).await,
+        Action::ImportFiles { digest } => {
+            let files = work.files.as_ref().ok_or_else(|| gone("the files"))?;
+            let blobs = read_blobs(&ports.blobs, files).await?;
+            storage.import_files(digest, files, &blobs).await
+        }
+        Action::OpenWritable { sliver, epoch } => {
+            storage
+                .open_writable(sliver, *epoch, &MountSpec::of(work.sliver()?))
+                .await
+        }
+        Action::Stack { sliver, stack, .. } => {
+            storage.stack(sliver, stack, &MountSpec::of(work.sliver()?)).await
+        }
+        Action::Export { sliver, .. } => storage.export(sliver, &MountSpec::of(work.sliver()?)).await,
+        Action::Boot { boot, kernel, .. } => boot_domain(ports, work.sliver()?, boot, kernel).await,
+        Action::AwaitHealthy { sliver } => {
+            ports.probers.healthy(sliver).await;
+            Ok(())
+        }
+        Action::Shutdown { sliver, .. } => {
+            ports.probers.forget(sliver);
+            let ms = crate::clock::millis(ports.shutdown_grace);
+            ports.hypervisor.shutdown(sliver, Grace { ms }).await
+        }
+        Action::Unexport { sliver } => storage.unexport(sliver).await,
+        Action::CloseWritable { sliver } => storage.close_writable(sliver).await,
+        Action::Tombstone { sliver } => storage.tombstone(sliver).await,
+        Action::Purge { sliver } => storage.purge(sliver).await,
+    }
+}
+
+impl Work {
+    fn sliver(&self) -> PortResult<&DesiredSliver> {
+        self.sliver.as_ref().ok_or_else(|| gone("the sliver"))
+    }
+}
+
+/// The plan was made from the desired state it is carried out with, so this is a mistake of ours.
+fn gone(what: &str) -> PortError {
+    PortError::never(format!("{what} it is for is not in the desired state"))
+}
+
+async fn boot_domain<H: Hypervisor, S: Storage>(
+    ports: &Ports<H, S>,
+    sliver: &DesiredSliver,
+    boot: &Digest,
+    kernel: &Digest,
+) -> PortResult<()> {
+    let files = ports.storage.boot_files(kernel).await?;
+    let spec = DomainSpec {
+        sliver: sliver.id.clone(),
+        uuid: sliver.uuid,
+        boot: *boot,
+        vcpus: sliver.resources.vcpus,
+        memory_mib: sliver.resources.memory.mib(),
+        kernel: files.kernel,
+        initramfs: files.initramfs,
+        cmdline: files.cmdline,
+        mounts: ports.storage.guest_mounts(&sliver.id, &MountSpec::of(sliver)),
+        publish: sliver.publish.clone(),
+    };
+    ports.probers.forget(&sliver.id);
+    ports.hypervisor.boot(&spec).await?;
+    ports
+        .probers
+        .ask(sliver, *boot, ports.hypervisor.console_log(&sliver.id));
+    Ok(())
+}
+
+async fn read_blobs(blobs: &BlobReader, files: &FileSet) -> PortResult<BTreeMap<String, Vec<u8>>> {
+    let ids: BTreeSet<_> = files
+        .files
+        .values()
+        .filter_map(|file| match &file.content {
+            CarriedContent::Inline(_) => None,
+            CarriedContent::Blob { id, .. } => Some(id),
+        })
+        .collect();
+    let mut total = 0;
+    let mut read = BTreeMap::new();
+    for id in ids {
+        let content = blobs(id.clone()).await;
+        let content = content.map_err(|why| PortError {
+            what: format!("reading {id} from the repository: {why}"),
+            retry: Retry::Later,
+        })?;
+        total += content.len();
+        if total > FILES_BYTES_MAX {
+            return Err(PortError::never(format!(
+                "the files have more than {FILES_BYTES_MAX} bytes"
+            )));
+        }
+        read.insert(id.clone(), content);
+    }
+    Ok(read)
+}

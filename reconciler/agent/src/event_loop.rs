@@ -1,0 +1,587 @@
+//! The loop: one task, one owner of the state, everything that happens as one closed [`Event`].
+//!
+//! A *pass* looks at the node, plans, checks the plan and carries it out, then looks again; it ends when there is
+//! nothing to do but wait. What wakes the loop never carries the work: commits change what is desired, everything else
+//! only says "look again". Intents are written before effects, outcomes after; where the state cannot be written nothing
+//! new is begun.
+
+mod answers;
+mod memory;
+mod pass;
+mod progress;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Duration, Instant, sleep_until};
+use xeno_model::desired::DesiredNode;
+use xeno_model::id::{NodeName, Revision, SliverId};
+use xeno_model::observed::{HealthVerdict, ObservedNode};
+use xeno_reconciler::action::ActionKey;
+use xeno_reconciler::exec::Outcome;
+use xeno_reconciler::plan::Plan;
+use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_state::record::{EventKind, NewEvent, Rejection};
+
+use crate::api::{EventView, PlanView};
+use crate::clock::Clock;
+use crate::dispatch::Ports;
+use crate::handle::{Reply, Request};
+use crate::health::Verdicts;
+use crate::observe::observe;
+use crate::store::Store;
+use memory::Memory;
+use progress::Progress;
+
+/// What the loop is told once.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) node: NodeName,
+    pub(crate) repository: String,
+    pub(crate) branch: String,
+    pub(crate) hypervisor: String,
+    /// How often the node is looked at without a reason.
+    pub(crate) look_every: Duration,
+    /// Actions in flight at a time.
+    pub(crate) parallel: usize,
+    pub(crate) tombstone_ms: u64,
+    /// How long actions in flight may take to end when the agent ends.
+    pub(crate) farewell: Duration,
+}
+
+/// What the repository says.
+#[derive(Clone, Debug)]
+pub(crate) enum SourceNews {
+    /// A commit was read, and this is what it asks of this node.
+    Desired(Box<DesiredNode>),
+    /// A commit was read, and cannot be acted on.
+    Rejected { revision: Revision, why: String },
+    /// The repository was read, and there is nothing new.
+    Unchanged { head: Revision },
+    /// The repository cannot be read.
+    Failed { why: String },
+}
+
+/// Where events come from.
+pub(crate) struct Inputs {
+    pub(crate) sources: mpsc::Receiver<SourceNews>,
+    pub(crate) requests: mpsc::Receiver<Request>,
+}
+
+/// Everything that can happen.
+enum Event {
+    Source(SourceNews),
+    Looked(ObservedNode, Purpose),
+    /// A look ended without a result: a mistake of ours.
+    LookLost,
+    ActionEnded(Id, Result<Outcome, JoinError>),
+    Asked(Request),
+    HealthChanged,
+    Tick,
+    Shutdown,
+}
+
+/// Why the node is looked at.
+enum Purpose {
+    /// To act.
+    Pass,
+    /// To see whether a run that only waits for health keeps something else from being done.
+    Peek,
+    /// To answer.
+    Answer(Reply<PlanView>),
+}
+
+/// What the loop is at.
+enum Stage {
+    Idle,
+    Looking,
+    Running(Box<Progress>),
+}
+
+/// The loop and all that it owns.
+pub(crate) struct Agent<H, S> {
+    settings: Settings,
+    clock: Clock,
+    started_ms: u64,
+    ports: Arc<Ports<H, S>>,
+    store: Store,
+    memory: Memory,
+    events: broadcast::Sender<EventView>,
+    refetch: Arc<Notify>,
+    tasks: JoinSet<Outcome>,
+    looks: JoinSet<(ObservedNode, Purpose)>,
+    health: watch::Receiver<Verdicts>,
+    health_seen: Verdicts,
+    stage: Stage,
+    stopping: bool,
+    desired: Option<Arc<DesiredNode>>,
+    /// Desired state that could not be written down yet.
+    unwritten: Option<Box<DesiredNode>>,
+    source: SourceState,
+    observed: Option<ObservedNode>,
+    plan: Option<Plan>,
+    /// Findings against the last plan; it is not carried out.
+    refused: Vec<String>,
+    /// What waited at the last plan, and for what: told once.
+    waiting: BTreeMap<SliverId, String>,
+    blind: BTreeSet<&'static str>,
+    /// Actions that succeeded in the run before this look, under this desired state.
+    just_done: BTreeSet<ActionKey>,
+    /// Passes without a rest.
+    restless: u32,
+    next_look: Instant,
+}
+
+#[derive(Default)]
+struct SourceState {
+    head: Option<Revision>,
+    read_ms: Option<u64>,
+    failure: Option<String>,
+}
+
+/// More passes in a row than any change takes; what comes beyond waits for the next tick.
+const RESTLESS_MAX: u32 = 50;
+
+impl<H, S> Agent<H, S>
+where
+    H: Hypervisor + 'static,
+    S: Storage + 'static,
+{
+    pub(crate) fn new(
+        settings: Settings,
+        clock: Clock,
+        ports: Arc<Ports<H, S>>,
+        store: Store,
+        events: broadcast::Sender<EventView>,
+        refetch: Arc<Notify>,
+    ) -> Self {
+        let health = ports.probers.watch();
+        Self {
+            settings,
+            clock,
+            started_ms: clock.now().0,
+            ports,
+            store,
+            memory: Memory::default(),
+            events,
+            refetch,
+            tasks: JoinSet::new(),
+            looks: JoinSet::new(),
+            health,
+            health_seen: Verdicts::new(),
+            stage: Stage::Idle,
+            stopping: false,
+            desired: None,
+            unwritten: None,
+            source: SourceState::default(),
+            observed: None,
+            plan: None,
+            refused: Vec::new(),
+            waiting: BTreeMap::new(),
+            blind: BTreeSet::new(),
+            just_done: BTreeSet::new(),
+            restless: 0,
+            next_look: Instant::now(),
+        }
+    }
+
+    /// Runs until `shutdown`. Guests keep running afterwards.
+    ///
+    /// # Errors
+    /// Only where the state cannot even be read at the start.
+    pub(crate) async fn run(
+        mut self,
+        mut inputs: Inputs,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), xeno_state::StateError> {
+        self.begin().await?;
+        tokio::pin!(shutdown);
+        loop {
+            let wake = self.wake_at();
+            let event = tokio::select! {
+                biased;
+                () = &mut shutdown => Event::Shutdown,
+                Some(ended) = self.tasks.join_next_with_id() => match ended {
+                    Ok((id, outcome)) => Event::ActionEnded(id, Ok(outcome)),
+                    Err(error) => Event::ActionEnded(error.id(), Err(error)),
+                },
+                Some(look) = self.looks.join_next() => match look {
+                    Ok((observed, purpose)) => Event::Looked(observed, purpose),
+                    Err(_) => Event::LookLost,
+                },
+                Some(news) = inputs.sources.recv() => Event::Source(news),
+                Some(request) = inputs.requests.recv() => Event::Asked(request),
+                Ok(()) = self.health.changed() => Event::HealthChanged,
+                () = sleep_until(wake) => Event::Tick,
+            };
+            if matches!(event, Event::Shutdown) {
+                break;
+            }
+            self.handle(event).await;
+        }
+        self.end(inputs).await;
+        Ok(())
+    }
+
+    async fn begin(&mut self) -> Result<(), xeno_state::StateError> {
+        self.memory = Memory::read(&self.store).await?;
+        let lost = self.store.read(xeno_state::node::NodeState::unfinished).await?;
+        let now = self.clock.now();
+        let mut events = vec![NewEvent {
+            at: now,
+            kind: EventKind::Started,
+            sliver: None,
+            text: format!(
+                "agent {} began on {}",
+                env!("CARGO_PKG_VERSION"),
+                self.settings.node
+            ),
+            data: None,
+        }];
+        events.extend(lost.iter().map(|entry| NewEvent {
+            at: now,
+            kind: EventKind::Lost,
+            sliver: entry.sliver.clone(),
+            text: format!(
+                "{} was under way when the agent ended; looking at what became of it",
+                entry.action
+            ),
+            data: None,
+        }));
+        self.remember(events, move |w| {
+            for entry in &lost {
+                w.outcome(entry.seq, &xeno_state::record::Outcome::Lost, now)?;
+            }
+            Ok(())
+        })
+        .await;
+        Ok(())
+    }
+
+    async fn handle(&mut self, event: Event) {
+        match event {
+            Event::Source(news) => self.hear(news).await,
+            Event::Looked(observed, Purpose::Pass) => self.looked(observed).await,
+            Event::Looked(observed, Purpose::Peek) => self.peeked(observed).await,
+            Event::Looked(observed, Purpose::Answer(reply)) => {
+                let answer = self.answer_plan(&observed).await;
+                // Who stopped waiting does not get an answer.
+                let _ = reply.send(answer);
+            }
+            Event::LookLost => {
+                tracing::error!("a look at the node ended without a result");
+                if matches!(self.stage, Stage::Looking) {
+                    self.rest();
+                }
+            }
+            Event::ActionEnded(id, outcome) => self.action_ended(id, outcome).await,
+            Event::Asked(request) => self.answer(request).await,
+            Event::HealthChanged => self.health_changed().await,
+            Event::Tick => self.tick().await,
+            Event::Shutdown => {}
+        }
+    }
+
+    async fn tick(&mut self) {
+        if let Some(desired) = self.unwritten.take() {
+            self.accept(desired).await;
+        }
+        match &self.stage {
+            Stage::Idle => self.look(Purpose::Pass),
+            Stage::Looking => {}
+            Stage::Running(progress) => {
+                let peek = progress.only_waits_for_health();
+                if peek && Instant::now() >= self.next_look {
+                    self.look(Purpose::Peek);
+                }
+                self.pump().await;
+            }
+        }
+    }
+
+    /// When the loop has to act although nothing happens.
+    fn wake_at(&self) -> Instant {
+        match &self.stage {
+            Stage::Looking => self.next_look.max(Instant::now() + self.settings.look_every),
+            Stage::Idle => {
+                let now = self.clock.now().0;
+                let due = self.memory.backing_off.values().map(|back_off| back_off.until.0);
+                let soonest = due.filter(|until| *until > now).min();
+                let soonest = soonest.map(|until| Instant::now() + Duration::from_millis(until - now));
+                soonest.map_or(self.next_look, |soonest| soonest.min(self.next_look))
+            }
+            Stage::Running(progress) => {
+                let next_try = progress.run.next_try_ms().map(|ms| self.clock.at_ms(ms));
+                let look = if progress.only_waits_for_health() {
+                    self.next_look
+                } else {
+                    Instant::now() + self.settings.look_every
+                };
+                next_try.map_or(look, |next_try| next_try.min(look))
+            }
+        }
+    }
+
+    /// Looks at the node now, unless a pass is under way, which will.
+    fn wake(&mut self) {
+        if matches!(self.stage, Stage::Idle) {
+            self.look(Purpose::Pass);
+        }
+    }
+
+    fn look(&mut self, purpose: Purpose) {
+        if matches!(purpose, Purpose::Pass) {
+            self.stage = Stage::Looking;
+        }
+        self.next_look = Instant::now() + self.settings.look_every;
+        let ports = Arc::clone(&self.ports);
+        let node = self.settings.node.clone();
+        let at = self.clock.now();
+        self.looks.spawn(async move {
+            let health = ports.probers.verdicts();
+            let observed = observe(node, at, &*ports.hypervisor, &*ports.storage, health).await;
+            (observed, purpose)
+        });
+    }
+
+    /// Ends a pass: nothing more to do until something happens.
+    fn rest(&mut self) {
+        self.stage = Stage::Idle;
+        self.just_done.clear();
+        self.restless = 0;
+    }
+
+    /// Takes what the repository says.
+    async fn hear(&mut self, news: SourceNews) {
+        let now = self.clock.now();
+        match news {
+            SourceNews::Desired(desired) => {
+                self.source_is_back(&desired.revision).await;
+                self.accept(desired).await;
+            }
+            SourceNews::Rejected { revision, why } => {
+                self.source_is_back(&revision).await;
+                if self
+                    .memory
+                    .rejected
+                    .as_ref()
+                    .is_some_and(|held| held.revision == revision && held.why == why)
+                {
+                    return;
+                }
+                let kept = match &self.memory.accepted {
+                    Some(accepted) => format!("{} stays in force", accepted.revision.short()),
+                    None => "there is no earlier one to keep to".to_owned(),
+                };
+                let text = format!("rejected {}: {kept}\n{why}", revision.short());
+                let rejection = Rejection {
+                    revision,
+                    why,
+                    at: now,
+                };
+                self.memory.rejected = Some(rejection.clone());
+                let event = self.event(EventKind::Rejected, None, text);
+                self.remember(vec![event], move |w| w.reject(Some(&rejection)))
+                    .await;
+            }
+            SourceNews::Unchanged { head } => self.source_is_back(&head).await,
+            SourceNews::Failed { why } => {
+                let news = self.source.failure.is_none();
+                self.source.failure = Some(why.clone());
+                if news {
+                    let text = format!("the repository cannot be read: {why}; carrying on as before");
+                    let event = self.event(EventKind::SourceFailed, None, text);
+                    self.remember(vec![event], |_| Ok(())).await;
+                }
+            }
+        }
+    }
+
+    async fn source_is_back(&mut self, head: &Revision) {
+        self.source.head = Some(head.clone());
+        self.source.read_ms = Some(self.clock.now().0);
+        if self.source.failure.take().is_some() {
+            let event = self.event(
+                EventKind::SourceBack,
+                None,
+                "the repository can be read again".to_owned(),
+            );
+            self.remember(vec![event], |_| Ok(())).await;
+        }
+    }
+
+    /// Makes a commit the desired state, once that is written down.
+    async fn accept(&mut self, desired: Box<DesiredNode>) {
+        let held = self.memory.accepted.as_ref();
+        let same = held.is_some_and(|accepted| accepted.revision == desired.revision);
+        if same {
+            if self.memory.rejected.take().is_some() {
+                self.remember(Vec::new(), |w| w.reject(None)).await;
+            }
+            if self.desired.as_deref() == Some(&*desired) {
+                return;
+            }
+        } else {
+            let now = self.clock.now();
+            let revision = desired.revision.clone();
+            let slivers = desired.slivers.len();
+            let text = format!("accepted {}: {slivers} slivers here", revision.short());
+            let event = self.event(EventKind::Accepted, None, text);
+            let concerned = self.concerned(&desired);
+            let calmed = concerned.clone();
+            let carried = held.map(|accepted| accepted.carried).unwrap_or_default();
+            let written = self.remember(vec![event], {
+                let revision = revision.clone();
+                move |w| {
+                    for sliver in &calmed {
+                        w.clear_back_off(Some(sliver))?;
+                    }
+                    w.accept(&revision, now)
+                }
+            });
+            let Some(generation) = written.await else {
+                // Unwritten, it would be forgotten by a restart, and its generation given to another.
+                self.unwritten = Some(desired);
+                return;
+            };
+            self.memory.accept(revision, generation, carried, now);
+            self.memory
+                .backing_off
+                .retain(|sliver, _| !concerned.contains(sliver));
+        }
+        self.desired = Some(Arc::from(desired));
+        self.refused.clear();
+        self.supersede().await;
+        self.wake();
+    }
+
+    /// Slivers that another desired state changes: what they failed at is worth another try.
+    fn concerned(&self, desired: &DesiredNode) -> BTreeSet<SliverId> {
+        let before = self.desired.as_deref();
+        let differs = |sliver: &&SliverId| {
+            before.is_none_or(|before| before.slivers.get(*sliver) != desired.slivers.get(*sliver))
+        };
+        self.memory.backing_off.keys().filter(differs).cloned().collect()
+    }
+
+    async fn health_changed(&mut self) {
+        let verdicts = self.health.borrow_and_update().clone();
+        let before = std::mem::replace(&mut self.health_seen, verdicts.clone());
+        if let Some(observed) = &mut self.observed {
+            observed.health = verdicts.clone();
+        }
+        let mut events = Vec::new();
+        let mut calmed = Vec::new();
+        for (sliver, verdict) in &verdicts {
+            if before.get(sliver) == Some(verdict) {
+                continue;
+            }
+            let text = match verdict {
+                HealthVerdict::Healthy => format!("{sliver} is healthy"),
+                HealthVerdict::Starting => continue,
+                HealthVerdict::Unhealthy { why } => match before.get(sliver) {
+                    // The same verdict with other words is no news.
+                    Some(HealthVerdict::Unhealthy { .. }) => continue,
+                    Some(HealthVerdict::Healthy | HealthVerdict::Starting) | None => {
+                        format!("{sliver} is unhealthy: {why}")
+                    }
+                },
+            };
+            events.push(self.event(EventKind::Health, Some(sliver.clone()), text));
+            let waited = |back_off: &xeno_state::record::BackOff| back_off.action.starts_with("await:");
+            if *verdict == HealthVerdict::Healthy && self.memory.backing_off.get(sliver).is_some_and(waited) {
+                calmed.push(sliver.clone());
+            }
+        }
+        if events.is_empty() {
+            return;
+        }
+        for sliver in &calmed {
+            self.memory.backing_off.remove(sliver);
+        }
+        self.remember(events, move |w| {
+            for sliver in &calmed {
+                w.clear_back_off(Some(sliver))?;
+            }
+            Ok(())
+        })
+        .await;
+        self.wake();
+    }
+
+    /// Starts nothing more, gives what is in flight a moment, and leaves guests alone.
+    async fn end(&mut self, inputs: Inputs) {
+        self.stopping = true;
+        // Whoever asks from now on is told that the agent is stopping.
+        drop(inputs);
+        self.supersede().await;
+        let until = Instant::now() + self.settings.farewell;
+        while matches!(self.stage, Stage::Running(_)) {
+            let ended = tokio::select! {
+                ended = self.tasks.join_next_with_id() => ended,
+                () = sleep_until(until) => None,
+            };
+            match ended {
+                Some(Ok((id, outcome))) => self.action_ended(id, Ok(outcome)).await,
+                Some(Err(error)) => self.action_ended(error.id(), Err(error)).await,
+                None => break,
+            }
+        }
+        let event = self.event(
+            EventKind::Stopped,
+            None,
+            "agent ended; guests keep running".to_owned(),
+        );
+        self.remember(vec![event], |_| Ok(())).await;
+    }
+
+    fn event(&self, kind: EventKind, sliver: Option<SliverId>, text: String) -> NewEvent {
+        NewEvent {
+            at: self.clock.now(),
+            kind,
+            sliver,
+            text,
+            data: None,
+        }
+    }
+
+    /// Writes something down together with the events that tell of it; `None` where that failed. The failure is shown
+    /// until an intent can be written, or nothing is left to be done and the state can be written.
+    async fn remember<T: Send + 'static>(
+        &mut self,
+        events: Vec<NewEvent>,
+        body: impl FnOnce(&mut xeno_state::node::Writer<'_>) -> Result<T, xeno_state::StateError> + Send + 'static,
+    ) -> Option<T> {
+        let written = self.store.write(move |w| {
+            let value = body(w)?;
+            let events: Result<Vec<_>, _> = events.into_iter().map(|event| w.event(event)).collect();
+            Ok((value, events?))
+        });
+        match written.await {
+            Ok((value, events)) => {
+                for event in events {
+                    tracing::info!(
+                        kind = event.kind.as_str(),
+                        sliver = event.sliver.as_ref().map(tracing::field::display),
+                        "{}",
+                        event.text
+                    );
+                    // Nobody watching is no error.
+                    let _ = self.events.send(answers::event_view(event));
+                }
+                Some(value)
+            }
+            Err(error) => {
+                let why = xeno_state::error::chain(&error);
+                tracing::error!("the state cannot be written: {why}");
+                self.memory.failure = Some(why);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Puts an agent together from its configuration, and runs it.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+use xeno_qemu::{QemuConfig, QemuDriver};
+use xeno_reconciler::ports::PortError;
+use xeno_state::StateError;
+use xeno_state::node::{Limits, NodeState};
+
+use crate::adapters::storage::{NodeStorage, StoragePaths};
+use crate::api_server::{self, SocketError};
+use crate::clock::{Clock, millis};
+use crate::config::AgentConfig;
+use crate::dispatch::{BlobReader, Ports};
+use crate::event_loop::{Agent, Inputs, Settings};
+use crate::follow::Follower;
+use crate::handle::{AgentHandle, WATCH_EVENTS_MAX};
+use crate::health::Probers;
+use crate::source::{self, Credentials, Source, SourceConfig, SourceError};
+use crate::store::Store;
+
+/// Questions that may wait for the loop at a time.
+const REQUESTS_MAX: usize = 64;
+
+/// Commits that may wait for the loop at a time.
+const NEWS_MAX: usize = 4;
+
+/// How long one fetch of the repository may take.
+const FETCH_MAX: Duration = Duration::from_secs(120);
+
+/// How long actions in flight may take to end when the agent ends.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Why an agent could not be started, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Its state.
+    #[error("open the node's state")]
+    State(#[source] StateError),
+    /// Its socket.
+    #[error("offer the API")]
+    Socket(#[source] SocketError),
+    /// Its socket, later.
+    #[error("serve the API")]
+    Serve(#[source] std::io::Error),
+    /// Its repository.
+    #[error("follow the repository")]
+    Source(#[source] SourceError),
+    /// Its storage.
+    #[error("set up storage")]
+    Storage(#[source] PortError),
+    /// Its hypervisor.
+    #[error("set up QEMU")]
+    Hypervisor(#[source] xeno_qemu::ConfigError),
+    /// A thread of it.
+    #[error("start: a thread ended: {why}")]
+    Thread {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Runs an agent until `shutdown` ends, then leaves: actions in flight get a moment, guests keep running.
+///
+/// `xeno` is the program that guests' forwards are run by: this one, as a rule.
+///
+/// # Errors
+/// [`AgentError`] where it cannot be started: another agent on the same state, a socket in use, a directory that cannot
+/// be made. A repository or file server out of reach is no reason: both may come.
+pub async fn run(
+    config: AgentConfig,
+    xeno: PathBuf,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), AgentError> {
+    let clock = Clock::system();
+    let (dir, node) = (config.state_dir.clone(), config.node.clone());
+    // First of all: whoever holds the state is the agent here.
+    let opened = tokio::task::spawn_blocking(move || NodeState::open(&dir, &node, Limits::default()));
+    let opened = opened.await.map_err(|error| AgentError::Thread {
+        why: error.to_string(),
+    })?;
+    let state = opened.map_err(AgentError::State)?;
+    let accepted = state.accepted().map_err(AgentError::State)?;
+    let store = Store::new(state);
+    let listener = api_server::bind(&config.socket).map_err(AgentError::Socket)?;
+
+    let source = Source::start(SourceConfig {
+        url: config.repository.clone(),
+        branch: config.branch.clone(),
+        mirror: config.state_dir.join("mirror.git"),
+        credentials: Credentials {
+            ssh_key: config.ssh_key.clone(),
+            ..Credentials::from_env()
+        },
+        accept_rewrites: config.accept_rewrites,
+        timeout: FETCH_MAX,
+        limits: source::Limits::default(),
+    })
+    .map_err(AgentError::Source)?;
+    let storage = NodeStorage::open(
+        StoragePaths {
+            state: config.state_dir.clone(),
+            templates: config.templates.clone(),
+            cowfs: config.cowfs_socket.clone(),
+            overlay_roots: config.overlay_roots.clone(),
+        },
+        store.clone(),
+        clock,
+    )
+    .map_err(AgentError::Storage)?;
+    let hypervisor = QemuDriver::new(QemuConfig {
+        accel: config.accel,
+        ..QemuConfig::new(config.state_dir.join("qemu"), xeno)
+    })
+    .map_err(AgentError::Hypervisor)?;
+
+    let ports = Arc::new(Ports {
+        hypervisor: Arc::new(hypervisor),
+        storage: Arc::new(storage),
+        blobs: blob_reader(source.clone()),
+        probers: Probers::new(clock),
+        shutdown_grace: config.shutdown_grace,
+    });
+    let (news, sources) = mpsc::channel(NEWS_MAX);
+    let (asking, requests) = mpsc::channel(REQUESTS_MAX);
+    let (events, _) = broadcast::channel(WATCH_EVENTS_MAX);
+    let handle = AgentHandle::new(asking, &events);
+    let refetch = Arc::new(Notify::new());
+    let follower = Follower {
+        source,
+        node: config.node.clone(),
+        folder: config.folder.clone(),
+        local: config.repository.local_path().map(ToOwned::to_owned),
+        poll: config.poll,
+        news,
+        refetch: Arc::clone(&refetch),
+    };
+    let settings = Settings {
+        node: config.node.clone(),
+        repository: config.repository.to_string(),
+        branch: config.branch.clone(),
+        hypervisor: "qemu".to_owned(),
+        look_every: config.look,
+        parallel: config.parallel,
+        tombstone_ms: millis(config.tombstone),
+        farewell: FAREWELL,
+    };
+    let agent = Agent::new(settings, clock, ports, store, events, refetch);
+
+    let (stop, stopped) = watch::channel(false);
+    let until = |mut stopped: watch::Receiver<bool>| async move {
+        // A dropped sender ends it as well.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    let mut server = tokio::spawn(api_server::serve(listener, handle, until(stopped)));
+    let following = tokio::spawn(follower.follow(accepted.map(|accepted| accepted.revision)));
+    let inputs = Inputs { sources, requests };
+    let ended = tokio::select! {
+        ended = agent.run(inputs, shutdown) => ended.map_err(AgentError::State),
+        served = &mut server => match served {
+            Ok(Ok(())) => Err(AgentError::Thread { why: "the API ended by itself".to_owned() }),
+            Ok(Err(error)) => Err(AgentError::Serve(error)),
+            Err(error) => Err(AgentError::Thread { why: error.to_string() }),
+        },
+    };
+    following.abort();
+    let _ = stop.send(true);
+    if !server.is_finished() {
+        // Answers under way get a moment; a watcher that stays does not keep the agent.
+        let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
+    }
+    let _ = tokio::fs::remove_file(&config.socket).await;
+    ended
+}
+
+fn blob_reader(source: Source) -> BlobReader {
+    Arc::new(move |id| {
+        let source = source.clone();
+        Box::pin(async move {
+            let blob = source.blob(&id).await;
+            blob.map_err(|error| xeno_state::error::chain(&error))
+        })
+    })
+}
