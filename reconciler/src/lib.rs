@@ -1,8 +1,13 @@
 //! What to do about the difference between desired and observed: pure planning.
 //!
-//! [`change`] says what differs and why, [`action`] what can be done, [`plan`] what will be done and in which order;
-//! a run carries a plan out, through the traits in [`ports`]. Nothing here touches a clock, a file or a thread: the
-//! same code makes the dry run, the answer to a push and the real thing.
+//! The way: [`diff`] compares desired, applied and observed into changes ([`change`]); [`plan`] orders the actions
+//! ([`action`]) that make them, from what each needs, provides and revokes; [`check`] judges the finished plan without
+//! trusting the planner; [`exec`] carries it out as a state machine, whose driver calls the [`ports`]; [`record`] says
+//! what is applied afterwards. [`report`] and [`render`] explain all of it. [`assume`] stands in for an observation
+//! where nobody looked, [`scripted`] for a node in tests.
+//!
+//! Nothing here touches a clock, a file or a thread: the same code makes the dry run, the answer to a push and the real
+//! thing. Start reading at [`diff`].
 
 pub mod action;
 pub mod assume;
