@@ -1,1 +1,379 @@
+//! The adapter over a real file server, real layers and a real template store, all in one process.
 
+use std::fs;
+
+use cowfs::config::Config;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use xeno_model::desired::CarriedFile;
+use xeno_model::id::{NodeName, Timestamp};
+use xeno_state::node::{Limits, NodeState};
+
+use super::*;
+
+const START_MS: u64 = 1_790_000_000_000;
+
+struct World {
+    dir: TempDir,
+    storage: NodeStorage,
+    server: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+fn web() -> SliverId {
+    SliverId::parse("web-site/12").unwrap()
+}
+
+impl World {
+    async fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let state_dir = dir.path().join("state");
+        let node = NodeName::new("cam-01").unwrap();
+        let state = NodeState::open(&state_dir, &node, Limits::default()).unwrap();
+        fs::create_dir_all(dir.path().join("overlays/apache")).unwrap();
+        fs::write(dir.path().join("overlays/apache/index.html"), "hello").unwrap();
+        let paths = StoragePaths {
+            state: state_dir,
+            templates: dir.path().join("templates"),
+            cowfs: dir.path().join("cowfs.sock"),
+            overlay_roots: vec![dir.path().join("overlays")],
+        };
+        let storage = NodeStorage::open(paths, Store::new(state), Clock::from_ms(START_MS)).unwrap();
+        let mut world = Self {
+            dir,
+            storage,
+            server: None,
+        };
+        world.start_server().await;
+        world
+    }
+
+    async fn start_server(&mut self) {
+        let config = Config {
+            listen: None,
+            store: self.storage.paths.templates.clone(),
+            control: Some(self.storage.paths.cowfs.clone()),
+            connections: 64,
+            exports: Vec::new(),
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (ready, is_ready) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let shutdown = async {
+                let _ = stopped.await;
+            };
+            cowfs::server::serve(config, |_| ready.send(()).unwrap(), shutdown)
+                .await
+                .unwrap();
+        });
+        is_ready.await.unwrap();
+        self.server = Some((stop, task));
+    }
+
+    async fn stop_server(&mut self) {
+        let (stop, task) = self.server.take().unwrap();
+        stop.send(()).unwrap();
+        task.await.unwrap();
+    }
+
+    fn overlay(&self) -> PathBuf {
+        self.dir.path().join("overlays/apache")
+    }
+
+    /// `/` writable over an overlay, `/var/log` writable, `/doc` read-only.
+    fn mounts(&self) -> Vec<MountSpec> {
+        let mount = |path: &str, writable| MountSpec {
+            path: path.to_owned(),
+            layers: vec![LayerSource::Directory(self.overlay())],
+            writable,
+            quota_bytes: None,
+        };
+        vec![mount("/", true), mount("/var/log", true), mount("/doc", false)]
+    }
+
+    async fn see(&self) -> ObservedStorage {
+        self.storage
+            .observe()
+            .await
+            .unwrap()
+            .remove(&web())
+            .unwrap_or_default()
+    }
+
+    async fn build(&self, stack: &Digest) {
+        let (storage, mounts) = (&self.storage, self.mounts());
+        // Twice each: what is so already is success.
+        for _ in 0..2 {
+            storage.open_writable(&web(), Epoch(1), &mounts).await.unwrap();
+        }
+        for _ in 0..2 {
+            storage.stack(&web(), stack, &mounts).await.unwrap();
+        }
+        for _ in 0..2 {
+            storage.export(&web(), &mounts).await.unwrap();
+        }
+    }
+
+    async fn take_apart(&self) {
+        for _ in 0..2 {
+            self.storage.unexport(&web()).await.unwrap();
+        }
+        for _ in 0..2 {
+            self.storage.close_writable(&web()).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sliver_is_built_seen_taken_apart_set_aside_revived_and_purged() {
+    let mut world = World::new().await;
+    let stack = Digest::of(b"stack");
+    assert_eq!(world.see().await, ObservedStorage::default());
+
+    world
+        .storage
+        .open_writable(&web(), Epoch(1), &world.mounts())
+        .await
+        .unwrap();
+    let seen = world.see().await;
+    assert_eq!(
+        (seen.on_disk, seen.open, seen.stack, seen.exported),
+        (true, Some(Epoch(1)), None, false)
+    );
+    world.build(&stack).await;
+    let seen = world.see().await;
+    assert_eq!(
+        (seen.open, seen.stack, seen.exported),
+        (Some(Epoch(1)), Some(stack), true)
+    );
+    assert!(seen.bytes > 0);
+    let mounts = world.storage.guest_mounts(&web(), &world.mounts());
+    assert_eq!(
+        mounts.iter().map(|mount| mount.path.as_str()).collect::<Vec<_>>(),
+        ["/", "/var/log", "/doc"]
+    );
+    for mount in &mounts {
+        assert!(mount.socket.exists(), "{}", mount.socket.display());
+    }
+
+    // An open layer is never moved away below the server.
+    let refused = world.storage.tombstone(&web()).await.unwrap_err();
+    assert!(refused.what.contains("still open"), "{refused}");
+
+    // The file server's end loses nothing on disk, and everything can be put back.
+    world.stop_server().await;
+    let blind = world.storage.observe().await.unwrap_err();
+    assert_eq!(blind.retry, Retry::Later);
+    world.start_server().await;
+    let seen = world.see().await;
+    assert_eq!(
+        (seen.on_disk, seen.open, seen.stack, seen.exported),
+        (true, None, None, false)
+    );
+    world.build(&stack).await;
+    assert!(world.see().await.exported);
+
+    world.take_apart().await;
+    let seen = world.see().await;
+    assert_eq!(
+        (seen.on_disk, seen.open, seen.stack, seen.exported),
+        (true, None, None, false)
+    );
+    let kept = world.storage.disk.layer(&web(), 0);
+    assert!(kept.exists());
+    for _ in 0..2 {
+        world.storage.tombstone(&web()).await.unwrap();
+    }
+    let seen = world.see().await;
+    assert!(!seen.on_disk);
+    assert!(
+        seen.tombstone.is_some_and(|since| since >= Timestamp(START_MS)),
+        "{seen:?}"
+    );
+
+    // Wanted again: what it wrote is there again.
+    world.build(&stack).await;
+    let seen = world.see().await;
+    assert_eq!((seen.on_disk, seen.tombstone, seen.exported), (true, None, true));
+
+    world.take_apart().await;
+    world.storage.tombstone(&web()).await.unwrap();
+    for _ in 0..2 {
+        world.storage.purge(&web()).await.unwrap();
+    }
+    assert_eq!(world.see().await, ObservedStorage::default());
+    world.stop_server().await;
+}
+
+#[tokio::test]
+async fn what_is_half_open_does_not_look_open() {
+    let world = World::new().await;
+    let mounts = world.mounts();
+    world
+        .storage
+        .open_writable(&web(), Epoch(1), &mounts)
+        .await
+        .unwrap();
+    world
+        .storage
+        .client
+        .delete_writable(&mount_name(&web(), 1))
+        .await
+        .unwrap();
+    assert_eq!(world.see().await.open, Some(Epoch(0)));
+    world.storage.close_writable(&web()).await.unwrap();
+    world.build(&Digest::of(b"stack")).await;
+    world
+        .storage
+        .client
+        .delete_export(&mount_name(&web(), 2))
+        .await
+        .unwrap();
+    assert!(!world.see().await.exported);
+    world
+        .storage
+        .client
+        .delete_stack(&mount_name(&web(), 2))
+        .await
+        .unwrap();
+    assert_eq!(world.see().await.stack, Some(Digest([0; 32])));
+}
+
+#[tokio::test]
+async fn strangers_in_the_file_server_are_not_ours() {
+    let world = World::new().await;
+    let spec = StackSpec {
+        layers: vec![Served::Dir(world.overlay())],
+        writable: None,
+        label: None,
+    };
+    for name in ["docs", "Docs.0", "web-01.0", "web-1.00", "a/b-1.0"] {
+        world.storage.client.put_stack(name, &spec).await.unwrap();
+    }
+    assert!(world.storage.observe().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn only_directories_below_the_roots_become_layers() {
+    let world = World::new().await;
+    let stack = |path: PathBuf| {
+        let mount = MountSpec {
+            path: "/".to_owned(),
+            layers: vec![LayerSource::Directory(path)],
+            writable: false,
+            quota_bytes: None,
+        };
+        let storage = &world.storage;
+        async move { storage.stack(&web(), &Digest::of(b"stack"), &[mount]).await }
+    };
+    let link = world.dir.path().join("overlays/link");
+    std::os::unix::fs::symlink("/etc", &link).unwrap();
+    for outside in ["/etc".into(), link, world.dir.path().join("overlays/../state")] {
+        let refused = stack(outside).await.unwrap_err();
+        assert!(refused.what.contains("overlay_roots"), "{refused}");
+        assert_eq!(refused.retry, Retry::Never);
+    }
+    stack(world.overlay()).await.unwrap();
+}
+
+#[tokio::test]
+async fn files_of_the_repository_become_a_layer_once() {
+    let world = World::new().await;
+    let file = |content| CarriedFile {
+        executable: false,
+        content,
+    };
+    let blob = "ab".repeat(20);
+    let files = FileSet {
+        files: BTreeMap::from([
+            (
+                "etc/motd".to_owned(),
+                file(CarriedContent::Inline("hello\n".to_owned())),
+            ),
+            (
+                "srv/page".to_owned(),
+                file(CarriedContent::Blob {
+                    id: blob.clone(),
+                    size: 4,
+                }),
+            ),
+        ]),
+    };
+    let digest = Digest::of(b"files");
+    let missing = world
+        .storage
+        .import_files(&digest, &files, &BTreeMap::new())
+        .await
+        .unwrap_err();
+    assert!(missing.what.contains("srv/page"), "{missing}");
+    let blobs = BTreeMap::from([(blob, b"page".to_vec())]);
+    for _ in 0..2 {
+        world.storage.import_files(&digest, &files, &blobs).await.unwrap();
+    }
+    assert_eq!(
+        world.storage.file_layers().await.unwrap(),
+        BTreeSet::from([digest])
+    );
+    let mount = MountSpec {
+        path: "/".to_owned(),
+        layers: vec![LayerSource::Files(digest)],
+        writable: false,
+        quota_bytes: None,
+    };
+    world
+        .storage
+        .stack(&web(), &Digest::of(b"stack"), &[mount])
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_template_comes_from_the_first_source_that_has_it() {
+    let world = World::new().await;
+    let other = world.dir.path().join("other");
+    let there = Templates::open(&other).unwrap();
+    let file = FileToImport {
+        path: "a",
+        mode: 0o644,
+        bytes: b"content",
+    };
+    let digest = Digest(there.import_files(&[file]).unwrap().0);
+    let fetch = |sources: &[&str]| {
+        let sources: Vec<_> = sources.iter().map(|source| (*source).to_owned()).collect();
+        let storage = &world.storage;
+        async move { storage.fetch_template(&digest, &sources).await }
+    };
+    let none = fetch(&[]).await.unwrap_err();
+    assert!(none.what.contains("names no source"), "{none}");
+    let unknown = fetch(&["oci://registry/x"]).await.unwrap_err();
+    assert_eq!(unknown.retry, Retry::Never);
+    let missing = fetch(&["file:///nonexistent"]).await.unwrap_err();
+    assert_eq!(missing.retry, Retry::Later);
+    fetch(&["file:///nonexistent", &format!("file://{}", other.display())])
+        .await
+        .unwrap();
+    assert!(world.storage.templates().await.unwrap().contains(&digest));
+    fetch(&[]).await.unwrap();
+    let kernel = world.storage.boot_files(&digest).await.unwrap_err();
+    assert!(kernel.what.contains("without a kernel"), "{kernel}");
+    assert_eq!(kernel.retry, Retry::Never);
+}
+
+#[test]
+fn names_lead_back_to_their_sliver() {
+    for text in ["web/0", "a-1/0", "a/10", "web-site/12"] {
+        let sliver = SliverId::parse(text).unwrap();
+        assert_eq!(read_mount_name(&mount_name(&sliver, 3)), Some((sliver, 3)));
+    }
+    for other in [
+        "web", "web-0", "web-0.", "web-0.x", "web-00.1", "Web-0.1", "web-0.01", "",
+    ] {
+        assert_eq!(read_mount_name(other), None, "{other}");
+    }
+    let label = Label {
+        stack: Digest::of(b"x"),
+        mounts: 2,
+    };
+    assert_eq!(Label::parse(&label.to_string()), Some(label));
+    assert_eq!(Label::parse("v2 x 1"), None);
+}
