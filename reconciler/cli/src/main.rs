@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    completion, console, cowfs, describe, doctor, events, get, hook, init, plan, reconcile, status, template,
+    agent, completion, console, cowfs, describe, doctor, events, get, hook, init, plan, reconcile, status, template,
     validate, version,
 };
 use exit::Exit;
@@ -53,6 +53,7 @@ enum Command {
     Hook(hook::Hook),
     #[command(subcommand)]
     Cowfs(cowfs::Cowfs),
+    Agent(agent::Agent),
     Completion(completion::Completion),
     Version(version::Version),
     /// Joins standard input and output to a socket, for QEMU.
@@ -90,6 +91,7 @@ fn run(command: &Command) -> Outcome {
         Command::Doctor(args) => doctor::run(args),
         Command::Template(command) => template::run(command),
         Command::Hook(command) => hook::run(command),
+        Command::Agent(args) => agent::run(args),
         Command::Cowfs(command) => cowfs::run(command),
         Command::Completion(args) => completion::run::<Cli>(args),
         Command::Version(args) => version::run(args),

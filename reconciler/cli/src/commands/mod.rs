@@ -1,5 +1,6 @@
 //! One module for each command.
 
+pub(crate) mod agent;
 pub(crate) mod completion;
 pub(crate) mod console;
 pub(crate) mod cowfs;

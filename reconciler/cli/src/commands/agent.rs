@@ -1,0 +1,34 @@
+//! `xeno agent`: the node's daemon.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use xeno_agent::AgentConfig;
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::{link, telemetry};
+
+/// Runs the agent of this node until SIGTERM. Guests keep running when it ends.
+#[derive(Args)]
+pub(crate) struct Agent {
+    /// The configuration; see docs/manual.md.
+    #[arg(long, value_name = "FILE", default_value = "/etc/xenoslice/agent.toml")]
+    config: PathBuf,
+}
+
+pub(crate) fn run(args: &Agent) -> Outcome {
+    telemetry::install("info");
+    let config = AgentConfig::read(&args.config)
+        .map_err(|error| Failure::doing(format_args!("read {}", args.config.display()), &error))?;
+    let program = std::env::current_exe().map_err(|error| Failure::doing("find this program", &error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::doing("start a runtime", &error))?;
+    runtime.block_on(async {
+        let stop = link::terminated()?;
+        tracing::info!(node = %config.node, socket = %config.socket.display(), "agent starts");
+        xeno_agent::run(config, program, stop).await.map_err(|error| Failure::tried(&error))?;
+        tracing::info!("agent ended; guests keep running");
+        Ok(Exit::Done)
+    })
+}
