@@ -175,13 +175,14 @@ fn header(plan: &Plan, colour: Colour) -> String {
     let basis = basis_word(plan.basis);
     let generation = plan.generation.0;
     let before = plan.applied_generation.0;
-    let generation = if before == generation {
-        format!("{generation}")
-    } else {
-        format!("{before} -> {generation}")
+    // Generation 0 stands for a plan that no node was asked for: from one commit to another.
+    let generation = match (before, generation) {
+        (_, 0) => String::new(),
+        _ if before == generation => format!("generation {generation}  "),
+        _ => format!("generation {before} -> {generation}  "),
     };
     let revision = plan.revision.short();
-    format!("node {node}  revision {revision}  generation {generation}  ({basis})")
+    format!("node {node}  revision {revision}  {generation}({basis})")
 }
 
 fn basis_word(basis: Basis) -> &'static str {
