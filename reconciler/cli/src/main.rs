@@ -18,8 +18,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    agent, completion, console, cowfs, describe, doctor, events, get, hook, init, plan, reconcile, status, template,
-    validate, version,
+    agent, completion, console, cowfs, describe, doctor, events, get, hook, init, plan, reconcile, status,
+    template, validate, version,
 };
 use exit::Exit;
 use failure::{Failure, Outcome};

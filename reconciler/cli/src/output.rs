@@ -60,15 +60,18 @@ pub(crate) fn json(value: &impl Serialize) -> Outcome<()> {
     text(&(value + "\n"))
 }
 
+/// Writes a value as YAML, for programs and for reading.
+pub(crate) fn yaml(value: &impl Serialize) -> Outcome<()> {
+    let yaml = serde_yaml::to_string(value).map_err(|error| Failure::doing("write YAML", &error))?;
+    text(&format!("{}\n", yaml.trim_end()))
+}
+
 /// Writes a listing in the form that was asked for. `rows` is for people, `value` for programs.
 pub(crate) fn listing(format: Format, rows: &Table, value: &Value) -> Outcome<()> {
     match format {
         Format::Table | Format::Wide => styled(&rows.render(format)),
         Format::Json => json(value),
-        Format::Yaml => {
-            let yaml = serde_yaml::to_string(value).map_err(|error| Failure::doing("write YAML", &error))?;
-            text(&yaml)
-        }
+        Format::Yaml => yaml(value),
     }
 }
 

@@ -27,7 +27,9 @@ pub(crate) fn run(args: &Agent) -> Outcome {
     runtime.block_on(async {
         let stop = link::terminated()?;
         tracing::info!(node = %config.node, socket = %config.socket.display(), "agent starts");
-        xeno_agent::run(config, program, stop).await.map_err(|error| Failure::tried(&error))?;
+        xeno_agent::run(config, program, stop)
+            .await
+            .map_err(|error| Failure::tried(&error))?;
         tracing::info!("agent ended; guests keep running");
         Ok(Exit::Done)
     })

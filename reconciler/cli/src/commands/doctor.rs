@@ -35,12 +35,11 @@ pub(crate) struct Doctor {
 pub(crate) fn run(args: &Doctor) -> Outcome {
     let client = args.agent.client();
     let mut facts = wait(async { Ok(agent(&client).await) })?;
-    let here = facts
-        .iter()
-        .any(|fact| fact.what == "agent" && fact.state == FactState::Good);
-    if !here {
-        facts.push(qemu());
-        facts.push(acceleration());
+    // A running agent knows more of its own hypervisor.
+    for (what, look) in [("qemu", qemu as fn() -> Fact), ("acceleration", acceleration)] {
+        if !facts.iter().any(|fact| fact.what == what) {
+            facts.push(look());
+        }
     }
     facts.push(busybox());
     facts.push(clock());
@@ -81,6 +80,9 @@ fn fact(what: &str, state: FactState, text: impl Into<String>) -> Fact {
         text: text.into(),
     }
 }
+
+/// What is said of an agent already, from its status.
+const TOLD: [&str; 3] = ["agent", "git", "repository"];
 
 /// What an agent says, beginning with whether there is one.
 async fn agent(client: &ApiClient) -> Vec<Fact> {
@@ -130,7 +132,7 @@ async fn agent(client: &ApiClient) -> Vec<Fact> {
             doctor
                 .facts
                 .into_iter()
-                .filter(|fact| fact.what != "agent" && fact.what != "git"),
+                .filter(|fact| !TOLD.contains(&fact.what.as_str())),
         ),
         Err(error) => facts.push(fact("agent", FactState::Bad, chain(&error))),
     }

@@ -4,7 +4,7 @@ use clap::Args;
 use xeno_agent::api::{HealthView, HealthWord, Phase, SliverPhase, SliverSummary, Status};
 
 use crate::exit::Exit;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::link::{AgentArgs, wait};
 use crate::output::{self, BAD, BOLD, FAINT, FAIR, Format, GOOD, Table, ago, paint, span};
 
@@ -22,11 +22,7 @@ pub(crate) fn run(args: &StatusArgs) -> Outcome {
     let status = wait(async { Ok(args.agent.client().status().await?) })?;
     match args.output {
         Format::Json => output::json(&status)?,
-        Format::Yaml => {
-            let yaml =
-                serde_yaml::to_string(&status).map_err(|error| Failure::doing("write YAML", &error))?;
-            output::text(&yaml)?;
-        }
+        Format::Yaml => output::yaml(&status)?,
         Format::Table | Format::Wide => output::styled(&text(&status, args.output))?,
     }
     Ok(Exit::Done)
@@ -115,7 +111,14 @@ fn text(status: &Status, format: Format) -> String {
             ),
         );
     }
-    for problem in &status.problems {
+    // What is said of the source above is not said twice.
+    let told = |problem: &&String| {
+        source
+            .failure
+            .as_ref()
+            .is_some_and(|failure| problem.contains(failure))
+    };
+    for problem in status.problems.iter().filter(|problem| !told(problem)) {
         line("problem", paint(BAD, &output::clean(problem)));
     }
     if !status.strangers.is_empty() {

@@ -224,9 +224,7 @@ fn show(args: &Show) -> Outcome {
     }
     let text = match args.output {
         Format::Json => return output::json(&value).map(|()| Exit::Done),
-        Format::Yaml => {
-            serde_yaml::to_string(&value).map_err(|error| Failure::doing("write YAML", &error))?
-        }
+        Format::Yaml => return output::yaml(&value).map(|()| Exit::Done),
         Format::Table | Format::Wide => {
             let names = if summary.names.is_empty() {
                 "(none)".to_owned()
