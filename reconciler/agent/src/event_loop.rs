@@ -57,6 +57,8 @@ pub(crate) struct Settings {
 /// What the repository says.
 #[derive(Clone, Debug)]
 pub(crate) enum SourceNews {
+    /// The commit last accepted was read again from the mirror: it says nothing of the repository.
+    Restored(Box<DesiredNode>),
     /// A commit was read, and this is what it asks of this node.
     Desired(Box<DesiredNode>),
     /// A commit was read, and cannot be acted on.
@@ -360,6 +362,13 @@ where
     async fn hear(&mut self, news: SourceNews) {
         let now = self.clock.now();
         match news {
+            SourceNews::Restored(desired) => {
+                let accepted = self.memory.accepted.as_ref();
+                if self.desired.is_none() && accepted.is_some_and(|held| held.revision == desired.revision) {
+                    self.desired = Some(Arc::from(desired));
+                    self.wake();
+                }
+            }
             SourceNews::Desired(desired) => {
                 self.source_is_back(&desired.revision).await;
                 self.accept(desired).await;

@@ -39,11 +39,10 @@ impl Follower {
         let mut told: Option<Revision> = None;
         if let Some(revision) = accepted {
             // Where the mirror is gone or damaged the fetch makes it anew, and says so if it cannot.
-            if let Ok(SourceNews::Desired(desired)) = self.read(&mut manifests, revision.clone()).await {
-                told = Some(revision);
-                if self.news.send(SourceNews::Desired(desired)).await.is_err() {
-                    return;
-                }
+            if let Ok(SourceNews::Desired(desired)) = self.read(&mut manifests, revision).await
+                && self.news.send(SourceNews::Restored(desired)).await.is_err()
+            {
+                return;
             }
         }
         let mut watch = RepositoryWatch::new(self.local.as_deref(), self.poll, u64::from(std::process::id()));

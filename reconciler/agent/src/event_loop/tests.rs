@@ -453,9 +453,15 @@ async fn a_rejected_commit_keeps_the_last_good_one() {
 
     // It is still known after a restart, and gone with the next good commit.
     world.start();
-    let status = world.status().await;
+    let SourceNews::Desired(good) = commit(1, [sliver("web/0")]) else {
+        unreachable!("a commit asks for something")
+    };
+    world.push(SourceNews::Restored(good)).await;
+    let status = world
+        .until("the last good commit", |status| status.phase == Phase::Converged)
+        .await;
     assert!(status.rejected.unwrap().why.contains("E0107"));
-    world.push(commit(1, [sliver("web/0")])).await;
+    assert_eq!(status.source.read_ms, None);
     world.push(commit(3, [sliver("web/0")])).await;
     world.converged(3).await;
     assert_eq!(world.status().await.rejected, None);
