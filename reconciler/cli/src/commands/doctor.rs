@@ -3,13 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use xeno_agent::AgentConfig;
 use xeno_agent::api::{FORMAT_VERSION, Fact, FactState};
 use xeno_agent::api_client::{ApiClient, ClientError};
+use xeno_qemu::Accel;
 
 use crate::exit::Exit;
-use crate::failure::{Outcome, chain};
+use crate::failure::{Failure, Outcome, chain};
 use crate::link::{AgentArgs, wait};
 use crate::output::{self, BAD, FAIR, GOOD, TextFormat, ago, bytes, paint};
+
+/// Where configuration and state are unless somebody says otherwise.
+const DEFAULT_CONFIG: &str = "/etc/xenoslice/agent.toml";
+const DEFAULT_STATE: &str = "/var/lib/xenoslice";
 
 /// Below this much space, imports and writes are about to fail.
 const SPACE_BAD: u64 = 100 << 20;
@@ -24,17 +30,34 @@ const CLOCK_MIN_MS: u64 = 1_767_225_600_000;
 pub(crate) struct Doctor {
     #[command(flatten)]
     agent: AgentArgs,
-    /// Directory whose disk is looked at.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/xenoslice")]
-    state: PathBuf,
+    /// The agent's configuration, for what only its directory tells [default: /etc/xenoslice/agent.toml].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Form of the result.
     #[arg(short, long, value_enum, default_value_t)]
     output: TextFormat,
 }
 
 pub(crate) fn run(args: &Doctor) -> Outcome {
-    let client = args.agent.client();
+    let config = match &args.config {
+        Some(path) => Some(
+            AgentConfig::read(path)
+                .map_err(|error| Failure::doing(format_args!("read {}", path.display()), &error))?,
+        ),
+        // Where there is none, or not for this user, less is known.
+        None => AgentConfig::read(Path::new(DEFAULT_CONFIG)).ok(),
+    };
+    let state = config
+        .as_ref()
+        .map_or(Path::new(DEFAULT_STATE), |config| config.state_dir.as_path());
+    let client = match (&args.config, &config) {
+        (Some(_), Some(config)) => ApiClient::new(&config.socket),
+        (_, _) => args.agent.client(),
+    };
     let mut facts = wait(async { Ok(agent(&client).await) })?;
+    if let Some(verdict) = wait(async { Ok(verdict(state).await) })? {
+        facts.push(verdict);
+    }
     // A running agent knows more of its own hypervisor.
     for (what, look) in [("qemu", qemu as fn() -> Fact), ("acceleration", acceleration)] {
         if !facts.iter().any(|fact| fact.what == what) {
@@ -43,7 +66,7 @@ pub(crate) fn run(args: &Doctor) -> Outcome {
     }
     facts.push(busybox());
     facts.push(clock());
-    facts.push(space(&args.state));
+    facts.push(space(state));
     let worst = if facts.iter().any(|fact| fact.state == FactState::Bad) {
         Exit::Failed
     } else {
@@ -139,8 +162,19 @@ async fn agent(client: &ApiClient) -> Vec<Fact> {
     facts
 }
 
+/// What the agent found out by booting Linux: only its directory tells.
+async fn verdict(state: &Path) -> Option<Fact> {
+    let qemu = in_path(xeno_qemu::config::QEMU_NAME)?;
+    let verdict = xeno_qemu::accel::known(&state.join("qemu"), &qemu).await?;
+    let (state, word) = match verdict.accel {
+        Accel::Kvm => (FactState::Good, "guests run on KVM"),
+        Accel::Tcg => (FactState::Fair, "guests run in emulation, several times slower"),
+    };
+    Some(fact("acceleration", state, format!("{word}: {}", verdict.why)))
+}
+
 fn qemu() -> Fact {
-    let name = "qemu-system-x86_64";
+    let name = xeno_qemu::config::QEMU_NAME;
     match in_path(name) {
         Some(path) => fact("qemu", FactState::Good, path.display().to_string()),
         None => fact(
@@ -151,7 +185,7 @@ fn qemu() -> Fact {
     }
 }
 
-/// Whether KVM could be used. Whether it boots Linux only a running agent finds out.
+/// Whether KVM could be used. Whether Linux boots on it an agent finds out with its first guest.
 fn acceleration() -> Fact {
     let kvm = Path::new("/dev/kvm");
     if !kvm.exists() {

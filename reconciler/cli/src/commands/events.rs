@@ -59,9 +59,9 @@ fn line(event: &EventView) -> String {
     let sliver = event.sliver.as_deref().unwrap_or("-");
     let when = paint(FAINT, &format!("{:>6}  {}", event.seq, moment(event.at_ms)));
     // A second line of one event lies under the first.
-    let text = output::clean(event.text.trim_end()).replace('\n', &format!("\n{:51}", ""));
+    let text = output::clean(event.text.trim_end()).replace('\n', &format!("\n{:55}", ""));
     format!(
-        "{when}  {:<10} {:<10} {text}\n",
+        "{when}  {:<14} {:<10} {text}\n",
         output::clean(&event.kind),
         output::clean(sliver)
     )

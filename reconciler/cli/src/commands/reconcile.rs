@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use xeno_agent::api::{Phase, SliverPhase};
+use xeno_model::id::SliverId;
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -60,19 +61,20 @@ pub(crate) fn run(args: &Reconcile) -> Outcome {
             }
             if Instant::now() >= deadline {
                 bar.finish_and_clear();
-                let left = status
+                let mut left = status
                     .slivers
                     .iter()
                     .filter(|sliver| sliver.phase != SliverPhase::Settled);
-                let left: Vec<&str> = left.map(|sliver| sliver.id.as_str()).take(5).collect();
-                let ask = left
-                    .first()
-                    .map(|sliver| format!("`xeno why {sliver}` says more"));
-                return Err(Failure::said(format!(
-                    "not converged within {} s: {}",
-                    args.timeout, status.summary
-                ))
-                .hint(ask));
+                let first = left.next().and_then(|sliver| SliverId::parse(&sliver.id).ok());
+                let hint = match first {
+                    Some(sliver) => {
+                        let why = client.why(&sliver).await?;
+                        Some(format!("{sliver}: {}", why.sentences.join(" ")))
+                    }
+                    None => None,
+                };
+                let what = format!("not converged within {} s: {}", args.timeout, status.summary);
+                return Err(Failure::said(what).hint(hint));
             }
             bar.set_message(output::clean(&status.summary));
             tokio::time::sleep(ASK_EVERY).await;

@@ -157,7 +157,7 @@ fn import(args: &Import) -> Outcome {
     let report =
         imported.map_err(|error| Failure::doing(format_args!("import {}", args.source.display()), &error))?;
     output::note(&format!(
-        "imported {}: {}, of which {} are new to the store",
+        "imported {}: {}; {} are new to the store, kernel and initramfs included",
         objects(report.entries),
         bytes(report.bytes),
         bytes(report.bytes_new),
