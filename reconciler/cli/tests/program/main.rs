@@ -1,5 +1,6 @@
 //! The program as people and git run it.
 
+mod daemon;
 mod hook;
 mod offline;
 mod world;
