@@ -7,6 +7,7 @@ use crate::id::{
     ChannelName, Digest, DomainUuid, FleetName, NodeName, Revision, SiteName, SliceName, SliverId,
     TemplateName,
 };
+use crate::observed::Stranger;
 use crate::units::{BitRate, Bytes, Millis};
 
 /// All that one commit asks for.
@@ -66,6 +67,29 @@ pub struct Node {
     pub memory: Bytes,
     /// Virtual CPUs it offers; may be shared by more.
     pub vcpus: u32,
+}
+
+impl Standing {
+    /// Memory that domains of strangers take from what the node has for guests, in MiB.
+    ///
+    /// On Xen all domains share the memory that is declared. A node with QEMU declares what it gives to Xenoslice, and
+    /// whatever else the machine does, other people's virtual machines included, comes out of the rest.
+    #[must_use]
+    pub fn taken_by_strangers(&self, strangers: &[Stranger]) -> u64 {
+        match self {
+            Self::Named(Node {
+                hypervisor: HypervisorKind::Qemu,
+                ..
+            }) => 0,
+            Self::Named(Node {
+                hypervisor: HypervisorKind::Xen,
+                ..
+            })
+            | Self::NotNamed => strangers
+                .iter()
+                .fold(0, |sum, stranger| sum.saturating_add(stranger.memory_mib)),
+        }
+    }
 }
 
 /// What runs a node's guests.

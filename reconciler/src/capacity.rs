@@ -129,9 +129,9 @@ fn capacity(input: &PlanInput<'_>) -> u64 {
 
 fn held_in_all(input: &PlanInput<'_>) -> Option<u64> {
     let domains = domains(input)?;
+    let strangers = input.desired.standing.taken_by_strangers(&domains.strangers);
     let ours = domains.ours.values().map(|domain| domain.memory_mib);
-    let strangers = domains.strangers.iter().map(|stranger| stranger.memory_mib);
-    Some(ours.chain(strangers).fold(0, u64::saturating_add))
+    Some(ours.fold(strangers, u64::saturating_add))
 }
 
 /// What a sliver's steps do to memory; `None` if nothing.

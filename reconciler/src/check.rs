@@ -471,7 +471,7 @@ fn check_shared(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Find
         Standing::Named(node) => node.memory.mib(),
         Standing::NotNamed => 0,
     };
-    let strangers: u64 = domains.strangers.iter().map(|stranger| stranger.memory_mib).sum();
+    let strangers = input.desired.standing.taken_by_strangers(&domains.strangers);
     let own: u64 = domains.ours.values().map(|domain| domain.memory_mib).sum();
     // Where a node holds more than it may already, a plan must not make it worse.
     let limit = capacity.max(strangers.saturating_add(own));

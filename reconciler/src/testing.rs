@@ -104,7 +104,7 @@ impl World {
                 standing: Standing::Named(Node {
                     site: SiteName::new("cambridge").unwrap(),
                     labels: BTreeMap::new(),
-                    hypervisor: HypervisorKind::Qemu,
+                    hypervisor: HypervisorKind::Xen,
                     memory: Bytes(2 << 30),
                     vcpus: 8,
                 }),

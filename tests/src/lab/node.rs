@@ -7,6 +7,9 @@ use std::time::Duration;
 use super::process::Daemon;
 use super::{LabError, LabResult, Parts, ensure, wait_for, write};
 
+const AGENT_SOCKET: &str = "agent.sock";
+const COWFS_SOCKET: &str = "cowfs.sock";
+
 /// One node.
 #[derive(Debug)]
 pub struct Node {
@@ -54,28 +57,9 @@ impl Node {
             agent,
             cowfs,
         };
-        node.await_sockets()?;
+        await_socket(&mut node.cowfs, &node.dir.join(COWFS_SOCKET))?;
+        await_socket(&mut node.agent, &node.dir.join(AGENT_SOCKET))?;
         Ok(node)
-    }
-
-    fn await_sockets(&mut self) -> LabResult<()> {
-        for (daemon, socket) in [(&mut self.cowfs, "cowfs.sock"), (&mut self.agent, "agent.sock")] {
-            let path = self.dir.join(socket);
-            wait_for(
-                &format!("{} to listen on {socket}", self.name),
-                START_DEADLINE,
-                || {
-                    if daemon.ended() {
-                        let said = std::fs::read_to_string(&daemon.log).unwrap_or_default();
-                        return Err(format!("it ended: {said}"));
-                    }
-                    std::os::unix::net::UnixStream::connect(&path)
-                        .map(drop)
-                        .map_err(|e| e.to_string())
-                },
-            )?;
-        }
-        Ok(())
     }
 
     /// Kills the agent as a crash would.
@@ -100,7 +84,7 @@ impl Node {
     /// If it does not come up.
     pub fn restart_agent(&mut self) -> LabResult<()> {
         self.agent = start_agent(&self.xeno, &self.dir)?;
-        self.await_sockets()
+        await_socket(&mut self.agent, &self.dir.join(AGENT_SOCKET))
     }
 
     /// Starts the file server again, as a service manager would.
@@ -109,13 +93,13 @@ impl Node {
     /// If it does not come up.
     pub fn restart_cowfs(&mut self) -> LabResult<()> {
         self.cowfs = start_cowfs(&self.xeno, &self.dir)?;
-        self.await_sockets()
+        await_socket(&mut self.cowfs, &self.dir.join(COWFS_SOCKET))
     }
 
     /// Its agent's socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.dir.join("agent.sock")
+        self.dir.join(AGENT_SOCKET)
     }
 
     /// Runs a `xeno` command against this node's agent.
@@ -187,6 +171,27 @@ impl Node {
         self.agent.stop()?;
         self.cowfs.stop()
     }
+}
+
+/// Waits until a daemon takes connections; shows the end of what it said if it ends instead.
+fn await_socket(daemon: &mut Daemon, path: &Path) -> LabResult<()> {
+    wait_for(
+        &format!("somebody to listen on {}", path.display()),
+        START_DEADLINE,
+        || {
+            if daemon.ended() {
+                let said = std::fs::read_to_string(&daemon.log).unwrap_or_default();
+                let tail: Vec<&str> = said.lines().rev().take(10).collect();
+                return Err(format!(
+                    "it ended: {}",
+                    tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+                ));
+            }
+            std::os::unix::net::UnixStream::connect(path)
+                .map(drop)
+                .map_err(|e| e.to_string())
+        },
+    )
 }
 
 fn start_agent(xeno: &Path, dir: &Path) -> LabResult<Daemon> {
