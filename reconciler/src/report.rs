@@ -43,29 +43,26 @@ pub fn sentence(reason: &Reason) -> String {
         Reason::TombstoneExpired { since } => {
             format!("removed on {}, and kept for as long as was promised", utc(*since))
         }
-        Reason::Blind { facet, why } => format!("waits: {facet} could not be seen because {why}"),
+        Reason::Blind { facet, why } => format!("{facet} could not be seen because {why}"),
         Reason::DeleteBudget { allowed, used, asked } => format!(
-            "waits: removing it would exceed the delete budget ({allowed} allowed, {used} used, {asked} asked for)"
+            "removing it would exceed the delete budget ({allowed} allowed, {used} used, {asked} asked for)"
         ),
         Reason::NodeNotNamed => {
-            "waits: the repository does not name this node, which therefore stays as it is".to_owned()
+            "the repository does not name this node, which therefore stays as it is".to_owned()
         }
         Reason::NothingDesired => {
-            "waits: the commit asks for nothing at all, and nothing is removed on the word of an empty commit"
+            "the commit asks for nothing at all, and nothing is removed on the word of an empty commit"
                 .to_owned()
         }
         Reason::NoRoom {
             needed,
             free,
             capacity,
-        } => format!("waits: needs {needed} MiB, and {free} of the node's {capacity} MiB are free for it"),
-        Reason::PortTaken { port, by } => format!("waits: port {port} of the node is held by {by}"),
-        Reason::NotSupported { what } => format!("waits: this version cannot do it: {what}"),
+        } => format!("needs {needed} MiB, and {free} of the node's {capacity} MiB are free for it"),
+        Reason::PortTaken { port, by } => format!("port {port} of the node is held by {by}"),
+        Reason::NotSupported { what } => format!("this version cannot do it: {what}"),
         Reason::BackingOff { action, why, until } => {
-            format!(
-                "waits: {action} failed ({why}) and is tried again at {}",
-                utc(*until)
-            )
+            format!("{action} failed ({why}) and is tried again at {}", utc(*until))
         }
     }
 }

@@ -391,6 +391,8 @@ pub struct WhyView {
     pub format_version: u32,
     /// The sliver.
     pub sliver: String,
+    /// Where it stands.
+    pub phase: SliverPhase,
     /// Whether it is as desired, and healthy.
     pub settled: bool,
     /// Sentences, most important first.

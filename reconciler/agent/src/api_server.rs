@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -207,17 +207,9 @@ async fn plan(State(api): State<Api>, Query(query): Query<PlanQuery>) -> Respons
 
 /// Has the repository read, and waits until it was, or could not be: the plan is then made from what is known.
 async fn refresh(handle: &AgentHandle) -> Result<(), HandleError> {
-    let before = handle.status().await?.source;
-    let deadline = Instant::now() + REFRESH_MAX;
-    handle.reconcile().await?;
-    while Instant::now() < deadline {
-        let now = handle.status().await?.source;
-        if now.read_ms > before.read_ms || (now.failure.is_some() && now.failure != before.failure) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
+    let read = tokio::time::timeout(REFRESH_MAX, handle.refetch()).await;
+    // A repository that takes longer does not keep anybody from a plan.
+    read.unwrap_or(Ok(()))
 }
 
 async fn sliver(State(api): State<Api>, UrlPath(path): UrlPath<(String, String)>) -> Response {

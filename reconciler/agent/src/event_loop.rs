@@ -31,7 +31,7 @@ use xeno_state::record::{EventKind, NewEvent, Rejection};
 use crate::api::{EventView, PlanView};
 use crate::clock::Clock;
 use crate::dispatch::Ports;
-use crate::handle::{Reply, Request};
+use crate::handle::{Reply, Request, WAITING_MAX};
 use crate::health::Verdicts;
 use crate::observe::observe;
 use crate::store::Store;
@@ -73,6 +73,8 @@ pub(crate) enum SourceNews {
 pub(crate) struct Inputs {
     pub(crate) sources: mpsc::Receiver<SourceNews>,
     pub(crate) requests: mpsc::Receiver<Request>,
+    /// Something around the node changed: look.
+    pub(crate) hints: mpsc::Receiver<()>,
 }
 
 /// Everything that can happen.
@@ -84,6 +86,7 @@ enum Event {
     ActionEnded(Id, Result<Outcome, JoinError>),
     Asked(Request),
     HealthChanged,
+    Hint,
     Tick,
     Shutdown,
 }
@@ -125,6 +128,8 @@ pub(crate) struct Agent<H, S> {
     /// Desired state that could not be written down yet.
     unwritten: Option<Box<DesiredNode>>,
     source: SourceState,
+    /// Who waits for the repository to be read.
+    waiting_for_source: Vec<Reply<()>>,
     observed: Option<ObservedNode>,
     plan: Option<Plan>,
     /// Findings against the last plan; it is not carried out.
@@ -181,6 +186,7 @@ where
             desired: None,
             unwritten: None,
             source: SourceState::default(),
+            waiting_for_source: Vec::new(),
             observed: None,
             plan: None,
             refused: Vec::new(),
@@ -219,6 +225,7 @@ where
                 Some(news) = inputs.sources.recv() => Event::Source(news),
                 Some(request) = inputs.requests.recv() => Event::Asked(request),
                 Ok(()) = self.health.changed() => Event::HealthChanged,
+                Some(()) = inputs.hints.recv() => Event::Hint,
                 () = sleep_until(wake) => Event::Tick,
             };
             if matches!(event, Event::Shutdown) {
@@ -272,6 +279,10 @@ where
             Event::Looked(observed, Purpose::Peek) => self.peeked(observed).await,
             Event::Looked(observed, Purpose::Answer(reply)) => {
                 let answer = self.answer_plan(&observed).await;
+                if answer.as_ref().is_ok_and(|plan| !plan.empty) {
+                    // What a person is shown is not left until the next tick.
+                    self.wake();
+                }
                 // Who stopped waiting does not get an answer.
                 let _ = reply.send(answer);
             }
@@ -284,6 +295,11 @@ where
             Event::ActionEnded(id, outcome) => self.action_ended(id, outcome).await,
             Event::Asked(request) => self.answer(request).await,
             Event::HealthChanged => self.health_changed().await,
+            Event::Hint => {
+                // Where a pass is under way, the next look follows it at once.
+                self.next_look = Instant::now();
+                self.tick().await;
+            }
             Event::Tick => self.tick().await,
             Event::Shutdown => {}
         }
@@ -340,7 +356,10 @@ where
         if matches!(purpose, Purpose::Pass) {
             self.stage = Stage::Looking;
         }
-        self.next_look = Instant::now() + self.settings.look_every;
+        // A question is no look of the loop's own: asked often enough, it would put that off for ever.
+        if !matches!(purpose, Purpose::Answer(_)) {
+            self.next_look = Instant::now() + self.settings.look_every;
+        }
         let ports = Arc::clone(&self.ports);
         let node = self.settings.node.clone();
         let at = self.clock.now();
@@ -360,6 +379,26 @@ where
 
     /// Takes what the repository says.
     async fn hear(&mut self, news: SourceNews) {
+        let read = !matches!(news, SourceNews::Restored(_));
+        self.take(news).await;
+        if read {
+            for reply in self.waiting_for_source.drain(..) {
+                // Who stopped waiting does not get an answer.
+                let _ = reply.send(Ok(()));
+            }
+        }
+    }
+
+    /// Has the repository read now; `reply` is answered once it was, or could not be.
+    fn refetch(&mut self, reply: Reply<()>) {
+        self.waiting_for_source.retain(|reply| !reply.is_closed());
+        if self.waiting_for_source.len() < WAITING_MAX {
+            self.waiting_for_source.push(reply);
+            self.refetch.notify_one();
+        }
+    }
+
+    async fn take(&mut self, news: SourceNews) {
         let now = self.clock.now();
         match news {
             SourceNews::Restored(desired) => {
@@ -438,8 +477,11 @@ where
         } else {
             let now = self.clock.now();
             let revision = desired.revision.clone();
-            let slivers = desired.slivers.len();
-            let text = format!("accepted {}: {slivers} slivers here", revision.short());
+            let slivers = match desired.slivers.len() {
+                1 => "1 sliver".to_owned(),
+                n => format!("{n} slivers"),
+            };
+            let text = format!("accepted {}: {slivers} here", revision.short());
             let event = self.event(EventKind::Accepted, None, text);
             let concerned = self.concerned(&desired);
             let calmed = concerned.clone();

@@ -9,6 +9,9 @@ use crate::api::{Doctor, EventView, Events, PlanView, SliverStatus, Slivers, Sta
 /// them by number.
 pub const WATCH_EVENTS_MAX: usize = 256;
 
+/// Questions that may wait for the loop, or for the repository, at a time.
+pub(crate) const WAITING_MAX: usize = 64;
+
 /// Most events of one answer.
 pub const EVENTS_PER_ANSWER_MAX: u32 = 1000;
 
@@ -24,8 +27,8 @@ pub enum HandleError {
         /// Which.
         sliver: SliverId,
     },
-    /// No commit has been accepted yet.
-    #[error("no commit has been accepted yet{}", .why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
+    /// It is not known what is desired.
+    #[error("no commit is in force yet{}", .why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
     NoDesired {
         /// What is known about the reason.
         why: Option<String>,
@@ -53,6 +56,7 @@ pub(crate) enum Request {
     Sliver(SliverId, Reply<SliverStatus>),
     Why(SliverId, Reply<WhyView>),
     Events(u64, u32, Reply<Events>),
+    Refetch(Reply<()>),
     Reconcile(Reply<()>),
     Doctor(Reply<Doctor>),
 }
@@ -137,6 +141,14 @@ impl AgentHandle {
     pub fn watch(&self) -> Result<broadcast::Receiver<EventView>, HandleError> {
         let events = self.events.upgrade().ok_or(HandleError::Stopping)?;
         Ok(events.subscribe())
+    }
+
+    /// Reads the repository now, and returns once it was read, or could not be. Changes nothing else.
+    ///
+    /// # Errors
+    /// [`HandleError::Stopping`], also where far too many wait for the repository already.
+    pub async fn refetch(&self) -> Result<(), HandleError> {
+        self.ask(Request::Refetch).await
     }
 
     /// Reads the repository now, forgets the waits after failures, and looks at the node again. Returns at once.

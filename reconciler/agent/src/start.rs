@@ -18,13 +18,11 @@ use crate::config::AgentConfig;
 use crate::dispatch::{BlobReader, Ports};
 use crate::event_loop::{Agent, Inputs, Settings};
 use crate::follow::Follower;
-use crate::handle::{AgentHandle, WATCH_EVENTS_MAX};
+use crate::handle::{AgentHandle, WAITING_MAX, WATCH_EVENTS_MAX};
 use crate::health::Probers;
 use crate::source::{self, Credentials, Source, SourceConfig, SourceError};
 use crate::store::Store;
-
-/// Questions that may wait for the loop at a time.
-const REQUESTS_MAX: usize = 64;
+use crate::watch::watch_socket;
 
 /// Commits that may wait for the loop at a time.
 const NEWS_MAX: usize = 4;
@@ -126,7 +124,7 @@ pub async fn run(
         shutdown_grace: config.shutdown_grace,
     });
     let (news, sources) = mpsc::channel(NEWS_MAX);
-    let (asking, requests) = mpsc::channel(REQUESTS_MAX);
+    let (asking, requests) = mpsc::channel(WAITING_MAX);
     let (events, _) = broadcast::channel(WATCH_EVENTS_MAX);
     let handle = AgentHandle::new(asking, &events);
     let refetch = Arc::new(Notify::new());
@@ -158,7 +156,14 @@ pub async fn run(
     };
     let mut server = tokio::spawn(api_server::serve(listener, handle, until(stopped)));
     let following = tokio::spawn(follower.follow(accepted.map(|accepted| accepted.revision)));
-    let inputs = Inputs { sources, requests };
+    // One place: many hints that nobody has followed yet are one.
+    let (hint, hints) = mpsc::channel(1);
+    let _watching = watch_socket(&config.cowfs_socket, hint);
+    let inputs = Inputs {
+        sources,
+        requests,
+        hints,
+    };
     let ended = tokio::select! {
         ended = agent.run(inputs, shutdown) => ended.map_err(AgentError::State),
         served = &mut server => match served {

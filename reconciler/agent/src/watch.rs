@@ -120,6 +120,36 @@ fn watch(directory: &Path, hint: mpsc::Sender<()>) -> notify::Result<Recommended
     Ok(watcher)
 }
 
+/// Says when a server has taken its socket anew: its guests wait for what it served before, so every second counts.
+/// Watches for as long as the result is held; `None` where that cannot be done, and looking now and then has to do.
+pub(crate) fn watch_socket(socket: &Path, hint: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    let name = socket.file_name()?.to_owned();
+    let directory = match socket.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let watching = || {
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let matters = event.is_ok_and(|event| {
+                matches!(event.kind, EventKind::Create(_) | EventKind::Modify(_))
+                    && event.paths.iter().any(|path| path.file_name() == Some(&name))
+            });
+            if matters {
+                // A full place means that a hint is waiting already.
+                let _ = hint.try_send(());
+            }
+        })?;
+        // The directory, since the socket is another file each time.
+        watcher.watch(directory, RecursiveMode::NonRecursive)?;
+        Ok::<_, notify::Error>(watcher)
+    };
+    watching()
+        .inspect_err(|error| {
+            tracing::debug!(%error, directory = %directory.display(), "cannot watch for the file server; looking now and then");
+        })
+        .ok()
+}
+
 fn git_directory(path: &Path) -> PathBuf {
     let inner = path.join(".git");
     if inner.is_dir() { inner } else { path.to_owned() }
@@ -156,6 +186,19 @@ mod tests {
         assert_eq!(woken(&mut watch).await, Wake::Hint);
         std::fs::write(dir.path().join("packed-refs"), "x").expect("packed refs");
         assert_eq!(woken(&mut watch).await, Wake::Hint);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_taken_anew_is_noticed_and_others_are_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("cowfs.sock");
+        let (hint, mut hints) = mpsc::channel(1);
+        let _watching = watch_socket(&socket, hint).expect("a watch");
+        std::fs::write(dir.path().join("cowfs.log"), "x").expect("a file");
+        std::fs::write(dir.path().join("hidden"), "x").expect("a file");
+        std::fs::rename(dir.path().join("hidden"), &socket).expect("a socket");
+        let hint = tokio::time::timeout(Duration::from_secs(30), hints.recv()).await;
+        assert_eq!(hint.expect("a hint in time"), Some(()));
     }
 
     #[tokio::test(start_paused = true)]

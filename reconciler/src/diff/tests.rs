@@ -246,7 +246,7 @@ fn removals_beyond_the_budget_wait_in_order() {
     assert_eq!(class, ChangeClass::Wait);
     assert_eq!(
         why[0],
-        "waits: removing it would exceed the delete budget (2 allowed, 1 used, 3 asked for)"
+        "removing it would exceed the delete budget (2 allowed, 1 used, 3 asked for)"
     );
     assert_eq!(
         steps,
@@ -284,7 +284,7 @@ fn what_cannot_be_seen_is_left_alone() {
     check(
         &world,
         ChangeClass::Wait,
-        &["waits: domains could not be seen because the hypervisor does not answer"],
+        &["domains could not be seen because the hypervisor does not answer"],
         &[],
     );
     assert_eq!(world.class("db/0"), ChangeClass::Wait);
@@ -342,7 +342,7 @@ fn what_will_never_fit_waits_with_the_numbers_and_stays_up() {
         &world,
         ChangeClass::Wait,
         &[
-            "waits: needs 256 MiB, and 192 of the node's 384 MiB are free for it",
+            "needs 256 MiB, and 192 of the node's 384 MiB are free for it",
             "memory 128MiB → 256MiB",
         ],
         &[],
@@ -378,10 +378,7 @@ fn a_port_is_handed_over_or_waited_for() {
     assert_eq!(class, ChangeClass::Wait);
     assert_eq!(
         why,
-        [
-            "waits: port 8080 of the node is held by db/0",
-            "new in the repository"
-        ]
+        ["port 8080 of the node is held by db/0", "new in the repository"]
     );
 }
 

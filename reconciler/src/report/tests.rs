@@ -103,14 +103,14 @@ should be stopped; what it wrote is kept
 no longer in the repository
 the repository places it on another node
 removed on 2026-11-22 06:10:48 UTC, and kept for as long as was promised
-waits: domains could not be seen because the hypervisor does not answer
-waits: removing it would exceed the delete budget (2 allowed, 1 used, 3 asked for)
-waits: the repository does not name this node, which therefore stays as it is
-waits: the commit asks for nothing at all, and nothing is removed on the word of an empty commit
-waits: needs 512 MiB, and 256 of the node's 2048 MiB are free for it
-waits: port 8080 of the node is held by db/0
-waits: this version cannot do it: keeping a suspended sliver's memory in an image
-waits: boot:web/0 failed (no kernel) and is tried again at 2026-11-22 06:10:48 UTC"
+domains could not be seen because the hypervisor does not answer
+removing it would exceed the delete budget (2 allowed, 1 used, 3 asked for)
+the repository does not name this node, which therefore stays as it is
+the commit asks for nothing at all, and nothing is removed on the word of an empty commit
+needs 512 MiB, and 256 of the node's 2048 MiB are free for it
+port 8080 of the node is held by db/0
+this version cannot do it: keeping a suspended sliver's memory in an image
+boot:web/0 failed (no kernel) and is tried again at 2026-11-22 06:10:48 UTC"
     );
 }
 

@@ -44,6 +44,7 @@ impl World {
                     Request::Why(sliver, reply) if sliver.number == 0 => drop(reply.send(Ok(WhyView {
                         format_version: FORMAT_VERSION,
                         sliver: sliver.to_string(),
+                        phase: crate::api::SliverPhase::Settled,
                         settled: true,
                         sentences: Vec::new(),
                     }))),
@@ -61,7 +62,7 @@ impl World {
                             events,
                         })));
                     }
-                    Request::Reconcile(reply) => drop(reply.send(Ok(()))),
+                    Request::Reconcile(reply) | Request::Refetch(reply) => drop(reply.send(Ok(()))),
                     other => panic!("nobody asks {other:?} here"),
                 }
             }

@@ -48,6 +48,7 @@ where
                 });
                 drop(reply.send(events));
             }
+            Request::Refetch(reply) => self.refetch(reply),
             Request::Reconcile(reply) => {
                 self.refetch.notify_one();
                 self.memory.backing_off.clear();
@@ -64,7 +65,10 @@ where
         let Some(desired) = self.desired.clone() else {
             let why = self.memory.rejected.as_ref().map(|rejected| rejected.why.clone());
             return Err(HandleError::NoDesired {
-                why: why.or_else(|| self.source.failure.clone()),
+                why: self
+                    .not_read_again()
+                    .or(why)
+                    .or_else(|| self.source.failure.clone()),
             });
         };
         let planned = self
@@ -159,12 +163,31 @@ where
         }
     }
 
+    /// Where a commit has been accepted, and what it asks for is not known any more since a restart.
+    fn not_read_again(&self) -> Option<String> {
+        let accepted = self.memory.accepted.as_ref().filter(|_| self.desired.is_none())?;
+        Some(format!(
+            "{} was accepted, and has not been read again since the agent started",
+            accepted.revision.short()
+        ))
+    }
+
+    /// Slivers whose health check fails.
+    fn unhealthy(&self) -> Vec<String> {
+        let unhealthy = |sliver: &&SliverId| self.health_view(sliver).verdict == HealthWord::Unhealthy;
+        let wanted = self.desired.iter().flat_map(|desired| desired.slivers.keys());
+        wanted.filter(unhealthy).map(ToString::to_string).collect()
+    }
+
     fn summary(&self, phase: Phase) -> String {
         let node = &self.settings.node;
         let revision = self
             .desired
             .as_ref()
             .map_or_else(String::new, |desired| desired.revision.short().to_owned());
+        if let Some(why) = self.not_read_again() {
+            return format!("{node} leaves everything as it is: {why}");
+        }
         match phase {
             Phase::NoDesired => match (&self.source.failure, &self.memory.rejected) {
                 (Some(why), _) => {
@@ -181,7 +204,14 @@ where
             Phase::Looking => format!("{node} looks at itself before acting on {revision}"),
             Phase::Working => format!("{node} is on its way to {revision}"),
             Phase::Waiting => format!("{node} waits on its way to {revision}: see the slivers"),
-            Phase::Converged => format!("{node} is as {revision} asks"),
+            Phase::Converged => match self.unhealthy().as_slice() {
+                [] => format!("{node} is as {revision} asks"),
+                [one] => format!("{node} is as {revision} asks, but {one} is unhealthy"),
+                many => format!(
+                    "{node} is as {revision} asks, but {} slivers are unhealthy",
+                    many.len()
+                ),
+            },
             Phase::Blind => format!("{node} cannot see all of itself, and leaves that alone"),
             Phase::Refused => format!("{node} does not act: the plan did not pass its check"),
             Phase::Stopping => format!("the agent of {node} is stopping"),
@@ -222,7 +252,10 @@ where
         let strangers = domains
             .map(|domains| domains.strangers.as_slice())
             .unwrap_or_default();
-        strangers.iter().map(|stranger| stranger.name.clone()).collect()
+        strangers
+            .iter()
+            .map(|stranger| format!("{} ({} MiB)", stranger.name, stranger.memory_mib))
+            .collect()
     }
 
     fn problems(&self) -> Vec<String> {
@@ -357,6 +390,10 @@ where
         }
         if self.memory.backing_off.contains_key(sliver) {
             return SliverPhase::Failing;
+        }
+        // Nobody knows yet what is desired: that is no reason to call anything left over.
+        if self.desired.is_none() && self.memory.accepted.is_some() {
+            return SliverPhase::Pending;
         }
         match (
             self.wanted(sliver),
@@ -528,7 +565,11 @@ where
             let reasons: Vec<_> = reasons.map(report::sentence).collect();
             let settled = matches!(phase, SliverPhase::Settled);
             if !reasons.is_empty() && !settled {
-                sentences.push(format!("{}: {}.", change.class.word(), reasons.join("; ")));
+                let word = match change.class {
+                    ChangeClass::Wait => "waits",
+                    class => class.word(),
+                };
+                sentences.push(format!("{word}: {}.", reasons.join("; ")));
             }
         }
         if let Stage::Running(progress) = &self.stage
@@ -542,7 +583,9 @@ where
         } else if health.verdict == HealthWord::Starting {
             sentences.push("Its health check has not passed yet.".to_owned());
         }
-        if self.desired.is_none() {
+        if let Some(why) = self.not_read_again() {
+            sentences.push(format!("Nothing is done: {why}."));
+        } else if self.desired.is_none() {
             sentences.push("No commit has been accepted yet.".to_owned());
         }
         sentences.extend(
@@ -570,6 +613,7 @@ where
         Ok(WhyView {
             format_version: FORMAT_VERSION,
             sliver: sliver.to_string(),
+            phase,
             settled,
             sentences,
         })

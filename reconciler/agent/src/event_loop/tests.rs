@@ -105,6 +105,7 @@ struct World {
 struct Running {
     handle: AgentHandle,
     sources: mpsc::Sender<SourceNews>,
+    hint: mpsc::Sender<()>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -170,6 +171,7 @@ impl World {
         let (events, _) = broadcast::channel(WATCH_EVENTS_MAX);
         let (request_sender, requests) = mpsc::channel(16);
         let (sources, source_receiver) = mpsc::channel(16);
+        let (hint, hints) = mpsc::channel(1);
         let handle = AgentHandle::new(request_sender, &events);
         let refetch = Arc::new(Notify::new());
         let agent = Agent::new(settings, clock, ports, Store::new(state), events, refetch);
@@ -177,6 +179,7 @@ impl World {
         let inputs = Inputs {
             sources: source_receiver,
             requests,
+            hints,
         };
         let task = tokio::spawn(async move {
             // A dropped sender is not a wish to stop: tests abort the task for that.
@@ -190,6 +193,7 @@ impl World {
         self.agent = Some(Running {
             handle,
             sources,
+            hint,
             stop,
             task,
         });
@@ -331,6 +335,91 @@ async fn what_falls_over_is_put_up_again() {
         })
         .await;
     world.converged(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_is_followed_at_once_also_while_a_guest_becomes_healthy() {
+    let world = World::started();
+    let mut asked = sliver("web/0");
+    asked.health = Some(Health {
+        probe: Probe::Console {
+            marker: "never".to_owned(),
+        },
+        interval: Millis(1_000),
+        threshold: 1,
+        grace: Millis(180_000),
+    });
+    world.push(commit(1, [asked, sliver("web/1")])).await;
+    for exports in 2..5 {
+        let up = |status: &Status| status.slivers.iter().all(|sliver| sliver.domain == "running");
+        world.until("both to be up", up).await;
+        let before = world.status().await.node.now_ms;
+        world.node.lose_file_server();
+        world.running().hint.send(()).await.unwrap();
+        world
+            .until("the export to be back", |_| {
+                world.calls("export:web/1") == exports
+            })
+            .await;
+        assert!(world.status().await.node.now_ms - before < 1_000);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_keep_nothing_from_being_repaired_and_end_no_wait() {
+    let world = World::started();
+    world.push(commit(1, [sliver("web/0"), sliver("web/1")])).await;
+    world.converged(1).await;
+    let permanent = PortError::never("the kernel is no kernel");
+    world.node.script("boot", Fault::Fails(permanent));
+    world.node.lose_domain(&id("web/0"));
+    world
+        .until("the failure", |status| status.phase == Phase::Waiting)
+        .await;
+    let handle = world.running().handle.clone();
+    for _ in 0..60 {
+        assert!(!handle.plan().await.unwrap().empty);
+        let read = tokio::spawn({
+            let handle = handle.clone();
+            async move { handle.refetch().await }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let head = revision(1);
+        world.push(SourceNews::Unchanged { head }).await;
+        read.await.unwrap().unwrap();
+    }
+    assert_eq!(world.calls("boot:web/0"), 2, "a question ended the wait");
+
+    world.node.lose_domain(&id("web/1"));
+    for _ in 0..3 {
+        let _any = handle.plan().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(4)).await;
+    }
+    assert_eq!(world.calls("boot:web/1"), 2, "questions put off the repair");
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_the_last_commit_is_read_again_nothing_is_called_left_over() {
+    let mut world = World::started();
+    world.push(commit(1, [sliver("web/0")])).await;
+    world.converged(1).await;
+    world.stop().await;
+    world.start();
+    let status = world.status().await;
+    let short = revision(1).short().to_owned();
+    let why = format!("{short} was accepted, and has not been read again since the agent started");
+    assert_eq!(
+        status.summary,
+        format!("cam-01 leaves everything as it is: {why}")
+    );
+    assert_eq!(status.slivers[0].phase, SliverPhase::Pending);
+    let told = world.running().handle.why(id("web/0")).await.unwrap();
+    assert_eq!(told.sentences, [format!("Nothing is done: {why}.")]);
+    let plan = world.running().handle.plan().await.unwrap_err();
+    assert_eq!(plan.to_string(), format!("no commit is in force yet: {why}"));
+    world.push(commit(1, [sliver("web/0")])).await;
+    world.converged(1).await;
+    assert_eq!(world.calls("boot:web/0"), 1);
 }
 
 #[tokio::test(start_paused = true)]

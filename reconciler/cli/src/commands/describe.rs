@@ -1,7 +1,7 @@
 //! `xeno describe` and `xeno why`: one sliver.
 
 use clap::Args;
-use xeno_agent::api::SliverStatus;
+use xeno_agent::api::{SliverPhase, SliverStatus};
 use xeno_model::desired::DesiredSliver;
 use xeno_model::id::SliverId;
 
@@ -52,10 +52,10 @@ pub(crate) fn why(args: &Why) -> Outcome {
         output::json(&view)?;
         return Ok(Exit::Done);
     }
-    let (style, word) = if view.settled {
-        (GOOD, "as desired")
-    } else {
-        (FAIR, "not as desired")
+    let (style, word) = match (view.settled, view.phase) {
+        (true, _) => (GOOD, "as desired"),
+        (false, SliverPhase::Settled) => (FAIR, "as desired, but not healthy"),
+        (false, _) => (FAIR, "not as desired"),
     };
     let mut text = format!("{} is {}\n", view.sliver, paint(style, word));
     for sentence in &view.sentences {
@@ -126,7 +126,8 @@ fn text(sliver: &SliverStatus) -> String {
         };
         line("applied", format!("{how}, epoch {}", applied.epoch));
     }
-    if let Some(change) = &sliver.change {
+    // What needs no change has no reasons either.
+    if let Some(change) = sliver.change.as_ref().filter(|change| !change.reasons.is_empty()) {
         line("change", format!("{} ({})", change.class, change.cause));
         for reason in &change.reasons {
             line("", reason.clone());

@@ -124,7 +124,10 @@ fn text(status: &Status, format: Format) -> String {
     if !status.strangers.is_empty() {
         line(
             "strangers",
-            format!("{} (never touched)", output::clean(&status.strangers.join(", "))),
+            format!(
+                "{}: counted, and never touched",
+                output::clean(&status.strangers.join(", "))
+            ),
         );
     }
     let mut out = lines.join("\n");

@@ -70,11 +70,7 @@ fn an_agent_answers_keeps_its_place_and_leaves_when_asked() {
     );
     let plan = xeno(&["plan"]);
     assert_eq!(plan.code, Some(1), "{plan:?}");
-    assert!(
-        plan.err.contains("no commit has been accepted yet"),
-        "{}",
-        plan.err
-    );
+    assert!(plan.err.contains("no commit is in force yet"), "{}", plan.err);
 
     // What was pushed is there as soon as somebody asks with --refresh, without waiting for a poll.
     world.edit("work/slices/web.yaml", "state: running", "state: stopped");
