@@ -4,6 +4,11 @@
 //! Three things answer it: the first run if it is still going on (the second waits for it), the service's own record
 //! of what has been carried out ([`FileService::replayed`](crate::service::FileService::replayed), which outlives the
 //! server), and for calls that failed, and so changed nothing, a small table here.
+//!
+//! WRITE is among them, although writing the same bytes again looks harmless: clients send again on the same connection
+//! after a time-out, the answer to the first run sets them free to write or truncate the same place once more, and the
+//! second run of the old call would then bring the old bytes back. What it did is remembered in memory only: after a
+//! restart the write verifier is another one, and clients send everything again that was not committed.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,13 +17,19 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::rpc::Call;
-use crate::service::{CallKey, Status};
+use crate::service::{CallKey, Stability, Status};
 
 /// How many failed calls are remembered; the oldest goes first.
 const FAILURES_MAX: usize = 1024;
 
 /// For how long: longer than clients go on sending one call again (Linux: `timeo` × `retrans`, 3 minutes at most).
 const FAILURES_KEPT: Duration = Duration::from_secs(180);
+
+/// How many WRITEs are remembered; far more than a client has outstanding.
+const WRITES_MAX: usize = 2048;
+
+/// How many bytes of arguments tell calls apart, beside their number and length: all but the content of a WRITE.
+const HASHED_MAX: usize = 16 << 10;
 
 /// The name of a call for good (see [`CallKey`]): the same for each retransmission of it, from whatever port.
 #[must_use]
@@ -31,7 +42,9 @@ pub fn call_key(export_id: &[u8; 8], call: &Call) -> CallKey {
     hasher.update(&call.caller.uid.to_le_bytes());
     hasher.update(&call.xid.to_le_bytes());
     hasher.update(&call.procedure.to_le_bytes());
-    hasher.update(call.arguments());
+    let arguments = call.arguments();
+    hasher.update(&(arguments.len() as u64).to_le_bytes());
+    hasher.update(&arguments[..arguments.len().min(HASHED_MAX)]);
     let mut key = [0; 16];
     key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     CallKey(key)
@@ -48,6 +61,8 @@ struct Inner {
     running: HashMap<CallKey, watch::Receiver<()>>,
     failed: HashMap<CallKey, Status>,
     oldest_first: VecDeque<(Instant, CallKey)>,
+    written: HashMap<CallKey, (u32, Stability)>,
+    written_first: VecDeque<CallKey>,
 }
 
 impl Recent {
@@ -102,6 +117,27 @@ impl Recent {
     }
 }
 
+impl Recent {
+    /// How many bytes the WRITE `key` took, and how surely, if it ran lately.
+    #[must_use]
+    pub fn write(&self, key: &CallKey) -> Option<(u32, Stability)> {
+        self.lock().written.get(key).copied()
+    }
+
+    /// Remembers that the WRITE `key` took `count` bytes.
+    pub fn note_write(&self, key: CallKey, count: u32, stability: Stability) {
+        let mut inner = self.lock();
+        while inner.written_first.len() >= WRITES_MAX {
+            if let Some(oldest) = inner.written_first.pop_front() {
+                inner.written.remove(&oldest);
+            }
+        }
+        if inner.written.insert(key, (count, stability)).is_none() {
+            inner.written_first.push_back(key);
+        }
+    }
+}
+
 /// A call that is running; while this lives no other run of it begins.
 #[derive(Debug)]
 pub struct Running {
@@ -146,5 +182,18 @@ mod tests {
         assert_eq!(recent.failure(&key(4999)), Some(Status::NoEnt));
         assert_eq!(recent.failure(&key(0)), None);
         assert_eq!(recent.lock().failed.len(), FAILURES_MAX);
+    }
+
+    #[test]
+    fn writes_are_bounded() {
+        let recent = Recent::default();
+        let key = |n: u32| CallKey([n.to_le_bytes(); 4].concat().try_into().unwrap());
+        for n in 0..5000 {
+            recent.note_write(key(n), n, Stability::Unstable);
+        }
+        assert_eq!(recent.write(&key(4999)), Some((4999, Stability::Unstable)));
+        assert_eq!(recent.write(&key(0)), None);
+        assert_eq!(recent.lock().written.len(), WRITES_MAX);
+        assert_eq!(recent.lock().written_first.len(), WRITES_MAX);
     }
 }

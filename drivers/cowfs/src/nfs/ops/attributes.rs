@@ -22,10 +22,9 @@ pub(super) fn setattr(cx: &Context<'_>, arguments: &mut Reader<'_>, reply: &mut 
     let handle = cx.handle(arguments)?;
     let set = read_sattr(arguments)?;
     let guard = read_guard(arguments)?;
-    // Without a guard, setting the same attributes again does no harm.
-    let key = cx.key.filter(|_| guard.is_some());
+    // A second run would cut off what was written between the first and itself, or take back a later change of mode.
     let result = handle.and_then(|handle| {
-        cx.change(key, |key| {
+        cx.change(cx.key, |key| {
             let guard = guard.map(|guard| full_ctime(cx, &handle, guard));
             cx.service.setattr(cx.caller, key, &handle, &set, guard)
         })

@@ -1,7 +1,7 @@
 //! READ, WRITE, COMMIT (RFC 1813 §3.3.6, §3.3.7, §3.3.21).
 
 use super::wire::{FATTR3_LEN, put_ok, put_status};
-use super::{Context, Done};
+use super::Context;
 use crate::nfs::rpc::MAX_TRANSFER;
 use crate::nfs::xdr::{Malformed, Reader, Writer, XdrResult};
 use crate::service::{Stability, Status};
@@ -72,20 +72,27 @@ pub(super) fn write(cx: &Context<'_>, arguments: &mut Reader<'_>, reply: &mut Wr
             .len()
             .min(usize::try_from(MAX_TRANSFER).unwrap_or(usize::MAX));
         let content = &content[..taken];
-        cx.change(None, |_no_key| {
-            cx.service.write(cx.caller, &handle, offset, content, stability)
-        })
+        if let Some(earlier) = cx.key.and_then(|key| cx.recent.write(&key)) {
+            return Ok((None, earlier));
+        }
+        let written = cx.settled(cx.service.write(cx.caller, &handle, offset, content, stability))?;
+        let outcome = (written.count, written.stability);
+        if let Some(key) = cx.key {
+            cx.recent.note_write(key, outcome.0, outcome.1);
+        }
+        Ok((Some(written.file), outcome))
     });
     match result {
-        Ok(Done::Now(written)) => {
+        Ok((file, (count, stability))) => {
             put_ok(reply);
-            cx.put_wcc(reply, &written.file);
-            reply.u32(written.count);
-            reply.u32(written.stability as u32);
+            match file {
+                Some(file) => cx.put_wcc(reply, &file),
+                None => cx.put_wcc_now(reply, &handle),
+            }
+            reply.u32(count);
+            reply.u32(stability as u32);
             reply.array(&cx.service.write_verifier());
         }
-        // Without a key nothing is known to have been done before.
-        Ok(Done::Earlier(_)) => unreachable!("WRITE carries no key"),
         Err(status) => {
             put_status(reply, status);
             cx.put_wcc_now(reply, &handle);

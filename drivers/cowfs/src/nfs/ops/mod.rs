@@ -94,6 +94,7 @@ impl Procedure {
     pub fn must_not_run_twice(self) -> bool {
         match self {
             Self::SetAttr
+            | Self::Write
             | Self::Create
             | Self::MkDir
             | Self::Symlink
@@ -108,7 +109,6 @@ impl Procedure {
             | Self::Access
             | Self::ReadLink
             | Self::Read
-            | Self::Write
             | Self::ReadDir
             | Self::ReadDirPlus
             | Self::FsStat
