@@ -38,9 +38,26 @@ enum Ended {
     NoWriter,
 }
 
-/// Serves one connection until the client leaves, misbehaves, or its export is sealed.
+/// Serves one connection until the client leaves, misbehaves, or its export is sealed, and then waits for what it still
+/// has running: a client that sends, leaves and comes again must not have more in flight than its connections may.
 pub(super) async fn serve<R, W>(server: Arc<Server>, peer: Peer, reader: R, writer: W)
 where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let units = Arc::new(Semaphore::new(UNITS_PER_CONNECTION));
+    serve_until_left(server, peer, (reader, writer), &units).await;
+    let all = u32::try_from(UNITS_PER_CONNECTION).unwrap_or(u32::MAX);
+    // Never closed, so this cannot fail.
+    let _all = units.acquire_many(all).await;
+}
+
+async fn serve_until_left<R, W>(
+    server: Arc<Server>,
+    peer: Peer,
+    (reader, writer): (R, W),
+    units: &Arc<Semaphore>,
+) where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin + Send + 'static,
 {
@@ -50,7 +67,7 @@ where
     let mut connection = Connection {
         server,
         peer,
-        units: Arc::new(Semaphore::new(UNITS_PER_CONNECTION)),
+        units: Arc::clone(units),
         replies,
         closer: Arc::clone(&closer),
         used: BTreeSet::new(),

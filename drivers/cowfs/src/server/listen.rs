@@ -147,7 +147,7 @@ pub(super) async fn unix(
     let listener = bind_private(path).await?;
     let server = Arc::clone(server);
     let task = tokio::spawn(async move {
-        let places = Arc::new(Semaphore::new(server.limits.connections));
+        let places = Arc::new(Semaphore::new(server.limits.connections_per_client));
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _unnamed)) => stream,

@@ -34,12 +34,16 @@ pub const UNITS_PER_CONNECTION: usize = 64;
 /// Threads that may be busy with calls at the same time.
 const POOL: u32 = 128;
 
+/// Connections that one client needs at most: Linux opens up to 16 for one mount (`nconnect`, nfs(5)). Each may hold some
+/// 18 MiB (what is in flight, and a record that is being read), so this bounds what one guest can make us keep.
+const CONNECTIONS_PER_CLIENT: usize = 64;
+
 /// Bounds an operator may change.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections of one listener.
     pub connections: usize,
-    /// Connections from one client address.
+    /// Connections from one client address, or on one export's own socket.
     pub connections_per_client: usize,
 }
 
@@ -47,7 +51,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 1024,
-            connections_per_client: 256,
+            connections_per_client: CONNECTIONS_PER_CLIENT,
         }
     }
 }

@@ -67,7 +67,7 @@ pub async fn serve_with<O: StackOpener>(
 ) -> Result<(), ServeError> {
     let limits = Limits {
         connections: config.connections,
-        connections_per_client: (config.connections / 4).max(1),
+        connections_per_client: (config.connections / 4).clamp(1, super::CONNECTIONS_PER_CLIENT),
     };
     let server = Server::new(limits);
     let assembly = Assembly::new(Arc::clone(&server), opener);

@@ -118,16 +118,17 @@ pub(crate) fn may_set(caller: &Caller, attr: &Attr, set: &SetAttr) -> FsResult<(
 }
 
 /// The mode after a SETATTR. An explicit mode is taken as it is, but for the setgid of a group the caller is not in
-/// (chmod(2)). Without one, a change of owner or size by anybody but root clears setuid and, where the group may execute,
-/// setgid (chown(2)).
+/// (chmod(2)). Without one, setuid and, where the group may execute, setgid are cleared by a change of owner, whoever asks
+/// (chown(2); Linux does so for root too, and its client leaves it to us), and by a change of size by anybody but root.
 pub(crate) fn mode_after_set(caller: &Caller, attr: &Attr, set: &SetAttr) -> u32 {
     let gid = set.gid.unwrap_or(attr.gid);
     if let Some(mode) = set.mode {
         let foreign = caller.uid != 0 && !caller.in_group(gid);
         return mode & 0o7777 & if foreign { !SETGID } else { !0 };
     }
-    let loses = set.uid.is_some() || set.gid.is_some() || set.size.is_some();
-    if loses && caller.uid != 0 && attr.file_type != FileType::Directory {
+    let given = set.uid.is_some() || set.gid.is_some();
+    let loses = given || (set.size.is_some() && caller.uid != 0);
+    if loses && attr.file_type != FileType::Directory {
         return without_setuid(attr.mode);
     }
     attr.mode

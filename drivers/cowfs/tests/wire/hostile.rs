@@ -1,13 +1,19 @@
 //! Clients that send what they should not.
 
+use std::sync::Arc;
+
+use cowfs::export::State;
+use cowfs::memory::Memory;
 use cowfs::nfs::client::{Client, ClientError, encode, encode_place};
 use cowfs::nfs::mount;
 use cowfs::nfs::ops::{self, Procedure};
+use cowfs::server::{Limits, Server};
 use cowfs::service::{Caller, CreateMode, Status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::procedures::refused;
-use crate::support::{DEADLINE, Fixture, fixture, mode};
+use crate::support::{DEADLINE, Fixture, export, fixture, mode};
 
 /// Sends `bytes`; the server must close that connection, and go on serving others.
 async fn check_closed(fixture: &Fixture, bytes: &[u8]) {
@@ -308,6 +314,65 @@ async fn a_late_retransmission_undoes_nothing_that_came_between() {
     assert_eq!(&client.read(&file, 0, 10).await.unwrap().0[..], b"new");
     // Count, how sure, verifier.
     assert_eq!(first[first.len() - 16..], second[second.len() - 16..]);
+}
+
+#[tokio::test]
+async fn calls_of_a_connection_that_is_gone_still_count() {
+    let limits = Limits {
+        connections: 8,
+        connections_per_client: 1,
+    };
+    let server = Server::new(limits);
+    let parking = export("/web", Arc::new(Memory::new()), &["127.0.0.1"]);
+    parking.set_state(State::Standby);
+    server.exports().add(Arc::clone(&parking)).unwrap();
+    let listening = server.listen_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let connect = || TcpStream::connect(listening.address().unwrap());
+    let mount = encode(|w| {
+        for word in [0, 9, 0, 2, mount::PROGRAM, 3, 1] {
+            w.u32(word);
+        }
+        w.array(&[0; 16]);
+        w.opaque(b"/web");
+    });
+    let mut record = mount;
+    let mark = u32::try_from(record.len() - 4).unwrap() | 1 << 31;
+    record[..4].copy_from_slice(&mark.to_be_bytes());
+    // A call that is parked, and then something that closes the connection.
+    record.extend_from_slice(&[0; 4]);
+    let served = async |stream: &mut TcpStream| {
+        let mut first = [0];
+        // A connection that is refused is closed, or reset if the call came first.
+        stream.write_all(&record).await.is_ok() && matches!(stream.read(&mut first).await, Ok(1))
+    };
+    let mut leaving = connect().await.unwrap();
+    assert!(!served(&mut leaving).await);
+    drop(leaving);
+    let again = connect().await.unwrap();
+    assert!(
+        !is_kept_open(again).await,
+        "it came again with a call still parked"
+    );
+    parking.set_state(State::Active);
+    tokio::time::timeout(DEADLINE, async {
+        while !is_kept_open(connect().await.unwrap()).await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the place is free once the call has run");
+}
+
+/// Whether the server answers on a new connection.
+async fn is_kept_open(mut stream: TcpStream) -> bool {
+    let null = encode(|w| {
+        for word in [1 << 31 | 40, 9, 0, 2, ops::PROGRAM, 3, 0] {
+            w.u32(word);
+        }
+        w.array(&[0; 16]);
+    });
+    let mut first = [0];
+    stream.write_all(&null).await.is_ok() && matches!(stream.read(&mut first).await, Ok(1))
 }
 
 #[tokio::test]

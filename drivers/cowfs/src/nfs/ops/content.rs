@@ -1,7 +1,7 @@
 //! READ, WRITE, COMMIT (RFC 1813 §3.3.6, §3.3.7, §3.3.21).
 
-use super::wire::{FATTR3_LEN, put_ok, put_status};
 use super::Context;
+use super::wire::{FATTR3_LEN, put_ok, put_status};
 use crate::nfs::rpc::MAX_TRANSFER;
 use crate::nfs::xdr::{Malformed, Reader, Writer, XdrResult};
 use crate::service::{Stability, Status};
