@@ -25,8 +25,8 @@ pub(super) struct Node {
     pub(super) ctime: Time,
     pub(super) links: u32,
     pub(super) body: Body,
-    /// What an exclusive CREATE made it with.
-    pub(super) verifier: Option<[u8; 8]>,
+    /// What an exclusive CREATE made it with, and its ctime then: it counts while nothing has changed since.
+    pub(super) verifier: Option<([u8; 8], Time)>,
 }
 
 #[derive(Debug)]
@@ -185,7 +185,7 @@ impl Node {
             return;
         }
         let is_root = caller.uid == 0;
-        if (set.uid.is_some() || set.gid.is_some()) && !is_root {
+        if set.uid.is_some() || set.gid.is_some() {
             self.drop_privileges();
         }
         self.uid = set.uid.unwrap_or(self.uid);
@@ -207,7 +207,7 @@ impl Node {
         self.ctime = now;
     }
 
-    /// Somebody who is not root changes the content or the owner: setuid goes, and setgid where it lends a group.
+    /// The owner changes, or somebody who is not root changes the content: setuid goes, and setgid where it lends a group.
     pub(super) fn drop_privileges(&mut self) {
         if matches!(self.body, Body::Directory(_)) {
             return;

@@ -178,7 +178,8 @@ impl FileService for Memory {
             }
             let made = tree.make(caller, key, dir, name, Body::Regular(content), &set)?;
             if let Some(object) = &made.made {
-                tree.node_mut(object.fileid).verifier = verifier;
+                let node = tree.node_mut(object.fileid);
+                node.verifier = verifier.map(|verifier| (verifier, node.ctime));
             }
             return Ok(changed(made));
         };
@@ -186,7 +187,8 @@ impl FileService for Memory {
         match mode {
             CreateMode::Guarded(_) => return Err(Status::Exist),
             CreateMode::Exclusive(verifier) => {
-                if tree.node(existing).verifier != Some(verifier) {
+                let there = tree.node(existing);
+                if there.verifier != Some((verifier, there.ctime)) {
                     return Err(Status::Exist);
                 }
             }

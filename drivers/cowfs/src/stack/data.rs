@@ -319,6 +319,7 @@ impl Stack {
                 file.size = file.size.max(end);
                 file.writes += 1;
                 file.attr_unlogged = true;
+                file.verifier = None;
                 true
             });
             if !taken.map_err(|_| Status::Stale)? {

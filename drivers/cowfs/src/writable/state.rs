@@ -35,6 +35,8 @@ pub(crate) enum Kind {
 pub(crate) struct FileState {
     pub(crate) size: u64,
     pub(crate) base: Option<Base>,
+    /// What an exclusive CREATE made it with; kept until it changes for the first time. The client's next call sets its
+    /// attributes, and a client that boots again may well use the same verifier for another file.
     pub(crate) verifier: Option<[u8; 8]>,
     /// Written ranges, the unsynced ones included.
     pub(crate) extents: Extents,
@@ -208,6 +210,7 @@ impl State {
                 object.attr = attr;
                 if let Kind::File(file) = &mut object.kind {
                     file.attr_unlogged = false;
+                    file.verifier = None;
                 }
                 Ok(())
             }

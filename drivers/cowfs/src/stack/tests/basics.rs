@@ -138,3 +138,59 @@ fn a_call_is_remembered_over_a_restart() {
     second.remove("etc/once").expect("remove");
     assert_eq!(second.stack.replayed(&key).expect("it is known").made, None);
 }
+
+#[test]
+fn a_change_of_owner_clears_setuid_even_for_root() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let lower = MemoryLayer::new(b"template").file("su", b"#!su");
+    let lower = lower.set("su", |attr| attr.mode = 0o6755);
+    let world = world(dir.path(), 1, &[&lower]);
+    let check = |set: SetAttr, expected: u32| {
+        world.set("su", &set).expect("setattr");
+        assert_eq!(world.attr("su").mode, expected, "{set:?}");
+    };
+    let none = SetAttr::default();
+    check(
+        SetAttr {
+            size: Some(2),
+            ..none
+        },
+        0o6755,
+    );
+    check(SetAttr { uid: Some(7), ..none }, 0o755);
+    let both = SetAttr {
+        mode: Some(0o4755),
+        gid: Some(7),
+        ..none
+    };
+    check(both, 0o4755);
+    check(SetAttr { gid: Some(8), ..none }, 0o755);
+}
+
+#[test]
+fn an_exclusive_create_is_known_again_until_the_file_changes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let first = world(dir.path(), 1, &[]);
+    let create = |world: &World| {
+        let mode = CreateMode::Exclusive(*b"verifier");
+        let made = world
+            .stack
+            .create(&world.root, None, &world.handle(""), b"f", mode);
+        made.map(|made| made.value.made.expect("something was made").fileid)
+    };
+    let made = create(&first).expect("creating");
+    assert_eq!(create(&first), Ok(made));
+    first.stack.flush_all().expect("flushing");
+    drop(first);
+    let second = world(dir.path(), 1, &[]);
+    assert_eq!(create(&second), Ok(made));
+    let mode = SetAttr {
+        mode: Some(0o644),
+        ..SetAttr::default()
+    };
+    second.set("f", &mode).expect("setattr");
+    assert_eq!(create(&second), Err(Status::Exist));
+    second.stack.flush_all().expect("flushing");
+    drop(second);
+    assert_eq!(create(&world(dir.path(), 1, &[])), Err(Status::Exist));
+}
