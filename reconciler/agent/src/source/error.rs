@@ -33,6 +33,15 @@ pub enum SourceError {
         /// Which form.
         what: &'static str,
     },
+    /// There is nothing at a path of this machine, or nothing that this user may look at.
+    #[error("look for a repository at {}", path.display())]
+    Missing {
+        /// Where.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
     /// The remote repository could not be reached or does not exist.
     #[error("reach {url}")]
     Unreachable {
@@ -163,11 +172,11 @@ impl SourceError {
                     .to_owned(),
             ),
             Self::Refused { .. } => Some(
-                "for ssh: name a key in `git.ssh_key`, or run an ssh agent; for https: set XENO_GIT_USERNAME and XENO_GIT_PASSWORD"
+                "for ssh: name a key in `ssh_key`, or run an ssh agent; for https: set XENO_GIT_USERNAME and XENO_GIT_PASSWORD"
                     .to_owned(),
             ),
             Self::Rewritten { .. } => Some(
-                "the node keeps what it runs; push a commit that descends from the last one, or set `git.accept_rewrites = true`"
+                "the node keeps what it runs; push a commit that descends from the last one, or set `accept_rewrites = true`"
                     .to_owned(),
             ),
             Self::NoBranch { have, .. } if have.is_empty() => Some("push a first commit to it".to_owned()),
@@ -177,6 +186,7 @@ impl SourceError {
             }
             Self::Limit { .. } => Some("keep large files out of the repository; templates are their place".to_owned()),
             Self::Open { .. }
+            | Self::Missing { .. }
             | Self::Unreachable { .. }
             | Self::NoCommit { .. }
             | Self::NoDirectory { .. }

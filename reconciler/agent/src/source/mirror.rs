@@ -177,6 +177,11 @@ impl Mirror {
 /// Brings the branch into the mirror and returns the commit it points at.
 fn fetch_into(mirror: &Repository, config: &SourceConfig, deadline: Instant) -> Result<Oid, SourceError> {
     if let Some(path) = config.url.local_path() {
+        // libgit2 would take what is not there for a kind of address that it does not know.
+        fs::metadata(path).map_err(|source| SourceError::Missing {
+            path: path.to_owned(),
+            source,
+        })?;
         check_form(path)?;
     }
     let url = || config.url.to_string();

@@ -324,7 +324,7 @@ fn a_repository_that_vanishes_takes_nothing_with_it() {
     let good = mirror.fetch(None).expect("a fetch").revision;
     std::fs::rename(world.work(), world.dir.path().join("gone")).expect("a move");
     let error = mirror.fetch(Some(&good)).expect_err("an error");
-    assert!(matches!(error, SourceError::Unreachable { .. }), "{error}");
+    assert!(matches!(error, SourceError::Missing { .. }), "{error}");
     assert_eq!(
         paths(&mirror.read(&good, "").expect("still there")),
         ["fleet.yaml"]
