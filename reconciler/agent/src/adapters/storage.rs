@@ -8,7 +8,8 @@
 //! ```
 //!
 //! In the file server, writable layer, stack and export of mount 0 are all called `web-0.0`; a stack's label says what
-//! it consists of and how many mounts its sliver has. What is called otherwise is somebody else's and never touched.
+//! it consists of and how many mounts its sliver has. What is called otherwise, or lies elsewhere, is somebody else's and
+//! never touched.
 
 mod disk;
 mod names;
@@ -62,7 +63,11 @@ pub(crate) struct NodeStorage {
 
 impl NodeStorage {
     /// Opens the template store and makes the directories that are missing.
-    pub(crate) fn open(paths: StoragePaths, store: Store, clock: Clock) -> PortResult<Self> {
+    pub(crate) fn open(mut paths: StoragePaths, store: Store, clock: Clock) -> PortResult<Self> {
+        // What is ours is known by its path, so there must be one spelling of it.
+        let spelt = paths.state.canonicalize();
+        paths.state =
+            spelt.map_err(|error| PortError::later(format!("{}: {error}", paths.state.display())))?;
         let disk = Disk::open(&paths.state)?;
         let templates = Templates::open(&paths.templates);
         let templates = templates.map_err(|error| failed("opening the template store", true, &error))?;
@@ -80,8 +85,26 @@ impl NodeStorage {
         self.paths.state.join("s").join(socket_name(name))
     }
 
+    /// What the file server holds of ours. An agent that was given another's file server by mistake finds the same names
+    /// there; whose they are shows in where they lie, and what lies elsewhere is not seen and so never taken apart.
     async fn listing(&self) -> PortResult<Listing> {
-        self.client.list().await.map_err(|error| refused(&error))
+        let mut listing = self.client.list().await.map_err(|error| refused(&error))?;
+        let own = self.paths.state.join("writable");
+        listing.writables.retain(|_, spec| spec.path.starts_with(&own));
+        let mut foreign = BTreeSet::new();
+        listing.exports.retain(|name, view| {
+            let ours = view.spec.socket.as_deref() == Some(self.socket(name).as_path());
+            if !ours {
+                foreign.insert(view.spec.stack.clone());
+            }
+            ours
+        });
+        let writables = &listing.writables;
+        listing.stacks.retain(|name, spec| match &spec.writable {
+            Some(writable) => writables.contains_key(writable),
+            None => !foreign.contains(name),
+        });
+        Ok(listing)
     }
 
     /// Names of what the file server holds of a sliver, exports, stacks and writable layers.

@@ -125,6 +125,35 @@ impl World {
 }
 
 #[tokio::test]
+async fn what_another_agent_has_in_the_same_file_server_is_left_alone() {
+    let world = World::new().await;
+    let stack = Digest::of(b"stack");
+    world.build(&stack).await;
+
+    let state_dir = world.dir.path().join("other");
+    let node = NodeName::new("cam-02").unwrap();
+    let state = NodeState::open(&state_dir, &node, Limits::default()).unwrap();
+    let paths = StoragePaths {
+        state: state_dir,
+        templates: world.storage.paths.templates.clone(),
+        cowfs: world.storage.paths.cowfs.clone(),
+        overlay_roots: world.storage.paths.overlay_roots.clone(),
+    };
+    let other = NodeStorage::open(paths, Store::new(state), Clock::from_ms(START_MS)).unwrap();
+    assert!(other.observe().await.unwrap().is_empty());
+    other.unexport(&web()).await.unwrap();
+    other.close_writable(&web()).await.unwrap();
+    let refused = other.open_writable(&web(), Epoch(1), &world.mounts()).await;
+    assert!(refused.unwrap_err().what.contains("is open as"));
+
+    let seen = world.see().await;
+    assert_eq!(
+        (seen.open, seen.stack, seen.exported),
+        (Some(Epoch(1)), Some(stack), true)
+    );
+}
+
+#[tokio::test]
 async fn a_sliver_is_built_seen_taken_apart_set_aside_revived_and_purged() {
     let mut world = World::new().await;
     let stack = Digest::of(b"stack");
