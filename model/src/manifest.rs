@@ -2,11 +2,13 @@
 //!
 //! [`parse_file`] is a pure function of a path and bytes, so its result can be kept by path and git blob id. It works in
 //! three passes: the events of the parser become a tree (bounds, duplicate keys, aliases), the tree is checked against
-//! the tables of its kind (every mistake at once), and only then the typed decoder reads it. What spans several
-//! documents is the matter of [`crate::resolve`].
+//! the tables of its kind (every mistake at once), and the typed decoder reads what is right of it. What spans several
+//! documents is the matter of [`crate::resolve`], which goes on with documents that have mistakes: whoever pushes
+//! learns of all of them at once, and of none that only follows from another.
 
 mod decode;
 mod kinds;
+mod partial;
 mod raw;
 mod read;
 mod shape;
@@ -18,13 +20,18 @@ pub use text::FILE_LEN_MAX;
 pub use tree::{DEPTH_MAX, DOCUMENTS_MAX, VALUES_MAX};
 
 pub(crate) use decode::Body;
-pub(crate) use raw::{RawFile, RawHealth, RawHypervisor, RawLayer, RawSlice, RawState, RawWritable};
-pub(crate) use read::{FilePath, TemplateChoice, TemplateContent, Text};
+pub(crate) use partial::{Entries, Stated};
+pub(crate) use raw::{
+    RawFile, RawHealth, RawHypervisor, RawLayer, RawMount, RawResources, RawSlice, RawState, RawTemplate,
+    RawWritable,
+};
+pub(crate) use read::{FilePath, Short, TemplateChoice, TemplateContent, TemplateSource, Text};
 pub(crate) use tree::Step;
 
 use crate::diagnostic::{Code, Diagnostic, Place, did_you_mean};
+use serde_yaml::Value;
 use text::SourceText;
-use tree::{NodeId, ScalarKind, Tree, path_text};
+use tree::{NodeId, Tree, path_text};
 
 /// One file, parsed: its documents, and what is wrong with them.
 #[derive(Clone, Debug)]
@@ -35,17 +42,28 @@ pub struct ParsedFile {
     tree: Tree,
     documents: Vec<Document>,
     findings: Vec<Diagnostic>,
-    /// Whether something in it could not be told: names it may define are then not called missing.
-    opaque: bool,
+    unread: Unread,
 }
 
-/// One document whose kind and name are known.
+/// How much of a file could not be read. What it may define must not be called missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Unread {
+    /// Every document is known.
+    Nothing,
+    /// Some document is not, but a name that it defines stands somewhere in the text.
+    Documents,
+    /// It may define anything.
+    Everything,
+}
+
+/// One document whose kind is known.
 #[derive(Clone, Debug)]
 pub(crate) struct Document {
     root: NodeId,
     pub(crate) kind: Kind,
-    pub(crate) name: String,
-    /// `None` if there is something wrong with it.
+    /// `None` if it has none, or one that is no name, which has been said.
+    pub(crate) name: Option<String>,
+    /// What could be read of it; `None` if that is nothing.
     pub(crate) body: Option<Body>,
 }
 
@@ -59,46 +77,51 @@ pub fn parse_file(path: &str, bytes: &[u8]) -> ParsedFile {
         tree: Tree::default(),
         documents: Vec::new(),
         findings: Vec::new(),
-        opaque: false,
+        unread: Unread::Nothing,
     };
     let source = match SourceText::new(path, bytes) {
         Ok(source) => source,
         Err(finding) => {
             file.findings.push(*finding);
-            file.opaque = true;
+            file.unread = Unread::Everything;
             return file;
         }
     };
     let built = tree::build(&source);
     file.tree = built.tree;
     file.findings = built.findings;
-    file.opaque = !built.whole;
-    let usable = file.findings.is_empty();
+    if !built.whole {
+        file.unread = Unread::Documents;
+    }
+    // The other reader stops where the tree has found something.
+    let plain = file.findings.is_empty();
     let roots = file.tree.roots.clone();
-    let mut headers = Vec::with_capacity(roots.len());
+    let mut checked = Vec::with_capacity(roots.len());
     for root in roots {
         if file.findings.len() >= tree::FINDINGS_MAX {
-            file.opaque = true;
+            file.unread = file.unread.max(Unread::Documents);
             break;
         }
-        let before = file.findings.len();
-        let header = file.header(&source, root);
-        headers.push((root, header, file.findings.len() == before));
+        let document = file.check(&source, root);
+        // What was not checked must not be read.
+        let whole = file.findings.len() < tree::FINDINGS_MAX;
+        checked.push((root, document, whole));
     }
-    // Decoding costs a second parse, and the other reader stops where the tree has found something.
-    let mut values = if usable {
-        decode::values(&source, &file.tree, &mut file.findings)
+    let agreed = if plain {
+        decode::agreed(&source, &file.tree, &mut file.findings)
     } else {
-        Vec::new()
+        vec![true; checked.len()]
     };
-    for (i, (root, header, right)) in headers.into_iter().enumerate() {
-        let Some((kind, name)) = header else {
-            file.opaque = true;
+    for (i, (root, document, whole)) in checked.into_iter().enumerate() {
+        let Some((kind, value)) = document else {
             continue;
         };
-        let value = values.get_mut(i).and_then(Option::take).filter(|_| right);
-        let body =
-            value.and_then(|value| decode::body(&source, &file.tree, root, kind, value, &mut file.findings));
+        let name = value.get("metadata").and_then(|metadata| metadata.get("name"));
+        let name = name.and_then(|name| name.as_str()).map(str::to_owned);
+        let usable = whole && agreed.get(i).copied().unwrap_or(false);
+        let body = usable
+            .then(|| decode::body(&source, &file.tree, root, kind, value, &mut file.findings))
+            .flatten();
         file.documents.push(Document {
             root,
             kind,
@@ -120,7 +143,7 @@ impl ParsedFile {
             tree: Tree::default(),
             documents: Vec::new(),
             findings: vec![text::too_large(path, len)],
-            opaque: true,
+            unread: Unread::Everything,
         }
     }
 
@@ -140,11 +163,16 @@ impl ParsedFile {
     pub fn names(&self) -> impl Iterator<Item = (Kind, &str)> {
         self.documents
             .iter()
-            .map(|document| (document.kind, document.name.as_str()))
+            .filter_map(|document| Some((document.kind, document.name.as_deref()?)))
     }
 
-    pub(crate) fn opaque(&self) -> bool {
-        self.opaque
+    pub(crate) fn unread(&self) -> Unread {
+        self.unread
+    }
+
+    /// Its text, empty if it has none.
+    pub(crate) fn text(&self) -> &str {
+        self.source.as_ref().map_or("", |source| source.text())
     }
 
     pub(crate) fn documents(&self) -> &[Document] {
@@ -170,20 +198,18 @@ impl ParsedFile {
         }
     }
 
-    /// Checks a document's structure and says what it is, if that can be told.
-    fn header(&mut self, source: &SourceText, root: NodeId) -> Option<(Kind, String)> {
+    /// Checks a document's structure and says what it is, if that can be told, and what is right of it.
+    fn check(&mut self, source: &SourceText, root: NodeId) -> Option<(Kind, Value)> {
         let kind_at = self.tree.entry(root, "kind");
         let word = kind_at.map(|(_, value)| self.tree.text(value).to_owned());
         let kind = Kind::ALL
             .into_iter()
             .find(|kind| Some(kind.as_str()) == word.as_deref());
         if let Some(kind) = kind {
-            shape::check(source, &self.tree, root, kind.shape(), &mut self.findings);
-            let (_, metadata) = self.tree.entry(root, "metadata")?;
-            let (_, name) = self.tree.entry(metadata, "name")?;
-            let named = self.tree.scalar_kind(name) == Some(ScalarKind::Text);
-            return named.then(|| (kind, self.tree.text(name).to_owned()));
+            let value = shape::check(source, &self.tree, root, kind.shape(), &mut self.findings);
+            return Some((kind, value));
         }
+        self.unread = self.unread.max(Unread::Documents);
         let place = |id: NodeId, path: &[Step<'_>]| source.place(self.tree.node(id).span, path_text(path));
         let known = || Kind::ALL.iter().map(|kind| kind.as_str());
         let finding = match kind_at {

@@ -2,22 +2,27 @@
 //! only shows across documents is checked.
 //!
 //! The result does not depend on the order of the files, and is all or nothing: a commit with one mistake asks for
-//! nothing, so that a half-read repository never removes anything.
+//! nothing, so that a half-read repository never removes anything. What has mistakes is resolved all the same, to find
+//! the others; a conclusion is only drawn from what is known, so that no mistake is reported that another one made.
 
 mod files;
 mod room;
 mod slice;
+mod unread;
 
 pub use files::{CARRIED_LEN_MAX, SET_LEN_MAX};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::{DeleteBudget, DesiredFleet, HypervisorKind, Node, Site, Template};
 use crate::diagnostic::{self, Code, Diagnostic, Place, did_you_mean};
-use crate::id::{FleetName, NameError, NodeName, SiteName, SliceName, TemplateName};
-use crate::manifest::{Body, Document, Kind, ParsedFile, RawHypervisor, Step};
+use crate::id::{ChannelName, Digest, FleetName, NameError, NodeName, SiteName, SliceName, TemplateName};
+use crate::manifest::{
+    Body, Document, Kind, ParsedFile, RawHypervisor, RawTemplate, Short, Step, TemplateSource, Text,
+};
 use crate::repository::{FileMode, RepositoryTree};
 use crate::units::Bytes;
+use unread::UnreadNames;
 
 /// Name of the file that makes its directory a fleet's root.
 pub const FLEET_FILE: &str = "fleet.yaml";
@@ -42,7 +47,9 @@ pub fn resolve(files: &[&ParsedFile], tree: &RepositoryTree) -> Result<DesiredFl
     let mut resolver = Resolver {
         tree,
         defined: BTreeMap::new(),
-        opaque: files.iter().any(|file| file.opaque()),
+        again: Vec::new(),
+        twice: BTreeSet::new(),
+        unread: UnreadNames::of(&files),
         findings: files.iter().flat_map(|file| file.findings()).cloned().collect(),
     };
     resolver.refuse_odd_manifests();
@@ -78,8 +85,12 @@ impl At<'_> {
 struct Resolver<'a> {
     tree: &'a RepositoryTree,
     defined: BTreeMap<(Kind, &'a str), At<'a>>,
-    /// Whether a file could not be read, so that a missing name may be in there.
-    opaque: bool,
+    /// Documents that define nothing, because their name is wrong or taken; they are checked for other mistakes.
+    again: Vec<At<'a>>,
+    /// Names that are defined more than once: it cannot be told which definition is meant.
+    twice: BTreeSet<(Kind, &'a str)>,
+    /// What a name that seems to be missing may be defined in.
+    unread: UnreadNames,
     findings: Vec<Diagnostic>,
 }
 
@@ -94,7 +105,7 @@ impl<'a> Resolver<'a> {
                 FileMode::Submodule => "a submodule",
             };
             if is_manifest(path) {
-                self.opaque = true;
+                self.unread.add_everything();
                 let message = format!("a manifest may not be {what}");
                 self.findings.push(
                     Diagnostic::error(Code::NotOrdinary, Place::file(path), message)
@@ -112,16 +123,19 @@ impl<'a> Resolver<'a> {
                     continue;
                 }
                 let at = At { file, document };
-                match self.defined.get(&(document.kind, document.name.as_str())) {
+                let Some(name) = document.name.as_deref() else {
+                    self.unread.add_kind(document.kind);
+                    self.again.push(at);
+                    continue;
+                };
+                match self.defined.get(&(document.kind, name)) {
                     None => {
-                        self.defined.insert((document.kind, &document.name), at);
+                        self.defined.insert((document.kind, name), at);
                     }
                     Some(first) => {
-                        let message = format!(
-                            "the {} `{}` is defined twice",
-                            document.kind.noun(),
-                            document.name
-                        );
+                        self.again.push(at);
+                        self.twice.insert((document.kind, name));
+                        let message = format!("the {} `{name}` is defined twice", document.kind.noun());
                         let finding = Diagnostic::error(Code::DuplicateName, at.place(NAME), message)
                             .label("defined again")
                             .related(first.place(NAME), "it is first defined here");
@@ -150,26 +164,20 @@ impl<'a> Resolver<'a> {
             fleet.delete_budget = *budget;
         }
         for ((_, name), at) in &documents {
-            // Names were checked when their file was; one that is none has been reported, and has no body.
+            // Names were checked when their file was.
             let added = match &at.document.body {
                 None | Some(Body::Fleet(_) | Body::Slice(_)) => Ok(()),
                 Some(Body::Site(raw)) => SiteName::new(name).map(|name| {
-                    let region = raw.region.as_ref().map(|region| region.0.0.clone());
-                    fleet.sites.insert(name, Site { region });
+                    let region = raw.region.read(None, |region| Some(Some(region.0.0.clone())));
+                    fleet.sites.extend(region.map(|region| (name, Site { region })));
                 }),
                 Some(Body::Node(_)) => NodeName::new(name).map(|name| {
-                    if let Some(node) = self.node(*at) {
-                        fleet.nodes.insert(name, node);
-                    }
+                    fleet.nodes.extend(self.node(*at).map(|node| (name, node)));
                 }),
                 Some(Body::Template(raw)) => TemplateName::new(name).map(|name| {
-                    let channels = raw
-                        .channels
-                        .iter()
-                        .map(|(name, digest)| (name.0.clone(), digest.0))
-                        .collect();
-                    let sources = raw.sources.iter().map(|source| source.0.0.clone()).collect();
-                    fleet.templates.insert(name, Template { channels, sources });
+                    fleet
+                        .templates
+                        .extend(template(raw).map(|template| (name, template)));
                 }),
             };
             self.impossible_name(*at, added);
@@ -177,17 +185,48 @@ impl<'a> Resolver<'a> {
         for ((_, name), at) in &documents {
             if let Some(Body::Slice(raw)) = &at.document.body {
                 let added = SliceName::new(name).map(|name| {
-                    if let Some(slice) = self.slice(*at, &name, raw, &mut fleet) {
-                        fleet.slices.insert(name, slice);
-                    }
+                    let pattern = self.pattern(*at, raw, &mut fleet);
+                    let slice = pattern.and_then(|pattern| slice::slivers(&fleet.name, &name, raw, &pattern));
+                    fleet.slices.extend(slice.map(|slice| (name, slice)));
                 });
                 self.impossible_name(*at, added);
             }
         }
-        self.check_count(&fleet);
+        for at in std::mem::take(&mut self.again) {
+            match &at.document.body {
+                Some(Body::Node(_)) => drop(self.node(at)),
+                Some(Body::Slice(raw)) => drop(self.pattern(at, raw, &mut fleet)),
+                Some(Body::Fleet(_) | Body::Site(_) | Body::Template(_)) | None => {}
+            }
+        }
+        self.check_count();
         self.check_memory(&fleet);
-        self.check_ports(&fleet);
+        self.check_ports();
+        self.refuse_silence(&fleet);
         head.map(|_| fleet)
+    }
+
+    /// The last line of defence: a document that is not in the fleet, while nothing is said to be wrong, would be taken
+    /// for one that somebody has removed.
+    fn refuse_silence(&mut self, fleet: &DesiredFleet) {
+        if !self.findings.is_empty() {
+            return;
+        }
+        let lost = self.defined.iter().find(|((kind, name), _)| match kind {
+            Kind::Fleet => false,
+            Kind::Site => SiteName::new(name).map_or(true, |name| !fleet.sites.contains_key(&name)),
+            Kind::Node => NodeName::new(name).map_or(true, |name| !fleet.nodes.contains_key(&name)),
+            Kind::Template => {
+                TemplateName::new(name).map_or(true, |name| !fleet.templates.contains_key(&name))
+            }
+            Kind::Slice => SliceName::new(name).map_or(true, |name| !fleet.slices.contains_key(&name)),
+        });
+        if let Some((_, at)) = lost {
+            let message = "this document could not be understood, though nothing in it seems wrong";
+            let finding = Diagnostic::error(Code::BadValue, at.place(&[]), message)
+                .help("this is a mistake of the program: please report it with the document");
+            self.findings.push(finding);
+        }
     }
 
     fn impossible_name(&mut self, at: At<'_>, result: Result<(), NameError>) {
@@ -213,7 +252,7 @@ impl<'a> Resolver<'a> {
         // The one in `fleet.yaml` comes first, whatever else sorts before it.
         all.sort_by_key(|at| at.file.path() != FLEET_FILE);
         let Some(first) = all.first().copied() else {
-            if !self.opaque {
+            if self.unread.is_nothing() {
                 let there = files.iter().any(|file| file.path() == FLEET_FILE);
                 let message = if there {
                     format!("{FLEET_FILE} holds no document of kind Fleet")
@@ -241,14 +280,13 @@ impl<'a> Resolver<'a> {
         let Some(Body::Fleet(raw)) = &first.document.body else {
             return None;
         };
-        let budget = raw
-            .delete_budget
-            .as_ref()
-            .map_or_else(DeleteBudget::default, |budget| DeleteBudget {
-                slivers: budget.slivers,
-                window: budget.window.0,
-            });
-        match FleetName::new(&first.document.name) {
+        let budget = raw.delete_budget.read(DeleteBudget::default(), |budget| {
+            Some(DeleteBudget {
+                slivers: budget.slivers?,
+                window: budget.window.as_ref()?.0,
+            })
+        })?;
+        match FleetName::new(first.document.name.as_deref()?) {
             Ok(name) => Some((name, budget)),
             Err(error) => {
                 self.impossible_name(first, Err(error));
@@ -261,39 +299,47 @@ impl<'a> Resolver<'a> {
         let Some(Body::Node(raw)) = &at.document.body else {
             return None;
         };
-        let path = [Step::Key("spec"), Step::Key("site")];
-        self.find(Kind::Site, raw.site.0.as_str(), || at.place(&path));
-        let capacity = raw.capacity.memory.0;
+        if let Some(site) = &raw.site {
+            let path = [Step::Key("spec"), Step::Key("site")];
+            self.find(Kind::Site, site.0.as_str(), || at.place(&path));
+        }
+        let capacity = raw.capacity.as_ref();
+        let memory = capacity.and_then(|capacity| Some(capacity.memory.as_ref()?.0));
         let reserved = raw
             .reserved
-            .as_ref()
-            .map_or(Bytes(0), |reserved| reserved.memory.0);
-        if reserved >= capacity {
+            .read(Bytes(0), |reserved| Some(reserved.memory.as_ref()?.0));
+        if let (Some(memory), Some(reserved)) = (memory, reserved)
+            && reserved >= memory
+        {
             let path = [Step::Key("spec"), Step::Key("reserved"), Step::Key("memory")];
-            let message = format!("{reserved} kept back of {capacity} leave nothing for guests");
+            let message = format!("{reserved} kept back of {memory} leave nothing for guests");
             self.findings
                 .push(Diagnostic::error(Code::BadValue, at.place(&path), message));
         }
+        let labels = raw.labels.read(BTreeMap::new(), |labels| {
+            let label = |(key, value): (&Text<Short>, &Option<Text<Short>>)| {
+                Some((key.0.0.clone(), value.as_ref()?.0.0.clone()))
+            };
+            labels.known.iter().map(label).collect()
+        });
         Some(Node {
-            site: raw.site.0.clone(),
-            labels: raw
-                .labels
-                .iter()
-                .map(|(key, value)| (key.clone(), value.0.0.clone()))
-                .collect(),
-            hypervisor: match raw.hypervisor {
-                Some(RawHypervisor::Xen) => HypervisorKind::Xen,
-                Some(RawHypervisor::Qemu) | None => HypervisorKind::Qemu,
-            },
-            memory: Bytes(capacity.0.saturating_sub(reserved.0)),
-            vcpus: raw.capacity.vcpus,
+            site: raw.site.as_ref()?.0.clone(),
+            labels: labels?,
+            hypervisor: raw
+                .hypervisor
+                .read(HypervisorKind::Qemu, |hypervisor| match hypervisor {
+                    RawHypervisor::Xen => Some(HypervisorKind::Xen),
+                    RawHypervisor::Qemu => Some(HypervisorKind::Qemu),
+                })?,
+            memory: Bytes(memory?.0.saturating_sub(reserved?.0)),
+            vcpus: capacity?.vcpus?,
         })
     }
 
     /// The definition of a name; reports it where it is used if there is none.
     fn find(&mut self, kind: Kind, name: &str, place: impl FnOnce() -> Place) -> Option<At<'a>> {
         let found = self.defined.get(&(kind, name)).copied();
-        if found.is_none() && !self.opaque {
+        if found.is_none() && !self.unread.may_define(kind, name) {
             let known = self
                 .defined
                 .keys()
@@ -308,4 +354,21 @@ impl<'a> Resolver<'a> {
         }
         found
     }
+}
+
+/// What a template's channels point at; `None` if something about it is wrong.
+fn template(raw: &RawTemplate) -> Option<Template> {
+    let channels = raw.channels.as_ref()?;
+    let channel = |(name, digest): (&Text<ChannelName>, &Option<Text<Digest>>)| {
+        Some((name.0.clone(), digest.as_ref()?.0))
+    };
+    let sources = raw.sources.read(Vec::new(), |sources| {
+        let source = |source: &Option<Text<TemplateSource>>| Some(source.as_ref()?.0.0.clone());
+        sources.iter().map(source).collect()
+    });
+    Some(Template {
+        channels: channels.known.iter().map(channel).collect::<Option<_>>()?,
+        sources: sources?,
+    })
+    .filter(|_| channels.whole)
 }

@@ -1,7 +1,8 @@
-//! The typed decoder: `serde_yaml` over each document, after the structural check has found nothing.
+//! The typed decoder: `serde_yaml` over what the structural check has left of each document.
 //!
-//! Positions come from the tree, by the path at which decoding failed. Both readers of YAML must see the same document;
-//! where they do not, it is refused rather than guessed at.
+//! Both readers of YAML must see the same document; where they do not, it is refused rather than guessed at. What
+//! decoding itself could find, the check has found before; should the two disagree, the path at which decoding failed
+//! says where.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -9,7 +10,7 @@ use serde_path_to_error::Segment;
 use serde_yaml::Value;
 
 use super::kinds::Kind;
-use super::raw::{RawDocument, RawFleet, RawNode, RawSite, RawSlice, RawTemplate};
+use super::raw::{RawFleet, RawNode, RawSite, RawSlice, RawTemplate};
 use super::text::{SourceText, Span};
 use super::tree::{NodeId, NodeValue, ScalarKind, Step, Tree, path_text};
 use crate::diagnostic::{Code, Diagnostic};
@@ -24,10 +25,11 @@ pub(crate) enum Body {
     Slice(Box<RawSlice>),
 }
 
-/// Reads all documents of a file untyped; `None` for one that differs from what the tree holds.
-pub(crate) fn values(source: &SourceText, tree: &Tree, findings: &mut Vec<Diagnostic>) -> Vec<Option<Value>> {
+/// Reads all documents of a file once more, with the other reader: whether each is what the tree holds. Short if the
+/// readers do not even see the same documents.
+pub(crate) fn agreed(source: &SourceText, tree: &Tree, findings: &mut Vec<Diagnostic>) -> Vec<bool> {
     let mut roots = tree.roots.iter();
-    let mut values = Vec::new();
+    let mut agreed = Vec::with_capacity(tree.roots.len());
     for document in serde_yaml::Deserializer::from_str(source.text()) {
         match Value::deserialize(document) {
             // Empty documents are not in the tree either.
@@ -42,13 +44,11 @@ pub(crate) fn values(source: &SourceText, tree: &Tree, findings: &mut Vec<Diagno
                     ));
                     return Vec::new();
                 };
-                match differs(tree, root, &value) {
-                    None => values.push(Some(value)),
-                    Some(at) => {
-                        let message = "two readers of YAML understand this value differently";
-                        findings.push(ambiguous(source, tree, Some(at), message));
-                        values.push(None);
-                    }
+                let different = differs(tree, root, &value);
+                agreed.push(different.is_none());
+                if let Some(at) = different {
+                    let message = "two readers of YAML understand this value differently";
+                    findings.push(ambiguous(source, tree, Some(at), message));
                 }
             }
             Err(error) => {
@@ -85,10 +85,10 @@ pub(crate) fn values(source: &SourceText, tree: &Tree, findings: &mut Vec<Diagno
         ));
         return Vec::new();
     }
-    values
+    agreed
 }
 
-/// Reads the body of a document of a known kind.
+/// Reads the body of a document of a known kind from what the structural check has left of it.
 pub(crate) fn body(
     source: &SourceText,
     tree: &Tree,
@@ -120,19 +120,18 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn spec<S: DeserializeOwned>(&mut self, value: Value) -> Option<Option<S>> {
-        match serde_path_to_error::deserialize::<_, RawDocument<S>>(value) {
-            Ok(document) => Some(document.spec),
+    /// `Some(None)` if there is none to read.
+    fn spec<S: DeserializeOwned>(&mut self, mut document: Value) -> Option<Option<S>> {
+        let spec = document.get_mut("spec").map_or(Value::Null, std::mem::take);
+        match serde_path_to_error::deserialize(spec) {
+            Ok(spec) => Some(spec),
             Err(error) => {
-                let steps: Vec<Step<'_>> = error
-                    .path()
-                    .iter()
-                    .filter_map(|segment| match segment {
-                        Segment::Seq { index } => Some(Step::Index(*index)),
-                        Segment::Map { key } => Some(Step::Key(key)),
-                        Segment::Enum { .. } | Segment::Unknown => None,
-                    })
-                    .collect();
+                let below = error.path().iter().filter_map(|segment| match segment {
+                    Segment::Seq { index } => Some(Step::Index(*index)),
+                    Segment::Map { key } => Some(Step::Key(key)),
+                    Segment::Enum { .. } | Segment::Unknown => None,
+                });
+                let steps: Vec<Step<'_>> = std::iter::once(Step::Key("spec")).chain(below).collect();
                 let (_, at) = self.tree.walk(self.root, &steps);
                 let place = self.source.place(self.tree.node(at).span, path_text(&steps));
                 let finding = Diagnostic::error(Code::BadValue, place, error.inner().to_string());

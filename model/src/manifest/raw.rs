@@ -1,9 +1,11 @@
-//! Documents as they are written: the typed decoder's side of the tables in `kinds`.
-
-use std::collections::BTreeMap;
+//! The `spec` of documents as far as it could be read: the typed decoder's side of the tables in `kinds`.
+//!
+//! A field that must be given is an `Option`, and `None` means that what is wrong with it has been said; so it is with
+//! the items of lists. [`Stated`] and [`Entries`] are the same for optional fields and for mappings from names.
 
 use serde::Deserialize;
 
+use super::partial::{Entries, Stated};
 use super::read::{
     Content, FilePath, GuestPath, Marker, NodeDirectory, RepositoryPath, RequestPath, Short, TemplateChoice,
     TemplateSource, Text,
@@ -11,71 +13,51 @@ use super::read::{
 use crate::id::{ChannelName, Digest, NodeName, SiteName};
 use crate::units::{BitRate, Bytes, Millis};
 
-/// A document of a kind whose `spec` is `S`.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(
-    dead_code,
-    reason = "read with the header; here only so that no field is unknown"
-)]
-pub(crate) struct RawDocument<S> {
-    api_version: String,
-    kind: String,
-    metadata: RawMetadata,
-    pub(crate) spec: Option<S>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(
-    dead_code,
-    reason = "read with the header; here only so that no field is unknown"
-)]
-struct RawMetadata {
-    name: String,
-}
-
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct RawFleet {
-    pub(crate) delete_budget: Option<RawDeleteBudget>,
+    #[serde(default)]
+    pub(crate) delete_budget: Stated<RawDeleteBudget>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawDeleteBudget {
-    pub(crate) slivers: u32,
-    pub(crate) window: Text<Millis>,
+    pub(crate) slivers: Option<u32>,
+    pub(crate) window: Option<Text<Millis>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawSite {
-    pub(crate) region: Option<Text<Short>>,
+    #[serde(default)]
+    pub(crate) region: Stated<Text<Short>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawNode {
-    pub(crate) site: Text<SiteName>,
+    pub(crate) site: Option<Text<SiteName>>,
     #[serde(default)]
-    pub(crate) labels: BTreeMap<String, Text<Short>>,
-    pub(crate) capacity: RawCapacity,
-    pub(crate) reserved: Option<RawReserved>,
-    pub(crate) hypervisor: Option<RawHypervisor>,
+    pub(crate) labels: Stated<Entries<Text<Short>, Text<Short>>>,
+    pub(crate) capacity: Option<RawCapacity>,
+    #[serde(default)]
+    pub(crate) reserved: Stated<RawReserved>,
+    #[serde(default)]
+    pub(crate) hypervisor: Stated<RawHypervisor>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawCapacity {
-    pub(crate) memory: Text<Bytes>,
-    pub(crate) vcpus: u32,
+    pub(crate) memory: Option<Text<Bytes>>,
+    pub(crate) vcpus: Option<u32>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawReserved {
-    pub(crate) memory: Text<Bytes>,
+    pub(crate) memory: Option<Text<Bytes>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -88,54 +70,63 @@ pub(crate) enum RawHypervisor {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawTemplate {
-    pub(crate) channels: BTreeMap<Text<ChannelName>, Text<Digest>>,
+    pub(crate) channels: Option<Entries<Text<ChannelName>, Text<Digest>>>,
     #[serde(default)]
-    pub(crate) sources: Vec<Text<TemplateSource>>,
+    pub(crate) sources: Stated<Vec<Option<Text<TemplateSource>>>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawSlice {
-    pub(crate) image: RawImage,
-    pub(crate) resources: RawResources,
-    pub(crate) placement: RawPlacement,
-    pub(crate) state: Option<RawState>,
+    pub(crate) image: Option<RawImage>,
+    pub(crate) resources: Option<RawResources>,
+    pub(crate) placement: Option<RawPlacement>,
     #[serde(default)]
-    pub(crate) publish: Vec<RawPublish>,
-    pub(crate) health: Option<RawHealth>,
+    pub(crate) state: Stated<RawState>,
+    #[serde(default)]
+    pub(crate) publish: Stated<Vec<Option<RawPublish>>>,
+    #[serde(default)]
+    pub(crate) health: Stated<RawHealth>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawImage {
-    pub(crate) kernel: Text<TemplateChoice>,
-    pub(crate) mounts: Vec<RawMount>,
+    pub(crate) kernel: Option<Text<TemplateChoice>>,
+    pub(crate) mounts: Option<Vec<Option<RawMount>>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawMount {
-    pub(crate) path: Text<GuestPath>,
-    pub(crate) layers: Vec<RawLayer>,
-    pub(crate) writable: Option<RawWritable>,
+    pub(crate) path: Option<Text<GuestPath>>,
+    pub(crate) layers: Option<Vec<Option<RawLayer>>>,
+    #[serde(default)]
+    pub(crate) writable: Stated<RawWritable>,
 }
 
-/// Exactly one of its fields is there.
+/// Exactly one of its fields should be there.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawLayer {
-    pub(crate) files: Option<BTreeMap<Text<FilePath>, RawFile>>,
-    pub(crate) overlay: Option<Text<NodeDirectory>>,
-    pub(crate) template: Option<Text<TemplateChoice>>,
+    #[serde(default)]
+    pub(crate) files: Stated<Entries<Text<FilePath>, RawFile>>,
+    #[serde(default)]
+    pub(crate) overlay: Stated<Text<NodeDirectory>>,
+    #[serde(default)]
+    pub(crate) template: Stated<Text<TemplateChoice>>,
 }
 
-/// Either `from` or `text` is there.
+/// Either `from` or `text` should be there.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawFile {
-    pub(crate) from: Option<Text<RepositoryPath>>,
-    pub(crate) text: Option<Text<Content>>,
-    pub(crate) executable: Option<bool>,
+    #[serde(default)]
+    pub(crate) from: Stated<Text<RepositoryPath>>,
+    #[serde(default)]
+    pub(crate) text: Stated<Text<Content>>,
+    #[serde(default)]
+    pub(crate) executable: Stated<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -148,31 +139,36 @@ pub(crate) enum RawWritable {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawResources {
-    pub(crate) vcpus: Option<u32>,
-    pub(crate) memory: Text<Bytes>,
     #[serde(default)]
-    pub(crate) cpu: RawCpu,
-    pub(crate) disk: Option<Text<Bytes>>,
-    pub(crate) net: Option<RawNet>,
+    pub(crate) vcpus: Stated<u32>,
+    pub(crate) memory: Option<Text<Bytes>>,
+    #[serde(default)]
+    pub(crate) cpu: Stated<RawCpu>,
+    #[serde(default)]
+    pub(crate) disk: Stated<Text<Bytes>>,
+    #[serde(default)]
+    pub(crate) net: Stated<RawNet>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawCpu {
-    pub(crate) weight: Option<u32>,
-    pub(crate) cap: Option<u32>,
+    #[serde(default)]
+    pub(crate) weight: Stated<u32>,
+    #[serde(default)]
+    pub(crate) cap: Stated<u32>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawNet {
-    pub(crate) rate: Text<BitRate>,
+    pub(crate) rate: Option<Text<BitRate>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawPlacement {
-    pub(crate) nodes: Vec<Text<NodeName>>,
+    pub(crate) nodes: Option<Vec<Option<Text<NodeName>>>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -186,38 +182,46 @@ pub(crate) enum RawState {
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawPublish {
-    pub(crate) guest: u16,
-    pub(crate) host: u16,
+    pub(crate) guest: Option<u16>,
+    pub(crate) host: Option<u16>,
 }
 
-/// Exactly one of `http`, `tcp` and `console` is there.
+/// Exactly one of `http`, `tcp` and `console` should be there.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawHealth {
-    pub(crate) http: Option<RawHttp>,
-    pub(crate) tcp: Option<RawTcp>,
-    pub(crate) console: Option<RawConsole>,
-    pub(crate) interval: Option<Text<Millis>>,
-    pub(crate) threshold: Option<u32>,
-    pub(crate) grace: Option<Text<Millis>>,
+    #[serde(default)]
+    pub(crate) http: Stated<RawHttp>,
+    #[serde(default)]
+    pub(crate) tcp: Stated<RawTcp>,
+    #[serde(default)]
+    pub(crate) console: Stated<RawConsole>,
+    #[serde(default)]
+    pub(crate) interval: Stated<Text<Millis>>,
+    #[serde(default)]
+    pub(crate) threshold: Stated<u32>,
+    #[serde(default)]
+    pub(crate) grace: Stated<Text<Millis>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawHttp {
-    pub(crate) port: u16,
-    pub(crate) path: Option<Text<RequestPath>>,
-    pub(crate) expect: Option<u16>,
+    pub(crate) port: Option<u16>,
+    #[serde(default)]
+    pub(crate) path: Stated<Text<RequestPath>>,
+    #[serde(default)]
+    pub(crate) expect: Stated<u16>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawTcp {
-    pub(crate) port: u16,
+    pub(crate) port: Option<u16>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawConsole {
-    pub(crate) marker: Text<Marker>,
+    pub(crate) marker: Option<Text<Marker>>,
 }

@@ -297,7 +297,7 @@ impl FromText for Marker {
 }
 
 /// A short text for people: a region, a label.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Short(pub(crate) String);
 
 impl FromText for Short {

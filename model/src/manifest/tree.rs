@@ -4,7 +4,7 @@
 //! bound. Aliases become second parents of the same value, so a bomb costs no more than its text; what it would unfold
 //! to is counted, and refused beyond a budget.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span as ParserSpan};
 
@@ -29,6 +29,8 @@ pub(crate) struct Tree {
     nodes: Vec<Node>,
     /// Documents that are not empty, in order.
     pub(crate) roots: Vec<NodeId>,
+    /// Scalars that have a tag: what they are cannot be told.
+    tagged: BTreeSet<NodeId>,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +82,11 @@ impl Tree {
             NodeValue::Scalar { plain: false, .. } => Some(ScalarKind::Text),
             NodeValue::List(_) | NodeValue::Map(_) => None,
         }
+    }
+
+    /// Whether a value has been refused as a whole, so that nothing more can be said about it.
+    pub(crate) fn refused(&self, id: NodeId) -> bool {
+        self.tagged.contains(&id)
     }
 
     /// Entry of a mapping: key and value.
@@ -284,6 +291,9 @@ impl Builder<'_> {
                     NodeValue::Scalar { text, plain },
                     Weight { values: 1, depth: 1 },
                 );
+                if tag.is_some() {
+                    self.tree.tagged.insert(id);
+                }
                 self.name(anchor, Some(id));
                 self.finish(id, false)
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{At, Resolver};
 use crate::desired::{CarriedContent, CarriedFile, FileSet};
 use crate::diagnostic::{Code, Diagnostic, Place, nearest};
-use crate::manifest::{FILES_MAX, FilePath, RawFile, Step, Text};
+use crate::manifest::{Entries, FILES_MAX, FilePath, RawFile, Stated, Step, Text};
 use crate::repository::{FileMode, TreeEntry};
 use crate::units::Bytes;
 
@@ -26,17 +26,24 @@ impl<'a> Resolver<'a> {
         &mut self,
         at: At<'a>,
         path: &[Step<'_>],
-        raw: &BTreeMap<Text<FilePath>, RawFile>,
+        raw: &Entries<Text<FilePath>, RawFile>,
     ) -> Option<FileSet> {
         let before = self.findings.len();
         let mut set = FileSet {
             files: BTreeMap::new(),
         };
-        for (target, raw) in raw {
+        let mut whole = raw.whole;
+        for (target, raw) in &raw.known {
+            let Some(raw) = raw else {
+                whole = false;
+                continue;
+            };
             let target = target.0.0.as_str();
             let key = format!("/{target}");
             let entry = [path, &[Step::Key(&key)]].concat();
-            for (target, file) in self.carried(at, &entry, target, raw) {
+            let carried = self.carried(at, &entry, target, raw);
+            whole &= carried.is_some();
+            for (target, file) in carried.into_iter().flatten() {
                 if target.split('/').any(|name| name.starts_with(WHITEOUT)) {
                     let message = format!("`/{target}`: a name may not begin with `{WHITEOUT}`");
                     let finding = Diagnostic::error(Code::File, at.key_place(&entry), message).help(
@@ -72,25 +79,29 @@ impl<'a> Resolver<'a> {
             ));
             self.findings.push(finding);
         }
-        (self.findings.len() == before).then_some(set)
+        (whole && self.findings.len() == before).then_some(set)
     }
 
-    /// The files that one entry asks for, by their paths in the mount.
+    /// The files that one entry asks for, by their paths in the mount; `None` if that cannot be told.
     fn carried(
         &mut self,
         at: At<'a>,
         entry: &[Step<'_>],
         target: &str,
         raw: &RawFile,
-    ) -> Vec<(String, CarriedFile)> {
-        if let Some(text) = &raw.text {
-            let file = CarriedFile {
-                executable: raw.executable.unwrap_or(false),
-                content: CarriedContent::Inline(text.0.0.clone()),
-            };
-            return vec![(target.to_owned(), file)];
-        }
-        if raw.executable.is_some() {
+    ) -> Option<Vec<(String, CarriedFile)>> {
+        let from = match (&raw.from, &raw.text) {
+            (Stated::Absent, Stated::Given(text)) => {
+                let file = CarriedFile {
+                    executable: raw.executable.read(false, |flag| Some(*flag))?,
+                    content: CarriedContent::Inline(text.0.0.clone()),
+                };
+                return Some(vec![(target.to_owned(), file)]);
+            }
+            (Stated::Given(from), Stated::Absent) => from.0.0.as_str(),
+            (Stated::Absent | Stated::Unclear | Stated::Given(_), _) => return None,
+        };
+        if raw.executable.given().is_some() {
             let step = [entry, &[Step::Key("executable")]].concat();
             let finding = Diagnostic::error(
                 Code::BadValue,
@@ -100,18 +111,12 @@ impl<'a> Resolver<'a> {
             .help("for a file of the repository git says it: git update-index --chmod=+x FILE");
             self.findings.push(finding);
         }
-        let Some(from) = raw.from.as_ref().map(|from| from.0.0.as_str()) else {
-            return Vec::new();
-        };
         let tree = self.tree;
         let from_path = [entry, &[Step::Key("from")]].concat();
         let place = || at.place(&from_path);
         if let Some(found) = tree.entries.get(from) {
-            return self
-                .file(&place, from, found)
-                .map(|file| (target.to_owned(), file))
-                .into_iter()
-                .collect();
+            let file = self.file(&place, from, found)?;
+            return Some(vec![(target.to_owned(), file)]);
         }
         // Links and submodules are entries of the tree, so what lies behind one can only be reached through its name.
         let parents = from.match_indices('/').map(|(i, _)| &from[..i]);
@@ -124,7 +129,7 @@ impl<'a> Resolver<'a> {
                 self.findings
                     .push(Diagnostic::error(Code::File, place(), message));
             }
-            return Vec::new();
+            return None;
         }
         let mut files = Vec::new();
         let mut count = 0_usize;
@@ -145,7 +150,7 @@ impl<'a> Resolver<'a> {
                 .extend(nearest(from, known).map(|near| format!("did you mean `{near}`?")));
             self.findings.push(finding);
         }
-        files
+        Some(files)
     }
 
     /// One file of the repository.

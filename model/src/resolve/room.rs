@@ -1,26 +1,25 @@
 //! Whether all slivers of a node fit there together: memory, ports, numbers.
+//!
+//! Slices count with what is known of them. They can only become more, so what does not fit now never will.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{At, Resolver};
-use crate::desired::{DesiredFleet, DesiredSliver, SliverState};
-use crate::diagnostic::{Code, Diagnostic, Place};
-use crate::id::{NodeName, SliceName, SliverId};
-use crate::manifest::{Body, Kind, RawSlice, SLIVERS_MAX, Step};
+use super::{At, Resolver, slice};
+use crate::desired::{DesiredFleet, SliverState};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::id::NodeName;
+use crate::manifest::{Body, Kind, RawSlice, SLIVERS_MAX, Step, Text};
 
 const PUBLISH: [Step<'static>; 2] = [Step::Key("spec"), Step::Key("publish")];
 
 impl<'a> Resolver<'a> {
     /// Ports stay ports, however many slivers there are.
     pub(super) fn check_publish(&mut self, at: At<'a>, raw: &RawSlice) {
-        let last = raw.placement.nodes.len().saturating_sub(1);
-        for (i, publish) in raw.publish.iter().enumerate() {
-            if usize::from(publish.host).saturating_add(last) > usize::from(u16::MAX) {
+        let last = nodes(raw).len().saturating_sub(1);
+        for (i, host) in hosts(raw) {
+            if usize::from(host).saturating_add(last) > usize::from(u16::MAX) {
                 let path = [PUBLISH[0], PUBLISH[1], Step::Index(i), Step::Key("host")];
-                let message = format!(
-                    "host port {} plus sliver number {last} is beyond 65535",
-                    publish.host
-                );
+                let message = format!("host port {host} plus sliver number {last} is beyond 65535");
                 let finding = Diagnostic::error(Code::BadValue, at.place(&path), message)
                     .help("sliver N gets the host port plus N");
                 self.findings.push(finding);
@@ -33,7 +32,15 @@ impl<'a> Resolver<'a> {
         let Some(Body::Slice(raw)) = &at.document.body else {
             return;
         };
-        if raw.publish.iter().all(|publish| publish.guest != port) {
+        // All published guest ports, if they are known.
+        let guests = raw.publish.read(BTreeSet::new(), |publish| {
+            let ports = publish.iter().map(|publish| publish.as_ref()?.guest);
+            ports.collect::<Option<BTreeSet<u16>>>()
+        });
+        let Some(guests) = guests else {
+            return;
+        };
+        if !guests.contains(&port) {
             let path = [
                 Step::Key("spec"),
                 Step::Key("health"),
@@ -41,7 +48,6 @@ impl<'a> Resolver<'a> {
                 Step::Key("port"),
             ];
             let message = format!("the health check asks port {port}, which is not published");
-            let guests: BTreeSet<u16> = raw.publish.iter().map(|publish| publish.guest).collect();
             let guests: Vec<String> = guests.iter().map(u16::to_string).collect();
             let finding =
                 Diagnostic::error(Code::HealthPort, at.place(&path), message).help(if guests.is_empty() {
@@ -54,39 +60,47 @@ impl<'a> Resolver<'a> {
     }
 
     /// The fleet as a whole has a bound, so that one push cannot make every node's work unbounded.
-    pub(super) fn check_count(&mut self, fleet: &DesiredFleet) {
+    pub(super) fn check_count(&mut self) {
         let mut count = 0_usize;
-        for (name, slice) in &fleet.slices {
-            count += slice.slivers.len();
-            if count > SLIVERS_MAX {
-                let message = format!(
-                    "with this slice the fleet has {count} slivers, more than the {SLIVERS_MAX} allowed"
-                );
-                let place = self.slice_place(
-                    name,
-                    &[Step::Key("spec"), Step::Key("placement"), Step::Key("nodes")],
-                );
-                self.findings
-                    .extend(place.map(|place| Diagnostic::error(Code::Limit, place, message)));
-                return;
-            }
+        let too_many = self.slices().find_map(|(at, _, raw)| {
+            count += nodes(raw).len();
+            (count > SLIVERS_MAX).then_some(at)
+        });
+        if let Some(at) = too_many {
+            let message =
+                format!("with this slice the fleet has {count} slivers, more than the {SLIVERS_MAX} allowed");
+            let place = at.place(&[Step::Key("spec"), Step::Key("placement"), Step::Key("nodes")]);
+            self.findings.push(Diagnostic::error(Code::Limit, place, message));
         }
     }
 
     /// Running slivers hold their memory; stopped and suspended ones do not.
     pub(super) fn check_memory(&mut self, fleet: &DesiredFleet) {
-        let running = |sliver: &DesiredSliver| sliver.state == SliverState::Running;
-        let mut wanted: BTreeMap<&NodeName, u64> = BTreeMap::new();
-        let slivers = || fleet.slices.values().flat_map(|slice| slice.slivers.values());
-        for (node, sliver) in slivers().filter(|(_, sliver)| running(sliver)) {
-            *wanted.entry(node).or_default() += sliver.resources.memory.mib();
+        let mut running = Vec::new();
+        for (at, name, raw) in self.slices() {
+            let memory = raw.resources.as_ref().and_then(|raw| raw.memory.as_ref());
+            let (Some(memory), Some(SliverState::Running)) = (memory, slice::state(raw)) else {
+                continue;
+            };
+            let known = nodes(raw).iter().enumerate();
+            running
+                .extend(known.filter_map(|(i, node)| Some((at, name, i, &node.as_ref()?.0, memory.0.mib()))));
         }
-        let offered = |node: &NodeName| fleet.nodes.get(node).map(|node| node.memory.0 >> 20);
+        let mut wanted: BTreeMap<&NodeName, u64> = BTreeMap::new();
+        for (_, _, _, node, need) in &running {
+            *wanted.entry(node).or_default() += need;
+        }
+        let twice = &self.twice;
+        let offered = |name: &NodeName| {
+            let node = fleet.nodes.get(name)?;
+            (!twice.contains(&(Kind::Node, name.as_str()))).then_some(node.memory.0 >> 20)
+        };
         // For each node that is too full, the first sliver that does not fit and what is left for it.
         let mut held: BTreeMap<&NodeName, u64> = BTreeMap::new();
         let mut said: BTreeSet<&NodeName> = BTreeSet::new();
-        for (node, sliver) in slivers().filter(|(_, sliver)| running(sliver)) {
-            let (Some(total), need) = (offered(node), sliver.resources.memory.mib()) else {
+        let mut findings = Vec::new();
+        for (at, name, i, node, need) in running {
+            let Some(total) = offered(node) else {
                 continue;
             };
             let held = held.entry(node).or_default();
@@ -98,27 +112,17 @@ impl<'a> Resolver<'a> {
                 continue;
             }
             let left = total - *held;
-            let SliverId { slice, number } = &sliver.id;
-            let index = usize::try_from(*number).unwrap_or(usize::MAX);
             let path = [
                 Step::Key("spec"),
                 Step::Key("placement"),
                 Step::Key("nodes"),
-                Step::Index(index),
+                Step::Index(i),
             ];
-            let Some(place) = self.slice_place(slice, &path) else {
-                continue;
-            };
+            let place = at.place(&path);
             let message = if *held == 0 {
-                format!(
-                    "sliver {} needs {need} MiB but node `{node}` offers {total}",
-                    sliver.id
-                )
+                format!("sliver {name}/{i} needs {need} MiB but node `{node}` offers {total}")
             } else {
-                format!(
-                    "sliver {} needs {need} MiB but node `{node}` has {left} left of {total}",
-                    sliver.id
-                )
+                format!("sliver {name}/{i} needs {need} MiB but node `{node}` has {left} left of {total}")
             };
             let mut finding = Diagnostic::error(Code::Capacity, place, message);
             let free = |name: &NodeName| {
@@ -139,51 +143,91 @@ impl<'a> Resolver<'a> {
             } else {
                 finding = finding.help(ways.join(" or "));
             }
-            self.findings.push(finding);
+            findings.push(finding);
         }
+        self.findings.extend(findings);
     }
 
     /// A port of a node belongs to one sliver, running or not: states change more easily than ports.
-    pub(super) fn check_ports(&mut self, fleet: &DesiredFleet) {
-        let mut taken: BTreeMap<(&NodeName, u16), (&SliverId, usize)> = BTreeMap::new();
+    pub(super) fn check_ports(&mut self) {
+        /// One entry of `publish` for one sliver.
+        #[derive(Clone, Copy)]
+        struct Claim<'a> {
+            at: At<'a>,
+            slice: &'a str,
+            number: usize,
+            entry: usize,
+        }
+        let place = |claim: Claim<'_>| {
+            let path = [
+                PUBLISH[0],
+                PUBLISH[1],
+                Step::Index(claim.entry),
+                Step::Key("host"),
+            ];
+            claim.at.place(&path)
+        };
+        let mut taken: BTreeMap<(&NodeName, usize), Claim<'a>> = BTreeMap::new();
         let mut said = BTreeSet::new();
-        for (node, sliver) in fleet.slices.values().flat_map(|slice| slice.slivers.values()) {
-            for (i, publish) in sliver.publish.iter().enumerate() {
-                let (first, j) = *taken.entry((node, publish.host)).or_insert((&sliver.id, i));
-                if (first, j) == (&sliver.id, i) {
-                    continue;
-                }
-                // Two entries that meet on many nodes are one mistake.
-                if !said.insert((first.slice.clone(), j, sliver.id.slice.clone(), i)) {
-                    continue;
-                }
-                let host = |slice: &SliceName, i| {
-                    self.slice_place(
+        let mut findings = Vec::new();
+        for (at, slice, raw) in self.slices() {
+            for (number, node) in nodes(raw).iter().enumerate() {
+                let Some(Text(node)) = node else { continue };
+                for (entry, host) in hosts(raw) {
+                    let claim = Claim {
+                        at,
                         slice,
-                        &[PUBLISH[0], PUBLISH[1], Step::Index(i), Step::Key("host")],
-                    )
-                };
-                let (Some(here), Some(there)) = (host(&sliver.id.slice, i), host(&first.slice, j)) else {
-                    continue;
-                };
-                let port = publish.host;
-                let message = format!(
-                    "port {port} of node `{node}` is wanted by both {first} and {}",
-                    sliver.id
-                );
-                let mut finding = Diagnostic::error(Code::PortClash, here, message)
-                    .help("sliver N gets the host port plus N");
-                if first.slice != sliver.id.slice || i != j {
-                    finding = finding.related(there, format!("{first} gets it here"));
+                        number,
+                        entry,
+                    };
+                    let port = usize::from(host) + number;
+                    let Some(first) = taken.get(&(node, port)).copied() else {
+                        taken.insert((node, port), claim);
+                        continue;
+                    };
+                    // Two entries that meet on many nodes are one mistake.
+                    if !said.insert((first.slice, first.entry, slice, entry)) {
+                        continue;
+                    }
+                    let (it, other) = (
+                        format!("{}/{}", first.slice, first.number),
+                        format!("{slice}/{number}"),
+                    );
+                    let message = format!("port {port} of node `{node}` is wanted by both {it} and {other}");
+                    let mut finding = Diagnostic::error(Code::PortClash, place(claim), message)
+                        .help("sliver N gets the host port plus N");
+                    if (first.slice, first.entry) != (slice, entry) {
+                        finding = finding.related(place(first), format!("{it} gets it here"));
+                    }
+                    findings.push(finding);
                 }
-                self.findings.push(finding);
             }
         }
+        self.findings.extend(findings);
     }
 
-    fn slice_place(&self, slice: &SliceName, path: &[Step<'_>]) -> Option<Place> {
+    /// The slices whose names are right, in order.
+    fn slices(&self) -> impl Iterator<Item = (At<'a>, &'a str, &'a RawSlice)> {
         self.defined
-            .get(&(Kind::Slice, slice.as_str()))
-            .map(|at| at.place(path))
+            .iter()
+            .filter_map(|((_, name), at)| match &at.document.body {
+                Some(Body::Slice(raw)) => Some((*at, *name, &**raw)),
+                Some(Body::Fleet(_) | Body::Site(_) | Body::Node(_) | Body::Template(_)) | None => None,
+            })
     }
+}
+
+/// Where a slice's slivers go, by number; nothing if that cannot be told.
+fn nodes(raw: &RawSlice) -> &[Option<Text<NodeName>>] {
+    let nodes = raw
+        .placement
+        .as_ref()
+        .and_then(|placement| placement.nodes.as_ref());
+    nodes.map_or(&[], Vec::as_slice)
+}
+
+/// The host ports that a slice's first sliver publishes, with their indices, as far as they are known.
+fn hosts(raw: &RawSlice) -> impl Iterator<Item = (usize, u16)> {
+    let publish = raw.publish.given().into_iter().flatten().enumerate();
+    publish.filter_map(|(i, publish)| Some((i, publish.as_ref()?.host?)))
 }

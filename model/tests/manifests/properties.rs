@@ -169,3 +169,98 @@ fn hundreds_of_files_and_a_hundred_thousand_slivers_are_no_trouble() {
         [Code::Limit]
     );
 }
+
+/// One document, written so that each line can be made wrong without touching what another one means.
+const SLICE: &str = "\
+apiVersion: xenoslice/v1
+kind: Slice
+metadata: { name: extra }
+spec:
+  image:
+    kernel: debian-web/current
+    mounts:
+      - path: /
+        layers:
+          - { template: debian-web/current }
+          - { files: { /etc/motd: { text: hello } } }
+      - path: /srv
+        writable: local
+        layers: [{ template: debian-web/current }]
+  resources:
+    vcpus: 1
+    memory: 1MiB
+    disk: 1GiB
+    net: { rate: 10Mbit }
+  placement: { nodes: [laptop] }
+  publish: [{ guest: 90, host: 19090 }]
+  health: { http: { port: 90 }, interval: 5s, grace: 60s }
+";
+
+/// What is right, what somebody writes instead, and how often that is reported.
+const MISTAKES: &[(&str, &str, usize)] = &[
+    ("kernel: debian-web/current", "kernel: debian-wob/current", 1),
+    (
+        "- { template: debian-web/current }",
+        "- { template: debian-web/currant }",
+        1,
+    ),
+    ("{ text: hello }", "{ from: no/such/file }", 1),
+    ("path: /srv", "path: srv", 1),
+    ("writable: local", "writable: maybe", 1),
+    ("vcpus: 1", "vcpus: 1\n    vcpus: 2", 1),
+    ("memory: 1MiB", "memroy: 192MB", 1),
+    ("disk: 1GiB", "disk: 1GB", 1),
+    ("net: { rate: 10Mbit }", "net: { rate: 10Mbit, burst: 5 }", 1),
+    ("nodes: [laptop]", "nodes: [laptop, labtop]", 1),
+    ("[{ guest: 90,", "[{ guest: 91, host: 65535 }, { guest: 90,", 0),
+    ("http: { port: 90 }", "http: { port: 92 }", 1),
+    ("interval: 5s", "interval: 5 s", 1),
+    ("  health:", "  state: asleep\n  health:", 1),
+    ("kind: Slice", "kind: Slice # \u{e9}", 0),
+    ("name: extra", "name: Extra", 1),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Mistakes of one document neither hide each other nor make new ones.
+    #[test]
+    fn mistakes_of_a_document_are_all_told_and_no_others(chosen in proptest::sample::subsequence(MISTAKES, 0..MISTAKES.len())) {
+        let mut text = SLICE.to_owned();
+        let mut expected = 0;
+        for (right, wrong, reported) in &chosen {
+            prop_assert!(text.matches(right).count() == 1, "{}", right);
+            text = text.replace(right, wrong);
+            expected += reported;
+        }
+        // Ports stay ports for every sliver: these two are only wrong together.
+        let has = |part: &str| usize::from(text.contains(part));
+        expected += has("labtop") * has("host: 65535");
+        let mut repository = Repository::read(&crate::examples::specs().join("small"));
+        repository.put("slices/extra.yaml", text.clone());
+        let findings = repository.resolve().err().unwrap_or_default();
+        let told = Report::new(findings.clone()).render(Paint::Plain);
+        prop_assert!(findings.len() == expected, "{} expected in\n{}\nbut told\n{}", expected, text, told);
+    }
+}
+
+/// Where something is missing, nothing is read as a default.
+#[test]
+fn nothing_is_never_a_value() {
+    let lines: Vec<&str> = SLICE.lines().collect();
+    for (i, line) in lines.iter().enumerate() {
+        for (at, _) in line.match_indices(": ") {
+            let mut lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+            let rest = &line[at + 2..];
+            let value = rest.find([',', '}']).map_or("", |end| &rest[end..]);
+            // Only a scalar can be replaced by itself.
+            if rest.starts_with(['{', '[']) {
+                continue;
+            }
+            lines[i] = format!("{}: null{value}", &line[..at]);
+            let mut repository = Repository::read(&crate::examples::specs().join("small"));
+            repository.put("slices/extra.yaml", lines.join("\n"));
+            assert!(repository.resolve().is_err(), "{}", lines[i]);
+        }
+    }
+}
