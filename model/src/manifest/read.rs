@@ -43,7 +43,10 @@ impl From<UnitError> for TextError {
     fn from(error: UnitError) -> Self {
         Self {
             message: format!("`{}` is not {}", error.text, error.what),
-            help: Some(format!("write it as {}", error.example)),
+            help: Some(match error.meant {
+                Some(meant) => format!("did you mean `{meant}`? (units: {})", error.units),
+                None => format!("write it as {} (units: {})", error.example, error.units),
+            }),
         }
     }
 }
