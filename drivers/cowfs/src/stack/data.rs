@@ -464,11 +464,10 @@ impl Stack {
             return Ok(());
         }
         let state = self.read_state()?;
-        let unflushed = state.objects.iter().filter(|(_, object)| {
-            object.file().is_some_and(|file| {
-                file.writes > file.writes_synced || file.unlogged.len() > 0 || file.attr_unlogged
-            })
-        });
+        let unflushed = state
+            .objects
+            .iter()
+            .filter(|(_, object)| object.file().is_some_and(FileState::is_unflushed));
         let unflushed: Vec<ObjectKey> = unflushed.map(|(&key, _)| key).collect();
         drop(state);
         for key in unflushed {
@@ -481,7 +480,7 @@ impl Stack {
         self.settle_ticket(self.end_ticket())
     }
 
-    fn sync_content(&self, top: &Top, id: ContentId, fresh: bool) -> FsResult<()> {
+    pub(super) fn sync_content(&self, top: &Top, id: ContentId, fresh: bool) -> FsResult<()> {
         let synced = top.content.open(id).and_then(|file| {
             top.sync(&file)?;
             if fresh { top.content.sync_name(id) } else { Ok(()) }

@@ -11,10 +11,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+mod compact;
 mod data;
 mod listing;
 pub(crate) mod lower;
@@ -72,6 +73,7 @@ pub(crate) struct Top {
     content: ContentStore,
     /// Content files to remove once the log is durable up to the ticket.
     unused: Mutex<Vec<(Ticket, ContentId)>>,
+    compacting: AtomicBool,
     _lock: File,
 }
 
@@ -179,6 +181,7 @@ impl Stack {
         Ok(appended.ticket)
     }
 
+    /// Waits for the disk, and then does what had to wait for it. Not for callers that hold the state's lock.
     fn settle_ticket(&self, ticket: Ticket) -> FsResult<()> {
         let Some(top) = &self.top else { return Ok(()) };
         top.log.settle(ticket).map_err(|_| Status::Io)?;
@@ -192,6 +195,7 @@ impl Stack {
             !done
         });
         gone.into_iter().for_each(|id| top.content.remove(id));
+        self.compact_if_long(top);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Putting a stack together, and finding one's way when the layers below a writable layer have changed.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
 use super::listing::Listings;
@@ -74,6 +74,7 @@ pub fn open(spec: StackSpec) -> Result<Arc<Stack>, StackError> {
                 log: writable.log,
                 content: writable.content,
                 unused: Mutex::new(Vec::new()),
+                compacting: AtomicBool::new(false),
                 _lock: writable.lock,
             };
             (writable.state, Some(top), writable.meta.key)
@@ -147,7 +148,11 @@ impl Stack {
     fn prepare_record(&self, state: &mut State, changes: Vec<Change>) -> Result<(), StackError> {
         if self.top.is_some() {
             let ticket = self.record(state, None, changes).map_err(StackError::Writable)?;
-            return self.settle_ticket(ticket).map_err(StackError::Writable);
+            // Not with all that settling does besides: the state is locked.
+            let settled = self
+                .writable()
+                .and_then(|top| top.log.settle(ticket).map_err(|_| Status::Io));
+            return settled.map_err(StackError::Writable);
         }
         let record = Record { call: None, changes };
         let nowhere = Position {

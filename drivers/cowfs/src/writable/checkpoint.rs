@@ -1,30 +1,44 @@
 //! Compaction: the state as a segment of its own, so that what it replaces can go.
 //!
-//! A checkpoint is written at open, once the log holds more garbage than what lives. It appears by a rename, whole or
-//! not at all; only then are the segments before it removed. A crash in between leaves both, and the checkpoint wins.
+//! A checkpoint is written at open, once the log holds more garbage than what lives, and while the layer is served, once
+//! the log has grown to three times what lived last: a guest that changes the mode of one file for ever must not fill the
+//! node's disk. It appears by a rename, whole or not at all; only then are the segments before it removed. A crash in
+//! between leaves both, and the checkpoint wins.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::WritableError;
 use super::extents::{ContentId, Source};
-use super::log::{FOLDER, Replayed, as_u64, io_at};
+use super::log::{FOLDER, Log, Replacement, Replayed, as_u64, io_at};
 use super::meta::sync_dir;
 use super::record::{Body, Change, Record};
 use super::segment::{self, Header, SegmentName};
-use super::state::{Kind, Object};
+use super::state::{Kind, Object, State};
 use crate::handle::ObjectKey;
 
 /// A log below this many bytes is left alone: it replays in a few milliseconds.
 const WORTHWHILE: u64 = 1 << 20;
 /// Longer chains are made short whatever they hold: each segment is an open file.
 const SEGMENTS_MAX: usize = 16;
-/// Changes in one record of a checkpoint.
-const CHANGES_MAX: usize = 256;
+/// Payload of one record of a checkpoint; a record ends with the change that goes beyond.
+const PAYLOAD: usize = 256 << 10;
+/// Ranges in one change.
+const RANGES_MAX: usize = 8192;
 /// Written before it gets its name.
 const TEMPORARY: &str = ".checkpoint";
+
+/// Where a checkpoint has put bytes that the log holds.
+pub(crate) struct Moved {
+    pub(crate) key: ObjectKey,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    /// In the checkpoint, which is segment 0.
+    pub(crate) at: u64,
+}
 
 /// Writes a checkpoint if that at least halves the log, or there are too many segments; says whether it has.
 pub(super) fn write(dir: &Path, epoch: u64, replayed: &Replayed) -> Result<bool, WritableError> {
@@ -36,53 +50,184 @@ pub(super) fn write(dir: &Path, epoch: u64, replayed: &Replayed) -> Result<bool,
     else {
         return Ok(false);
     };
-    let sequence = last.header.name.sequence + 1;
-    let name = SegmentName { sequence, epoch };
+    let most = if too_many { u64::MAX } else { replayed.bytes / 2 };
+    let folder = dir.join(FOLDER);
+    let segments = |index: u32| {
+        let segment = usize::try_from(index)
+            .ok()
+            .and_then(|index| replayed.chain.get(index));
+        segment.map_or(Err(io::ErrorKind::NotFound.into()), |segment| {
+            File::open(&segment.path).map(Arc::new)
+        })
+    };
+    let written = write_to(&folder, last.header.name, epoch, &replayed.state, most, &segments)?;
+    if let Some((new, _moved)) = &written {
+        tracing::info!(
+            before = replayed.bytes,
+            after = new.len,
+            "the log of a writable layer has been compacted"
+        );
+    }
+    Ok(written.is_some())
+}
+
+/// Puts a checkpoint of `state` in the place of a log that is open. Everything that `state` says of content is on disk,
+/// and the caller holds its lock. Says where bytes that the log holds are now.
+pub(crate) fn replace(log: &Log, epoch: u64, state: &State) -> Result<Vec<Moved>, WritableError> {
+    let failed = |source| WritableError::Io {
+        doing: "compacting",
+        path: log.folder().to_path_buf(),
+        source,
+    };
+    let last = log.last().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+    let segments = |index| log.segment(index).ok_or_else(|| io::ErrorKind::NotFound.into());
+    let before = log.bytes();
+    let written = write_to(log.folder(), last, epoch, state, u64::MAX, &segments).inspect_err(|error| {
+        let name = SegmentName {
+            sequence: last.sequence.saturating_add(1),
+            epoch,
+        };
+        // Once it has its name, the next opening begins with it, and what the old chain gets now would be lost.
+        if log.folder().join(name.file_name()).symlink_metadata().is_ok() {
+            log.poison(error);
+        }
+    })?;
+    let Some((new, moved)) = written else {
+        return Err(failed(io::ErrorKind::InvalidData.into()));
+    };
+    tracing::debug!(
+        before,
+        after = new.len,
+        "the log of a writable layer has been compacted"
+    );
+    log.replace(new)
+        .map_err(|error| failed(io::Error::other(error)))?;
+    Ok(moved)
+}
+
+/// Writes the segment that follows `last` as a checkpoint of `state`, unless it would be longer than `most`. Inline bytes
+/// are read from `segments`.
+fn write_to(
+    folder: &Path,
+    last: SegmentName,
+    epoch: u64,
+    state: &State,
+    most: u64,
+    segments: &dyn Fn(u32) -> io::Result<Arc<File>>,
+) -> Result<Option<(Replacement, Vec<Moved>)>, WritableError> {
+    let name = SegmentName {
+        sequence: last.sequence.saturating_add(1),
+        epoch,
+    };
     let header = Header {
-        layer: replayed.state.layer(),
+        layer: state.layer(),
         name,
         checkpoint: true,
         predecessor: None,
     };
-    let mut bytes = header.encode();
-    let binding = header.binding();
-    for changes in snapshot(replayed)?.chunks(CHANGES_MAX) {
-        let payload = Record {
-            call: None,
-            changes: changes.to_vec(),
-        }
-        .encode();
-        let position = as_u64(bytes.len());
-        // The whole file is on disk before it has a name: nothing in it can be a torn tail.
-        let Some(framed) = segment::frame(&binding, position, position, &payload) else {
-            return Ok(false);
-        };
-        bytes.extend_from_slice(&framed);
-        if !too_many && as_u64(bytes.len()) > replayed.bytes / 2 {
-            return Ok(false);
-        }
-    }
-    let folder = dir.join(FOLDER);
     let temporary = folder.join(TEMPORARY);
     let doing = io_at("writing a checkpoint to", &temporary);
     let open = OpenOptions::new()
+        .read(true)
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .open(&temporary);
-    let mut file = open.map_err(&doing)?;
-    file.write_all(&bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(&doing)?;
+    let mut out = Output {
+        file: BufWriter::with_capacity(1 << 20, open.map_err(&doing)?),
+        binding: header.binding(),
+        len: 0,
+        changes: Vec::new(),
+        weight: 0,
+        moved: Vec::new(),
+    };
+    let written = out
+        .raw(&header.encode())
+        .and_then(|()| snapshot(state, segments, &mut |change| out.put(change, most)))
+        .and_then(|()| out.finish(most));
+    if let Err(error) = written {
+        // It is in nobody's way, and takes space.
+        let _removed = fs::remove_file(&temporary);
+        return if error.kind() == io::ErrorKind::FileTooLarge && out.len > most {
+            Ok(None)
+        } else {
+            Err(doing(error))
+        };
+    }
+    let Output { file, len, moved, .. } = out;
+    let file = file.into_inner().map_err(|error| doing(error.into_error()))?;
+    file.sync_all().map_err(&doing)?;
     fs::rename(&temporary, folder.join(name.file_name())).map_err(&doing)?;
-    sync_dir(&folder).map_err(&doing)?;
-    tracing::info!(
-        before = replayed.bytes,
-        after = bytes.len(),
-        "the log of a writable layer has been compacted"
-    );
-    Ok(true)
+    sync_dir(folder).map_err(&doing)?;
+    Ok(Some((Replacement { file, header, len }, moved)))
+}
+
+/// A checkpoint on its way to disk.
+struct Output {
+    file: BufWriter<File>,
+    binding: [u8; 32],
+    len: u64,
+    changes: Vec<Change>,
+    /// About how many bytes the changes have.
+    weight: usize,
+    moved: Vec<Moved>,
+}
+
+impl Output {
+    fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.len += as_u64(bytes.len());
+        self.file.write_all(bytes)
+    }
+
+    fn put(&mut self, change: Change, most: u64) -> io::Result<()> {
+        self.weight += match &change {
+            Change::Inline { bytes, .. } => bytes.len(),
+            Change::Extents { ranges, .. } => ranges.len() * 16,
+            // Names, paths and targets are a few hundred bytes as a rule and 4 KiB at most.
+            _ => 128,
+        };
+        self.changes.push(change);
+        if self.weight < PAYLOAD {
+            Ok(())
+        } else {
+            self.finish(most)
+        }
+    }
+
+    fn finish(&mut self, most: u64) -> io::Result<()> {
+        let mut record = Record {
+            call: None,
+            changes: std::mem::take(&mut self.changes),
+        };
+        self.weight = 0;
+        let payload = record.encode();
+        // The whole file is on disk before it has a name: nothing in it can be a torn tail.
+        let framed = segment::frame(&self.binding, self.len, self.len, &payload);
+        let framed = framed.ok_or(io::ErrorKind::InvalidData)?;
+        let payload_at = self.len + as_u64(segment::FRAME);
+        for change in &record.changes {
+            if let Change::Inline {
+                key,
+                offset,
+                bytes,
+                at,
+            } = change
+            {
+                self.moved.push(Moved {
+                    key: *key,
+                    start: *offset,
+                    end: offset + as_u64(bytes.len()),
+                    at: payload_at + at,
+                });
+            }
+        }
+        self.raw(&framed)?;
+        if self.len > most {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(())
+    }
 }
 
 /// Removes the segments that the checkpoint at the chain's start replaces.
@@ -101,27 +246,32 @@ pub(super) fn remove_replaced(dir: &Path, replayed: &Replayed) -> Result<(), Wri
     Ok(())
 }
 
-/// The changes that make the state from nothing.
-fn snapshot(replayed: &Replayed) -> Result<Vec<Change>, WritableError> {
-    let state = &replayed.state;
-    let mut changes = vec![
-        Change::Next { number: state.next },
-        Change::Stack {
-            layers: state.stack.clone(),
-        },
-    ];
-    changes.extend(state.calls.iter().map(Change::Called));
+/// Hands out the changes that make the state from nothing.
+fn snapshot(
+    state: &State,
+    segments: &dyn Fn(u32) -> io::Result<Arc<File>>,
+    put: &mut dyn FnMut(Change) -> io::Result<()>,
+) -> io::Result<()> {
+    put(Change::Next { number: state.next })?;
+    put(Change::Stack {
+        layers: state.stack.clone(),
+    })?;
+    state.calls.iter().map(Change::Called).try_for_each(&mut *put)?;
     // Objects before the names that lead to them. In order, so that equal states give equal bytes.
     let mut objects: Vec<(&ObjectKey, &Object)> = state.objects.iter().collect();
     objects.sort_unstable_by_key(|(key, _)| **key);
-    changes.extend(objects.iter().map(|(key, object)| make(**key, object)));
     for (key, object) in &objects {
-        changes.extend(names(**key, object));
+        put(make(**key, object))?;
     }
     for (key, object) in &objects {
-        changes.extend(content(**key, object, replayed)?);
+        names(**key, object).try_for_each(&mut *put)?;
     }
-    Ok(changes)
+    for (key, object) in &objects {
+        content(**key, object, segments)?
+            .into_iter()
+            .try_for_each(&mut *put)?;
+    }
+    Ok(())
 }
 
 fn make(key: ObjectKey, object: &Object) -> Change {
@@ -160,7 +310,11 @@ fn names(dir: ObjectKey, object: &Object) -> impl Iterator<Item = Change> + '_ {
     })
 }
 
-fn content(key: ObjectKey, object: &Object, replayed: &Replayed) -> Result<Vec<Change>, WritableError> {
+fn content(
+    key: ObjectKey,
+    object: &Object,
+    segments: &dyn Fn(u32) -> io::Result<Arc<File>>,
+) -> io::Result<Vec<Change>> {
     let mut changes: Vec<Change> = Vec::new();
     let mut ranges: Vec<(ContentId, Vec<(u64, u64)>)> = Vec::new();
     let extents = object.file().into_iter().flat_map(|file| file.extents.iter());
@@ -175,16 +329,8 @@ fn content(key: ObjectKey, object: &Object, replayed: &Replayed) -> Result<Vec<C
                 at,
                 file_offset,
             } => {
-                let segment = usize::try_from(segment)
-                    .ok()
-                    .and_then(|index| replayed.chain.get(index));
-                let Some(segment) = segment else {
-                    unreachable!("a state refers to segments of its own chain only")
-                };
                 let mut bytes = vec![0; usize::try_from(end - start).unwrap_or_default()];
-                let read = File::open(&segment.path)
-                    .and_then(|file| file.read_exact_at(&mut bytes, at + (start - file_offset)));
-                read.map_err(io_at("reading", &segment.path))?;
+                segments(segment)?.read_exact_at(&mut bytes, at + (start - file_offset))?;
                 changes.push(Change::Inline {
                     key,
                     offset: start,
@@ -194,10 +340,12 @@ fn content(key: ObjectKey, object: &Object, replayed: &Replayed) -> Result<Vec<C
             }
         }
     }
-    changes.extend(
-        ranges
-            .into_iter()
-            .map(|(content, ranges)| Change::Extents { key, content, ranges }),
-    );
+    for (content, ranges) in ranges {
+        changes.extend(ranges.chunks(RANGES_MAX).map(|ranges| Change::Extents {
+            key,
+            content,
+            ranges: ranges.to_vec(),
+        }));
+    }
     Ok(changes)
 }

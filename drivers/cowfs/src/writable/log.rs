@@ -1,4 +1,7 @@
 //! The log on disk: a chain of segments, replayed at open and appended to afterwards.
+//!
+//! A [`Ticket`] counts the bytes appended since the log was opened, not those of one segment: it keeps its meaning when a
+//! checkpoint takes the place of the chain.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -6,7 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::WritableError;
 use super::meta::sync_dir;
@@ -18,6 +21,9 @@ use crate::service::Ticket;
 
 /// Name of the folder of segments.
 pub(crate) const FOLDER: &str = "log";
+
+/// A log below this many bytes is not compacted while it is served.
+const COMPACT_MIN: u64 = if cfg!(test) { 32 << 10 } else { 16 << 20 };
 
 /// What reading the log gave.
 pub(crate) struct Replayed {
@@ -256,17 +262,42 @@ impl Found {
 
 /// The log, open for appending.
 pub(crate) struct Log {
-    segments: Vec<Arc<File>>,
-    binding: [u8; 32],
-    /// Where the next record goes. Only moved by [`Log::append`], which the state's write lock serialises.
-    end: AtomicU64,
-    /// Bytes of the segments before the last.
-    bytes_before: u64,
+    folder: PathBuf,
+    /// Only changed by [`Log::append`] and [`Log::replace`], which the state's write lock serialises.
+    tail: Mutex<Tail>,
+    /// More bytes than this are worth a checkpoint.
+    compact_at: AtomicU64,
     sync: Mutex<Sync>,
     synced: Condvar,
     poisoned: AtomicBool,
     #[cfg(test)]
     pub(crate) faults: Faults,
+}
+
+/// The segments, and the end of the last.
+struct Tail {
+    segments: Vec<Arc<File>>,
+    names: Vec<SegmentName>,
+    binding: [u8; 32],
+    /// Where in the last segment the next record goes.
+    end: u64,
+    /// What tickets count before the first byte of the last segment.
+    base: u64,
+    /// Bytes of the segments before the last.
+    bytes_before: u64,
+}
+
+impl Tail {
+    fn ticket(&self) -> u64 {
+        self.base + self.end
+    }
+}
+
+/// A checkpoint on disk, about to take the place of the chain.
+pub(super) struct Replacement {
+    pub(super) file: File,
+    pub(super) header: Header,
+    pub(super) len: u64,
 }
 
 #[derive(Default)]
@@ -315,6 +346,7 @@ impl Log {
             fs::remove_file(path).map_err(io_at("removing a segment without header", path))?;
         }
         let mut segments = Vec::new();
+        let mut names: Vec<SegmentName> = replayed.chain.iter().map(|one| one.header.name).collect();
         for segment in &replayed.chain {
             let file = OpenOptions::new()
                 .read(true)
@@ -356,20 +388,25 @@ impl Log {
                         .map_err(io_at("syncing", &last.path))?;
                 }
                 segments.push(Arc::new(create(&folder, &header)?));
+                names.push(header.name);
                 (header, as_u64(HEADER))
             }
         };
-        let bytes_before = replayed
-            .chain
-            .iter()
-            .filter(|s| s.header.name != header.name)
-            .map(|s| s.len)
-            .sum();
-        Ok(Self {
+        let before = replayed.chain.iter().filter(|s| s.header.name != header.name);
+        let bytes_before = before.map(|s| s.len).sum::<u64>();
+        let tail = Tail {
             segments,
+            names,
             binding: header.binding(),
-            end: AtomicU64::new(end),
+            end,
+            base: 0,
             bytes_before,
+        };
+        Ok(Self {
+            folder,
+            tail: Mutex::new(tail),
+            // What opening has left is half garbage at most.
+            compact_at: AtomicU64::new(COMPACT_MIN.max((bytes_before + end).saturating_mul(2))),
             sync: Mutex::new(Sync {
                 until: end,
                 running: false,
@@ -383,7 +420,75 @@ impl Log {
 
     /// Bytes of all segments.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes_before + self.end.load(Ordering::Acquire)
+        let tail = self.tail();
+        tail.bytes_before + tail.end
+    }
+
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        // Every change is whole before anything could panic.
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is so much in it that a checkpoint would pay.
+    pub(crate) fn is_long(&self) -> bool {
+        self.bytes() > self.compact_at.load(Ordering::Acquire)
+    }
+
+    /// Has [`Log::is_long`] wait until what is there now, of which `live` bytes are no garbage, has grown threefold.
+    pub(crate) fn is_long_beyond(&self, live: u64) {
+        let next = COMPACT_MIN.max(live.saturating_mul(3));
+        self.compact_at.store(next, Ordering::Release);
+    }
+
+    /// The last segment's name.
+    pub(super) fn last(&self) -> Option<SegmentName> {
+        self.tail().names.last().copied()
+    }
+
+    /// Where the segments are.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Puts a checkpoint of the present state, which is on disk under its name, in the place of the chain, which is
+    /// removed. Not if a later holder has come: it may be building on the chain. The caller holds the state's write lock.
+    pub(super) fn replace(&self, new: Replacement) -> Result<(), AppendError> {
+        let gave_up = |error: io::Error| {
+            self.poison(&error);
+            AppendError::Poisoned
+        };
+        for entry in fs::read_dir(&self.folder).map_err(gave_up)? {
+            let name = entry.map_err(gave_up)?.file_name();
+            let found = name.to_str().and_then(SegmentName::parse);
+            if found.is_some_and(|found| found.epoch > new.header.name.epoch) {
+                return Err(gave_up(io::Error::other("a later holder has opened the layer")));
+            }
+        }
+        let mut tail = self.tail();
+        let base = tail.ticket();
+        let replaced = std::mem::replace(
+            &mut *tail,
+            Tail {
+                segments: vec![Arc::new(new.file)],
+                names: vec![new.header.name],
+                binding: new.header.binding(),
+                end: new.len,
+                base,
+                bytes_before: 0,
+            },
+        );
+        let until = tail.ticket();
+        drop(tail);
+        self.sync.lock().unwrap_or_else(PoisonError::into_inner).until = until;
+        self.synced.notify_all();
+        self.is_long_beyond(new.len);
+        for name in replaced.names {
+            // One that stays is removed at the next opening.
+            if let Err(error) = fs::remove_file(self.folder.join(name.file_name())) {
+                tracing::warn!(%error, segment = name.file_name(), "a replaced segment stays");
+            }
+        }
+        Ok(())
     }
 
     /// Whether something has failed after which nothing may be acknowledged.
@@ -403,13 +508,16 @@ impl Log {
         if self.is_poisoned() {
             return Err(AppendError::Poisoned);
         }
-        let end = self.end.load(Ordering::Acquire);
         let durable = self.sync.lock().unwrap_or_else(PoisonError::into_inner).until;
-        let framed = segment::frame(&self.binding, end, durable, payload).ok_or(AppendError::TooLong)?;
-        let (Some(file), Ok(index)) = (self.segments.last(), u32::try_from(self.segments.len() - 1)) else {
-            return Err(AppendError::Poisoned);
+        let (file, index, binding, end, base) = {
+            let tail = self.tail();
+            let file = tail.segments.last().cloned().ok_or(AppendError::Poisoned)?;
+            (file, tail.segments.len() - 1, tail.binding, tail.end, tail.base)
         };
-        if let Err(error) = self.write(file, &framed, end) {
+        let index = u32::try_from(index).map_err(|_| AppendError::Poisoned)?;
+        let durable = durable.saturating_sub(base);
+        let framed = segment::frame(&binding, end, durable, payload).ok_or(AppendError::TooLong)?;
+        if let Err(error) = self.write(&file, &framed, end) {
             // A part may have arrived: take it back, or later records would follow a hole.
             if let Err(error) = file.set_len(end) {
                 self.poison(&error);
@@ -426,14 +534,14 @@ impl Log {
             return Err(AppendError::Poisoned);
         }
         let after = end + as_u64(framed.len());
-        self.end.store(after, Ordering::Release);
+        self.tail().end = after;
         let payload = end + as_u64(segment::FRAME);
         Ok(Appended {
             position: Position {
                 segment: index,
                 payload,
             },
-            ticket: Ticket(after),
+            ticket: Ticket(base + after),
         })
     }
 
@@ -462,8 +570,11 @@ impl Log {
             }
             sync.running = true;
             drop(sync);
-            let until = self.end.load(Ordering::Acquire);
-            let outcome = self.sync_now();
+            let (until, file) = {
+                let tail = self.tail();
+                (tail.ticket(), tail.segments.last().cloned())
+            };
+            let outcome = self.sync_now(file.as_deref());
             sync = self.sync.lock().unwrap_or_else(PoisonError::into_inner);
             sync.running = false;
             match outcome {
@@ -472,24 +583,28 @@ impl Log {
                 Err(error) => self.poison(&error),
             }
             self.synced.notify_all();
-            if until < ticket.0 && !self.is_poisoned() && sync.until >= self.end.load(Ordering::Acquire) {
+            if until < ticket.0 && !self.is_poisoned() && sync.until >= self.end().0 {
                 // A ticket from beyond the end is nobody's: do not spin on it.
                 return Err(AppendError::Poisoned);
             }
         }
     }
 
-    fn sync_now(&self) -> io::Result<()> {
+    #[cfg_attr(
+        not(test),
+        expect(clippy::unused_self, reason = "tests ask for failures through it")
+    )]
+    fn sync_now(&self, file: Option<&File>) -> io::Result<()> {
         #[cfg(test)]
         if self.faults.sync_fails.load(Ordering::Acquire) {
             return Err(io::Error::other("the test wants no sync"));
         }
-        self.segments.last().map_or(Ok(()), |file| file.sync_data())
+        file.map_or(Ok(()), File::sync_data)
     }
 
     /// A ticket for everything appended so far.
     pub(crate) fn end(&self) -> Ticket {
-        Ticket(self.end.load(Ordering::Acquire))
+        Ticket(self.tail().ticket())
     }
 
     /// Up to where the log is known to be on disk.
@@ -499,7 +614,7 @@ impl Log {
 
     /// Reads bytes that a record holds.
     pub(crate) fn segment(&self, index: u32) -> Option<Arc<File>> {
-        self.segments.get(usize::try_from(index).ok()?).cloned()
+        self.tail().segments.get(usize::try_from(index).ok()?).cloned()
     }
 }
 

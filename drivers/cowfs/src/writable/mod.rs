@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-mod checkpoint;
+pub(crate) mod checkpoint;
 mod codec;
 pub(crate) mod content;
 pub(crate) mod extents;

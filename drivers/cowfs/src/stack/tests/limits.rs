@@ -266,3 +266,45 @@ fn exclusive_create_may_be_retried() {
     drop(before);
     assert_eq!(create(&world(dir.path(), 1, &[]), 1), made);
 }
+
+#[test]
+fn the_log_stays_short_whatever_a_guest_does() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let lower = MemoryLayer::new(b"template").file("etc/conf", &[b'o'; 9000]);
+    let before = world(dir.path(), 1, &[&lower]);
+    before.create("small");
+    before.create("big");
+    let mode = |mode| SetAttr {
+        mode: Some(mode),
+        ..SetAttr::default()
+    };
+    let handle = before.handle("etc/conf");
+    for round in 0..6_000_u32 {
+        let set = mode(round & 0o777);
+        let changed = before.stack.setattr(&before.root, None, &handle, &set, None);
+        let ticket = changed.expect("setattr").ticket;
+        if round % 500 == 0 {
+            let byte = u8::try_from(round / 500).expect("a byte");
+            before.write("small", u64::from(round), &[byte; 700], Stability::FileSync);
+            before.write(
+                "small",
+                u64::from(round) + 100,
+                &[byte + 1; 20],
+                Stability::FileSync,
+            );
+            before.write("big", u64::from(round), &[byte; 5000], Stability::Unstable);
+        }
+        if round % 100 == 0 {
+            before.stack.settle(ticket).expect("settling");
+            assert!(before.stack.statistics().log_bytes < 100 << 10, "round {round}");
+        }
+    }
+    let tree = before.tree();
+    let segments = std::fs::read_dir(dir.path().join("log")).expect("listing");
+    assert_eq!(segments.count(), 1, "what was replaced is gone");
+    before.stack.flush_all().expect("flushing");
+    drop(before);
+    let report = crate::fsck::fsck(dir.path()).expect("checking");
+    assert_eq!(report.problems, Vec::<String>::new());
+    assert_eq!(world(dir.path(), 2, &[&lower]).tree(), tree);
+}
