@@ -6,6 +6,7 @@
 //! the others; a conclusion is only drawn from what is known, so that no mistake is reported that another one made.
 
 mod files;
+mod odd;
 mod room;
 mod slice;
 mod unread;
@@ -20,7 +21,7 @@ use crate::id::{ChannelName, Digest, FleetName, NameError, NodeName, SiteName, S
 use crate::manifest::{
     Body, Document, Kind, ParsedFile, RawHypervisor, RawTemplate, Short, Step, TemplateSource, Text,
 };
-use crate::repository::{FileMode, RepositoryTree};
+use crate::repository::RepositoryTree;
 use crate::units::Bytes;
 use unread::UnreadNames;
 
@@ -28,7 +29,8 @@ use unread::UnreadNames;
 pub const FLEET_FILE: &str = "fleet.yaml";
 
 /// Whether a path below the fleet's root is read as a manifest: `*.yaml`, and no part of it begins with a dot, so that
-/// the files of other tools (`.github/…`) are left alone.
+/// the files of other tools (`.github/…`) are left alone. `*.yml` is refused by [`resolve`], unless a slice carries it:
+/// a manifest that is overlooked asks for the removal of what it describes.
 #[must_use]
 pub fn is_manifest(path: &str) -> bool {
     path.ends_with(".yaml") && !path.split('/').any(|part| part.starts_with('.'))
@@ -52,8 +54,9 @@ pub fn resolve(files: &[&ParsedFile], tree: &RepositoryTree) -> Result<DesiredFl
         unread: UnreadNames::of(&files),
         findings: files.iter().flat_map(|file| file.findings()).cloned().collect(),
     };
-    resolver.refuse_odd_manifests();
+    resolver.refuse_odd_modes();
     resolver.define(&files);
+    resolver.refuse_other_endings();
     let fleet = resolver.fleet(&files);
     let mut findings = resolver.findings;
     match fleet {
@@ -97,24 +100,6 @@ struct Resolver<'a> {
 const NAME: &[Step<'_>] = &[Step::Key("metadata"), Step::Key("name")];
 
 impl<'a> Resolver<'a> {
-    fn refuse_odd_manifests(&mut self) {
-        for (path, entry) in &self.tree.entries {
-            let what = match entry.mode {
-                FileMode::Regular | FileMode::Executable => continue,
-                FileMode::Symlink => "a symbolic link",
-                FileMode::Submodule => "a submodule",
-            };
-            if is_manifest(path) {
-                self.unread.add_everything();
-                let message = format!("a manifest may not be {what}");
-                self.findings.push(
-                    Diagnostic::error(Code::NotOrdinary, Place::file(path), message)
-                        .help("what a commit asks for must be in the commit; put the file itself here"),
-                );
-            }
-        }
-    }
-
     fn define(&mut self, files: &[&'a ParsedFile]) {
         for file in files {
             for document in file.documents() {

@@ -70,6 +70,8 @@ codes! {
     Ambiguous = "E0121",
     /// More slivers, files or bytes than the limits allow.
     Limit = "E0122",
+    /// A file that looks like a manifest but for its ending.
+    Ending = "E0123",
 }
 
 impl fmt::Display for Code {
