@@ -37,7 +37,7 @@ use crate::layer::ContentSource;
 use crate::service::{CallKey, FsResult, FsStat, Status, Ticket, WriteVerifier};
 use crate::writable::Options;
 use crate::writable::content::ContentStore;
-use crate::writable::extents::ContentId;
+use crate::writable::extents::{ContentId, blocks};
 use crate::writable::log::{AppendError, Log};
 use crate::writable::record::{Call, Change, Record};
 use crate::writable::state::State;
@@ -92,7 +92,7 @@ impl Top {
 pub struct Statistics {
     /// Objects that the writable layer has a record of.
     pub objects: u64,
-    /// Bytes written and still there.
+    /// What was written and is still there costs, in bytes; whole blocks of content.
     pub bytes: u64,
     /// Bytes of the log on disk.
     pub log_bytes: u64,
@@ -252,13 +252,17 @@ impl Stack {
     /// Whether `start..end` of a file may be written; what is written already is not counted again.
     fn check_bytes(&self, state: &State, key: ObjectKey, start: u64, end: u64) -> FsResult<()> {
         let file = state.objects.get(&key).and_then(|object| object.file());
-        let counted = file.map_or(0, |file| {
+        let counted: u64 = file.map_or(0, |file| {
             file.extents
                 .within(start, end)
                 .map(|(from, to, _)| to - from)
                 .sum()
         });
-        let more = (end - start).saturating_sub(counted);
+        let more = if counted == end - start {
+            0
+        } else {
+            blocks(start, end).saturating_sub(counted)
+        };
         match self.top.as_ref().and_then(|top| top.options.bytes_max) {
             Some(most) if state.bytes.saturating_add(more) > most => Err(Status::DQuot),
             _ => Ok(()),

@@ -27,11 +27,33 @@ struct Extent {
     source: Source,
 }
 
+/// What a content file takes up on disk comes in blocks of this many bytes.
+pub(crate) const BLOCK: u64 = 4096;
+/// What a range in the log costs beside its bytes: its place in memory and the frame of its record.
+const LOGGED: u64 = 128;
+
+impl Extent {
+    /// What the range costs: disk, and memory with it, so that a quota in bytes bounds both. A range of one byte takes a
+    /// whole block of a content file.
+    fn charge(&self, start: u64) -> u64 {
+        match self.source {
+            Source::Content(_) => blocks(start, self.end),
+            Source::Log { .. } => self.end - start + LOGGED,
+        }
+    }
+}
+
+/// Bytes of all blocks that `start..end` touches.
+pub(crate) fn blocks(start: u64, end: u64) -> u64 {
+    end.div_ceil(BLOCK).saturating_mul(BLOCK) - start / BLOCK * BLOCK
+}
+
 /// Disjoint written ranges, each with its source. What is outside of them comes from the base or is zero.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Extents {
     by_start: BTreeMap<u64, Extent>,
     bytes: u64,
+    charge: u64,
 }
 
 impl Extents {
@@ -40,9 +62,27 @@ impl Extents {
         self.bytes
     }
 
+    /// What they cost.
+    pub(crate) fn charge(&self) -> u64 {
+        self.charge
+    }
+
     /// Number of ranges.
     pub(crate) fn len(&self) -> usize {
         self.by_start.len()
+    }
+
+    fn put(&mut self, start: u64, extent: Extent) {
+        self.bytes = self.bytes.wrapping_add(extent.end - start);
+        self.charge = self.charge.wrapping_add(extent.charge(start));
+        self.by_start.insert(start, extent);
+    }
+
+    fn take(&mut self, start: u64) {
+        if let Some(extent) = self.by_start.remove(&start) {
+            self.bytes = self.bytes.wrapping_sub(extent.end - start);
+            self.charge = self.charge.wrapping_sub(extent.charge(start));
+        }
     }
 
     /// Says that `start..end` is now at `source`.
@@ -59,20 +99,17 @@ impl Extents {
                 && extent.end == start
                 && extent.source == source
             {
-                self.by_start.remove(&before);
-                self.bytes -= extent.end - before;
+                self.take(before);
                 start = before;
             }
             if let Some(&extent) = self.by_start.get(&end)
                 && extent.source == source
             {
-                self.by_start.remove(&end);
-                self.bytes -= extent.end - end;
+                self.take(end);
                 end = extent.end;
             }
         }
-        self.bytes += end - start;
-        self.by_start.insert(start, Extent { end, source });
+        self.put(start, Extent { end, source });
     }
 
     /// Forgets what was written in `start..end`.
@@ -83,17 +120,16 @@ impl Extents {
         if let Some((&first, &extent)) = self.by_start.range(..start).next_back()
             && extent.end > start
         {
-            self.by_start.insert(first, Extent { end: start, ..extent });
-            self.bytes -= extent.end.min(end) - start;
+            self.take(first);
+            self.put(first, Extent { end: start, ..extent });
             if extent.end > end {
-                self.by_start.insert(end, extent);
+                self.put(end, extent);
             }
         }
         while let Some((&first, &extent)) = self.by_start.range(start..end).next() {
-            self.by_start.remove(&first);
-            self.bytes -= extent.end.min(end) - first;
+            self.take(first);
             if extent.end > end {
-                self.by_start.insert(end, extent);
+                self.put(end, extent);
             }
         }
     }
@@ -175,6 +211,11 @@ mod tests {
                 }
                 assert_eq!(seen, plain);
                 assert_eq!(extents.bytes(), plain.iter().flatten().count() as u64);
+                let charges = extents
+                    .by_start
+                    .iter()
+                    .map(|(&start, extent)| extent.charge(start));
+                assert_eq!(extents.charge(), charges.sum::<u64>());
                 let (start, end) = (next(32), 32 + next(32));
                 let part: u64 = extents.within(start, end).map(|(from, to, _)| to - from).sum();
                 let expected = (start..end).filter(|&o| plain[usize::try_from(o).expect("small")].is_some());
@@ -191,6 +232,6 @@ mod tests {
         }
         assert_eq!(extents.len(), 1);
         extents.cut(5000);
-        assert_eq!(extents.bytes(), 5000);
+        assert_eq!((extents.bytes(), extents.charge()), (5000, 8192));
     }
 }

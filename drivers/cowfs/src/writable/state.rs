@@ -142,7 +142,7 @@ pub(crate) struct State {
     /// The next free number.
     pub(crate) next: u64,
     pub(crate) calls: Calls,
-    /// Bytes written and not forgotten.
+    /// What the bytes written and not forgotten cost.
     pub(crate) bytes: u64,
     /// Content files nothing refers to any more.
     pub(crate) unused: Vec<ContentId>,
@@ -304,9 +304,12 @@ impl State {
     ) -> Result<T, Misfit> {
         match self.objects.get_mut(&key).map(|object| &mut object.kind) {
             Some(Kind::File(file)) => {
-                let before = file.extents.bytes();
+                let before = file.extents.charge();
                 let outcome = change(file);
-                self.bytes = self.bytes - before + file.extents.bytes();
+                self.bytes = self
+                    .bytes
+                    .wrapping_sub(before)
+                    .wrapping_add(file.extents.charge());
                 Ok(outcome)
             }
             _ => Err(Misfit { what, key }),
@@ -351,7 +354,7 @@ impl State {
         let object = self.objects.remove(&key).ok_or(Misfit { what: "removal", key })?;
         match object.kind {
             Kind::File(file) => {
-                self.bytes -= file.extents.bytes();
+                self.bytes = self.bytes.wrapping_sub(file.extents.charge());
                 let written = file.extents.iter().filter_map(|(_, _, source)| match source {
                     Source::Content(id) => Some(id),
                     Source::Log { .. } => None,

@@ -134,7 +134,7 @@ fn threads_change_one_stack_together() {
 fn quotas_are_kept_and_removal_always_works() {
     let dir = tempfile::tempdir().expect("a directory");
     let options = Options {
-        bytes_max: Some(10_000),
+        bytes_max: Some(14_000),
         objects_max: Some(4),
     };
     let lower = MemoryLayer::new(b"template")
@@ -155,7 +155,7 @@ fn quotas_are_kept_and_removal_always_works() {
     world.create("z");
     assert_eq!(world.mkdir("more").map(|_| ()), Err(Status::DQuot));
     let stat = world.stack.fsstat().expect("fsstat");
-    assert_eq!((stat.bytes_total, stat.files_free), (10_000, 0));
+    assert_eq!((stat.bytes_total, stat.files_free), (14_000, 0));
     for path in ["etc/a", "x", "y"] {
         world.remove(path).expect("removing");
     }
@@ -307,4 +307,31 @@ fn the_log_stays_short_whatever_a_guest_does() {
     let report = crate::fsck::fsck(dir.path()).expect("checking");
     assert_eq!(report.problems, Vec::<String>::new());
     assert_eq!(world(dir.path(), 2, &[&lower]).tree(), tree);
+}
+
+#[test]
+fn a_byte_here_and_there_costs_what_it_takes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = Options {
+        bytes_max: Some(1 << 20),
+        objects_max: None,
+    };
+    let world = world_with(dir.path(), 1, &[], options, &[]);
+    let check = |path: &str, stability, expected: std::ops::Range<u64>| {
+        let handle = world.create(path);
+        let write = |round| {
+            let offset = round * 8192;
+            world.stack.write(&world.root, &handle, offset, b"x", stability)
+        };
+        let taken = (0..100_000).take_while(|&round| write(round).is_ok()).count();
+        let taken = u64::try_from(taken).expect("small");
+        assert!(expected.contains(&taken), "{path}: {taken}");
+        assert_eq!(write(taken).map(|_| ()), Err(Status::DQuot));
+        // What is there may be written again.
+        write(0).expect("writing again");
+        world.remove(path).expect("removing");
+        assert_eq!(world.stack.statistics().bytes, 0);
+    };
+    check("unstable", Stability::Unstable, 250..257);
+    check("stable", Stability::FileSync, 250..8_200);
 }
