@@ -61,7 +61,7 @@ pub(crate) enum Unread {
 pub(crate) struct Document {
     root: NodeId,
     pub(crate) kind: Kind,
-    /// `None` if it has none, or one that is no name, which has been said.
+    /// `None` if it has none, two, or one that is no name, which has been said.
     pub(crate) name: Option<String>,
     /// What could be read of it; `None` if that is nothing.
     pub(crate) body: Option<Body>,
@@ -117,7 +117,8 @@ pub fn parse_file(path: &str, bytes: &[u8]) -> ParsedFile {
             continue;
         };
         let name = value.get("metadata").and_then(|metadata| metadata.get("name"));
-        let name = name.and_then(|name| name.as_str()).map(str::to_owned);
+        let name = name.and_then(|name| name.as_str());
+        let name = name.filter(|_| !file.named_twice(root)).map(str::to_owned);
         let usable = whole && agreed.get(i).copied().unwrap_or(false);
         let body = usable
             .then(|| decode::body(&source, &file.tree, root, kind, value, &mut file.findings))
@@ -196,6 +197,13 @@ impl ParsedFile {
             Some(source) => source.place(self.tree.node(at).span, path_text(path)),
             None => Place::file(&self.path),
         }
+    }
+
+    /// Whether a document may have either of two names, which has been said.
+    fn named_twice(&self, root: NodeId) -> bool {
+        let metadata = self.tree.entry(root, "metadata");
+        self.tree.count(root, "metadata") > 1
+            || metadata.is_some_and(|(_, metadata)| self.tree.count(metadata, "name") > 1)
     }
 
     /// Checks a document's structure and says what it is, if that can be told, and what is right of it.

@@ -81,6 +81,14 @@ impl Tree {
         }
     }
 
+    /// How often a mapping has a key.
+    pub(crate) fn count(&self, id: NodeId, key: &str) -> usize {
+        match &self.nodes[id].value {
+            NodeValue::Map(entries) => entries.iter().filter(|(k, _)| self.text(*k) == key).count(),
+            NodeValue::Scalar { .. } | NodeValue::List(_) => 0,
+        }
+    }
+
     /// Goes as far along a path as the tree does: the key and value that were reached last. The key is the value
     /// itself for list items and roots.
     pub(crate) fn walk(&self, root: NodeId, path: &[Step<'_>]) -> (NodeId, NodeId) {
