@@ -274,11 +274,7 @@ impl QemuDriver {
         ];
         for (what, path) in files {
             fs::File::open(path).map_err(|error| {
-                PortError::later(format!(
-                    "cannot boot {}: {what} {}: {error}",
-                    spec.sliver,
-                    path.display()
-                ))
+                PortError::later(format!("cannot open {what} {}: {error}", path.display()))
             })?;
         }
         Ok(())
@@ -414,14 +410,12 @@ fn start_failure(spec: &DomainSpec, status: &str, log: &str) -> PortError {
     });
     if let Some(port) = taken {
         return PortError::later(format!(
-            "cannot boot {}: port {} of this node is in use by another program",
-            spec.sliver, port.host
+            "port {} of this node is in use by another program",
+            port.host
         ));
     }
-    PortError::later(format!(
-        "QEMU of {} ended at once with {status}: {log}",
-        spec.sliver
-    ))
+    let log = if log.is_empty() { "it said nothing" } else { log };
+    PortError::later(format!("QEMU ended at once with {status}: {log}"))
 }
 
 /// Ends a QEMU that was just started and is of no use.
