@@ -128,7 +128,11 @@ fn meaning(
 }
 
 fn failure(error: &SourceError) -> SourceNews {
+    let why = xeno_state::error::chain(error);
     SourceNews::Failed {
-        why: xeno_state::error::chain(error),
+        why: match error.hint() {
+            Some(hint) => format!("failed to {why}; {hint}"),
+            None => format!("failed to {why}"),
+        },
     }
 }

@@ -9,7 +9,7 @@ use xeno_model::observed::{DomainState, HealthVerdict, ObservedNode, Seen};
 use xeno_reconciler::change::{Cause, Change, ChangeClass, Reason};
 use xeno_reconciler::ports::{Hypervisor, Storage};
 use xeno_reconciler::{render, report};
-use xeno_state::record::{Event, EventKind};
+use xeno_state::record::{BackOff, Event, EventKind};
 
 use super::{Agent, Purpose, Stage};
 use crate::api::{
@@ -280,11 +280,15 @@ where
                 .map(|finding| format!("the plan is not carried out: {finding}")),
         );
         if let Some(observed) = &self.observed {
-            let facets = blind_facets(observed);
+            // One cause often hides several facets: it is said once.
+            let mut causes: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+            for (facet, why) in blind_facets(observed) {
+                causes.entry(why).or_default().push(facet);
+            }
             problems.extend(
-                facets
+                causes
                     .into_iter()
-                    .map(|(facet, why)| format!("cannot see the {facet}: {why}")),
+                    .map(|(why, facets)| format!("cannot see the {}: {why}", facets.join(" and the "))),
             );
         }
         problems
@@ -388,7 +392,7 @@ where
         if !self.doing(sliver).is_empty() {
             return SliverPhase::Changing;
         }
-        if self.memory.backing_off.contains_key(sliver) {
+        if self.failing(sliver).is_some() {
             return SliverPhase::Failing;
         }
         // Nobody knows yet what is desired: that is no reason to call anything left over.
@@ -410,6 +414,15 @@ where
         }
     }
 
+    /// The failure that a sliver waits after. One that is as desired has none, though its failures are only forgotten
+    /// once that lasts.
+    fn failing(&self, sliver: &SliverId) -> Option<&BackOff> {
+        let kept = self
+            .change(sliver)
+            .is_some_and(|change| change.class == ChangeClass::Keep);
+        self.memory.backing_off.get(sliver).filter(|_| !kept)
+    }
+
     fn is_applied(&self, wanted: &DesiredSliver) -> bool {
         let applied = self.memory.applied.get(&wanted.id);
         applied.is_some_and(|applied| applied.complete && applied.desired == *wanted)
@@ -419,7 +432,7 @@ where
         match phase {
             SliverPhase::Settled => String::new(),
             SliverPhase::Changing => self.doing(sliver).join(", "),
-            SliverPhase::Failing => match self.memory.backing_off.get(sliver) {
+            SliverPhase::Failing => match self.failing(sliver) {
                 Some(back_off) => format!("{}: {}", back_off.action, back_off.why),
                 None => String::new(),
             },
@@ -490,7 +503,7 @@ where
                 cause: cause_word(change.cause).to_owned(),
                 reasons: report::explain(change),
             }),
-            failure: self.memory.backing_off.get(&sliver).map(|back_off| FailureView {
+            failure: self.failing(&sliver).map(|back_off| FailureView {
                 action: back_off.action.clone(),
                 why: back_off.why.clone(),
                 attempts: back_off.attempts,
@@ -549,7 +562,7 @@ where
         for action in self.doing(&sliver) {
             sentences.push(format!("{action} is under way."));
         }
-        if let Some(back_off) = self.memory.backing_off.get(&sliver) {
+        if let Some(back_off) = self.failing(&sliver) {
             let times = match back_off.attempts {
                 1 => "once".to_owned(),
                 n => format!("{n} times in a row"),

@@ -173,8 +173,12 @@ where
         let plan = planned.plan;
         let now = self.clock.now();
         let (generation, revision, actions) = (plan.generation, plan.revision.clone(), plan.actions.len());
+        let counted = match actions {
+            1 => "1 action".to_owned(),
+            n => format!("{n} actions"),
+        };
         let text = format!(
-            "{actions} actions for {} towards {}",
+            "{counted} for {} towards {}",
             self.settings.node,
             revision.short()
         );

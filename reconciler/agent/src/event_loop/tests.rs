@@ -423,6 +423,26 @@ async fn before_the_last_commit_is_read_again_nothing_is_called_left_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_as_desired_is_not_called_failing_for_what_it_failed_at_before() {
+    let world = World::started();
+    for _ in 0..5 {
+        let taken = PortError::later("port 80 is in use");
+        world.node.script("boot", Fault::Fails(taken));
+    }
+    world.push(commit(1, [sliver("web/0")])).await;
+    let status = world
+        .until("the failure", |status| status.phase == Phase::Waiting)
+        .await;
+    assert_eq!(status.slivers[0].phase, SliverPhase::Failing);
+    let status = world
+        .until("convergence", |status| status.phase == Phase::Converged)
+        .await;
+    assert_eq!(status.slivers[0].phase, SliverPhase::Settled);
+    let why = world.running().handle.why(id("web/0")).await.unwrap();
+    assert_eq!(why.sentences, ["It is as desired."]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_failing_sliver_delays_no_other() {
     let world = World::started();
     for _ in 0..4 {
