@@ -199,7 +199,7 @@ pub struct Resources {
     pub cpu_weight: u32,
     /// Most CPU time, in percent of one CPU.
     pub cpu_cap_percent: Option<u32>,
-    /// Most bytes its writable layers may hold.
+    /// Most bytes that each of its writable layers may hold.
     pub disk: Option<Bytes>,
     /// Most network traffic.
     pub net_rate: Option<BitRate>,

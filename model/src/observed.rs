@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::Publish;
 use crate::id::{Digest, DomainUuid, Epoch, NodeName, SliverId, Timestamp};
+use crate::units::Bytes;
 
 /// One facet of a node. An empty `Known` is a fact; `Unknown` is the lack of one and never leads to a destructive
 /// action.
@@ -102,6 +103,8 @@ pub struct ObservedStorage {
     pub on_disk: bool,
     /// Under which epoch its writable layers are open, all of them.
     pub open: Option<Epoch>,
+    /// What its open writable layers may hold each (`None`: no limit); empty where none is open.
+    pub limits: BTreeSet<Option<Bytes>>,
     /// Which stacks are assembled, as `stack_digest` of the sliver they were made for.
     pub stack: Option<Digest>,
     /// Whether every mount is being served.

@@ -5,6 +5,7 @@ use std::fmt;
 
 use xeno_model::desired::{DesiredSliver, LayerRef};
 use xeno_model::id::{Digest, Epoch, SliverId};
+use xeno_model::units::Bytes;
 
 /// What a sliver's stacks and its kernel are made from, and so what must be here before it can start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,6 +72,15 @@ pub enum Action {
         sliver: SliverId,
         /// Under which right to run.
         epoch: Epoch,
+    },
+    /// Gives the sliver's open writable layers another limit. Whoever uses them goes on.
+    Limit {
+        /// Whose.
+        sliver: SliverId,
+        /// Under which right to run they are open.
+        epoch: Epoch,
+        /// Most bytes that each may hold.
+        disk: Option<Bytes>,
     },
     /// Assembles the sliver's stacks.
     Stack {
@@ -143,6 +153,8 @@ pub enum Condition {
     FilesPresent(Digest),
     /// The writable layers are open.
     WritableOpen(SliverId),
+    /// The open writable layers may hold this much each.
+    Limited(SliverId, Option<Bytes>),
     /// The stacks are assembled, and consist of this.
     Stacked(SliverId, Digest),
     /// The stacks are served, and consist of this.
@@ -179,6 +191,7 @@ impl Action {
             Self::FetchTemplate { .. } => "fetch",
             Self::ImportFiles { .. } => "import",
             Self::OpenWritable { .. } => "open",
+            Self::Limit { .. } => "limit",
             Self::Stack { .. } => "stack",
             Self::Export { .. } => "export",
             Self::Boot { .. } => "boot",
@@ -197,6 +210,7 @@ impl Action {
         match self {
             Self::FetchTemplate { .. } | Self::ImportFiles { .. } => None,
             Self::OpenWritable { sliver, .. }
+            | Self::Limit { sliver, .. }
             | Self::Stack { sliver, .. }
             | Self::Export { sliver, .. }
             | Self::Boot { sliver, .. }
@@ -215,6 +229,7 @@ impl Action {
         let object = match self {
             Self::FetchTemplate { digest, .. } | Self::ImportFiles { digest } => digest.short(),
             Self::OpenWritable { sliver, .. }
+            | Self::Limit { sliver, .. }
             | Self::Stack { sliver, .. }
             | Self::Export { sliver, .. }
             | Self::Boot { sliver, .. }
@@ -239,11 +254,12 @@ impl Action {
             Self::CloseWritable { .. } => 4,
             Self::Tombstone { .. } => 5,
             Self::OpenWritable { .. } => 6,
-            Self::Stack { .. } => 7,
-            Self::Export { .. } => 8,
-            Self::Boot { .. } => 9,
-            Self::AwaitHealthy { .. } => 10,
-            Self::Purge { .. } => 11,
+            Self::Limit { .. } => 7,
+            Self::Stack { .. } => 8,
+            Self::Export { .. } => 9,
+            Self::Boot { .. } => 10,
+            Self::AwaitHealthy { .. } => 11,
+            Self::Purge { .. } => 12,
         }
     }
 
@@ -259,6 +275,7 @@ impl Action {
         match self {
             Self::FetchTemplate { .. } | Self::ImportFiles { .. } => BTreeSet::new(),
             Self::OpenWritable { sliver, .. } => mine(&[Condition::Released], sliver),
+            Self::Limit { sliver, .. } => mine(&[Condition::WritableOpen], sliver),
             Self::Stack { sliver, from, .. } => {
                 let mut needs = mine(&[Condition::WritableOpen], sliver);
                 needs.extend(from.conditions());
@@ -302,6 +319,7 @@ impl Action {
             Self::FetchTemplate { digest, .. } => Some(Condition::TemplatePresent(*digest)),
             Self::ImportFiles { digest } => Some(Condition::FilesPresent(*digest)),
             Self::OpenWritable { sliver, .. } => Some(Condition::WritableOpen(sliver.clone())),
+            Self::Limit { sliver, disk, .. } => Some(Condition::Limited(sliver.clone(), *disk)),
             Self::Stack { sliver, stack, .. } => Some(Condition::Stacked(sliver.clone(), *stack)),
             Self::Export { sliver, stack } => Some(Condition::Exported(sliver.clone(), *stack)),
             Self::Boot { sliver, .. } => Some(Condition::Running(sliver.clone())),
@@ -320,6 +338,7 @@ impl Action {
         match self {
             Self::FetchTemplate { .. }
             | Self::ImportFiles { .. }
+            | Self::Limit { .. }
             | Self::Stack { .. }
             | Self::AwaitHealthy { .. }
             | Self::Tombstone { .. } => false,
@@ -333,7 +352,11 @@ impl Action {
             }
             Self::Unexport { sliver } => matches!(condition, Condition::Exported(of, _) if of == sliver),
             Self::CloseWritable { sliver } => {
-                matches!(condition, Condition::WritableOpen(of) | Condition::Stacked(of, _) if of == sliver)
+                matches!(
+                    condition,
+                    Condition::WritableOpen(of) | Condition::Limited(of, _) | Condition::Stacked(of, _)
+                        if of == sliver
+                )
             }
             Self::Purge { sliver } => matches!(condition, Condition::SetAside(of) if of == sliver),
         }
@@ -352,6 +375,7 @@ impl Action {
             Self::FetchTemplate { .. }
             | Self::ImportFiles { .. }
             | Self::OpenWritable { .. }
+            | Self::Limit { .. }
             | Self::Stack { .. }
             | Self::Export { .. }
             | Self::Boot { .. }
@@ -366,6 +390,10 @@ impl fmt::Display for Condition {
             Self::TemplatePresent(digest) => write!(f, "template {} present", digest.short()),
             Self::FilesPresent(digest) => write!(f, "files {} present", digest.short()),
             Self::WritableOpen(sliver) => write!(f, "writable layers of {sliver} open"),
+            Self::Limited(sliver, disk) => {
+                let disk = disk.map_or_else(|| "no limit".to_owned(), |disk| disk.to_string());
+                write!(f, "writable layers of {sliver} limited to {disk}")
+            }
             Self::Stacked(sliver, stack) => write!(f, "{sliver} stacked as {}", stack.short()),
             Self::Exported(sliver, stack) => write!(f, "{sliver} served as {}", stack.short()),
             Self::Running(sliver) => write!(f, "{sliver} running"),

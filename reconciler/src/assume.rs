@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xeno_model::desired::{DesiredNode, SliverState};
+use xeno_model::desired::{DesiredNode, SliverState, WritableKind};
 use xeno_model::id::{Epoch, NodeName, SliverId, Timestamp};
 use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::{
@@ -61,6 +61,16 @@ pub fn observed_from(
         let kept = ObservedStorage {
             on_disk: true,
             open: runs.then_some(Epoch(1)),
+            limits: if runs
+                && sliver
+                    .mounts
+                    .iter()
+                    .any(|mount| mount.writable == WritableKind::Local)
+            {
+                BTreeSet::from([sliver.resources.disk])
+            } else {
+                BTreeSet::new()
+            },
             stack: runs.then(|| stack_digest(sliver)),
             exported: runs,
             bytes: 0,

@@ -1,8 +1,10 @@
 //! What differs, in which class, and why: all of it data, so that a plan can explain itself.
 
+use xeno_model::desired::HypervisorKind;
 use xeno_model::id::{Digest, SliverId, Timestamp};
 use xeno_model::normal::Difference;
 use xeno_model::observed::DomainState;
+use xeno_model::units::Bytes;
 
 /// What the last run that went through left behind: the third side of the comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +84,11 @@ pub enum Reason {
         /// What is assembled.
         stack: Digest,
     },
+    /// Its writable layers are limited to something else than was last applied.
+    LimitForeign {
+        /// What they may hold; `None`: no limit.
+        limit: Option<Bytes>,
+    },
     /// Something of it runs or is served although it was stopped.
     NotStopped,
     /// The state asked for is `stopped`.
@@ -94,6 +101,13 @@ pub enum Reason {
     TombstoneExpired {
         /// When it was set aside.
         since: Timestamp,
+    },
+    /// To be known: limits that it asks for, and that the node's hypervisor does not keep.
+    NotEnforced {
+        /// Which, as people know them.
+        limits: Vec<String>,
+        /// The hypervisor.
+        by: HypervisorKind,
     },
     /// Waits: it could not be seen.
     Blind {
@@ -217,11 +231,13 @@ impl Reason {
             Self::DomainForeignBoot { .. } => "domainForeignBoot",
             Self::StorageMissing => "storageMissing",
             Self::StackForeign { .. } => "stackForeign",
+            Self::LimitForeign { .. } => "limitForeign",
             Self::NotStopped => "notStopped",
             Self::StateStopped => "stateStopped",
             Self::NotDesired => "notDesired",
             Self::PlacedElsewhere => "placedElsewhere",
             Self::TombstoneExpired { .. } => "tombstoneExpired",
+            Self::NotEnforced { .. } => "notEnforced",
             Self::Blind { .. } => "blind",
             Self::DeleteBudget { .. } => "deleteBudget",
             Self::NodeNotNamed => "nodeNotNamed",
@@ -254,11 +270,13 @@ impl Reason {
             | Self::DomainForeignBoot { .. }
             | Self::StorageMissing
             | Self::StackForeign { .. }
+            | Self::LimitForeign { .. }
             | Self::NotStopped
             | Self::StateStopped
             | Self::NotDesired
             | Self::PlacedElsewhere
-            | Self::TombstoneExpired { .. } => false,
+            | Self::TombstoneExpired { .. }
+            | Self::NotEnforced { .. } => false,
         }
     }
 }

@@ -172,6 +172,7 @@ fn belongs(action: &Action, class: ChangeClass) -> bool {
             Action::FetchTemplate { .. }
             | Action::ImportFiles { .. }
             | Action::OpenWritable { .. }
+            | Action::Limit { .. }
             | Action::Stack { .. }
             | Action::Export { .. }
             | Action::AwaitHealthy { .. },
@@ -219,6 +220,7 @@ fn check_removals(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fi
             Action::FetchTemplate { .. }
             | Action::ImportFiles { .. }
             | Action::OpenWritable { .. }
+            | Action::Limit { .. }
             | Action::Stack { .. }
             | Action::Export { .. }
             | Action::Boot { .. }
@@ -310,6 +312,7 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
                 continue;
             }
             Action::OpenWritable { .. }
+            | Action::Limit { .. }
             | Action::Stack { .. }
             | Action::Export { .. }
             | Action::Boot { .. }
@@ -349,6 +352,13 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
                 fault(state.open || state.stack.is_some(), "opens what is open");
                 state.open = true;
                 state.set_aside = false;
+            }
+            Action::Limit { disk, .. } => {
+                fault(!state.open, "limits writable layers that are not open");
+                fault(
+                    runs.is_none_or(|desired| desired.resources.disk != *disk),
+                    "limits to what is not desired",
+                );
             }
             Action::Stack { stack, .. } => {
                 fault(!state.open, "stacks on a writable layer that is not open");
@@ -522,6 +532,7 @@ fn check_shared(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Find
                 Action::FetchTemplate { .. }
                 | Action::ImportFiles { .. }
                 | Action::OpenWritable { .. }
+                | Action::Limit { .. }
                 | Action::Stack { .. }
                 | Action::Export { .. }
                 | Action::AwaitHealthy { .. }

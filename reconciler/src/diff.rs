@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use xeno_model::desired::{DesiredSliver, SliverState, Standing};
 use xeno_model::id::{Epoch, SliverId};
-use xeno_model::normal::differences;
+use xeno_model::normal::{Difference, differences};
 use xeno_model::observed::{DomainState, Seen};
 
 use crate::action::Ingredients;
 use crate::capacity;
 use crate::change::{Cause, Change, ChangeClass, Reason};
+use crate::enforce::unenforced;
 use crate::plan::PlanInput;
 use crate::situation::{Marks, Situation, Step, blind, epoch};
 
@@ -149,6 +150,14 @@ fn desired_one(input: &PlanInput<'_>, situation: &Situation<'_>, desired: &Desir
             study
         }
     };
+    if let Standing::Named(node) = &input.desired.standing
+        && study.change.reasons.iter().any(asks_for_limits)
+    {
+        let (limits, by) = (unenforced(desired, node.hypervisor), node.hypervisor);
+        if !limits.is_empty() {
+            study.change.reasons.push(Reason::NotEnforced { limits, by });
+        }
+    }
     if input.desired.standing == Standing::NotNamed && study.change.class != ChangeClass::Keep {
         study.hold(vec![Reason::NodeNotNamed]);
     }
@@ -157,6 +166,18 @@ fn desired_one(input: &PlanInput<'_>, situation: &Situation<'_>, desired: &Desir
         study.hold(blinds);
     }
     study
+}
+
+/// Whether a change brings limits that have not been heard of before.
+fn asks_for_limits(reason: &Reason) -> bool {
+    matches!(
+        reason,
+        Reason::New
+            | Reason::Revived { .. }
+            | Reason::Differs(
+                Difference::CpuWeight { .. } | Difference::CpuCap { .. } | Difference::NetRate { .. }
+            )
+    )
 }
 
 /// Facets that the steps need beyond domains and storage, and that could not be seen.
@@ -264,6 +285,14 @@ fn came_apart(
             });
         }
         Some(_) => {}
+    }
+    if steps.contains(&Step::Limit) {
+        // The limit asked for before is what is there until this is done.
+        let limits = situation.storage.into_iter().flat_map(|storage| &storage.limits);
+        let asked = [applied.desired.resources.disk, desired.resources.disk];
+        let foreign = limits.filter(|limit| !asked.contains(limit));
+        let foreign = foreign.map(|limit| Reason::LimitForeign { limit: *limit });
+        reasons.extend(foreign);
     }
     // Without its domain nobody misses the storage, and what was asked explains a new stack.
     if situation.domain.is_some() && steps.contains(&Step::Export) {

@@ -188,6 +188,7 @@ pub fn holds(observed: &ObservedNode, condition: &Condition) -> bool {
         Condition::TemplatePresent(digest) => observed.templates.known().is_some_and(|t| t.contains(digest)),
         Condition::FilesPresent(digest) => observed.file_layers.known().is_some_and(|f| f.contains(digest)),
         Condition::WritableOpen(sliver) => storage(sliver, &|s| s.open.is_some()),
+        Condition::Limited(sliver, disk) => storage(sliver, &|s| s.limits.iter().all(|limit| limit == disk)),
         Condition::Stacked(sliver, stack) => storage(sliver, &|s| s.stack == Some(*stack)),
         Condition::Exported(sliver, stack) => storage(sliver, &|s| s.exported && s.stack == Some(*stack)),
         Condition::Unexported(sliver) => storage(sliver, &|s| !s.exported),
@@ -391,6 +392,11 @@ fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Ac
             sliver,
             epoch: epoch_of(input, of),
         },
+        Step::Limit => Action::Limit {
+            sliver,
+            epoch: epoch_of(input, of),
+            disk: desired.and_then(|desired| desired.resources.disk),
+        },
         Step::Stack => Action::Stack {
             sliver,
             stack,
@@ -432,7 +438,8 @@ fn cost(input: &PlanInput<'_>, action: &Action) -> Cost {
                 .map_or(0, |d| d.memory_mib);
             (Some(0), -mib(held))
         }
-        Action::Stack { .. }
+        Action::Limit { .. }
+        | Action::Stack { .. }
         | Action::Export { .. }
         | Action::AwaitHealthy { .. }
         | Action::Unexport { .. }

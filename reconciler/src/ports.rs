@@ -191,6 +191,14 @@ pub trait Storage: Send + Sync {
         mounts: &[MountSpec],
     ) -> impl Future<Output = PortResult<()>> + Send;
 
+    /// Gives the writable layers, which are open under `epoch` and may be in use, the limits of `mounts`.
+    fn limit_writable(
+        &self,
+        sliver: &SliverId,
+        epoch: Epoch,
+        mounts: &[MountSpec],
+    ) -> impl Future<Output = PortResult<()>> + Send;
+
     /// Assembles the stacks of a sliver's mounts; `stack` is what they will be observed as.
     fn stack(
         &self,

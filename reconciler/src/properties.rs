@@ -32,10 +32,11 @@ struct Variant {
     health: bool,
     port: Option<u16>,
     reads_only: bool,
+    disk_gib: Option<u64>,
 }
 
-/// On disk, open, stack, exported, tombstone.
-type Kept = (bool, Option<u64>, Option<u8>, bool, Option<u64>);
+/// On disk, open, stack, exported, tombstone, limit.
+type Kept = (bool, Option<u64>, Option<u8>, bool, Option<u64>, Option<u64>);
 
 #[derive(Clone, Debug)]
 struct Sight {
@@ -60,9 +61,10 @@ fn variant() -> impl Strategy<Value = Variant> {
         any::<bool>(),
         prop::option::of(8080u16..8084),
         prop::bool::weighted(0.2),
+        prop::option::of(1u64..3),
     )
         .prop_map(
-            |(memory_mib, content, files, weight, state, health, port, reads_only)| Variant {
+            |(memory_mib, content, files, weight, state, health, port, reads_only, disk_gib)| Variant {
                 memory_mib,
                 content,
                 files,
@@ -71,6 +73,7 @@ fn variant() -> impl Strategy<Value = Variant> {
                 health,
                 port,
                 reads_only,
+                disk_gib,
             },
         )
 }
@@ -86,6 +89,7 @@ fn made(name: &str, variant: &Variant) -> DesiredSliver {
     ];
     sliver.resources.memory = Bytes(variant.memory_mib << 20);
     sliver.resources.cpu_weight = variant.weight;
+    sliver.resources.disk = variant.disk_gib.map(|gib| Bytes(gib << 30));
     sliver.state = variant.state;
     sliver.health = variant.health.then(health);
     sliver.publish = variant
@@ -114,6 +118,7 @@ fn sight() -> impl Strategy<Value = Sight> {
         prop::option::of(0u8..3),
         any::<bool>(),
         prop::option::weighted(0.2, 9_998_000u64..10_000_000),
+        prop::option::of(1u64..4),
     ));
     (domain, storage, any::<bool>()).prop_map(|(domain, storage, healthy)| Sight {
         domain,
@@ -226,10 +231,14 @@ fn world(sides: &[Sides], around: &Surroundings) -> World {
             };
             world.domains().ours.insert(id(name), domain);
         }
-        if let Some((on_disk, open, stack, exported, tombstone)) = sight.storage {
+        if let Some((on_disk, open, stack, exported, tombstone, limit_gib)) = sight.storage {
             *world.storage(name) = ObservedStorage {
                 on_disk,
                 open: open.map(Epoch),
+                limits: open
+                    .iter()
+                    .map(|_| limit_gib.map(|gib| Bytes(gib << 30)))
+                    .collect(),
                 stack: stack.map(|which| pick(which, stack_digest)),
                 exported,
                 bytes: 0,

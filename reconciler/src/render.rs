@@ -281,6 +281,10 @@ fn step(planned: &PlannedAction) -> String {
         Action::FetchTemplate { digest, .. } => format!("template {}", digest.short()),
         Action::ImportFiles { digest } => format!("files {}", digest.short()),
         Action::OpenWritable { .. } => "writable layer".to_owned(),
+        Action::Limit { disk, .. } => match disk {
+            Some(disk) => format!("writable layer to {disk}"),
+            None => "writable layer no longer".to_owned(),
+        },
         Action::Stack { stack, .. } => format!("layers as {}", stack.short()),
         Action::Export { .. } => "to its domain only".to_owned(),
         Action::Boot { boot, .. } => format!("as {}", boot.short()),

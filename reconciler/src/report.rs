@@ -1,5 +1,6 @@
 //! Why something happens, or does not happen yet, in sentences.
 
+use xeno_model::desired::HypervisorKind;
 use xeno_model::id::Timestamp;
 use xeno_model::observed::DomainState;
 
@@ -36,6 +37,10 @@ pub fn sentence(reason: &Reason) -> String {
                 stack.short()
             )
         }
+        Reason::LimitForeign { limit: Some(limit) } => {
+            format!("its writable layers are limited to {limit}, which nobody asked for")
+        }
+        Reason::LimitForeign { limit: None } => "its writable layers have no limit".to_owned(),
         Reason::NotStopped => "it was stopped, and something of it is there again".to_owned(),
         Reason::StateStopped => "should be stopped; what it wrote is kept".to_owned(),
         Reason::NotDesired => "no longer in the repository".to_owned(),
@@ -43,6 +48,7 @@ pub fn sentence(reason: &Reason) -> String {
         Reason::TombstoneExpired { since } => {
             format!("removed on {}, and kept for as long as was promised", utc(*since))
         }
+        Reason::NotEnforced { limits, by } => not_enforced(limits, *by),
         Reason::Blind { facet, why } => format!("{facet} could not be seen because {why}"),
         Reason::DeleteBudget { allowed, used, asked } => format!(
             "removing it would exceed the delete budget ({allowed} allowed, {used} used, {asked} asked for)"
@@ -65,6 +71,12 @@ pub fn sentence(reason: &Reason) -> String {
             format!("{action} failed ({why}) and is tried again at {}", utc(*until))
         }
     }
+}
+
+/// Says that a hypervisor does not keep some limits.
+#[must_use]
+pub fn not_enforced(limits: &[String], by: HypervisorKind) -> String {
+    format!("not enforced by {by} on this node: {}", limits.join(", "))
 }
 
 fn does(state: DomainState) -> &'static str {

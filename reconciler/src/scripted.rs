@@ -16,6 +16,7 @@ use xeno_model::id::{Digest, Epoch, NodeName, SliverId, Timestamp};
 use xeno_model::observed::{
     DomainState, Domains, HealthVerdict, ObservedDomain, ObservedNode, ObservedStorage, Seen, Stranger,
 };
+use xeno_model::units::Bytes;
 
 use crate::action::Action;
 use crate::exec::Outcome;
@@ -109,6 +110,7 @@ impl ScriptedNode {
     pub fn lose_file_server(&self) {
         for storage in self.state().storage.values_mut() {
             storage.open = None;
+            storage.limits.clear();
             storage.stack = None;
             storage.exported = false;
         }
@@ -163,6 +165,9 @@ impl ScriptedNode {
             }
             Action::OpenWritable { sliver, epoch } => {
                 now(self.open_writable(sliver, *epoch, &MountSpec::of(wanted(sliver))))
+            }
+            Action::Limit { sliver, epoch, .. } => {
+                now(self.limit_writable(sliver, *epoch, &MountSpec::of(wanted(sliver))))
             }
             Action::Stack { sliver, stack, .. } => now(Storage::stack(
                 self,
@@ -253,6 +258,11 @@ fn now<T>(future: impl Future<Output = T>) -> Option<T> {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,
     }
+}
+
+fn limits(mounts: &[MountSpec]) -> BTreeSet<Option<Bytes>> {
+    let writable = mounts.iter().filter(|mount| mount.writable);
+    writable.map(|mount| mount.quota_bytes.map(Bytes)).collect()
 }
 
 impl State {
@@ -371,10 +381,20 @@ impl Storage for ScriptedNode {
             let closed = storage.open.is_none_or(|open| open == epoch);
             storage.on_disk |= mounts.iter().any(|mount| mount.writable);
             storage.open = Some(epoch);
+            storage.limits = limits(mounts);
             storage.tombstone = None;
             state.rule(closed, || format!("open:{sliver} while open under another epoch"));
         };
         self.call("open", &sliver.to_string(), effect).await
+    }
+
+    async fn limit_writable(&self, sliver: &SliverId, epoch: Epoch, mounts: &[MountSpec]) -> PortResult<()> {
+        let effect = |state: &mut State| {
+            let open = state.storage(sliver).open == Some(epoch);
+            state.rule(open, || format!("limit:{sliver} of what is not open"));
+            state.storage(sliver).limits = limits(mounts);
+        };
+        self.call("limit", &sliver.to_string(), effect).await
     }
 
     async fn stack(&self, sliver: &SliverId, stack: &Digest, mounts: &[MountSpec]) -> PortResult<()> {
@@ -419,6 +439,7 @@ impl Storage for ScriptedNode {
             let storage = state.storage(sliver);
             storage.stack = None;
             storage.open = None;
+            storage.limits.clear();
         };
         self.call("close", &sliver.to_string(), effect).await
     }

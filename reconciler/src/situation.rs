@@ -18,6 +18,7 @@ pub(crate) enum Step {
     Close,
     Tombstone,
     Open,
+    Limit,
     Stack,
     Export,
     Boot,
@@ -131,6 +132,15 @@ impl<'a> Situation<'a> {
         add(misfit, Step::Close);
         let stack = add(misfit || storage.stack != Some(marks.stack), Step::Stack);
         add(stack && (misfit || storage.open != Some(self.epoch)), Step::Open);
+        // Opening says what the limit is; layers that stay open are told.
+        let limit_wrong = storage
+            .limits
+            .iter()
+            .any(|limit| *limit != desired.resources.disk);
+        add(
+            !misfit && storage.open == Some(self.epoch) && limit_wrong,
+            Step::Limit,
+        );
         add(stack || !storage.exported, Step::Export);
         let unproven = self.unsettled(desired, marks) && self.health != Some(&HealthVerdict::Healthy);
         add(desired.health.is_some() && (boot || unproven), Step::Await);

@@ -1,7 +1,7 @@
 //! What is open: writable layers, stacks made with them, exports of those; and the order in which they come and go.
 //!
 //! Every step is idempotent: putting what is there already, or deleting what is not there, succeeds. Putting something
-//! *else* under a name that is taken is a conflict, except that an export's state may change. Opening can take long
+//! *else* under a name that is taken is a conflict, except that an export's state and a writable layer's quota may change. Opening can take long
 //! (a log is replayed, a directory walked), so no lock is held meanwhile; the names involved are marked busy, and
 //! whoever touches one of them is told to come back.
 
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::control::api::{ExportSpec, ExportView, Listing, StackSpec, WritableSpec};
 use crate::export::{ClientAddress, Export, ExportName, State, check_name};
+use crate::quota::Quota;
 use crate::server::{Listening, Server};
 use crate::service::{FileService, StackOpener};
 
@@ -101,7 +102,18 @@ struct Parts<W> {
 
 struct WritablePart<W> {
     spec: WritableSpec,
+    /// What the open layer keeps to, wherever it is.
+    quota: Quota,
     /// `None` while it is part of a stack.
+    open: Option<W>,
+}
+
+/// A writable layer on its way into a stack.
+struct TakenWritable<W> {
+    name: String,
+    spec: WritableSpec,
+    quota: Quota,
+    /// `None` where it has to be opened anew.
     open: Option<W>,
 }
 
@@ -174,7 +186,7 @@ impl<O: StackOpener> Assembly<O> {
         })
     }
 
-    /// Opens a writable layer, making it when it is missing.
+    /// Opens a writable layer, making it when it is missing; or changes the quota of one that is open.
     pub async fn put_writable(&self, name: &str, spec: WritableSpec) -> AssemblyResult<()> {
         valid_name(Kind::Writable, name)?;
         if !spec.path.is_absolute() {
@@ -184,10 +196,14 @@ impl<O: StackOpener> Assembly<O> {
             )));
         }
         let _held = {
-            let parts = self.lock();
+            let mut parts = self.lock();
             let held = self.hold(vec![(Kind::Writable, name.to_owned())])?;
-            match parts.writables.get(name) {
-                Some(there) if there.spec == spec => return Ok(()),
+            match parts.writables.get_mut(name) {
+                Some(there) if (&there.spec.path, there.spec.epoch) == (&spec.path, spec.epoch) => {
+                    there.quota.set(spec.quota_bytes);
+                    there.spec.quota_bytes = spec.quota_bytes;
+                    return Ok(());
+                }
                 Some(there) => {
                     return Err(AssemblyError::Conflict(format!(
                         "writable layer `{name}` is open as `{}` under epoch {}",
@@ -209,18 +225,28 @@ impl<O: StackOpener> Assembly<O> {
             }
             held
         };
-        let open = self.open_writable(name, &spec).await?;
+        let quota = Quota::new(spec.quota_bytes);
+        let open = self.open_writable(name, &spec, quota.clone()).await?;
         let part = WritablePart {
             spec,
+            quota,
             open: Some(open),
         };
         self.lock().writables.insert(name.to_owned(), part);
         Ok(())
     }
 
-    async fn open_writable(&self, name: &str, spec: &WritableSpec) -> AssemblyResult<O::Writable> {
+    async fn open_writable(
+        &self,
+        name: &str,
+        spec: &WritableSpec,
+        quota: Quota,
+    ) -> AssemblyResult<O::Writable> {
         let (opener, path, epoch) = (Arc::clone(&self.opener), spec.path.clone(), spec.epoch);
-        blocking(Kind::Writable, name, move || opener.open_writable(&path, epoch)).await
+        blocking(Kind::Writable, name, move || {
+            opener.open_writable(&path, epoch, quota)
+        })
+        .await
     }
 
     /// Closes a writable layer. It must not be part of a stack any more.
@@ -274,11 +300,9 @@ impl<O: StackOpener> Assembly<O> {
         };
         let writable = match writable {
             None => None,
-            Some((_, _, Some(open))) => Some(open),
+            Some(taken) if taken.open.is_some() => taken.open,
             // It was part of a stack that is gone: its open layer went with that.
-            Some((writable, writable_spec, None)) => {
-                Some(self.open_writable(&writable, &writable_spec).await?)
-            }
+            Some(taken) => Some(self.open_writable(&taken.name, &taken.spec, taken.quota).await?),
         };
         let (opener, layers) = (Arc::clone(&self.opener), spec.layers.clone());
         let service = blocking(Kind::Stack, name, move || opener.open_stack(&layers, writable)).await?;
@@ -288,16 +312,12 @@ impl<O: StackOpener> Assembly<O> {
         Ok(())
     }
 
-    /// The writable layer a stack is to be made with: its name, what it is, and the open layer if there is one.
-    #[expect(
-        clippy::type_complexity,
-        reason = "three things, used once, next to where they are named"
-    )]
+    /// The writable layer a stack is to be made with.
     fn take_writable(
         &self,
         parts: &mut Parts<O::Writable>,
         spec: &StackSpec,
-    ) -> AssemblyResult<Option<(String, WritableSpec, Option<O::Writable>)>> {
+    ) -> AssemblyResult<Option<TakenWritable<O::Writable>>> {
         let Some(writable) = &spec.writable else {
             return Ok(None);
         };
@@ -317,7 +337,12 @@ impl<O: StackOpener> Assembly<O> {
                 kind: Kind::Writable,
                 name: writable.clone(),
             })?;
-        Ok(Some((writable.clone(), part.spec.clone(), part.open.take())))
+        Ok(Some(TakenWritable {
+            name: writable.clone(),
+            spec: part.spec.clone(),
+            quota: part.quota.clone(),
+            open: part.open.take(),
+        }))
     }
 
     /// Takes a stack apart. Nothing must export it any more.

@@ -11,6 +11,7 @@
 //! clients = ["127.0.0.1"]
 //! socket = "web.sock"             # a unix socket that leads to this export alone
 //! writable = "w/web"              # a directory holding one writable layer; made when missing
+//! quota = "1GiB"                  # most bytes of written content in it (B, KiB, MiB, GiB, TiB); none unless given
 //! layers = [ { dir = "L2" }, { dir = "L1" }, { template = "sha256:…" } ]      # nearest first
 //! ```
 //!
@@ -56,6 +57,8 @@ pub struct ExportConfig {
     pub socket: Option<PathBuf>,
     /// Directory of its writable layer; without one it is read-only.
     pub writable: Option<PathBuf>,
+    /// Most bytes of written content in it.
+    pub quota_bytes: Option<u64>,
     /// Read-only layers, nearest first.
     pub layers: Vec<LayerSource>,
 }
@@ -108,6 +111,7 @@ struct RawExport {
     clients: Vec<Spanned<String>>,
     socket: Option<Spanned<PathBuf>>,
     writable: Option<Spanned<PathBuf>>,
+    quota: Option<Spanned<String>>,
     #[serde(default)]
     layers: Vec<Spanned<LayerSource>>,
 }
@@ -191,7 +195,9 @@ fn parse(text: &str, base: &Path) -> Result<Config, Complaint> {
             }
         });
         let layers = layers.collect::<Result<_, Complaint>>()?;
+        let quota_bytes = read_quota(export.quota, export.writable.is_some())?;
         exports.push(ExportConfig {
+            quota_bytes,
             clients: export.clients.into_iter().map(Spanned::into_inner).collect(),
             socket: unique(export.socket, base, &mut sockets, "socket")?,
             writable: unique(export.writable, base, &mut writables, "writable layer")?,
@@ -216,6 +222,27 @@ fn parse(text: &str, base: &Path) -> Result<Config, Complaint> {
         connections,
         exports,
     })
+}
+
+fn read_quota(quota: Option<Spanned<String>>, writable: bool) -> Result<Option<u64>, Complaint> {
+    let Some(quota) = quota else {
+        return Ok(None);
+    };
+    let place = quota.span().start;
+    if !writable {
+        return Err((
+            place,
+            "`quota` bounds what is written, and this export has no `writable`".to_owned(),
+        ));
+    }
+    match crate::quota::parse(quota.get_ref()) {
+        Some(bytes) => Ok(Some(bytes)),
+        None => Err((
+            place,
+            "`quota` is a whole number directly followed by B, KiB, MiB, GiB or TiB, such as `1GiB`"
+                .to_owned(),
+        )),
+    }
 }
 
 /// Makes a path absolute; no two exports may have the same.
@@ -267,6 +294,7 @@ mod tests {
             name = "/web"
             clients = ["127.0.0.1"]
             writable = "w/web"
+            quota = "10MiB"
             layers = [ {{ dir = "L2" }}, {{ dir = "/L1" }}, {{ template = "{digest}" }} ]
             "#
         );
@@ -279,6 +307,7 @@ mod tests {
             clients: vec!["127.0.0.1".to_owned()],
             socket: None,
             writable: Some("/base/w/web".into()),
+            quota_bytes: Some(10 << 20),
             layers: vec![
                 LayerSource::Dir("/base/L2".into()),
                 LayerSource::Dir("/L1".into()),
@@ -337,6 +366,16 @@ mod tests {
             12,
             "link",
         );
+        let quota =
+            |rest| format!("[[export]]\nname = \"a\"\nsocket = \"s\"\nlayers = [{{ dir = \"x\" }}]\n{rest}");
+        check_refused(&quota("quota = \"1GiB\""), 5, 9, "no `writable`");
+        check_refused(
+            &quota("writable = \"w\"\nquota = \"1GB\""),
+            6,
+            9,
+            "such as `1GiB`",
+        );
+        check_refused(&quota("writable = \"w\"\nquota = 1073741824"), 6, 9, "string");
         check_refused("listen =", 1, 9, "");
     }
 }

@@ -22,6 +22,7 @@ pub mod layer;
 pub mod memory;
 pub mod nfs;
 pub mod opener;
+pub mod quota;
 pub mod server;
 pub mod service;
 pub mod stack;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::directory::DirectoryLayer;
 use crate::import::Limits;
 use crate::layer::Layer;
+use crate::quota::Quota;
 use crate::service::{FileService, LayerSource, OpenError, StackOpener};
 use crate::stack::{self, StackError, StackSpec};
 use crate::template::{Digest, Store};
@@ -123,9 +124,12 @@ fn can_pass(error: &WritableError) -> bool {
 impl StackOpener for Opener {
     type Writable = Writable;
 
-    fn open_writable(&self, path: &Path, epoch: u64) -> Result<Writable, OpenError> {
-        let opened =
-            Writable::create_if_missing(path).and_then(|()| Writable::open(path, epoch, Options::default()));
+    fn open_writable(&self, path: &Path, epoch: u64, quota: Quota) -> Result<Writable, OpenError> {
+        let options = Options {
+            quota,
+            objects_max: None,
+        };
+        let opened = Writable::create_if_missing(path).and_then(|()| Writable::open(path, epoch, options));
         opened.map_err(|error| failed(format!("opening {}", path.display()), can_pass(&error), error))
     }
 

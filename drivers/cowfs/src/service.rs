@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::attr::{Attr, Device, FileType, SetAttr, Time};
+use crate::quota::Quota;
 
 /// A file handle as it goes over the wire: at most 64 bytes (RFC 1813 §2.3.3), opaque to everyone but the service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -489,11 +490,12 @@ pub trait StackOpener: Send + Sync + 'static {
     /// A writable layer, open and not yet part of a stack.
     type Writable: Send + 'static;
 
-    /// Opens the writable layer in the directory `path` for the holder of `epoch`, making it when it is missing.
+    /// Opens the writable layer in the directory `path` for the holder of `epoch`, making it when it is missing. It
+    /// keeps to `quota` for as long as it is open, also where that is moved meanwhile.
     ///
     /// # Errors
     /// [`OpenError`]; nothing is left open.
-    fn open_writable(&self, path: &Path, epoch: u64) -> Result<Self::Writable, OpenError>;
+    fn open_writable(&self, path: &Path, epoch: u64, quota: Quota) -> Result<Self::Writable, OpenError>;
 
     /// Makes one tree of `layers` (nearest the guest first) and the writable layer above them.
     ///

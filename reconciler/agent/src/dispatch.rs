@@ -53,6 +53,7 @@ impl Work {
             Action::ImportFiles { digest } => desired.files.get(digest).cloned(),
             Action::FetchTemplate { .. }
             | Action::OpenWritable { .. }
+            | Action::Limit { .. }
             | Action::Stack { .. }
             | Action::Export { .. }
             | Action::Boot { .. }
@@ -80,7 +81,7 @@ impl Work {
             Action::OpenWritable { .. } => seconds(300),
             // A directory layer is walked when it is stacked.
             Action::Stack { .. } => seconds(300),
-            Action::Export { .. } | Action::Unexport { .. } => seconds(30),
+            Action::Limit { .. } | Action::Export { .. } | Action::Unexport { .. } => seconds(30),
             Action::CloseWritable { .. } => seconds(120),
             Action::Boot { .. } => seconds(60),
             Action::Shutdown { .. } => shutdown_grace + seconds(30),
@@ -132,6 +133,11 @@ async fn act<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: &Work) -> Por
         Action::OpenWritable { sliver, epoch } => {
             storage
                 .open_writable(sliver, *epoch, &MountSpec::of(work.sliver()?))
+                .await
+        }
+        Action::Limit { sliver, epoch, .. } => {
+            storage
+                .limit_writable(sliver, *epoch, &MountSpec::of(work.sliver()?))
                 .await
         }
         Action::Stack { sliver, stack, .. } => {

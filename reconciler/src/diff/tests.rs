@@ -1,7 +1,7 @@
-use xeno_model::desired::Publish;
+use xeno_model::desired::{HypervisorKind, Publish};
 use xeno_model::id::{Digest, Timestamp};
 use xeno_model::observed::ObservedStorage;
-use xeno_model::units::Bytes;
+use xeno_model::units::{BitRate, Bytes};
 
 use super::*;
 use crate::check;
@@ -42,7 +42,45 @@ fn what_is_as_desired_is_kept() {
 fn what_only_the_record_knows_changes_in_place() {
     let mut world = settled();
     world.want("web/0").resources.cpu_weight = 512;
-    check(&world, ChangeClass::InPlace, &["cpu weight 256 → 512"], &[]);
+    world.want("web/0").resources.net_rate = Some(BitRate(10_000_000));
+    if let Standing::Named(node) = &mut world.desired.standing {
+        node.hypervisor = HypervisorKind::Qemu;
+    }
+    let note = "not enforced by qemu on this node: cpu weight 512, network rate 10Mbit";
+    let changes = ["cpu weight 256 → 512", "network rate no limit → 10Mbit", note];
+    check(&world, ChangeClass::InPlace, &changes, &[]);
+    let mut back = world.settle();
+    back.want("web/0").resources.net_rate = None;
+    back.want("web/0").resources.cpu_weight = 256;
+    let changes = ["cpu weight 512 → 256", "network rate 10Mbit → no limit"];
+    check(&back, ChangeClass::InPlace, &changes, &[]);
+}
+
+#[test]
+fn another_disk_size_is_given_to_the_layers_that_are_open() {
+    let mut world = settled();
+    world.want("web/0").resources.disk = Some(Bytes(2 << 30));
+    check(
+        &world,
+        ChangeClass::InPlace,
+        &["disk no limit → 2GiB"],
+        &["limit:web/0"],
+    );
+    let mut settled = world.settle();
+    check(&settled, ChangeClass::Keep, &[], &[]);
+    settled.storage("web/0").limits = BTreeSet::from([None]);
+    check(
+        &settled,
+        ChangeClass::InPlace,
+        &["its writable layers have no limit"],
+        &["limit:web/0"],
+    );
+    assert_eq!(settled.plan().changes[&id("web/0")].cause, Cause::Drift);
+    // Layers that are opened anew are opened with it.
+    settled.domains().ours.remove(&id("web/0"));
+    *settled.storage("web/0") = ObservedStorage::default();
+    let (_, _, steps) = story(&settled);
+    assert!(!steps.contains(&"limit:web/0".to_owned()), "{steps:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 use xeno_model::id::Digest;
 use xeno_model::normal::Difference;
+use xeno_model::units::Bytes;
 
 use super::*;
 use crate::action::ActionKey;
@@ -21,6 +22,14 @@ fn all() -> Vec<Reason> {
         Reason::DomainForeignBoot { booted: digest },
         Reason::StorageMissing,
         Reason::StackForeign { stack: digest },
+        Reason::LimitForeign {
+            limit: Some(Bytes(1 << 30)),
+        },
+        Reason::LimitForeign { limit: None },
+        Reason::NotEnforced {
+            limits: vec!["cpu cap 50%".to_owned(), "network rate 10Mbit".to_owned()],
+            by: HypervisorKind::Qemu,
+        },
         Reason::NotStopped,
         Reason::StateStopped,
         Reason::NotDesired,
@@ -65,6 +74,8 @@ fn all() -> Vec<Reason> {
         | Reason::DomainForeignBoot { .. }
         | Reason::StorageMissing
         | Reason::StackForeign { .. }
+        | Reason::LimitForeign { .. }
+        | Reason::NotEnforced { .. }
         | Reason::NotStopped
         | Reason::StateStopped
         | Reason::NotDesired
@@ -79,7 +90,7 @@ fn all() -> Vec<Reason> {
         | Reason::NotSupported { .. }
         | Reason::BackingOff { .. } => 1,
     };
-    assert_eq!(all.iter().map(count).sum::<i32>(), 22);
+    assert_eq!(all.iter().map(count).sum::<i32>(), 25);
     all
 }
 
@@ -98,6 +109,9 @@ its domain has crashed
 its domain was started as something else (abababababab)
 its files are not being served
 its files are not those it was started on (stack abababababab)
+its writable layers are limited to 1GiB, which nobody asked for
+its writable layers have no limit
+not enforced by qemu on this node: cpu cap 50%, network rate 10Mbit
 it was stopped, and something of it is there again
 should be stopped; what it wrote is kept
 no longer in the repository

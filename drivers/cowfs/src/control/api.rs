@@ -16,6 +16,10 @@ pub struct WritableSpec {
     pub path: PathBuf,
     /// Under which epoch it is opened.
     pub epoch: u64,
+    /// Most bytes of written content; without one the file system it is on is the bound. The only part that can be
+    /// changed while it is open.
+    #[serde(default)]
+    pub quota_bytes: Option<u64>,
 }
 
 /// A stack.

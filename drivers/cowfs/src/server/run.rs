@@ -125,6 +125,7 @@ async fn set_up<O: StackOpener>(assembly: &Assembly<O>, export: &ExportConfig) -
             let spec = api::WritableSpec {
                 path: path.clone(),
                 epoch: EPOCH,
+                quota_bytes: export.quota_bytes,
             };
             assembly.put_writable(name, spec).await?;
             Some(name.to_owned())

@@ -243,7 +243,7 @@ impl Stack {
 
     fn check_objects(&self, state: &State) -> FsResult<()> {
         let objects = crate::writable::log::as_u64(state.objects.len());
-        match self.top.as_ref().and_then(|top| top.options.objects_max) {
+        match self.top.as_ref().and_then(|top| top.options.objects_max()) {
             Some(most) if objects >= most => Err(Status::DQuot),
             _ => Ok(()),
         }
@@ -263,8 +263,9 @@ impl Stack {
         } else {
             blocks(start, end).saturating_sub(counted)
         };
-        match self.top.as_ref().and_then(|top| top.options.bytes_max) {
-            Some(most) if state.bytes.saturating_add(more) > most => Err(Status::DQuot),
+        match self.top.as_ref().and_then(|top| top.options.quota.bytes()) {
+            // What takes no room is allowed even where the quota was moved below what there is.
+            Some(most) if more > 0 && state.bytes.saturating_add(more) > most => Err(Status::DQuot),
             _ => Ok(()),
         }
     }
@@ -286,11 +287,11 @@ impl Stack {
         );
         let objects = crate::writable::log::as_u64(state.objects.len());
         // Objects are records, so the disk's inodes are no bound; its space is, at some 256 bytes each.
-        let (files_total, files_free) = match top.options.objects_max {
+        let (files_total, files_free) = match top.options.objects_max() {
             Some(most) => (most, most.saturating_sub(objects)),
             None => (objects.saturating_add(free / 256), free / 256),
         };
-        let (bytes_total, bytes_free) = match top.options.bytes_max {
+        let (bytes_total, bytes_free) = match top.options.quota.bytes() {
             Some(most) => (most, most.saturating_sub(state.bytes).min(free)),
             None => (total, free),
         };

@@ -35,6 +35,7 @@ pub(crate) mod state;
 pub(crate) use meta::{Meta, random_bytes};
 
 use crate::layer::LayerId;
+use crate::quota::Quota;
 use content::ContentStore;
 use extents::{ContentId, Source};
 use log::Log;
@@ -100,13 +101,20 @@ pub enum WritableError {
     },
 }
 
-/// Bounds of one writable layer; `None` leaves it to the file system it is on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Bounds of one writable layer.
+#[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Most bytes of written content.
-    pub bytes_max: Option<u64>,
-    /// Most objects that have a record (made or changed in this layer).
+    /// Most bytes of written content, and with them a number of objects.
+    pub quota: Quota,
+    /// Most objects that have a record (made or changed in this layer), where it is not the quota that says so.
     pub objects_max: Option<u64>,
+}
+
+impl Options {
+    /// Most objects that have a record; `None` leaves it to the file system the layer is on.
+    pub(crate) fn objects_max(&self) -> Option<u64> {
+        self.objects_max.or_else(|| self.quota.objects())
+    }
 }
 
 /// A writable layer, open and locked.

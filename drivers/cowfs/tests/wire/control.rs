@@ -9,6 +9,7 @@ use cowfs::control::client::{Client, ClientError};
 use cowfs::export::State;
 use cowfs::memory::Memory;
 use cowfs::nfs::client::Client as NfsClient;
+use cowfs::quota::Quota;
 use cowfs::server::serve_with;
 use cowfs::service::{Caller, FileService, LayerSource, OpenError, StackOpener};
 use tokio::net::UnixStream;
@@ -30,7 +31,7 @@ fn failed(what: &str, retryable: bool) -> OpenError {
 impl StackOpener for InMemory {
     type Writable = PathBuf;
 
-    fn open_writable(&self, path: &Path, epoch: u64) -> Result<PathBuf, OpenError> {
+    fn open_writable(&self, path: &Path, epoch: u64, _: Quota) -> Result<PathBuf, OpenError> {
         if epoch == 0 {
             return Err(failed("opening under epoch 0", false));
         }
@@ -138,6 +139,7 @@ async fn an_export_is_built_up_and_taken_down_step_by_step() {
     let writable = WritableSpec {
         path: running.path("w"),
         epoch: 3,
+        quota_bytes: None,
     };
     let stack = StackSpec {
         layers: vec![LayerSource::Dir("/lower".into())],
@@ -178,7 +180,16 @@ async fn an_export_is_built_up_and_taken_down_step_by_step() {
     client.flush(name).await.unwrap();
     refused(client.flush("other").await, 404, "no export `other`");
 
-    // Nothing changes under a name that is taken, and nothing goes while it is used.
+    // Only the quota of a layer can change while it is used.
+    let bounded = WritableSpec {
+        quota_bytes: Some(1 << 20),
+        ..writable.clone()
+    };
+    client.put_writable(name, &bounded).await.unwrap();
+    assert_eq!(client.list().await.unwrap().writables[name], bounded);
+    client.put_writable(name, &writable).await.unwrap();
+
+    // Nothing else changes under a name that is taken, and nothing goes while it is used.
     let later = WritableSpec {
         epoch: 4,
         ..writable.clone()
@@ -236,6 +247,7 @@ async fn requests_that_cannot_be_carried_out_say_why() {
     let writable = |path: &str, epoch| WritableSpec {
         path: path.into(),
         epoch,
+        quota_bytes: None,
     };
     refused(
         client.put_writable("a", &writable("relative", 1)).await,

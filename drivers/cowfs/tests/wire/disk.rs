@@ -5,6 +5,7 @@ use std::path::Path;
 
 use cowfs::attr::SetAttr;
 use cowfs::config;
+use cowfs::control::client::Client as ControlClient;
 use cowfs::nfs::client::{Client, WireHandle, encode, encode_place};
 use cowfs::nfs::ops::{self, Procedure};
 use cowfs::server::serve;
@@ -189,5 +190,66 @@ async fn many_changes_at_once_all_arrive() {
     assert!(eof);
     // `.`, `..`, `etc` and the new ones.
     assert_eq!(entries.len(), 203);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_quota_is_kept_shown_and_moved_while_it_is_in_use() {
+    const MIB: usize = 1 << 20;
+    let dir = layers();
+    let config = r#"
+        listen = "127.0.0.1:0"
+        control = "control.sock"
+        [[export]]
+        name = "/web"
+        clients = ["127.0.0.1"]
+        writable = "w/web"
+        quota = "2MiB"
+        layers = [ { dir = "L1" } ]
+    "#;
+    std::fs::write(dir.path().join("cowfs.toml"), config).unwrap();
+    let served = start(dir.path()).await;
+    let (client, root) = served.mounted("/web").await;
+    let made = client.create(&root, b"big", CreateMode::Unchecked(mode(0o600)));
+    let big = made.await.unwrap().unwrap().handle;
+    let write = async |at: usize| {
+        let offset = u64::try_from(at).unwrap();
+        let content = vec![7; MIB / 2];
+        client.write(&big, offset, &content, Stability::FileSync).await
+    };
+    let total_and_free = async || {
+        let reply = client
+            .nfs(Procedure::FsStat, &encode(|w| w.opaque(&root)))
+            .await
+            .unwrap();
+        // RFC 1813 section 3.3.18: the root's attributes (present: 4 + 84 bytes), then total and free bytes.
+        let number = |at: usize| u64::from_be_bytes(reply[at..at + 8].try_into().unwrap());
+        (number(88), number(96))
+    };
+    assert_eq!(total_and_free().await.0, 2 << 20);
+    for at in 0..4 {
+        write(at * MIB / 2).await.unwrap();
+    }
+    refused(write(2 * MIB).await, Status::DQuot);
+    write(0).await.unwrap();
+    assert_eq!(total_and_free().await, (2 << 20, 0));
+
+    let control = ControlClient::new(dir.path().join("control.sock"));
+    let mut spec = control.list().await.unwrap().writables["web"].clone();
+    assert_eq!(spec.quota_bytes, Some(2 << 20));
+    spec.quota_bytes = Some(3 << 20);
+    control.put_writable("web", &spec).await.unwrap();
+    assert_eq!(total_and_free().await.0, 3 << 20);
+    write(2 * MIB).await.unwrap();
+    spec.quota_bytes = Some(1 << 20);
+    control.put_writable("web", &spec).await.unwrap();
+    refused(write(3 * MIB).await, Status::DQuot);
+    client.remove(&root, b"big").await.unwrap();
+    let made = client.create(&root, b"small", CreateMode::Unchecked(mode(0o600)));
+    let small = made.await.unwrap().unwrap().handle;
+    client
+        .write(&small, 0, b"room again", Stability::FileSync)
+        .await
+        .unwrap();
     served.stop().await;
 }

@@ -29,6 +29,7 @@ use cowfs::template::{FetchError, FileToImport, Store as Templates, StoreError};
 use xeno_model::desired::{CarriedContent, FileSet};
 use xeno_model::id::{Digest, Epoch, SliverId};
 use xeno_model::observed::ObservedStorage;
+use xeno_model::units::Bytes;
 use xeno_reconciler::ports::{
     BootFiles, GuestMount, LayerSource, MountSpec, PortError, PortResult, Retry, Storage,
 };
@@ -144,6 +145,22 @@ impl NodeStorage {
     }
 }
 
+impl NodeStorage {
+    /// Opens the writable layers in the file server, or moves the quota of those that are open.
+    async fn put_writables(&self, sliver: &SliverId, epoch: Epoch, mounts: &[MountSpec]) -> PortResult<()> {
+        for (i, mount) in mounts.iter().enumerate().filter(|(_, mount)| mount.writable) {
+            let spec = WritableSpec {
+                path: self.disk.layer(sliver, i),
+                epoch: epoch.0,
+                quota_bytes: mount.quota_bytes,
+            };
+            let put = self.client.put_writable(&mount_name(sliver, i), &spec).await;
+            put.map_err(|error| refused(&error))?;
+        }
+        Ok(())
+    }
+}
+
 impl Storage for NodeStorage {
     async fn observe(&self) -> PortResult<BTreeMap<SliverId, ObservedStorage>> {
         let disk = self.disk.clone();
@@ -161,6 +178,7 @@ impl Storage for NodeStorage {
         for (sliver, parts) in by_sliver(&listing) {
             let storage = all.entry(sliver.clone()).or_default();
             storage.open = parts.open(wanted(&sliver));
+            storage.limits = parts.limits();
             storage.stack = parts.stack();
             storage.exported = parts.exported();
         }
@@ -272,18 +290,20 @@ impl Storage for NodeStorage {
             .collect();
         let wanted = writable.clone();
         blocking(move || disk.make_ready(&of, &wanted)).await?;
-        for i in writable {
-            let name = mount_name(sliver, i);
-            let spec = WritableSpec {
-                path: self.disk.layer(sliver, i),
-                epoch: epoch.0,
-            };
-            self.client
-                .put_writable(&name, &spec)
-                .await
-                .map_err(|error| refused(&error))?;
+        self.put_writables(sliver, epoch, mounts).await
+    }
+
+    async fn limit_writable(&self, sliver: &SliverId, epoch: Epoch, mounts: &[MountSpec]) -> PortResult<()> {
+        // Only what is open is told: a file server that has been started anew meanwhile opens nothing behind the plan.
+        let [_, _, open] = self.open_of(sliver).await?;
+        let missing = mounts
+            .iter()
+            .enumerate()
+            .any(|(i, mount)| mount.writable && !open.contains(&mount_name(sliver, i)));
+        if missing {
+            return Err(PortError::later("the writable layers are not open any more"));
         }
-        Ok(())
+        self.put_writables(sliver, epoch, mounts).await
     }
 
     async fn stack(&self, sliver: &SliverId, stack: &Digest, mounts: &[MountSpec]) -> PortResult<()> {
@@ -404,19 +424,27 @@ impl Storage for NodeStorage {
 /// What the file server holds of one sliver, by mount.
 #[derive(Debug, Default)]
 struct Parts {
-    writables: BTreeMap<usize, Epoch>,
+    writables: BTreeMap<usize, Opened>,
     stacks: BTreeMap<usize, Option<Label>>,
     exports: BTreeSet<usize>,
+}
+
+/// A writable layer that the file server has open.
+#[derive(Clone, Copy, Debug)]
+struct Opened {
+    epoch: Epoch,
+    limit: Option<Bytes>,
 }
 
 fn by_sliver(listing: &Listing) -> BTreeMap<SliverId, Parts> {
     let mut all: BTreeMap<SliverId, Parts> = BTreeMap::new();
     for (name, spec) in &listing.writables {
         if let Some((sliver, i)) = read_mount_name(name) {
-            all.entry(sliver)
-                .or_default()
-                .writables
-                .insert(i, Epoch(spec.epoch));
+            let opened = Opened {
+                epoch: Epoch(spec.epoch),
+                limit: spec.quota_bytes.map(Bytes),
+            };
+            all.entry(sliver).or_default().writables.insert(i, opened);
         }
     }
     for (name, spec) in &listing.stacks {
@@ -439,10 +467,14 @@ impl Parts {
     /// The epoch under which all writable layers are open. Where only some are, or under different epochs, epoch 0,
     /// which no right to run has: something is open, and it has to be closed before anything is built on it.
     fn open(&self, wanted: &BTreeSet<usize>) -> Option<Epoch> {
-        let first = *self.writables.values().next()?;
+        let first = self.writables.values().next()?.epoch;
         let all = wanted.iter().all(|i| self.writables.contains_key(i));
-        let same = self.writables.values().all(|epoch| *epoch == first);
+        let same = self.writables.values().all(|opened| opened.epoch == first);
         Some(if all && same { first } else { Epoch(0) })
+    }
+
+    fn limits(&self) -> BTreeSet<Option<Bytes>> {
+        self.writables.values().map(|opened| opened.limit).collect()
     }
 
     /// What all stacks together are; a digest that no sliver has where they do not belong together.

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xeno_model::desired::{DesiredSliver, Standing};
+use xeno_model::desired::{DesiredSliver, HypervisorKind, Standing};
 use xeno_model::id::SliverId;
 use xeno_model::normal::{boot_digest, to_json};
 use xeno_model::observed::{DomainState, HealthVerdict, ObservedNode, Seen};
 use xeno_reconciler::change::{Cause, Change, ChangeClass, Reason};
+use xeno_reconciler::enforce::unenforced;
 use xeno_reconciler::ports::{Hypervisor, Storage};
 use xeno_reconciler::{render, report};
 use xeno_state::record::{BackOff, Event, EventKind};
@@ -606,6 +607,15 @@ where
                 .into_iter()
                 .map(|problem| format!("On the whole node: {problem}.")),
         );
+        let told = |change: &Change| {
+            let mut reasons = change.reasons.iter();
+            reasons.any(|reason| matches!(reason, Reason::NotEnforced { .. }))
+        };
+        if !self.change(&sliver).is_some_and(told)
+            && let Some((limits, by)) = self.unenforced(&sliver)
+        {
+            sentences.push(format!("Besides, {}.", report::not_enforced(&limits, by)));
+        }
         let settled = matches!(phase, SliverPhase::Settled) && healthy;
         if settled {
             let well = match health.verdict {
@@ -630,6 +640,16 @@ where
             settled,
             sentences,
         })
+    }
+
+    /// Limits that a sliver asks for and that this node does not keep.
+    fn unenforced(&self, sliver: &SliverId) -> Option<(Vec<String>, HypervisorKind)> {
+        let desired = self.desired.as_deref()?;
+        let Standing::Named(node) = &desired.standing else {
+            return None;
+        };
+        let limits = unenforced(desired.slivers.get(sliver)?, node.hypervisor);
+        (!limits.is_empty()).then_some((limits, node.hypervisor))
     }
 
     fn doctor(&self) -> Doctor {
@@ -671,6 +691,18 @@ where
                 what: "node".to_owned(),
                 state: FactState::Fair,
                 text: "the repository does not name this node, so nothing on it is changed".to_owned(),
+            });
+        }
+        let unkept = self.all_slivers().into_iter().filter_map(|sliver| {
+            let (limits, by) = self.unenforced(&sliver)?;
+            Some(format!("{sliver}: {}", report::not_enforced(&limits, by)))
+        });
+        let unkept: Vec<_> = unkept.collect();
+        if !unkept.is_empty() {
+            facts.push(Fact {
+                what: "limits".to_owned(),
+                state: FactState::Fair,
+                text: unkept.join("\n"),
             });
         }
         Doctor {

@@ -319,6 +319,26 @@ async fn a_commit_becomes_running_slivers_and_then_there_is_nothing_to_do() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn limits_change_in_place_where_they_can_and_are_owned_up_to_where_not() {
+    let world = World::started();
+    world.push(commit(1, [sliver("web/0")])).await;
+    world.converged(1).await;
+    let mut bounded = sliver("web/0");
+    bounded.resources.disk = Some(Bytes(1 << 30));
+    bounded.resources.cpu_cap_percent = Some(50);
+    world.push(commit(2, [bounded])).await;
+    world.converged(2).await;
+    assert_eq!((world.calls("limit:web/0"), world.calls("boot:web/0")), (1, 1));
+    let why = world.running().handle.why(id("web/0")).await.unwrap();
+    let honest = "Besides, not enforced by qemu on this node: cpu cap 50%.";
+    assert_eq!(why.sentences, ["It is as desired.", honest]);
+    let doctor = world.running().handle.doctor().await.unwrap();
+    let limits = doctor.facts.iter().find(|fact| fact.what == "limits").unwrap();
+    assert_eq!(limits.state, FactState::Fair);
+    assert!(limits.text.starts_with("web/0: not enforced"), "{limits:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_falls_over_is_put_up_again() {
     let world = World::started();
     world.push(commit(1, [sliver("web/0")])).await;

@@ -5,6 +5,7 @@ use std::sync::Barrier;
 
 use super::*;
 use crate::layer::ContentSource;
+use crate::quota::Quota;
 
 fn page(world: &World, dir: &Handle, cookie: &mut u64, most: usize, seen: &mut Vec<Vec<u8>>) -> bool {
     let mut count = 0;
@@ -133,8 +134,9 @@ fn threads_change_one_stack_together() {
 #[test]
 fn quotas_are_kept_and_removal_always_works() {
     let dir = tempfile::tempdir().expect("a directory");
+    let quota = Quota::new(Some(14_000));
     let options = Options {
-        bytes_max: Some(14_000),
+        quota: quota.clone(),
         objects_max: Some(4),
     };
     let lower = MemoryLayer::new(b"template")
@@ -156,6 +158,11 @@ fn quotas_are_kept_and_removal_always_works() {
     assert_eq!(world.mkdir("more").map(|_| ()), Err(Status::DQuot));
     let stat = world.stack.fsstat().expect("fsstat");
     assert_eq!((stat.bytes_total, stat.files_free), (14_000, 0));
+    quota.set(Some(5000));
+    let stat = world.stack.fsstat().expect("fsstat");
+    assert_eq!((stat.bytes_total, stat.bytes_free), (5000, 0));
+    world.write("x", 0, &[2; 9000], Stability::FileSync);
+    quota.set(Some(14_000));
     for path in ["etc/a", "x", "y"] {
         world.remove(path).expect("removing");
     }
@@ -313,7 +320,7 @@ fn the_log_stays_short_whatever_a_guest_does() {
 fn a_byte_here_and_there_costs_what_it_takes() {
     let dir = tempfile::tempdir().expect("a directory");
     let options = Options {
-        bytes_max: Some(1 << 20),
+        quota: Quota::new(Some(1 << 20)),
         objects_max: None,
     };
     let world = world_with(dir.path(), 1, &[], options, &[]);

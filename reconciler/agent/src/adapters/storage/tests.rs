@@ -235,6 +235,48 @@ async fn a_sliver_is_built_seen_taken_apart_set_aside_revived_and_purged() {
 }
 
 #[tokio::test]
+async fn a_disk_limit_is_passed_on_seen_and_moved_while_in_use() {
+    let mut world = World::new().await;
+    let bounded = |limit: Option<u64>| {
+        let mut mounts = world.mounts();
+        for mount in &mut mounts {
+            mount.quota_bytes = limit;
+        }
+        mounts
+    };
+    let limits = async || world.see().await.limits;
+    let early = world
+        .storage
+        .limit_writable(&web(), Epoch(1), &bounded(None))
+        .await;
+    assert_eq!(early.unwrap_err().retry, Retry::Later, "nothing is opened by it");
+    world.build(&Digest::of(b"stack")).await;
+    assert_eq!(limits().await, BTreeSet::from([None]));
+    for limit in [Some(2 << 20), Some(1 << 20), None, Some(5 << 20)] {
+        let moved = world
+            .storage
+            .limit_writable(&web(), Epoch(1), &bounded(limit))
+            .await;
+        moved.unwrap();
+        assert_eq!(limits().await, BTreeSet::from([limit.map(Bytes)]));
+    }
+    let seen = world.see().await;
+    assert_eq!(
+        (seen.open, seen.exported),
+        (Some(Epoch(1)), true),
+        "it stays in use"
+    );
+    world.take_apart().await;
+    let opened = world
+        .storage
+        .open_writable(&web(), Epoch(1), &bounded(Some(3 << 20)))
+        .await;
+    opened.unwrap();
+    assert_eq!(limits().await, BTreeSet::from([Some(Bytes(3 << 20))]));
+    world.stop_server().await;
+}
+
+#[tokio::test]
 async fn what_is_half_open_does_not_look_open() {
     let world = World::new().await;
     let mounts = world.mounts();
