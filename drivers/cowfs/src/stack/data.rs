@@ -84,6 +84,25 @@ impl Stack {
         count: u32,
         out: &mut Vec<u8>,
     ) -> FsResult<ReadOutcome> {
+        // A truncation may shorten a content file between the steps; then they start again.
+        for _ in 0..8 {
+            if let Some(outcome) = self.read_once(caller, handle, offset, count, out)? {
+                return Ok(outcome);
+            }
+        }
+        tracing::warn!("content is shorter than the log says");
+        Err(Status::Io)
+    }
+
+    /// READ, or nothing if content was shorter than expected.
+    fn read_once(
+        &self,
+        caller: &Caller,
+        handle: &Handle,
+        offset: u64,
+        count: u32,
+        out: &mut Vec<u8>,
+    ) -> FsResult<Option<ReadOutcome>> {
         let state = self.read_state()?;
         let node = self.find(&state, handle)?;
         let object = self.object(&state, &node)?;
@@ -119,19 +138,25 @@ impl Stack {
                 .layer(at)
                 .read(key.number, offset, &mut out[start..])
                 .map_err(|error| trouble(&error))
-                .and_then(|count| if count == wanted { Ok(()) } else { Err(Status::Io) }),
+                .and_then(|count| {
+                    if count == wanted {
+                        Ok(true)
+                    } else {
+                        Err(Status::Io)
+                    }
+                }),
             Node::Recorded(_) | Node::Directory(_) => self.fill(&pieces, &mut out[start..]),
         };
-        if let Err(error) = filled {
+        if filled != Ok(true) {
             out.truncate(start);
-            return Err(error);
+            return filled.map(|_short| None);
         }
         let count = u32::try_from(wanted).map_err(|_| Status::Io)?;
-        Ok(ReadOutcome {
+        Ok(Some(ReadOutcome {
             file: object,
             count,
             eof: end >= size,
-        })
+        }))
     }
 
     /// Cuts `start..end` of a file into pieces with one source each.
@@ -178,7 +203,8 @@ impl Stack {
         }
     }
 
-    fn fill(&self, pieces: &[(u64, Piece)], mut buf: &mut [u8]) -> FsResult<()> {
+    /// Whether everything was there.
+    fn fill(&self, pieces: &[(u64, Piece)], mut buf: &mut [u8]) -> FsResult<bool> {
         for (len, piece) in pieces {
             let len = usize::try_from(*len).map_err(|_| Status::Io)?;
             let (part, rest) = buf.split_at_mut(len);
@@ -190,12 +216,11 @@ impl Stack {
                 Piece::Base(base, at) => self.read_base(base, *at, part)?,
             };
             if got != len {
-                tracing::warn!(got, len, "content is shorter than the log says");
-                return Err(Status::Io);
+                return Ok(false);
             }
             buf = rest;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Reads from the lower file below written ranges: from its layer, or by hash once that has left the stack.
@@ -229,7 +254,7 @@ impl Stack {
             .checked_add(as_u64(bytes.len()))
             .filter(|&end| end <= SIZE_MAX);
         let count = u32::try_from(bytes.len()).map_err(|_| Status::Inval)?;
-        // A truncation may take the content file away between the steps; then they start again.
+        // A truncation may take the content file away, or its end, between the steps; then they start again.
         for _ in 0..8 {
             let mut state = self.write_state()?;
             let node = self.find(&state, handle)?;
@@ -292,6 +317,9 @@ impl Stack {
                 self.record(&mut state, None, vec![change])?;
             }
             let (id, content) = self.content_for(&mut state, top, key)?;
+            let trims = state
+                .with_file(key, "write", |file| file.trims)
+                .map_err(|_| Status::Stale)?;
             drop(state);
             content
                 .write_all_at(bytes, offset)
@@ -299,7 +327,7 @@ impl Stack {
             let mut state = self.write_state()?;
             let now = self.now();
             let taken = state.with_file(key, "write", |file| {
-                if file.writing != Some(id) {
+                if file.writing != Some(id) || file.trims != trims {
                     return false;
                 }
                 // What is in this content file already is in the log or on its way there.

@@ -40,7 +40,7 @@ use crate::writable::content::ContentStore;
 use crate::writable::extents::{ContentId, blocks};
 use crate::writable::log::{AppendError, Log};
 use crate::writable::record::{Call, Change, Record};
-use crate::writable::state::State;
+use crate::writable::state::{Cut, State};
 use listing::{Listings, lock};
 use lower::Lower;
 use resolve::Node;
@@ -73,6 +73,8 @@ pub(crate) struct Top {
     content: ContentStore,
     /// Content files to remove once the log is durable up to the ticket.
     unused: Mutex<Vec<(Ticket, ContentId)>>,
+    /// Content files to shorten once the log is durable up to the ticket.
+    cut: Mutex<Vec<(Ticket, Cut)>>,
     compacting: AtomicBool,
     _lock: File,
 }
@@ -178,6 +180,9 @@ impl Stack {
         if !state.unused.is_empty() {
             lock(&top.unused).extend(state.unused.drain(..).map(|id| (appended.ticket, id)));
         }
+        if !state.cut.is_empty() {
+            lock(&top.cut).extend(state.cut.drain(..).map(|cut| (appended.ticket, cut)));
+        }
         Ok(appended.ticket)
     }
 
@@ -195,8 +200,33 @@ impl Stack {
             !done
         });
         gone.into_iter().for_each(|id| top.content.remove(id));
+        self.trim(top, durable);
         self.compact_if_long(top);
         Ok(())
+    }
+
+    /// Gives back the space of what was cut off files. A truncation that only the log knew of would let a guest fill the
+    /// disk whatever its quota: write, cut, write the next file.
+    fn trim(&self, top: &Top, durable: Ticket) {
+        if !lock(&top.cut).iter().any(|(until, _)| *until <= durable) {
+            return;
+        }
+        let Ok(mut state) = self.write_state() else { return };
+        let mut pending = lock(&top.cut);
+        let (done, rest): (Vec<_>, Vec<_>) = pending.drain(..).partition(|(until, _)| *until <= durable);
+        *pending = rest;
+        for (_, cut) in done {
+            // What a later cut, which the disk may not know yet, takes away was perhaps written and logged after this one.
+            if pending.iter().any(|(_, later)| later.content == cut.content) {
+                continue;
+            }
+            let shortened = state.with_file(cut.key, "cut", |file| {
+                file.trims += 1;
+                top.content.shorten(cut.content, cut.size.max(file.extents.end()));
+            });
+            // Removed in the meantime, and so is its content.
+            let _gone = shortened.is_err();
+        }
     }
 
     /// A ticket for everything written so far.

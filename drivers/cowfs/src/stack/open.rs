@@ -74,6 +74,7 @@ pub fn open(spec: StackSpec) -> Result<Arc<Stack>, StackError> {
                 log: writable.log,
                 content: writable.content,
                 unused: Mutex::new(Vec::new()),
+                cut: Mutex::new(Vec::new()),
                 compacting: AtomicBool::new(false),
                 _lock: writable.lock,
             };

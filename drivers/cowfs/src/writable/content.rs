@@ -97,6 +97,21 @@ impl ContentStore {
         }
     }
 
+    /// Gives back the space of what lies beyond `len`.
+    pub(crate) fn shorten(&self, id: ContentId, len: u64) {
+        let shortened = self.open(id).and_then(|file| {
+            if file.metadata()?.len() > len {
+                file.set_len(len)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = shortened
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(?id, %error, "the end of a content file stays");
+        }
+    }
+
     /// Length of the file in bytes.
     pub(crate) fn len(&self, id: ContentId) -> io::Result<u64> {
         Ok(fs::metadata(self.path(id))?.len())

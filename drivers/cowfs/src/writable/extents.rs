@@ -21,6 +21,16 @@ pub(crate) enum Source {
     Log { segment: u32, at: u64, file_offset: u64 },
 }
 
+impl Source {
+    /// The content file, if it is one.
+    pub(crate) fn content(self) -> Option<ContentId> {
+        match self {
+            Self::Content(id) => Some(id),
+            Self::Log { .. } => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Extent {
     end: u64,
@@ -65,6 +75,11 @@ impl Extents {
     /// What they cost.
     pub(crate) fn charge(&self) -> u64 {
         self.charge
+    }
+
+    /// Where the last range ends; 0 if there is none.
+    pub(crate) fn end(&self) -> u64 {
+        self.by_start.last_key_value().map_or(0, |(_, extent)| extent.end)
     }
 
     /// Number of ranges.

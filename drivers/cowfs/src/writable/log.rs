@@ -113,6 +113,7 @@ pub(crate) fn replay(dir: &Path, layer: LayerId) -> Result<Replayed, WritableErr
         });
     }
     replayed.state.unused.clear();
+    replayed.state.cut.clear();
     replayed.others = found.headers.into_keys().collect();
     for segment in &replayed.chain {
         replayed.others.retain(|name| *name != segment.header.name);

@@ -1,6 +1,6 @@
 //! The writable layer in memory: what replaying its log gives.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use super::extents::{ContentId, Extents, Source};
 use super::record::{Base, Body, Call, Change, Merge, Name, Record, Stored};
@@ -53,6 +53,8 @@ pub(crate) struct FileState {
     pub(crate) inlined: u64,
     /// Whether times changed that the log does not know.
     pub(crate) attr_unlogged: bool,
+    /// Counts how often a content file was shortened: a write that was on its way meanwhile must be made again.
+    pub(crate) trims: u64,
 }
 
 /// A directory.
@@ -146,6 +148,16 @@ pub(crate) struct State {
     pub(crate) bytes: u64,
     /// Content files nothing refers to any more.
     pub(crate) unused: Vec<ContentId>,
+    /// Content files with bytes beyond where their file was cut.
+    pub(crate) cut: Vec<Cut>,
+}
+
+/// A content file whose end nobody will read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    pub(crate) key: ObjectKey,
+    pub(crate) content: ContentId,
+    pub(crate) size: u64,
 }
 
 /// The number of the root directory in a writable layer.
@@ -162,6 +174,7 @@ impl State {
             calls: Calls::default(),
             bytes: 0,
             unused: Vec::new(),
+            cut: Vec::new(),
         }
     }
 
@@ -375,7 +388,11 @@ impl State {
     }
 
     fn resize(&mut self, key: ObjectKey, size: u64) -> Result<(), Misfit> {
-        let unused = self.with_file(key, "size", |file| {
+        let (unused, cut) = self.with_file(key, "size", |file| {
+            let beyond = file.extents.within(size, u64::MAX);
+            let mut touched: Vec<ContentId> = beyond.filter_map(|(_, _, source)| source.content()).collect();
+            touched.sort_unstable();
+            touched.dedup();
             file.size = size;
             file.extents.cut(size);
             file.unlogged.cut(size);
@@ -385,13 +402,22 @@ impl State {
             if file.base.as_ref().is_some_and(|base| base.len == 0) {
                 file.base = None;
             }
-            if file.extents.len() > 0 {
-                return None;
+            if file.extents.len() == 0 {
+                file.fresh = false;
+                touched.extend(file.writing.take().filter(|id| !touched.contains(id)));
             }
-            file.fresh = false;
-            file.writing.take()
+            let kept: HashSet<ContentId> = if touched.is_empty() {
+                HashSet::new()
+            } else {
+                let sources = file.extents.iter().filter_map(|(_, _, source)| source.content());
+                sources.chain(file.writing).collect()
+            };
+            let (cut, unused): (Vec<_>, Vec<_>) = touched.into_iter().partition(|id| kept.contains(id));
+            (unused, cut)
         })?;
         self.unused.extend(unused);
+        self.cut
+            .extend(cut.into_iter().map(|content| Cut { key, content, size }));
         Ok(())
     }
 

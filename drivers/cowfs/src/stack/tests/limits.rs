@@ -342,3 +342,81 @@ fn a_byte_here_and_there_costs_what_it_takes() {
     check("unstable", Stability::Unstable, 250..257);
     check("stable", Stability::FileSync, 250..8_200);
 }
+
+#[test]
+fn a_truncation_gives_space_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let on_disk = || {
+        let folders = std::fs::read_dir(dir.path().join("content")).expect("listing");
+        let files =
+            folders.flat_map(|folder| std::fs::read_dir(folder.expect("listing").path()).expect("listing"));
+        let lens = files.map(|file| file.expect("listing").metadata().expect("reading").len());
+        lens.sum::<u64>()
+    };
+    let before = world(dir.path(), 1, &[]);
+    let cut = |world: &World, size| {
+        let set = SetAttr {
+            size: Some(size),
+            ..SetAttr::default()
+        };
+        let handle = world.handle("f");
+        let changed = world.stack.setattr(&world.root, None, &handle, &set, None);
+        changed.expect("setattr").ticket
+    };
+    before.create("f");
+    before.write("f", 0, &[1; 100_000], Stability::FileSync);
+    let first = cut(&before, 60_000);
+    assert_eq!(on_disk(), 100_000, "the truncation is not durable yet");
+    // What was written after it stays, whatever a later truncation that nobody was told of takes away.
+    before.write("f", 60_000, &[2; 20_000], Stability::Unstable);
+    before.stack.settle(first).expect("settling");
+    assert_eq!(on_disk(), 80_000);
+    let last = cut(&before, 10);
+    before.stack.settle(last).expect("settling");
+    assert_eq!(on_disk(), 10);
+    before.write("f", 20, &[3; 10], Stability::Unstable);
+    let expected = [[1; 10], [0; 10], [3; 10]].concat();
+    assert_eq!(before.read("f"), expected);
+    before.stack.flush_all().expect("flushing");
+    drop(before);
+    let after = world(dir.path(), 2, &[]);
+    assert_eq!(after.read("f"), expected);
+    after.write("f", 100, &[4; 5000], Stability::FileSync);
+    let ticket = cut(&after, 0);
+    after.stack.settle(ticket).expect("settling");
+    assert_eq!(on_disk(), 0, "content of the earlier epoch goes as well");
+}
+
+#[test]
+fn reads_and_writes_pass_truncations() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = world(dir.path(), 1, &[]);
+    let handle = world.create("f");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (world, handle, stop) = (&world, &handle, &stop);
+        scope.spawn(move || {
+            while !stop.load(std::sync::atomic::Ordering::Acquire) {
+                let bytes = world.read_handle(handle).expect("reading beside truncations");
+                assert!(bytes.iter().all(|&byte| byte <= 1));
+            }
+        });
+        for round in 0..150_u64 {
+            world
+                .stack
+                .write(&world.root, handle, 0, &[1; 200_000], Stability::Unstable)
+                .expect("writing");
+            let set = SetAttr {
+                size: Some(100 + round),
+                ..SetAttr::default()
+            };
+            let changed = world.stack.setattr(&world.root, None, handle, &set, None);
+            world
+                .stack
+                .settle(changed.expect("setattr").ticket)
+                .expect("settling");
+        }
+        stop.store(true, std::sync::atomic::Ordering::Release);
+    });
+    assert_eq!(world.read("f"), [1; 249]);
+}
