@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
+
 use super::{Limits, ListenError, Server};
 use crate::assembly::{Assembly, AssemblyError, Kind};
 use crate::config::{Config, ExportConfig};
@@ -65,6 +67,7 @@ pub async fn serve_with<O: StackOpener>(
     ready: impl FnOnce(Option<SocketAddr>),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
+    raise_file_limit();
     let limits = Limits {
         connections: config.connections,
         connections_per_client: (config.connections / 4).clamp(1, super::CONNECTIONS_PER_CLIENT),
@@ -84,6 +87,16 @@ pub async fn serve_with<O: StackOpener>(
     server.drain(FAREWELL).await;
     assembly.shut_down().await;
     result
+}
+
+/// Allows this process as many open files as it may have. Every writable layer, directory and connection keeps some
+/// open, and the usual 1024 (kept low for programs that use select(2)) would make the tenth guest's calls fail.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "raising the number of files that may be open");
+    }
 }
 
 async fn start<O: StackOpener>(
@@ -154,5 +167,17 @@ fn make_parents(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) => DirBuilder::new().recursive(true).mode(0o700).create(parent),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_files_that_may_be_open_are_allowed() {
+        raise_file_limit();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
     }
 }
