@@ -68,15 +68,72 @@ impl Stack {
     }
 }
 
-/// Everything of the files is on disk and in the log now.
+/// Everything written to the files is on disk and in the log now.
 fn settle_files(state: &mut State) {
     for object in state.objects.values_mut() {
         if let Kind::File(file) = &mut object.kind {
             file.unlogged = Extents::default();
             file.attr_unlogged = false;
-            file.writes_synced = file.writes;
-            file.fresh &= file.extents.len() == 0;
+            // One that was made and not written yet has not been synced, and neither has its name.
+            if file.writes > file.writes_synced {
+                file.writes_synced = file.writes;
+                file.fresh = false;
+            }
             file.inlined = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::LayerId;
+    use crate::writable::record::{Body, Change, Record, Stored};
+    use crate::writable::state::Position;
+
+    #[test]
+    fn a_content_file_without_synced_writes_stays_fresh() {
+        let mut state = State::new(LayerId([1; 8]));
+        let key = state.root();
+        let zero = crate::attr::Time::default();
+        let attr = Stored {
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            atime: zero,
+            mtime: zero,
+            ctime: zero,
+        };
+        let body = Body::File {
+            size: 0,
+            base: None,
+            verifier: None,
+        };
+        let make = Change::Make {
+            key,
+            links: 1,
+            attr,
+            body,
+        };
+        let record = Record {
+            call: None,
+            changes: vec![make],
+        };
+        let nowhere = Position {
+            segment: 0,
+            payload: 0,
+        };
+        state.apply(record, nowhere).expect("making a file");
+        let mut check = |writes, fresh| {
+            let set = state.with_file(key, "test", |file| {
+                (file.fresh, file.writes, file.writes_synced) = (true, writes, 3);
+            });
+            set.expect("it is a file");
+            settle_files(&mut state);
+            let now = state.with_file(key, "test", |file| (file.fresh, file.writes_synced));
+            assert_eq!(now, Ok((fresh, writes)));
+        };
+        check(3, true);
+        check(5, false);
     }
 }
