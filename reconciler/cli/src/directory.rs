@@ -60,6 +60,9 @@ pub(crate) fn read(root: &Path) -> Outcome<RepositorySnapshot> {
                     path,
                     kind: ProblemKind::PathTooLong,
                 });
+            } else if kind.is_dir() && entry.path().join(".git").exists() {
+                // A repository of its own: git commits it as a submodule, by id alone.
+                list(&mut snapshot, path, FileMode::Submodule, 0, &Oid::ZERO_SHA1);
             } else if kind.is_dir() {
                 left.push((format!("{path}/"), entry.path()));
             } else if kind.is_symlink() {

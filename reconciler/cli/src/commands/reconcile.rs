@@ -49,6 +49,19 @@ pub(crate) fn run(args: &Reconcile) -> Outcome {
         let mut empty = client.plan(true).await?.empty;
         loop {
             let status = client.status().await?;
+            // What it converged to would be an older commit than the one that was just pushed.
+            let kept = || format!("meanwhile, {}", status.summary);
+            if let Some(why) = &status.source.failure {
+                bar.finish_and_clear();
+                return Err(Failure::said(why.clone()).hint(kept()));
+            }
+            if let Some(rejected) = &status.rejected {
+                bar.finish_and_clear();
+                let short = &rejected.revision[..rejected.revision.len().min(8)];
+                return Err(
+                    Failure::said(format!("commit {short} was not accepted: see `xeno status`")).hint(kept()),
+                );
+            }
             if empty && status.phase == Phase::Converged {
                 bar.finish_and_clear();
                 let took = span(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
