@@ -599,18 +599,35 @@ fn what_an_interrupted_import_left_is_cleared_away() {
 
 #[test]
 fn a_full_disk_leaves_nothing() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    // Needs the right to mount; without it the limit test above covers the same way out.
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
-        .arg(dir.path())
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !mounted {
-        return;
+    const INSIDE: &str = "COWFS_TEST_SMALL_DISK";
+    if let Some(disk) = std::env::var_os(INSIDE) {
+        return on_a_full_disk(Path::new(&disk));
     }
-    let _unmount = Unmount(dir.path());
-    let store = Store::open(&dir.path().join("store")).expect("a store");
+    // This test again, in a mount namespace of its own with a small disk in it: as root, or as nobody in particular
+    // where the kernel lets users have namespaces.
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut command = std::process::Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    let output = command
+        .args(["--mount", "sh", "-ec"])
+        .arg("mount -t tmpfs -o size=256k tmpfs \"$1\"; exec \"$0\" --exact a_full_disk_leaves_nothing --nocapture")
+        .arg(std::env::current_exe().expect("a test knows its own path"))
+        .arg(dir.path())
+        .env(INSIDE, dir.path())
+        .output()
+        .expect("unshare(1) of util-linux runs");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "a small disk needs the right to mount, as root or in a user namespace:\n{said}"
+    );
+}
+
+fn on_a_full_disk(disk: &Path) {
+    let store = Store::open(&disk.join("store")).expect("a store");
     let place = Place::new();
     let small = Tar::new().file("a", "small").bytes();
     let mut large = Tar::new();
@@ -640,17 +657,6 @@ fn a_full_disk_leaves_nothing() {
     after.sort();
     assert_eq!(after, before);
     import("small").expect("still there");
-}
-
-struct Unmount<'a>(&'a Path);
-
-impl Drop for Unmount<'_> {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(self.0)
-            .status();
-    }
 }
 
 #[test]
