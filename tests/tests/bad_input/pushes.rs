@@ -27,7 +27,7 @@ fn mistakes_in_a_manifest_are_told_all_at_once_with_their_places() {
         "did you mean `vcpus`?",
         "`256MB` is not an amount of bytes",
         "slices/web.yaml:18:33",
-        "write it as 128MiB",
+        "did you mean `256MiB`?",
         "there is no field `colour` here",
         "slices/web.yaml:19:3",
     ]);
