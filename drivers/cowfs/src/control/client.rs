@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -13,12 +12,6 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::api::{ExportSpec, Listing, Problem, StackSpec, Status, WritableSpec};
-
-/// How long a question may take.
-const ASK_MAX: Duration = Duration::from_secs(10);
-
-/// How long a change may take: a log is replayed, a directory walked.
-const CHANGE_MAX: Duration = Duration::from_secs(120);
 
 /// Bytes of an answer.
 const ANSWER_MAX: usize = 16 << 20;
@@ -38,16 +31,6 @@ pub enum ClientError {
     /// The connection broke, or carried no HTTP.
     #[error("talking to the file server")]
     Http(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// No answer in time; whether it was carried out is not known (asking again is safe).
-    #[error("the file server did not answer {method} {path} within {} s", limit.as_secs())]
-    Timeout {
-        /// What was asked.
-        method: Method,
-        /// Of what.
-        path: String,
-        /// How long it was waited for.
-        limit: Duration,
-    },
     /// The answer is not what it should be.
     #[error("reading the file server's answer")]
     Answer(#[source] serde_json::Error),
@@ -66,7 +49,7 @@ impl ClientError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Http(_) | Self::Timeout { .. } => true,
+            Self::Unreachable { .. } | Self::Http(_) => true,
             Self::Answer(_) => false,
             Self::Refused { problem, .. } => problem.retryable,
         }
@@ -74,6 +57,9 @@ impl ClientError {
 }
 
 /// A client of one server. Each request is a connection of its own, so it survives restarts of the server.
+///
+/// It waits for an answer as long as it is asked to: how long a log may take to replay, or a directory to walk, only the
+/// caller knows. Dropping a request gives up waiting; the server carries out what it has begun, and asking again is safe.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
@@ -147,9 +133,7 @@ impl Client {
     }
 
     async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let answer = self
-            .request(Method::GET, path.to_owned(), Bytes::new(), ASK_MAX)
-            .await?;
+        let answer = self.request(Method::GET, path, Bytes::new()).await?;
         serde_json::from_slice(&answer).map_err(ClientError::Answer)
     }
 
@@ -163,26 +147,10 @@ impl Client {
             Some(body) => serde_json::to_vec(body).map_err(ClientError::Answer)?,
             None => Vec::new(),
         };
-        self.request(method, path, body.into(), CHANGE_MAX)
-            .await
-            .map(drop)
+        self.request(method, &path, body.into()).await.map(drop)
     }
 
-    async fn request(
-        &self,
-        method: Method,
-        path: String,
-        body: Bytes,
-        limit: Duration,
-    ) -> Result<Bytes, ClientError> {
-        let exchange = self.exchange(method.clone(), &path, body);
-        match tokio::time::timeout(limit, exchange).await {
-            Ok(result) => result,
-            Err(_elapsed) => Err(ClientError::Timeout { method, path, limit }),
-        }
-    }
-
-    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
+    async fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
         let unreachable = |source| ClientError::Unreachable {
             path: self.socket.clone(),
             source,
