@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use xeno_agent::api::SliverStatus;
 use xeno_model::id::SliverId;
@@ -112,10 +112,11 @@ pub(crate) fn console(args: &Console) -> Outcome {
         .try_clone()
         .map_err(|error| Failure::doing("open the console", &error))?;
     let mut to_guest = socket;
-    let leaving = Arc::new(AtomicBool::new(false));
-    let left = Arc::clone(&leaving);
+    // One end closes with the reader, and wakes the loop below at the other.
+    let (reading, ended) = UnixStream::pair().map_err(|error| Failure::doing("open the console", &error))?;
     // Ends with the socket, which the loop below shuts down.
     let reader = std::thread::spawn(move || {
+        let _reading = reading;
         let mut out = io::stdout();
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = from_guest.read(&mut buffer) {
@@ -127,28 +128,58 @@ pub(crate) fn console(args: &Console) -> Outcome {
                 break;
             }
         }
-        if !left.load(Ordering::Relaxed) {
-            output::note("\r\nthe guest has closed its console; press a key");
-        }
     });
-    let mut keys = [0; 256];
-    let mut stdin = io::stdin().lock();
-    while !reader.is_finished() {
-        let Ok(length @ 1..) = stdin.read(&mut keys) else {
-            break;
-        };
-        let detach = keys[..length].iter().position(|key| *key == DETACH);
-        if to_guest.write_all(&keys[..detach.unwrap_or(length)]).is_err() || detach.is_some() {
-            break;
-        }
-    }
-    leaving.store(true, Ordering::Relaxed);
+    let end = type_to(&io::stdin(), &mut to_guest, &ended);
     // Both ends may be closed already.
     let _ = to_guest.shutdown(std::net::Shutdown::Both);
     let _ = reader.join();
     drop(raw);
-    output::note("\nleft the console");
+    output::note(match end {
+        End::Left => "\nleft the console",
+        End::Closed => "\nthe guest has closed its console",
+    });
     Ok(Exit::Done)
+}
+
+/// How a console came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By the keys, or because there are no more of them.
+    Left,
+    /// The guest's end is gone.
+    Closed,
+}
+
+/// Hands keys to the guest until they end, one of them leaves, or `ended` is closed at its other end.
+fn type_to(keys_from: &impl AsFd, to_guest: &mut impl Write, ended: &impl AsFd) -> End {
+    let mut keys = [0; 256];
+    loop {
+        let mut wakers = [
+            PollFd::new(keys_from, PollFlags::IN),
+            PollFd::new(ended, PollFlags::IN),
+        ];
+        match poll(&mut wakers, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return End::Left,
+            Ok(_) => {}
+        }
+        if !wakers[1].revents().is_empty() {
+            return End::Closed;
+        }
+        // Read without a buffer between: what that held, `poll` would not tell of.
+        let length = match rustix::io::read(keys_from, &mut keys) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Ok(length @ 1..) => length,
+            Ok(0) | Err(_) => return End::Left,
+        };
+        let detach = keys[..length].iter().position(|key| *key == DETACH);
+        if to_guest.write_all(&keys[..detach.unwrap_or(length)]).is_err() {
+            return End::Closed;
+        }
+        if detach.is_some() {
+            return End::Left;
+        }
+    }
 }
 
 fn describe(agent: &AgentArgs, sliver: &SliverId) -> Outcome<SliverStatus> {
@@ -256,6 +287,19 @@ mod tests {
         check("a\nb\n", 9, "a\nb\n");
         check("a\n", 0, "");
         check("", 3, "");
+    }
+
+    #[test]
+    fn the_console_ends_with_the_guest_or_with_the_keys_and_waits_for_neither() {
+        let (keyboard, mut fingers) = UnixStream::pair().expect("a pair");
+        let (reading, ended) = UnixStream::pair().expect("a pair");
+        let mut typed = Vec::new();
+        fingers.write_all(b"ls\n\x1dlost").expect("typed");
+        assert_eq!(type_to(&keyboard, &mut typed, &ended), End::Left);
+        assert_eq!(typed, b"ls\n");
+        // Nobody presses a key.
+        drop(reading);
+        assert_eq!(type_to(&keyboard, &mut typed, &ended), End::Closed);
     }
 
     fn tempfile() -> File {
