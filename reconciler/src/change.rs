@@ -6,6 +6,8 @@ use xeno_model::normal::Difference;
 use xeno_model::observed::DomainState;
 use xeno_model::units::Bytes;
 
+use crate::ports::Retry;
+
 /// What the last run that went through left behind: the third side of the comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppliedSliver {
@@ -158,6 +160,8 @@ pub enum Reason {
         why: String,
         /// Not before this.
         until: Timestamp,
+        /// Whether that can help by itself.
+        retry: Retry,
     },
 }
 

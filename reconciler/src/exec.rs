@@ -201,17 +201,21 @@ impl Run {
         &self.plan
     }
 
-    /// Actions that may start now, so that no more than `limit` are in flight in all. Until [`Run::started`] is told
-    /// they are offered again.
+    /// Actions that may start now, so that no more than `limit` are in flight; fetches are counted apart, since one
+    /// that hangs must not take the place of what others need. Until [`Run::started`] is told they are offered again.
     #[must_use]
     pub fn ready(&self, limit: usize, now_ms: u64) -> Vec<ActionKey> {
-        let mut left = limit.saturating_sub(self.in_flight.len());
+        let fetches = |i: &usize| matches!(self.plan.actions[*i].action, Action::FetchTemplate { .. });
+        let fetching = self.in_flight.iter().filter(|i| fetches(i)).count();
+        let mut left = limit.saturating_sub(self.in_flight.len() - fetching);
+        let mut left_to_fetch = limit.saturating_sub(fetching);
         let mut taken = BTreeSet::new();
         let mut ready = Vec::new();
         for committed in [true, false] {
             for i in &self.free {
-                if left == 0 {
-                    return ready;
+                let left = if fetches(i) { &mut left_to_fetch } else { &mut left };
+                if *left == 0 {
+                    continue;
                 }
                 let action = &self.plan.actions[*i].action;
                 let due = match &self.state[*i] {
@@ -232,7 +236,7 @@ impl Run {
                 if due && free && urgent == committed {
                     taken.extend(action.sliver());
                     ready.push(action.key());
-                    left -= 1;
+                    *left -= 1;
                 }
             }
         }

@@ -91,6 +91,28 @@ pub struct Grace {
     pub ms: u64,
 }
 
+/// One thing that a driver knows about its own soundness.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriverFact {
+    /// What was looked at, in a word or two.
+    pub what: &'static str,
+    /// How it is.
+    pub soundness: Soundness,
+    /// What was found, and what to do where something can be done.
+    pub text: String,
+}
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Soundness {
+    /// As it should be.
+    Good,
+    /// Guests run, but something could be better.
+    Fair,
+    /// Guests cannot run.
+    Bad,
+}
+
 /// Runs domains. Every call is idempotent: what is already so is success.
 pub trait Hypervisor: Send + Sync {
     /// All domains: ours and strangers'. An error means "not seen", never "none".
@@ -109,6 +131,9 @@ pub trait Hypervisor: Send + Sync {
 
     /// A stream to type into the console of a running domain, as a unix socket.
     fn console_socket(&self, sliver: &SliverId) -> PathBuf;
+
+    /// What guests need here, and whether it is there. Changes nothing.
+    fn facts(&self) -> impl Future<Output = Vec<DriverFact>> + Send;
 }
 
 /// One mount to be assembled and served.

@@ -5,6 +5,7 @@ use xeno_model::id::Timestamp;
 use xeno_model::observed::DomainState;
 
 use crate::change::{Change, Reason};
+use crate::ports::Retry;
 
 /// Why a change happens or waits: a sentence for each reason, the one that it waits for first.
 #[must_use]
@@ -67,9 +68,18 @@ pub fn sentence(reason: &Reason) -> String {
         } => format!("needs {needed} MiB, and {free} of the node's {capacity} MiB are free for it"),
         Reason::PortTaken { port, by } => format!("port {port} of the node is held by {by}"),
         Reason::NotSupported { what } => format!("this version cannot do it: {what}"),
-        Reason::BackingOff { action, why, until } => {
-            format!("{action} failed ({why}) and is tried again at {}", utc(*until))
-        }
+        Reason::BackingOff {
+            action,
+            why,
+            until,
+            retry,
+        } => match retry {
+            Retry::Later => format!("{action} failed ({why}) and is tried again at {}", utc(*until)),
+            Retry::Never => format!(
+                "{action} failed ({why}), which somebody has to change; tried again at {} in case it was",
+                utc(*until)
+            ),
+        },
     }
 }
 

@@ -21,7 +21,8 @@ use xeno_model::units::Bytes;
 use crate::action::Action;
 use crate::exec::Outcome;
 use crate::ports::{
-    BootFiles, DomainSpec, Grace, GuestMount, Hypervisor, MountSpec, PortError, PortResult, Retry, Storage,
+    BootFiles, DomainSpec, DriverFact, Grace, GuestMount, Hypervisor, MountSpec, PortError, PortResult,
+    Retry, Soundness, Storage,
 };
 
 /// How a call goes wrong.
@@ -340,6 +341,14 @@ impl Hypervisor for ScriptedNode {
 
     fn console_socket(&self, sliver: &SliverId) -> PathBuf {
         PathBuf::from(format!("/scripted/{}.sock", sliver.label()))
+    }
+
+    async fn facts(&self) -> Vec<DriverFact> {
+        vec![DriverFact {
+            what: "acceleration",
+            soundness: Soundness::Good,
+            text: "domains of memory are fast".to_owned(),
+        }]
     }
 }
 

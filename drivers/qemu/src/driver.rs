@@ -18,10 +18,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use xeno_model::id::{SliverId, Timestamp};
 use xeno_model::observed::{DomainState, Domains, ObservedDomain};
-use xeno_reconciler::ports::{DomainSpec, Grace, Hypervisor, PortError, PortResult};
+use xeno_reconciler::ports::{DomainSpec, DriverFact, Grace, Hypervisor, PortError, PortResult, Soundness};
 
 use crate::accel::{self, Accel, AccelChoice, Verdict};
 use crate::config::{ConfigError, QemuConfig};
+use crate::facts::{Fact, FactStatus};
 use crate::process::{self, Held, QemuProcess};
 use crate::qmp::{Qmp, QmpError};
 use crate::run_dir::{Record, RunDir, RunDirLock};
@@ -261,6 +262,23 @@ impl Hypervisor for QemuDriver {
 
     fn console_socket(&self, sliver: &SliverId) -> PathBuf {
         self.run_dir(sliver).console_socket()
+    }
+
+    async fn facts(&self) -> Vec<DriverFact> {
+        let said = |fact: Fact| DriverFact {
+            what: fact.name,
+            soundness: match fact.status {
+                FactStatus::Good => Soundness::Good,
+                FactStatus::Limited => Soundness::Fair,
+                FactStatus::Missing => Soundness::Bad,
+            },
+            text: match fact.help {
+                Some(help) => format!("{}\n{help}", fact.what),
+                None => fact.what,
+            },
+        };
+        let facts = Self::facts(self).await;
+        facts.into_iter().map(said).collect()
     }
 }
 

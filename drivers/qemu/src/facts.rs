@@ -102,7 +102,7 @@ impl QemuDriver {
             ),
         };
         Fact {
-            name: "accelerator",
+            name: "acceleration",
             status,
             what,
             help,

@@ -617,7 +617,7 @@ async fn the_accelerator_is_found_out() {
         "it was found out twice"
     );
     let facts = driver.facts().await;
-    let fact = facts.iter().find(|fact| fact.name == "accelerator").unwrap();
+    let fact = facts.iter().find(|fact| fact.name == "acceleration").unwrap();
     assert!(fact.what.contains(&verdict.why), "{fact:?}");
     for fact in facts {
         println!("{fact:?}");

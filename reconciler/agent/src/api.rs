@@ -357,6 +357,9 @@ pub struct FailureView {
     pub why: String,
     /// How often in a row.
     pub attempts: u32,
+    /// Whether somebody has to change something: it does not pass by itself.
+    #[serde(default)]
+    pub permanent: bool,
     /// Not tried again before this; `None`: not until the desired state changes or somebody says `reconcile`.
     pub retry_ms: Option<u64>,
 }

@@ -205,11 +205,14 @@ async fn plan(State(api): State<Api>, Query(query): Query<PlanQuery>) -> Respons
     answer(api.handle.plan().await)
 }
 
-/// Has the repository read, and waits until it was, or could not be: the plan is then made from what is known.
+/// Has the repository read, and waits until it was. Who wants the newest is not given something older instead.
 async fn refresh(handle: &AgentHandle) -> Result<(), HandleError> {
     let read = tokio::time::timeout(REFRESH_MAX, handle.refetch()).await;
-    // A repository that takes longer does not keep anybody from a plan.
-    read.unwrap_or(Ok(()))
+    read.unwrap_or_else(|_| {
+        Err(HandleError::Source {
+            why: format!("it did not answer within {} s", REFRESH_MAX.as_secs()),
+        })
+    })
 }
 
 async fn sliver(State(api): State<Api>, UrlPath(path): UrlPath<(String, String)>) -> Response {
@@ -329,6 +332,7 @@ fn answer<T: serde::Serialize>(result: Result<T, HandleError>) -> Response {
                 HandleError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
                 HandleError::NoSuchSliver { .. } => StatusCode::NOT_FOUND,
                 HandleError::NoDesired { .. } => StatusCode::CONFLICT,
+                HandleError::Source { .. } => StatusCode::BAD_GATEWAY,
                 HandleError::Plan { .. } | HandleError::State { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             };
             failure(status, &error.to_string())

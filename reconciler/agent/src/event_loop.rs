@@ -31,7 +31,7 @@ use xeno_state::record::{EventKind, NewEvent, Rejection};
 use crate::api::{EventView, PlanView};
 use crate::clock::Clock;
 use crate::dispatch::Ports;
-use crate::handle::{Reply, Request, WAITING_MAX};
+use crate::handle::{HandleError, Reply, Request, WAITING_MAX};
 use crate::health::Verdicts;
 use crate::observe::observe;
 use crate::store::Store;
@@ -95,7 +95,7 @@ enum Event {
 enum Purpose {
     /// To act.
     Pass,
-    /// To see whether a run that only waits for health keeps something else from being done.
+    /// To see whether a run that only waits keeps something else from being done.
     Peek,
     /// To answer.
     Answer(Reply<PlanView>),
@@ -313,7 +313,7 @@ where
             Stage::Idle => self.look(Purpose::Pass),
             Stage::Looking => {}
             Stage::Running(progress) => {
-                let peek = progress.only_waits_for_health();
+                let peek = progress.only_waits();
                 if peek && Instant::now() >= self.next_look {
                     self.look(Purpose::Peek);
                 }
@@ -335,7 +335,7 @@ where
             }
             Stage::Running(progress) => {
                 let next_try = progress.run.next_try_ms().map(|ms| self.clock.at_ms(ms));
-                let look = if progress.only_waits_for_health() {
+                let look = if progress.only_waits() {
                     self.next_look
                 } else {
                     Instant::now() + self.settings.look_every
@@ -379,12 +379,18 @@ where
 
     /// Takes what the repository says.
     async fn hear(&mut self, news: SourceNews) {
-        let read = !matches!(news, SourceNews::Restored(_));
+        let read = match &news {
+            SourceNews::Restored(_) => None,
+            SourceNews::Failed { why } => Some(Err(HandleError::Source { why: why.clone() })),
+            SourceNews::Desired(_) | SourceNews::Rejected { .. } | SourceNews::Unchanged { .. } => {
+                Some(Ok(()))
+            }
+        };
         self.take(news).await;
-        if read {
+        if let Some(read) = read {
             for reply in self.waiting_for_source.drain(..) {
                 // Who stopped waiting does not get an answer.
-                let _ = reply.send(Ok(()));
+                let _ = reply.send(read.clone());
             }
         }
     }

@@ -39,6 +39,12 @@ pub enum HandleError {
         /// Why not.
         why: String,
     },
+    /// The repository could not be read when it was asked to be.
+    #[error("read the repository: {why}")]
+    Source {
+        /// Why not.
+        why: String,
+    },
     /// The node's state could not be read.
     #[error("read the state: {why}")]
     State {
@@ -146,7 +152,7 @@ impl AgentHandle {
     /// Reads the repository now, and returns once it was read, or could not be. Changes nothing else.
     ///
     /// # Errors
-    /// [`HandleError::Stopping`], also where far too many wait for the repository already.
+    /// [`HandleError::Source`] with the reason where it cannot be read; [`HandleError::Stopping`], also where far too many wait for the repository already.
     pub async fn refetch(&self) -> Result<(), HandleError> {
         self.ask(Request::Refetch).await
     }

@@ -452,6 +452,7 @@ fn a_failed_sliver_waits_and_says_why() {
     let reason = Reason::BackingOff {
         action: crate::action::ActionKey("boot:web/0".to_owned()),
         why: "no kernel".to_owned(),
+        retry: crate::ports::Retry::Later,
         until: Timestamp(0),
     };
     world.backing_off.insert(id("web/0"), reason.clone());

@@ -62,6 +62,13 @@ fn all() -> Vec<Reason> {
             action: ActionKey("boot:web/0".to_owned()),
             why: "no kernel".to_owned(),
             until: at,
+            retry: Retry::Later,
+        },
+        Reason::BackingOff {
+            action: ActionKey("boot:web/0".to_owned()),
+            why: "no kernel".to_owned(),
+            until: at,
+            retry: Retry::Never,
         },
     ];
     let count = |reason: &Reason| match reason {
@@ -90,7 +97,7 @@ fn all() -> Vec<Reason> {
         | Reason::NotSupported { .. }
         | Reason::BackingOff { .. } => 1,
     };
-    assert_eq!(all.iter().map(count).sum::<i32>(), 25);
+    assert_eq!(all.iter().map(count).sum::<i32>(), 26);
     all
 }
 
@@ -124,7 +131,8 @@ the commit asks for nothing at all, and nothing is removed on the word of an emp
 needs 512 MiB, and 256 of the node's 2048 MiB are free for it
 port 8080 of the node is held by db/0
 this version cannot do it: keeping a suspended sliver's memory in an image
-boot:web/0 failed (no kernel) and is tried again at 2026-11-22 06:10:48 UTC"
+boot:web/0 failed (no kernel) and is tried again at 2026-11-22 06:10:48 UTC
+boot:web/0 failed (no kernel), which somebody has to change; tried again at 2026-11-22 06:10:48 UTC in case it was"
     );
 }
 

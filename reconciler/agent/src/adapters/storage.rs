@@ -12,6 +12,7 @@
 //! never touched.
 
 mod disk;
+mod fetching;
 mod names;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use xeno_reconciler::ports::{
 use crate::clock::Clock;
 use crate::store::Store;
 use disk::Disk;
+use fetching::Fetches;
 use names::{Label, mount_name, read_mount_name, socket_name};
 
 /// Where everything is.
@@ -57,6 +59,7 @@ pub(crate) struct NodeStorage {
     paths: StoragePaths,
     client: Client,
     templates: Arc<Templates>,
+    fetches: Fetches,
     disk: Disk,
     store: Store,
     clock: Clock,
@@ -75,6 +78,7 @@ impl NodeStorage {
         Ok(Self {
             client: Client::new(&paths.cowfs),
             templates: Arc::new(templates),
+            fetches: Fetches::default(),
             disk,
             store,
             clock,
@@ -211,32 +215,10 @@ impl Storage for NodeStorage {
                 "template {digest} is not here and its manifest names no source: add one, or `xeno template import` it here"
             )));
         }
-        let mut failures = Vec::new();
-        let mut retry = Retry::Never;
-        for source in sources {
-            let Some(path) = local_store(source) else {
-                failures.push(format!(
-                    "{source}: only file:///PATH/OF/A/STORE can be fetched from"
-                ));
-                continue;
-            };
-            let templates = Arc::clone(&self.templates);
-            let fetched = blocking(move || Ok(templates.fetch_from(&path, &digest))).await?;
-            match fetched {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    // Another store may get it, space may be made; content that is not what it claims stays so.
-                    if !matches!(error, FetchError::Damaged { .. }) {
-                        retry = Retry::Later;
-                    }
-                    failures.push(format!("{source}: {}", xeno_state::error::chain(&error)));
-                }
-            }
-        }
-        Err(PortError {
-            what: failures.join("; "),
-            retry,
-        })
+        let (templates, from) = (Arc::clone(&self.templates), sources.to_vec());
+        self.fetches
+            .join(digest, sources, || fetch(templates, digest, from))
+            .await
     }
 
     async fn import_files(
@@ -489,6 +471,40 @@ impl Parts {
     fn exported(&self) -> bool {
         !self.stacks.is_empty() && self.stacks.keys().all(|i| self.exports.contains(i))
     }
+}
+
+/// Tries one source after the other.
+async fn fetch(
+    templates: Arc<Templates>,
+    digest: cowfs::template::Digest,
+    sources: Vec<String>,
+) -> PortResult<()> {
+    let mut failures = Vec::new();
+    let mut retry = Retry::Never;
+    for source in sources {
+        let Some(path) = local_store(&source) else {
+            failures.push(format!(
+                "{source}: only file:///PATH/OF/A/STORE can be fetched from"
+            ));
+            continue;
+        };
+        let templates = Arc::clone(&templates);
+        let fetched = blocking(move || Ok(templates.fetch_from(&path, &digest))).await?;
+        match fetched {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                // Another store may get it, space may be made; content that is not what it claims stays so.
+                if !matches!(error, FetchError::Damaged { .. }) {
+                    retry = Retry::Later;
+                }
+                failures.push(format!("{source}: {}", xeno_state::error::chain(&error)));
+            }
+        }
+    }
+    Err(PortError {
+        what: failures.join("; "),
+        retry,
+    })
 }
 
 /// The store that a source names, if it is one on this machine.

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tokio::time::{Duration, timeout};
 use xeno_model::desired::{DesiredSliver, HypervisorKind, Standing};
 use xeno_model::id::SliverId;
 use xeno_model::normal::{boot_digest, to_json};
 use xeno_model::observed::{DomainState, HealthVerdict, ObservedNode, Seen};
 use xeno_reconciler::change::{Cause, Change, ChangeClass, Reason};
 use xeno_reconciler::enforce::unenforced;
-use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_reconciler::ports::{DriverFact, Hypervisor, Soundness, Storage};
 use xeno_reconciler::{render, report};
 use xeno_state::record::{BackOff, Event, EventKind};
 
@@ -58,7 +59,14 @@ where
                 self.wake();
                 drop(reply.send(Ok(())));
             }
-            Request::Doctor(reply) => drop(reply.send(Ok(self.doctor()))),
+            Request::Doctor(reply) => {
+                let (mut doctor, ports) = (self.doctor(), std::sync::Arc::clone(&self.ports));
+                // Whoever asks waits for the driver; the loop does not.
+                tokio::spawn(async move {
+                    doctor.facts.extend(driver_facts(&*ports.hypervisor).await);
+                    drop(reply.send(Ok(doctor)));
+                });
+            }
         }
     }
 
@@ -434,6 +442,9 @@ where
             SliverPhase::Settled => String::new(),
             SliverPhase::Changing => self.doing(sliver).join(", "),
             SliverPhase::Failing => match self.failing(sliver) {
+                Some(back_off) if back_off.permanent => {
+                    format!("{}: {} (does not pass by itself)", back_off.action, back_off.why)
+                }
                 Some(back_off) => format!("{}: {}", back_off.action, back_off.why),
                 None => String::new(),
             },
@@ -508,6 +519,7 @@ where
                 action: back_off.action.clone(),
                 why: back_off.why.clone(),
                 attempts: back_off.attempts,
+                permanent: back_off.permanent,
                 retry_ms: Some(back_off.until.0),
             }),
             console_log: self.ports.hypervisor.console_log(&sliver).display().to_string(),
@@ -569,7 +581,16 @@ where
                 n => format!("{n} times in a row"),
             };
             let (action, why, until) = (&back_off.action, &back_off.why, report::utc(back_off.until));
-            sentences.push(format!("{action} failed {times}: {why}. It is tried again at {until}; `xeno reconcile` tries at once."));
+            sentences.push(if back_off.permanent {
+                format!(
+                    "{action} failed {times}: {why}. That does not pass by itself: it is not tried again until what \
+                     is asked of it changes, {until}, or `xeno reconcile`, whichever comes first."
+                )
+            } else {
+                format!(
+                    "{action} failed {times}: {why}. It is tried again at {until}; `xeno reconcile` tries at once."
+                )
+            });
         }
         if let Some(change) = self.change(&sliver) {
             let reasons = change
@@ -710,6 +731,29 @@ where
             facts,
         }
     }
+}
+
+/// How long a driver may look at what it needs.
+const DRIVER_FACTS_MAX: Duration = Duration::from_secs(10);
+
+async fn driver_facts(hypervisor: &impl Hypervisor) -> Vec<Fact> {
+    let Ok(facts) = timeout(DRIVER_FACTS_MAX, hypervisor.facts()).await else {
+        return vec![Fact {
+            what: "hypervisor".to_owned(),
+            state: FactState::Bad,
+            text: format!("it did not answer within {} s", DRIVER_FACTS_MAX.as_secs()),
+        }];
+    };
+    let view = |fact: DriverFact| Fact {
+        what: fact.what.to_owned(),
+        state: match fact.soundness {
+            Soundness::Good => FactState::Good,
+            Soundness::Fair => FactState::Fair,
+            Soundness::Bad => FactState::Bad,
+        },
+        text: fact.text,
+    };
+    facts.into_iter().map(view).collect()
 }
 
 const FACETS: [&str; 4] = ["domains", "storage", "templates", "file layers"];

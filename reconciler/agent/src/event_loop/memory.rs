@@ -6,6 +6,7 @@ use xeno_model::id::{Generation, Revision, SliverId, Timestamp};
 use xeno_reconciler::action::ActionKey;
 use xeno_reconciler::change::{AppliedSliver, Reason};
 use xeno_reconciler::exec::RetryPolicy;
+use xeno_reconciler::ports::Retry;
 use xeno_state::StateError;
 use xeno_state::record::{Accepted, BackOff, Rejection};
 
@@ -71,6 +72,11 @@ impl Memory {
                 action: ActionKey(back_off.action.clone()),
                 why: back_off.why.clone(),
                 until: back_off.until,
+                retry: if back_off.permanent {
+                    Retry::Never
+                } else {
+                    Retry::Later
+                },
             };
             (sliver.clone(), reason)
         };

@@ -7,7 +7,7 @@ use tokio::task::{Id, JoinError};
 use xeno_model::desired::{DesiredNode, SliverState};
 use xeno_model::id::{Generation, SliverId, Timestamp};
 use xeno_model::observed::{DomainState, ObservedNode, Seen};
-use xeno_reconciler::action::ActionKey;
+use xeno_reconciler::action::{Action, ActionKey};
 use xeno_reconciler::change::{ChangeClass, Reason};
 use xeno_reconciler::exec::{ActionState, Outcome, RetryPolicy, Run, RunState};
 use xeno_reconciler::plan::{self, Basis, Plan, PlanInput};
@@ -106,18 +106,19 @@ where
         }
     }
 
-    /// Sees whether a run that only waits for health keeps something else from being done.
+    /// Sees whether a run that only waits keeps something else from being done.
     pub(super) async fn peeked(&mut self, observed: ObservedNode) {
         let (Some(desired), Stage::Running(progress)) = (self.desired.clone(), &self.stage) else {
             return;
         };
-        if !progress.only_waits_for_health() {
+        if !progress.only_waits() {
             return;
         }
-        let waits = |key: &ActionKey| key.0.starts_with("await:");
+        let waits = |action: &Action| {
+            matches!(action, Action::AwaitHealthy { .. }) || progress.is_in_flight(&action.key())
+        };
         let planned = self.make_plan(&desired, &observed).await;
-        let more =
-            planned.is_ok_and(|planned| planned.plan.actions.iter().any(|one| !waits(&one.action.key())));
+        let more = planned.is_ok_and(|planned| can_go_on(&planned.plan, waits));
         self.observed = Some(observed);
         if more {
             self.supersede().await;
@@ -641,6 +642,20 @@ where
             self.remember(events, |_| Ok(())).await;
         }
     }
+}
+
+/// Whether a plan has an action that neither waits nor comes after one that does.
+fn can_go_on(plan: &Plan, waits: impl Fn(&Action) -> bool) -> bool {
+    let mut held = BTreeSet::new();
+    plan.actions.iter().any(|planned| {
+        // The plan's order has what comes before first.
+        let behind = planned.after.iter().any(|before| held.contains(before));
+        let holds = behind || waits(&planned.action);
+        if holds {
+            held.insert(planned.action.key());
+        }
+        !holds
+    })
 }
 
 /// The outcome of an action, and what it makes wait.

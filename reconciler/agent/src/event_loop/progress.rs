@@ -39,8 +39,9 @@ pub(super) struct InFlight {
 }
 
 impl Progress {
-    /// Whether all that is in flight waits for a guest to become healthy, and nothing else can be done.
-    pub(super) fn only_waits_for_health(&self) -> bool {
+    /// Whether all that is in flight waits, for a guest to become healthy or for a template to come, and nothing else
+    /// can be done in this run.
+    pub(super) fn only_waits(&self) -> bool {
         !self.in_flight.is_empty()
             && self.run.next_try_ms().is_none()
             && self.in_flight.values().all(|one| self.waits(one))
@@ -48,10 +49,21 @@ impl Progress {
 
     fn waits(&self, in_flight: &InFlight) -> bool {
         let planned = self.run.action(&in_flight.key);
-        planned.is_some_and(|planned| matches!(planned.action, Action::AwaitHealthy { .. }))
+        planned.is_some_and(|planned| {
+            matches!(
+                planned.action,
+                Action::AwaitHealthy { .. } | Action::FetchTemplate { .. }
+            )
+        })
     }
 
-    /// Stops whatever only waits: it changes nothing, so nothing is left half done.
+    /// Whether an action of that name is in flight.
+    pub(super) fn is_in_flight(&self, key: &ActionKey) -> bool {
+        self.in_flight.values().any(|one| one.key == *key)
+    }
+
+    /// Stops whatever only waits: it changes nothing, so nothing is left half done. A fetch goes on by itself, and
+    /// whoever asks for it next waits for the same one.
     pub(super) fn give_up_waiting(&mut self) {
         let waiting: Vec<_> = self
             .in_flight

@@ -313,6 +313,10 @@ async fn a_commit_becomes_running_slivers_and_then_there_is_nothing_to_do() {
     assert!(described.applied.unwrap().complete);
     let doctor = world.running().handle.doctor().await.unwrap();
     assert!(
+        doctor.facts.iter().any(|fact| fact.what == "acceleration"),
+        "the driver is asked"
+    );
+    assert!(
         doctor.facts.iter().all(|fact| fact.state == FactState::Good),
         "{doctor:?}"
     );
@@ -495,9 +499,10 @@ async fn a_permanent_failure_waits_says_why_and_is_forgotten_with_the_next_commi
     assert_eq!(status.slivers[0].phase, SliverPhase::Failing);
     let why = world.running().handle.why(id("web/0")).await.unwrap();
     assert!(
-        why.sentences[0].starts_with("boot:web/0 failed once: the kernel is no kernel"),
+        why.sentences[0].starts_with("boot:web/0 failed once: the kernel is no kernel. That does not pass"),
         "{why:?}"
     );
+    assert!(status.slivers[0].note.ends_with("(does not pass by itself)"));
     assert_eq!(world.calls("boot:web/0"), 1);
 
     let mut larger = sliver("web/0");
@@ -703,6 +708,56 @@ async fn drift_elsewhere_does_not_wait_for_a_guest_to_become_healthy() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_else_waits_for_a_fetch_that_hangs() {
+    let world = World::started();
+    world.push(commit(1, [sliver("db/0")])).await;
+    world.converged(1).await;
+    let mut larger = sliver("web/0");
+    larger.kernel.digest = Digest([0xd2; 32]);
+    for _ in 0..20 {
+        world.node.script("fetch", Fault::Hangs);
+    }
+    world.push(commit(2, [sliver("db/0"), larger.clone()])).await;
+    let fetching = |status: &Status| {
+        let run = status.run.as_ref();
+        run.is_some_and(|run| {
+            run.in_flight
+                .iter()
+                .any(|one| one.action.starts_with("fetch:d2d2"))
+        })
+    };
+    world.until("the fetch", fetching).await;
+    let began = world.status().await.node.now_ms;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let fetches = |world: &World| world.calls(&format!("fetch:{}", Digest([0xd2; 32]).short()));
+    assert_eq!(fetches(&world), 1, "nothing to do but wait");
+
+    // Somebody else's domain dies: it is started again, and the fetch is waited for again.
+    world.node.lose_domain(&id("db/0"));
+    world
+        .until("db/0 to be started again", |_| world.calls("boot:db/0") == 2)
+        .await;
+    world.until("the fetch", fetching).await;
+    // A newer commit does not wait either.
+    world
+        .push(commit(3, [sliver("db/0"), sliver("db/1"), larger]))
+        .await;
+    world
+        .until("db/1 to be up", |_| world.calls("boot:db/1") == 1)
+        .await;
+    assert!(world.status().await.node.now_ms - began < 180_000);
+    assert!(world.events("failed").await.is_empty(), "giving up is no failure");
+    world.push(commit(4, [sliver("db/0"), sliver("db/1")])).await;
+    world
+        .until("the plan without it", |status| {
+            status.phase == Phase::Converged || status.run.is_none()
+        })
+        .await;
+    assert_eq!(world.calls("boot:web/0"), 0);
+    assert_eq!(world.node.violations(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_blind_node_leaves_everything_alone() {
     let world = World::started();
     world.push(commit(1, [sliver("web/0")])).await;
@@ -883,5 +938,16 @@ async fn the_loss_of_the_repository_is_told_once_and_changes_nothing() {
         .until("the return", |status| status.source.failure.is_none())
         .await;
     assert_eq!(world.events("source-failed").await.len(), 1);
-    assert_eq!(world.events("source-back").await.len(), 1);
+    // Who wants it read now is told at once.
+    let handle = world.running().handle.clone();
+    let read = tokio::spawn(async move { handle.refetch().await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let why = "no route to host".to_owned();
+    world.push(SourceNews::Failed { why: why.clone() }).await;
+    assert_eq!(read.await.unwrap(), Err(HandleError::Source { why }));
+    world.push(commit(1, [sliver("web/0")])).await;
+    world
+        .until("the second return", |status| status.source.failure.is_none())
+        .await;
+    assert_eq!(world.events("source-back").await.len(), 2);
 }

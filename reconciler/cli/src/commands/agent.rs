@@ -24,7 +24,7 @@ pub(crate) fn run(args: &Agent) -> Outcome {
     let program = std::env::current_exe().map_err(|error| Failure::doing("find this program", &error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::doing("start a runtime", &error))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let stop = link::terminated()?;
         tracing::info!(node = %config.node, socket = %config.socket.display(), "agent starts");
         xeno_agent::run(config, program, stop)
@@ -32,5 +32,8 @@ pub(crate) fn run(args: &Agent) -> Outcome {
             .map_err(|error| Failure::tried(&error))?;
         tracing::info!("agent ended; guests keep running");
         Ok(Exit::Done)
-    })
+    });
+    // A thread that hangs on a dead file system keeps nobody: what it does is made to bear an end at any moment.
+    runtime.shutdown_background();
+    ended
 }

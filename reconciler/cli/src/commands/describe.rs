@@ -144,6 +144,12 @@ fn text(sliver: &SliverStatus) -> String {
         line(
             "",
             match failure.retry_ms {
+                Some(at) if failure.permanent => {
+                    format!(
+                        "does not pass by itself; tried again on {} in case somebody changed something",
+                        moment(at)
+                    )
+                }
                 Some(at) => format!("tried again on {}", moment(at)),
                 None => "tried again once the commit changes, or on `xeno reconcile`".to_owned(),
             },

@@ -55,10 +55,12 @@ pub(crate) fn run(args: &Doctor) -> Outcome {
         (_, _) => args.agent.client(),
     };
     let mut facts = wait(async { Ok(agent(&client).await) })?;
-    if let Some(verdict) = wait(async { Ok(verdict(state).await) })? {
+    // A running agent knows more of its own hypervisor; where there is none, its directory may tell.
+    if !facts.iter().any(|fact| fact.what == "acceleration")
+        && let Some(verdict) = wait(async { Ok(verdict(state).await) })?
+    {
         facts.push(verdict);
     }
-    // A running agent knows more of its own hypervisor.
     for (what, look) in [("qemu", qemu as fn() -> Fact), ("acceleration", acceleration)] {
         if !facts.iter().any(|fact| fact.what == what) {
             facts.push(look());
