@@ -253,8 +253,8 @@ fn accepted(report: &mut Report, repository: &Repository, message: &str, planned
     ensure(push.accepted, || {
         format!("the push was refused:\n{}", push.output)
     })?;
-    ensure(push.output.contains("web/0"), || {
-        "the push was answered without a plan".into()
+    ensure(push.output.contains(planned), || {
+        format!("the push was answered without a plan that says {planned:?}")
     })?;
     report.held(&format!(
         "the push was answered with a plan, in {:.1} s",
@@ -368,7 +368,7 @@ fn refuse(report: &mut Report, repository: &Repository, step: &Step<'_>) -> LabR
     let push = repository.push("Break it")?;
     quote(&push.output);
     ensure(!push.accepted, || "a broken manifest was accepted".into())?;
-    for word in ["slices/web.yaml:", "memroy", "memory"] {
+    for word in ["slices/web.yaml:", "memroy", "memory", "debian-wob", "debian-web"] {
         ensure(push.output.contains(word), || {
             format!("the refusal does not say {word:?}")
         })?;
