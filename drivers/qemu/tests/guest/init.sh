@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # First program of the test guest: network and power button, then a marker and an echo of whatever is typed.
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
