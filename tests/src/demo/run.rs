@@ -94,6 +94,7 @@ fn tell(report: &mut Report, options: &Options, dir: &Path) -> LabResult<()> {
             "Run the web on two nodes",
         )
     })?;
+    let costs = bytes(report, &nodes, &parts)?;
     let second = Step {
         nonce: &nonce(2),
         ..first
@@ -139,7 +140,9 @@ fn tell(report: &mut Report, options: &Options, dir: &Path) -> LabResult<()> {
             .collect();
         same_boots(report, &left, "web/0 and web/1 went on undisturbed")
     })?;
-    bytes(report, &nodes, &parts)?;
+    for line in costs {
+        say(&line);
+    }
     report.print_times();
     if options.keep {
         say("\nLeft running:");
@@ -479,8 +482,8 @@ fn kill_and_restart(report: &mut Report, nodes: &mut [Node]) -> LabResult<()> {
     Ok(())
 }
 
-/// What a sliver cost on disk against a copy of its root.
-fn bytes(report: &mut Report, nodes: &[Node], parts: &Parts) -> LabResult<()> {
+/// What each new sliver cost on disk against a copy of its root, as a table.
+fn bytes(report: &mut Report, nodes: &[Node], parts: &Parts) -> LabResult<Vec<String>> {
     let output = Command::new(&parts.xeno)
         .args(["template", "show", &parts.template, "-o", "json", "--store"])
         .arg(&parts.published)
@@ -491,19 +494,17 @@ fn bytes(report: &mut Report, nodes: &[Node], parts: &Parts) -> LabResult<()> {
     let root = shown["bytes"]
         .as_u64()
         .ok_or_else(|| LabError::Check(format!("xeno template show says no bytes: {shown}")))?;
-    say("\n  what a sliver needs on disk        bytes         of a copied root");
-    say(&format!(
-        "  {:<30}{:>12}",
-        "a copy of the whole root",
-        human(root)
-    ));
+    let mut lines = vec![
+        "\n  what a new sliver needs on disk      bytes         of a copied root".to_owned(),
+        format!("  {:<30}{:>12}", "a copy of the whole root", human(root)),
+    ];
     for node in nodes {
         let slivers = node.json(&["get", "slivers", "-o", "json"])?;
         for sliver in slivers["slivers"].as_array().into_iter().flatten() {
             let (Some(id), Some(own)) = (sliver["sliver"].as_str(), sliver["writableBytes"].as_u64()) else {
                 continue;
             };
-            say(&format!(
+            lines.push(format!(
                 "  {id:<30}{:>12}{:>15.3} %",
                 human(own),
                 percent(own, root)
@@ -512,7 +513,7 @@ fn bytes(report: &mut Report, nodes: &[Node], parts: &Parts) -> LabResult<()> {
         }
     }
     report.figure("root_bytes", json!(root));
-    Ok(())
+    Ok(lines)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a percentage for people")]
