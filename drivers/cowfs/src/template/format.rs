@@ -1,4 +1,4 @@
-//! The bytes of an index: layout and nothing else. `decisions/0001-index-format.md` says why it looks like this.
+//! The bytes of an index: layout and nothing else. `decisions/0003-index-format.md` says why it looks like this.
 //!
 //! ```text
 //! header   64 bytes: magic 8, version 4, flags 4 (1: snapshot), nodes 8, entries 8, bytes of strings 8, zeros 24
