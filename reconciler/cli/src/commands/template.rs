@@ -177,11 +177,24 @@ fn list(args: &List) -> Outcome {
     let head = ["NAME", "DIGEST", "SIZE", "BOOTS", "FILES", "COMMAND LINE"];
     let mut table = Table::new(&head, 4, "the store has no templates");
     let mut values = Vec::new();
-    for digest in store.list().map_err(failed)? {
-        match store.show(&digest) {
+    let mut shown: Vec<_> = store
+        .list()
+        .map_err(failed)?
+        .into_iter()
+        .map(|digest| (digest, store.show(&digest)))
+        .collect();
+    // What people named comes first; a node also keeps layers of files that commits carry, which have no name.
+    shown.sort_by_key(|(_, summary)| summary.as_ref().is_ok_and(|summary| summary.names.is_empty()));
+    for (digest, summary) in shown {
+        match summary {
             Ok(summary) => {
+                let unnamed = summary.names.is_empty();
                 table.row(vec![
-                    summary.names.join(", "),
+                    if unnamed {
+                        "(no name)".to_owned()
+                    } else {
+                        summary.names.join(", ")
+                    },
                     short(&digest),
                     bytes(summary.content_bytes),
                     boots(&summary),
