@@ -1,7 +1,7 @@
 //! An index that has been opened: checked once from end to end, then read where it lies.
 //!
 //! Checking reads every node, entry and string once and accepts nothing but what [`super::tree::Tree::encode`] writes,
-//! so a tree that loops, an offset that points nowhere or a directory with two names never gets past [`Index::open`].
+//! so a tree that loops, an offset that points nowhere or a directory with two names never gets past [`Index::map`].
 //! Accesses check their bounds all the same, since a mapped file can be changed under us: that gives errors, not
 //! wrong memory.
 
