@@ -125,7 +125,7 @@ fn text(status: &Status, format: Format) -> String {
         line(
             "strangers",
             format!(
-                "{}: counted, and never touched",
+                "{}: shown, and never touched",
                 output::clean(&status.strangers.join(", "))
             ),
         );
