@@ -313,6 +313,7 @@ fn fault() -> impl Strategy<Value = (&'static str, Fault)> {
         "fetch",
         "import",
         "open",
+        "limit",
         "stack",
         "export",
         "boot",
@@ -327,7 +328,9 @@ fn fault() -> impl Strategy<Value = (&'static str, Fault)> {
         Fault::Fails(PortError::later("the disk is slow")),
         Fault::Fails(PortError::never("the disk is broken")),
         Fault::Hangs,
+        Fault::HangsAfter,
         Fault::SucceedsUnsaid,
+        Fault::Late { looks: 1 },
     ]);
     (prop::sample::select(verbs), fault)
 }

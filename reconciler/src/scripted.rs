@@ -25,16 +25,9 @@ use crate::ports::{
     Retry, Soundness, Storage,
 };
 
-/// How a call goes wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Nothing is done, and it says so.
-    Fails(PortError),
-    /// Nothing is done, and it never returns.
-    Hangs,
-    /// It is done, and says that it is not.
-    SucceedsUnsaid,
-}
+mod fault;
+
+pub use fault::Fault;
 
 /// A node in memory.
 #[derive(Debug)]
@@ -48,11 +41,26 @@ struct State {
     storage: BTreeMap<SliverId, ObservedStorage>,
     templates: BTreeSet<Digest>,
     files: BTreeSet<Digest>,
+    /// Which writable layers a sliver has: a number that each gets when it is made.
+    written: BTreeMap<SliverId, u64>,
+    layers_made: u64,
     memory_mib: u64,
     now: Timestamp,
+    clock: Option<Clock>,
     faults: BTreeMap<&'static str, VecDeque<Fault>>,
     calls: Vec<String>,
+    effects: Vec<String>,
+    struck: Vec<String>,
+    hidden: Vec<fault::Hidden>,
     violations: Vec<String>,
+}
+
+struct Clock(Box<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Clock").field(&(self.0)()).finish()
+    }
 }
 
 impl ScriptedNode {
@@ -81,6 +89,10 @@ impl ScriptedNode {
             ..State::default()
         };
         state.memory_mib = memory_mib.max(state.memory_held());
+        for sliver in state.storage.iter().filter(|(_, s)| s.on_disk).map(|(s, _)| s) {
+            state.layers_made += 1;
+            state.written.insert(sliver.clone(), state.layers_made);
+        }
         Self {
             state: Mutex::new(state),
         }
@@ -95,6 +107,11 @@ impl ScriptedNode {
     /// Sets the time that tombstones are given.
     pub fn set_now(&self, now: Timestamp) {
         self.state().now = now;
+    }
+
+    /// Takes the time that tombstones are given from a clock, from now on.
+    pub fn follow(&self, clock: impl Fn() -> Timestamp + Send + Sync + 'static) {
+        self.state().clock = Some(Clock(Box::new(clock)));
     }
 
     /// Adds a domain of somebody else.
@@ -123,6 +140,24 @@ impl ScriptedNode {
         self.state().calls.clone()
     }
 
+    /// Calls so far that did change something, as action keys: what was so already is not among them.
+    #[must_use]
+    pub fn effects(&self) -> Vec<String> {
+        self.state().effects.clone()
+    }
+
+    /// Calls so far that went wrong as scripted, as action keys (`observe` for a look).
+    #[must_use]
+    pub fn struck(&self) -> Vec<String> {
+        self.state().struck.clone()
+    }
+
+    /// Which writable layers a sliver has, set aside or not: another number means that what it wrote is lost.
+    #[must_use]
+    pub fn written(&self, sliver: &SliverId) -> Option<u64> {
+        self.state().written.get(sliver).copied()
+    }
+
     /// Rules that calls have broken so far.
     #[must_use]
     pub fn violations(&self) -> Vec<String> {
@@ -132,15 +167,15 @@ impl ScriptedNode {
     /// All of the node, seen.
     #[must_use]
     pub fn observed(&self, node: &NodeName) -> ObservedNode {
-        let state = self.state();
+        let mut state = self.state();
         let running = state
             .domains
             .ours
             .iter()
             .filter(|(_, d)| d.state == DomainState::Running);
-        ObservedNode {
+        let observed = ObservedNode {
             node: node.clone(),
-            at: state.now,
+            at: state.now(),
             health: running
                 .map(|(s, _)| (s.clone(), HealthVerdict::Healthy))
                 .collect(),
@@ -148,7 +183,9 @@ impl ScriptedNode {
             storage: Seen::Known(state.storage.clone()),
             templates: Seen::Known(state.templates.clone()),
             file_layers: Seen::Known(state.files.clone()),
-        }
+        };
+        state.looked_at();
+        observed
     }
 
     /// Carries out one action at once; `None` if it hangs.
@@ -219,36 +256,49 @@ impl ScriptedNode {
         object: &str,
         effect: impl FnOnce(&mut State),
     ) -> PortResult<()> {
+        let key = format!("{verb}:{object}");
+        let unsaid = || Err(PortError::later(format!("{verb} {object}: no answer")));
         let fault = {
             let mut state = self.state();
-            state.calls.push(format!("{verb}:{object}"));
-            state.faults.get_mut(verb).and_then(VecDeque::pop_front)
+            state.calls.push(key.clone());
+            let fault = state.faults.get_mut(verb).and_then(VecDeque::pop_front);
+            state.struck.extend(fault.is_some().then(|| key.clone()));
+            fault
         };
         match fault {
             None => {
-                effect(&mut self.state());
+                self.state().change(key, effect);
                 Ok(())
             }
             Some(Fault::Fails(error)) => Err(error),
             Some(Fault::Hangs) => std::future::pending().await,
+            Some(Fault::HangsAfter) => {
+                self.state().change(key, effect);
+                std::future::pending().await
+            }
             Some(Fault::SucceedsUnsaid) => {
-                effect(&mut self.state());
-                Err(PortError::later(format!("{verb} {object}: no answer")))
+                self.state().change(key, effect);
+                unsaid()
+            }
+            Some(Fault::Late { looks }) => {
+                self.state().change_late(key, looks, effect);
+                unsaid()
             }
         }
     }
 
     async fn look<T>(&self, what: impl FnOnce(&State) -> T) -> PortResult<T> {
-        let fault = self
-            .state()
-            .faults
-            .get_mut("observe")
-            .and_then(VecDeque::pop_front);
+        let fault = {
+            let mut state = self.state();
+            let fault = state.faults.get_mut("observe").and_then(VecDeque::pop_front);
+            state.struck.extend(fault.is_some().then(|| "observe".to_owned()));
+            fault
+        };
         match fault {
             None => Ok(what(&self.state())),
             Some(Fault::Fails(error)) => Err(error),
-            Some(Fault::Hangs) => std::future::pending().await,
-            Some(Fault::SucceedsUnsaid) => Err(PortError::later("no answer")),
+            Some(Fault::Hangs | Fault::HangsAfter) => std::future::pending().await,
+            Some(Fault::SucceedsUnsaid | Fault::Late { .. }) => Err(PortError::later("no answer")),
         }
     }
 }
@@ -276,6 +326,10 @@ impl State {
 
     fn storage(&mut self, sliver: &SliverId) -> &mut ObservedStorage {
         self.storage.entry(sliver.clone()).or_default()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.as_ref().map_or(self.now, |clock| (clock.0)())
     }
 
     fn has_domain(&self, sliver: &SliverId) -> bool {
@@ -362,7 +416,10 @@ impl Storage for ScriptedNode {
     }
 
     async fn file_layers(&self) -> PortResult<BTreeSet<Digest>> {
-        self.look(|state| state.files.clone()).await
+        let files = self.look(|state| state.files.clone()).await;
+        // Whoever looks at a node looks at these last.
+        self.state().looked_at();
+        files
     }
 
     async fn fetch_template(&self, digest: &Digest, _: &[String]) -> PortResult<()> {
@@ -392,6 +449,10 @@ impl Storage for ScriptedNode {
             storage.open = Some(epoch);
             storage.limits = limits(mounts);
             storage.tombstone = None;
+            if storage.on_disk && !state.written.contains_key(sliver) {
+                state.layers_made += 1;
+                state.written.insert(sliver.clone(), state.layers_made);
+            }
             state.rule(closed, || format!("open:{sliver} while open under another epoch"));
         };
         self.call("open", &sliver.to_string(), effect).await
@@ -455,7 +516,7 @@ impl Storage for ScriptedNode {
 
     async fn tombstone(&self, sliver: &SliverId) -> PortResult<()> {
         let effect = |state: &mut State| {
-            let now = state.now;
+            let now = state.now();
             let has_domain = state.has_domain(sliver);
             let storage = state.storage(sliver);
             let quiet = !has_domain && !storage.exported && storage.open.is_none();
@@ -473,6 +534,7 @@ impl Storage for ScriptedNode {
             let set_aside = storage.tombstone.is_some() && !state.has_domain(sliver);
             state.rule(set_aside, || format!("purge:{sliver} of what is not set aside"));
             state.storage.remove(sliver);
+            state.written.remove(sliver);
         };
         self.call("purge", &sliver.to_string(), effect).await
     }

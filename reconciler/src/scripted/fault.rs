@@ -1,0 +1,138 @@
+//! How calls to a node in memory go wrong, and what calls have changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use xeno_model::id::{Digest, SliverId};
+use xeno_model::observed::{Domains, ObservedStorage};
+
+use super::State;
+use crate::ports::PortError;
+
+/// How a call goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing is done, and it says so.
+    Fails(PortError),
+    /// Nothing is done, and it never returns.
+    Hangs,
+    /// It is done, and never returns.
+    HangsAfter,
+    /// It is done, and says that it is not.
+    SucceedsUnsaid,
+    /// It says that it is not done, and rightly so until the node has been looked at this often; then it is done after
+    /// all.
+    Late {
+        /// Looks that do not see it yet.
+        looks: u32,
+    },
+}
+
+/// All that a call may change.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Kept {
+    domains: Domains,
+    storage: BTreeMap<SliverId, ObservedStorage>,
+    templates: BTreeSet<Digest>,
+    files: BTreeSet<Digest>,
+    written: BTreeMap<SliverId, u64>,
+}
+
+/// What a call has done that does not show yet.
+#[derive(Clone, Debug)]
+pub(super) struct Hidden {
+    looks: u32,
+    key: String,
+    before: Kept,
+    after: Kept,
+}
+
+impl State {
+    pub(super) fn kept(&self) -> Kept {
+        Kept {
+            domains: self.domains.clone(),
+            storage: self.storage.clone(),
+            templates: self.templates.clone(),
+            files: self.files.clone(),
+            written: self.written.clone(),
+        }
+    }
+
+    /// Does what a call does, and notes its key if that changed anything.
+    pub(super) fn change(&mut self, key: String, effect: impl FnOnce(&mut Self)) {
+        let before = self.kept();
+        effect(self);
+        if self.kept() != before {
+            self.effects.push(key);
+        }
+    }
+
+    /// Does what a call does, to be seen only after so many looks.
+    pub(super) fn change_late(&mut self, key: String, looks: u32, effect: impl FnOnce(&mut Self)) {
+        let before = self.kept();
+        effect(self);
+        let after = self.kept();
+        let Kept {
+            domains,
+            storage,
+            templates,
+            files,
+            written,
+        } = before.clone();
+        (self.domains, self.storage) = (domains, storage);
+        (self.templates, self.files, self.written) = (templates, files, written);
+        if after != before {
+            self.hidden.push(Hidden {
+                looks,
+                key,
+                before,
+                after,
+            });
+        }
+    }
+
+    /// The node has been looked at.
+    pub(super) fn looked_at(&mut self) {
+        for hidden in std::mem::take(&mut self.hidden) {
+            let looks = hidden.looks.saturating_sub(1);
+            if looks > 0 {
+                self.hidden.push(Hidden { looks, ..hidden });
+            } else {
+                self.show(hidden);
+            }
+        }
+    }
+
+    fn show(
+        &mut self,
+        Hidden {
+            key, before, after, ..
+        }: Hidden,
+    ) {
+        self.change(key, |state| {
+            merge(&mut state.domains.ours, &before.domains.ours, &after.domains.ours);
+            merge(&mut state.storage, &before.storage, &after.storage);
+            merge(&mut state.written, &before.written, &after.written);
+            state
+                .templates
+                .extend(after.templates.difference(&before.templates));
+            state.files.extend(after.files.difference(&before.files));
+        });
+    }
+}
+
+/// Makes of `now` what `before` has become in `after`, where that differs.
+fn merge<K: Ord + Clone, V: PartialEq + Clone>(
+    now: &mut BTreeMap<K, V>,
+    before: &BTreeMap<K, V>,
+    after: &BTreeMap<K, V>,
+) {
+    for key in before.keys().chain(after.keys()) {
+        if before.get(key) == after.get(key) {
+            continue;
+        }
+        match after.get(key) {
+            Some(value) => drop(now.insert(key.clone(), value.clone())),
+            None => drop(now.remove(key)),
+        }
+    }
+}
