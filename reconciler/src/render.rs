@@ -56,6 +56,47 @@ impl Style {
 /// from what was asked for. Ends with one line that says it all, as [`summary`] does.
 #[must_use]
 pub fn text(plan: &Plan, colour: Colour) -> String {
+    written(plan, colour, None)
+}
+
+/// The same with every statement marked *observed* or *assumed*: for plans of several nodes side by side, of which some
+/// may have been looked at and others not.
+#[must_use]
+pub fn marked(plan: &Plan, colour: Colour) -> String {
+    written(plan, colour, Some(Margin::of(plan)))
+}
+
+/// The column in which every statement says what it is based on.
+#[derive(Clone, Copy)]
+struct Margin {
+    word: &'static str,
+    column: usize,
+}
+
+impl Margin {
+    fn of(plan: &Plan) -> Self {
+        let heads = plan
+            .changes
+            .values()
+            .filter(|change| change.class != ChangeClass::Keep)
+            .map(|change| {
+                let head = head(change).chars().count();
+                head + disruption_note(change.class).chars().count()
+            });
+        Self {
+            word: basis_word(plan.basis),
+            column: heads.max().unwrap_or(0) + 2,
+        }
+    }
+
+    /// What to put behind a statement of `len` characters.
+    fn after(self, len: usize, colour: Colour) -> String {
+        let gap = self.column.saturating_sub(len).max(2);
+        format!("{:gap$}{}", "", Style::Faint.paint(colour, self.word))
+    }
+}
+
+fn written(plan: &Plan, colour: Colour, margin: Option<Margin>) -> String {
     let mut out = header(plan, colour);
     out.push('\n');
     let mut actions: BTreeMap<&SliverId, Vec<&PlannedAction>> = BTreeMap::new();
@@ -85,20 +126,25 @@ pub fn text(plan: &Plan, colour: Colour) -> String {
         }
         for change in changes {
             let steps = actions.get(&change.sliver).map(Vec::as_slice).unwrap_or_default();
-            sliver(&mut out, change, steps, colour);
+            sliver(&mut out, change, steps, colour, margin);
         }
     }
     let kept = count(plan, ChangeClass::Keep);
     if kept > 0 && !is_empty(plan) {
         let line = format!("= {kept} unchanged");
-        let _ = write!(out, "\n{}\n", Style::Faint.paint(colour, &line));
+        let mark = margin.map_or_else(String::new, |margin| margin.after(line.len(), colour));
+        let _ = write!(out, "\n{}{mark}\n", Style::Faint.paint(colour, &line));
     }
     if !is_empty(plan) {
         legend(&mut out, plan, colour);
     }
+    let mark = match margin {
+        Some(margin) => Style::Faint.paint(colour, &format!("  ({})", margin.word)),
+        None => String::new(),
+    };
     let _ = write!(
         out,
-        "\n{}\n",
+        "\n{}{mark}\n",
         Style::Heading.paint(colour, &capitalised(&summary(plan)))
     );
     out
@@ -248,19 +294,31 @@ fn disruption_note(class: ChangeClass) -> &'static str {
     }
 }
 
-fn sliver(out: &mut String, change: &Change, steps: &[&PlannedAction], colour: Colour) {
-    let (mark, style) = symbol(change.class);
-    let head = style.paint(
-        colour,
-        &format!("{mark} {:<8} {}", change.class.word(), change.sliver),
-    );
+/// What happens to a sliver, in a line: `± reboot   db/0`.
+fn head(change: &Change) -> String {
+    let (mark, _) = symbol(change.class);
+    format!("{mark} {:<8} {}", change.class.word(), change.sliver)
+}
+
+fn sliver(
+    out: &mut String,
+    change: &Change,
+    steps: &[&PlannedAction],
+    colour: Colour,
+    margin: Option<Margin>,
+) {
+    let (_, style) = symbol(change.class);
+    let head = head(change);
     let note = disruption_note(change.class);
+    let len = head.chars().count() + note.chars().count();
+    let mark = margin.map_or_else(String::new, |margin| margin.after(len, colour));
+    let head = style.paint(colour, &head);
     let note = if note.is_empty() {
         String::new()
     } else {
         Style::Faint.paint(colour, note)
     };
-    let _ = writeln!(out, "{head}{note}");
+    let _ = writeln!(out, "{head}{note}{mark}");
     for (reason, text) in change.reasons.iter().zip(report::explain(change)) {
         let text = if reason.holds_back() {
             Style::Careful.paint(colour, &text)

@@ -16,6 +16,36 @@ use crate::output;
 /// How long a node keeps what a removal set aside, as far as a plan without a node can know: the agent's default.
 const TOMBSTONE_MS: u64 = 7 * 24 * 3_600_000;
 
+/// One commit, or two, as people write them: `B`, `A..B`, `A..` for up to `HEAD`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    /// Where to come from, if that is said.
+    pub(crate) from: Option<String>,
+    /// Where to go.
+    pub(crate) to: String,
+}
+
+impl Range {
+    /// Reads one (gitrevisions(7); `...` means something else there, and nothing here).
+    pub(crate) fn parse(text: &str) -> Outcome<Self> {
+        if text.contains("...") {
+            return Err(Failure::said(format!("`{text}` has three dots"))
+                .hint("a plan leads from one commit to another: A..B".to_owned()));
+        }
+        let or_head = |text: &str| if text.is_empty() { "HEAD" } else { text }.to_owned();
+        Ok(match text.split_once("..") {
+            Some((from, to)) => Self {
+                from: Some(or_head(from)),
+                to: or_head(to),
+            },
+            None => Self {
+                from: None,
+                to: text.to_owned(),
+            },
+        })
+    }
+}
+
 /// A fleet at a commit.
 pub(crate) struct Commit {
     /// Which.
@@ -135,5 +165,23 @@ fn empty(like: &DesiredFleet) -> DesiredFleet {
         templates: BTreeMap::new(),
         slices: BTreeMap::new(),
         files: BTreeMap::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_one_commit_or_two() {
+        let check = |text: &str, from: Option<&str>, to: &str| {
+            let range = Range::parse(text).expect("a range");
+            assert_eq!((range.from.as_deref(), range.to.as_str()), (from, to), "{text}");
+        };
+        check("HEAD~1", None, "HEAD~1");
+        check("a..b", Some("a"), "b");
+        check("v1..", Some("v1"), "HEAD");
+        check("..v2", Some("HEAD"), "v2");
+        assert!(Range::parse("a...b").is_err());
     }
 }

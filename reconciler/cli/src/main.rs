@@ -8,8 +8,10 @@ mod commits;
 mod directory;
 mod exit;
 mod failure;
+mod graph;
 mod link;
 mod output;
+mod plan_document;
 mod telemetry;
 
 use std::path::{Path, PathBuf};

@@ -23,6 +23,20 @@ pub(crate) enum Format {
     Yaml,
 }
 
+/// Form of a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlanFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs; carries a `formatVersion`.
+    Json,
+    /// The graph of its actions, for Graphviz.
+    Dot,
+    /// The graph of its actions, for Mermaid.
+    Mermaid,
+}
+
 /// Form of a text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TextFormat {
@@ -164,25 +178,30 @@ pub(crate) const FAINT: Style = Style::new().dimmed();
 /// break in `text` is a command, and stays as it is.
 pub(crate) fn labelled(style: Style, label: &str, text: &str) -> String {
     let indent = label.len() + 2;
-    let room = LINE_MAX - indent;
-    let mut lines: Vec<String> = Vec::new();
     let text = clean(text);
     let (words, commands) = text.split_once('\n').unwrap_or((&text, ""));
-    for word in words.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= room => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            Some(_) | None => lines.push(word.to_owned()),
-        }
-    }
+    let mut lines = folded(words, LINE_MAX - indent);
     lines.extend(commands.lines().map(|command| format!("  {command}")));
     format!(
         "{}: {}",
         paint(style, label),
         lines.join(&format!("\n{:indent$}", ""))
     )
+}
+
+/// Words in lines of at most `columns`, but for a word that is longer by itself.
+pub(crate) fn folded(text: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) | None => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// Columns of running text: what fits behind git's `remote: ` on a common terminal.

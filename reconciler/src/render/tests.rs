@@ -76,6 +76,34 @@ fn everything_at_once_reads_well() {
 }
 
 #[test]
+fn every_statement_can_say_what_it_is_based_on() {
+    let mut plan = busy().plan();
+    plan.basis = Basis::Assumed;
+    let marked = marked(&plan, Colour::Plain);
+    let changes = plan
+        .changes
+        .values()
+        .filter(|change| change.class != ChangeClass::Keep);
+    let mut columns = std::collections::BTreeSet::new();
+    for change in changes {
+        let line = marked
+            .lines()
+            .find(|line| line.starts_with(&head(change)))
+            .expect("a line");
+        let before = line.strip_suffix("assumed").expect("a mark");
+        columns.insert(before.chars().count());
+    }
+    assert_eq!(columns.len(), 1, "the marks stand in one column:\n{marked}");
+    // Without them it is the same text.
+    let plain = marked.lines().map(|line| line.trim_end_matches("  (assumed)"));
+    let plain: Vec<&str> = plain
+        .map(|line| line.trim_end_matches("assumed").trim_end())
+        .collect();
+    let text = text(&plan, Colour::Plain).replace("  (assumed)", "");
+    assert_eq!(plain, text.lines().collect::<Vec<_>>());
+}
+
+#[test]
 fn json_keeps_its_promise() {
     golden("busy.json", include_str!("busy.json"), &json(&busy().plan()));
 }

@@ -222,16 +222,21 @@ fn answer(before: Option<&Commit>, after: &Commit) -> Outcome<()> {
     for (i, plan) in changed.iter().enumerate() {
         text.push('\n');
         if i < NODES_IN_FULL_MAX {
-            text.push_str(&render::text(plan, Colour::Plain));
+            text.push_str(&render::marked(plan, Colour::Plain));
         } else {
-            text.push_str(&format!("{}: {}\n", plan.node, render::summary(plan)));
+            text.push_str(&format!("{}: {}  (assumed)\n", plan.node, render::summary(plan)));
         }
     }
     match (changed.is_empty(), same.as_slice()) {
         (_, []) => {}
-        (true, _) => text.push_str("\nNothing to do on any node: this commit changes no sliver.\n"),
-        (false, [one]) => text.push_str(&format!("\nNothing to do on {}.\n", one.node)),
-        (false, many) => text.push_str(&format!("\nNothing to do on {} other nodes.\n", many.len())),
+        (true, _) => {
+            text.push_str("\nNothing to do on any node: this commit changes no sliver.  (assumed)\n")
+        }
+        (false, [one]) => text.push_str(&format!("\nNothing to do on {}.  (assumed)\n", one.node)),
+        (false, many) => text.push_str(&format!(
+            "\nNothing to do on {} other nodes.  (assumed)\n",
+            many.len()
+        )),
     }
     text.push('\n');
     output::text(&text)

@@ -1,64 +1,65 @@
 //! `xeno plan`: what would be done, and why.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 use xeno_model::id::NodeName;
 use xeno_reconciler::plan::Plan;
 use xeno_reconciler::render::{self, Colour};
 
-use crate::commits::{Commit, History, plans, show};
+use crate::commits::{Commit, History, Range, plans, show};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::graph;
 use crate::link::{AgentArgs, wait};
-use crate::output::{self, TextFormat};
+use crate::output::{self, PlanFormat};
+use crate::plan_document::PlanDocument;
 
 /// Shows what would be done, and why.
 ///
-/// Asks the agent of this node, which looks at itself. With --repo nobody is asked: the plan leads from one commit to
-/// another, and assumes that every node has carried out the first.
+/// Asks the agent of this node, which looks at itself. With --rev or --repo nobody is asked: the plan leads from one
+/// commit to another, and assumes that every node has carried out the first.
 #[derive(Args)]
+#[command(group = ArgGroup::new("offline").args(["repo", "rev", "base"]).multiple(true).conflicts_with_all(["socket", "refresh"]))]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     agent: AgentArgs,
     /// Has the agent read its repository first.
-    #[arg(long, conflicts_with = "repo")]
+    #[arg(long)]
     refresh: bool,
-    /// Plans from commit to commit in this repository, without an agent.
-    #[arg(long, value_name = "PATH", conflicts_with = "socket")]
+    /// From commit A to commit B, or to B from its first parent, without an agent [default with --repo: HEAD].
+    #[arg(long, value_name = "A..B")]
+    rev: Option<String>,
+    /// The repository of --rev [default: the one around the current directory].
+    #[arg(long, value_name = "PATH")]
     repo: Option<PathBuf>,
-    /// With --repo: the commit to go to.
-    #[arg(long, default_value = "HEAD", requires = "repo")]
-    rev: String,
-    /// With --repo: the commit to come from [default: the first parent of --rev].
-    #[arg(long, value_name = "REV", requires = "repo")]
+    /// The commit to come from, as A in --rev A..B.
+    #[arg(long, value_name = "A")]
     base: Option<String>,
-    /// With --repo: directory of the fleet inside the repository.
+    /// With --rev: directory of the fleet inside the repository.
     #[arg(
         long = "path",
         value_name = "SUB",
         default_value = "",
         hide_default_value = true,
-        requires = "repo"
+        requires = "offline"
     )]
     subpath: String,
-    /// With --repo: only this node.
-    #[arg(long, value_name = "NAME", requires = "repo", value_parser = node)]
+    /// With --rev: only this node.
+    #[arg(long, value_name = "NAME", requires = "offline", value_parser = node)]
     node: Option<NodeName>,
     /// Form of the result.
     #[arg(short, long, value_enum, default_value_t)]
-    output: TextFormat,
+    output: PlanFormat,
     /// Ends with 0 if there is nothing to do, 2 if there is, 1 on failure.
     #[arg(long)]
     detailed_exitcode: bool,
 }
 
 pub(crate) fn run(args: &PlanArgs) -> Outcome {
-    let empty = match &args.repo {
-        None => ask(args)?,
-        Some(path) => offline(args, path)?,
-    };
+    let offline = args.repo.is_some() || args.rev.is_some() || args.base.is_some();
+    let empty = if offline { commits(args)? } else { ask(args)? };
     Ok(if args.detailed_exitcode && !empty {
         Exit::Changes
     } else {
@@ -69,8 +70,10 @@ pub(crate) fn run(args: &PlanArgs) -> Outcome {
 fn ask(args: &PlanArgs) -> Outcome<bool> {
     let view = wait(async { Ok(args.agent.client().plan(args.refresh).await?) })?;
     match args.output {
-        TextFormat::Json => output::json(&view.plan)?,
-        TextFormat::Text => output::styled(&coloured(&view.text))?,
+        PlanFormat::Json => output::json(&view.plan)?,
+        PlanFormat::Text => output::styled(&coloured(&view.text))?,
+        PlanFormat::Dot => output::text(&graph::dot(&[PlanDocument::read(&view.plan)?]))?,
+        PlanFormat::Mermaid => output::text(&graph::mermaid(&[PlanDocument::read(&view.plan)?]))?,
     }
     for finding in &view.findings {
         output::note(&format!(
@@ -81,11 +84,18 @@ fn ask(args: &PlanArgs) -> Outcome<bool> {
     Ok(view.empty && view.findings.is_empty())
 }
 
-fn offline(args: &PlanArgs, path: &std::path::Path) -> Outcome<bool> {
+fn commits(args: &PlanArgs) -> Outcome<bool> {
+    let path = args.repo.as_deref().unwrap_or(Path::new("."));
     let mut history = History::open(path, &args.subpath)?;
-    let revision = history.reader().resolve(&args.rev)?;
+    let range = Range::parse(args.rev.as_deref().unwrap_or("HEAD"))?;
+    if range.from.is_some() && args.base.is_some() {
+        return Err(Failure::said(
+            "--rev A..B says already where to come from: leave out --base",
+        ));
+    }
+    let revision = history.reader().resolve(&range.to)?;
     let fleet = history.fleet(&revision)?.map_err(|report| show(&report))?;
-    let base = match &args.base {
+    let base = match range.from.as_ref().or(args.base.as_ref()) {
         Some(base) => Some(history.reader().resolve(base)?),
         None => history.reader().parent(&revision)?,
     };
@@ -93,14 +103,16 @@ fn offline(args: &PlanArgs, path: &std::path::Path) -> Outcome<bool> {
     let after = Commit { revision, fleet };
     let plans = plans(before.as_ref(), &after, args.node.as_ref())?;
     match args.output {
-        TextFormat::Json => output::json(&value(&plans, args.node.is_some())?)?,
-        TextFormat::Text => {
+        PlanFormat::Json => output::json(&value(&plans, args.node.is_some())?)?,
+        PlanFormat::Text => {
             let texts: Vec<String> = plans
                 .iter()
-                .map(|plan| render::text(plan, Colour::Ansi))
+                .map(|plan| render::marked(plan, Colour::Ansi))
                 .collect();
             output::styled(&texts.join("\n"))?;
         }
+        PlanFormat::Dot => output::text(&graph::dot(&documents(&plans)?))?,
+        PlanFormat::Mermaid => output::text(&graph::mermaid(&documents(&plans)?))?,
     }
     Ok(plans.iter().all(render::is_empty))
 }
@@ -126,13 +138,21 @@ pub(crate) fn base_commit(
     }
 }
 
-/// One plan as its own document; several in one that holds them.
-fn value(plans: &[Plan], single: bool) -> Outcome<Value> {
+fn values(plans: &[Plan]) -> Outcome<Vec<Value>> {
     let parsed: Result<Vec<Value>, _> = plans
         .iter()
         .map(|plan| serde_json::from_str(&render::json(plan)))
         .collect();
-    let mut values = parsed.map_err(|error| Failure::doing("write the plan as JSON", &error))?;
+    parsed.map_err(|error| Failure::doing("write the plan as JSON", &error))
+}
+
+fn documents(plans: &[Plan]) -> Outcome<Vec<PlanDocument>> {
+    values(plans)?.iter().map(PlanDocument::read).collect()
+}
+
+/// One plan as its own document; several in one that holds them.
+fn value(plans: &[Plan], single: bool) -> Outcome<Value> {
+    let mut values = values(plans)?;
     if single && values.len() == 1 {
         return Ok(values.remove(0));
     }

@@ -15,15 +15,37 @@ fn a_push_is_answered_with_the_plan_of_every_node() {
     ] {
         assert!(first.err.contains(part), "no {part:?} in\n{}", first.err);
     }
+    assert_every_statement_is_marked(&first.err);
     world.edit("work/slices/web.yaml", "vcpus: 1", "vcpus: 2");
     world.commit("more");
     let second = world.push(&["main"]);
+    assert_every_statement_is_marked(&second.err);
     assert_eq!(second.code, Some(0), "{second:?}");
     assert!(second.err.contains("reboot   web/0"), "{}", second.err);
     std::fs::write(world.path("work/README"), "nothing that matters").expect("a file");
     world.commit("a note");
     let third = world.push(&["main"]);
     assert!(third.err.contains("Nothing to do on any node"), "{}", third.err);
+    assert_every_statement_is_marked(&third.err);
+}
+
+/// A line that says what happens to something, or to all of it, says what it is based on.
+fn assert_every_statement_is_marked(said: &str) {
+    let lines = said.lines().filter_map(|line| line.strip_prefix("remote: "));
+    let statements: Vec<&str> = lines
+        .filter(|line| {
+            line.starts_with(['+', '±', '=', '-', '!', '~', '>', 'o', 'x'])
+                || line.contains(" to create,")
+                || line.starts_with("Nothing")
+        })
+        .collect();
+    assert!(!statements.is_empty(), "{said}");
+    for line in statements {
+        assert!(
+            line.ends_with(" assumed") || line.ends_with(" (assumed)"),
+            "{line:?} in\n{said}"
+        );
+    }
 }
 
 #[test]

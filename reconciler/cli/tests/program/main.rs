@@ -3,4 +3,5 @@
 mod daemon;
 mod hook;
 mod offline;
+mod plan;
 mod world;
