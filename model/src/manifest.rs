@@ -7,6 +7,7 @@
 //! learns of all of them at once, and of none that only follows from another.
 
 mod decode;
+mod edit;
 mod kinds;
 mod partial;
 mod raw;
@@ -15,9 +16,10 @@ mod shape;
 mod text;
 mod tree;
 
+pub use edit::{EditError, Editor};
 pub use kinds::{API_VERSION, FILES_MAX, Kind, SLIVERS_MAX};
 pub use text::FILE_LEN_MAX;
-pub use tree::{DEPTH_MAX, DOCUMENTS_MAX, VALUES_MAX};
+pub use tree::{DEPTH_MAX, DOCUMENTS_MAX, Step, VALUES_MAX};
 
 pub(crate) use decode::Body;
 pub(crate) use partial::{Entries, Stated};
@@ -26,7 +28,6 @@ pub(crate) use raw::{
     RawWritable,
 };
 pub(crate) use read::{FilePath, Short, TemplateChoice, TemplateContent, TemplateSource, Text};
-pub(crate) use tree::Step;
 
 use crate::diagnostic::{Code, Diagnostic, Place, did_you_mean};
 use serde_yaml::Value;

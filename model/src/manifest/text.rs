@@ -101,6 +101,12 @@ impl SourceText {
         self.text[start..end].trim_end_matches(['\n', '\r'])
     }
 
+    /// The byte at which a line begins; the end of the text past the last.
+    pub(crate) fn line_start(&self, line: u32) -> usize {
+        let index = usize::try_from(line).unwrap_or(usize::MAX).saturating_sub(1);
+        self.line_starts.get(index).copied().unwrap_or(self.text.len())
+    }
+
     /// The place of a span, with the value's address in its document.
     pub(crate) fn place(&self, span: Span, value: String) -> Place {
         let line = self.line(span.line);

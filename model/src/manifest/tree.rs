@@ -42,8 +42,10 @@ pub(crate) enum NodeValue {
 
 /// One step from a value to a value inside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step<'a> {
+pub enum Step<'a> {
+    /// Into a mapping, by key.
     Key(&'a str),
+    /// Into a list, counted from 0.
     Index(usize),
 }
 
