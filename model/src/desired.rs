@@ -1,11 +1,20 @@
 //! What should be: the valid desired model, without positions, defaults filled in, references resolved.
 
+mod project;
+mod service;
+mod site;
+mod tenant;
+
+pub use service::{Migration, MigrationPolicy, OnFailure, RollbackData, Rollout, Share, Start};
+pub use site::{SiteCaps, SitePolicy, SiteRule, Vetoes, Weekday, Window, Windows};
+pub use tenant::{NamePattern, Quota, Tenant};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::id::{
     ChannelName, Digest, DomainUuid, FleetName, NodeName, Revision, SiteName, SliceName, SliverId,
-    TemplateName,
+    TemplateName, TenantName, Timestamp,
 };
 use crate::observed::Stranger;
 use crate::units::{BitRate, Bytes, Millis};
@@ -21,6 +30,8 @@ pub struct DesiredFleet {
     pub sites: BTreeMap<SiteName, Site>,
     /// Nodes by name.
     pub nodes: BTreeMap<NodeName, Node>,
+    /// Tenants by name.
+    pub tenants: BTreeMap<TenantName, Tenant>,
     /// Templates by name.
     pub templates: BTreeMap<TemplateName, Template>,
     /// Slices by name.
@@ -52,6 +63,10 @@ impl Default for DeleteBudget {
 pub struct Site {
     /// Part of the world, for people and for matching.
     pub region: Option<String>,
+    /// How long a packet takes to other sites and back, as far as anybody has said.
+    pub distances: BTreeMap<SiteName, Millis>,
+    /// What its owner allows there.
+    pub policy: SitePolicy,
 }
 
 /// One machine with one agent.
@@ -59,6 +74,8 @@ pub struct Site {
 pub struct Node {
     /// Where it stands.
     pub site: SiteName,
+    /// Where others reach it: a host name or an IP address.
+    pub address: Option<String>,
     /// For matching.
     pub labels: BTreeMap<String, String>,
     /// What runs its guests.
@@ -136,6 +153,20 @@ pub struct DesiredSliver {
     pub health: Option<Health>,
     /// Ports of the guest that the node publishes.
     pub publish: Vec<Publish>,
+    /// Who owns it; `None`: whoever owns the fleet.
+    pub tenant: Option<TenantName>,
+    /// How it starts.
+    pub start: Start,
+    /// From then on it is stopped, and keeps its data.
+    pub expires: Option<Timestamp>,
+    /// Which sliver it was before its slice got another name: it takes over that one's writable layers.
+    pub moved_from: Option<SliverId>,
+    /// How its slice changes.
+    pub rollout: Rollout,
+    /// How it moves to another node.
+    pub migration: Migration,
+    /// What going back to an earlier revision does with what it has written.
+    pub rollback: RollbackData,
 }
 
 /// A template as a slice names it, resolved.
@@ -177,15 +208,27 @@ pub enum LayerRef {
         /// Digest of the set.
         digest: Digest,
     },
+    /// A directory of a remote file system.
+    Remote {
+        /// Where: `nfs://…` or `afs:…`.
+        url: String,
+    },
 }
 
 /// Where a mount's writes go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WritableKind {
     /// A writable layer on the node's disk.
     Local,
     /// None: the mount is read-only.
     ReadOnly,
+    /// Memory of the node: gone when the guest stops.
+    Memory,
+    /// A writable layer on storage that outlives the node.
+    Remote {
+        /// Where, for this sliver alone: `nfs://…`, `afs:…` or `file:///…`.
+        url: String,
+    },
 }
 
 /// What a sliver gets.
@@ -195,6 +238,8 @@ pub struct Resources {
     pub vcpus: u32,
     /// Memory.
     pub memory: Bytes,
+    /// Most memory that it can be given while it runs; `None`: what it boots with.
+    pub memory_max: Option<Bytes>,
     /// Share of CPU time against others; default 256.
     pub cpu_weight: u32,
     /// Most CPU time, in percent of one CPU.
@@ -203,6 +248,14 @@ pub struct Resources {
     pub disk: Option<Bytes>,
     /// Most network traffic.
     pub net_rate: Option<BitRate>,
+}
+
+impl Resources {
+    /// Most memory that it may come to hold without a boot.
+    #[must_use]
+    pub fn memory_most(&self) -> Bytes {
+        self.memory_max.map_or(self.memory, |most| most.max(self.memory))
+    }
 }
 
 /// What a sliver should be doing.
@@ -305,8 +358,12 @@ pub struct DesiredNode {
     pub standing: Standing,
     /// How much may be removed at once.
     pub delete_budget: DeleteBudget,
+    /// What the owner of its site allows.
+    pub site: SitePolicy,
     /// Its slivers.
     pub slivers: BTreeMap<SliverId, DesiredSliver>,
+    /// Those of its slivers that the site does not run, and why not.
+    pub ruled_out: BTreeMap<SliverId, SiteRule>,
     /// Slivers that the repository places on other nodes.
     pub elsewhere: BTreeSet<SliverId>,
     /// Files its slivers carry.
@@ -320,51 +377,6 @@ pub enum Standing {
     Named(Node),
     /// It does not: the node freezes, and removes nothing.
     NotNamed,
-}
-
-impl DesiredFleet {
-    /// What the commit means for one node.
-    #[must_use]
-    pub fn project(&self, node: &NodeName, revision: &Revision) -> DesiredNode {
-        let mut slivers = BTreeMap::new();
-        let mut elsewhere = BTreeSet::new();
-        for slice in self.slices.values() {
-            for (place, sliver) in slice.slivers.values() {
-                if place == node {
-                    slivers.insert(sliver.id.clone(), sliver.clone());
-                } else {
-                    elsewhere.insert(sliver.id.clone());
-                }
-            }
-        }
-        let wanted = |digest: &Digest| {
-            slivers
-                .values()
-                .flat_map(|sliver| &sliver.mounts)
-                .flat_map(|mount| &mount.layers)
-                .any(|layer| matches!(layer, LayerRef::Files { digest: named } if named == digest))
-        };
-        let files = self
-            .files
-            .iter()
-            .filter(|(digest, _)| wanted(digest))
-            .map(|(d, set)| (*d, set.clone()))
-            .collect();
-        DesiredNode {
-            node: node.clone(),
-            fleet: self.name.clone(),
-            revision: revision.clone(),
-            standing: self
-                .nodes
-                .get(node)
-                .cloned()
-                .map_or(Standing::NotNamed, Standing::Named),
-            delete_budget: self.delete_budget,
-            slivers,
-            elsewhere,
-            files,
-        }
-    }
 }
 
 impl fmt::Display for TemplateRef {
@@ -383,6 +395,7 @@ impl fmt::Display for LayerRef {
             Self::Template(template) => write!(f, "template {template}"),
             Self::Directory { path } => write!(f, "directory {path}"),
             Self::Files { digest } => write!(f, "files {}", digest.short()),
+            Self::Remote { url } => write!(f, "remote {url}"),
         }
     }
 }
@@ -393,6 +406,8 @@ impl fmt::Display for WritableKind {
         f.pad(match self {
             Self::Local => "local",
             Self::ReadOnly => "none",
+            Self::Memory => "memory",
+            Self::Remote { url } => url,
         })
     }
 }

@@ -86,6 +86,10 @@ name!(
     SliceName
 );
 name!(
+    /// Names a tenant: somebody who owns slices.
+    TenantName
+);
+name!(
     /// Names a template: a published image, whose channels point at digests.
     TemplateName
 );

@@ -13,4 +13,5 @@ pub mod normal;
 pub mod observed;
 pub mod repository;
 pub mod resolve;
+pub mod time;
 pub mod units;

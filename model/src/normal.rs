@@ -14,37 +14,69 @@ pub use record::{FORMAT_VERSION, NormalError, from_json, to_json};
 
 use serde::Serialize;
 
-use crate::desired::{CarriedContent, DesiredSliver, FileSet, LayerRef, Mount, WritableKind};
+use crate::desired::{CarriedContent, DesiredSliver, FileSet, LayerRef, Mount, Publish, WritableKind};
 use crate::id::Digest;
+use crate::observed::ObservedDomain;
 
 /// Digest of everything a sliver is asked to be: a commit that leaves it equal does not concern the sliver.
 #[must_use]
 pub fn slice_revision(sliver: &DesiredSliver) -> Digest {
-    labelled("slice", &to_json(sliver))
+    labelled("slice", FORMAT_VERSION, &to_json(sliver))
 }
 
 /// Digest of the files a guest sees below its own writes: mount paths in order, layers by content, kind of writable
 /// layer. How a template was named or found is not part of it, only what it holds.
 #[must_use]
 pub fn stack_digest(sliver: &DesiredSliver) -> Digest {
-    canonical("stack", &stack_form(&sliver.mounts))
+    labelled("stack", 1, &record::encode(&stack_form(&sliver.mounts)))
 }
 
-/// Digest of what a running domain was started as. What can change while it runs (weight, cap, rate, quota), what only
-/// watches it (health) and where content came from are not part of it.
+/// Digest of what a running domain was started as. What can change while it runs (memory, ports, weight, cap, rate,
+/// quota), what only watches it (health) and where content came from are not part of it.
 #[must_use]
 pub fn boot_digest(sliver: &DesiredSliver) -> Digest {
-    let publish = sliver.publish.iter().map(|p| [p.guest, p.host]).collect();
-    canonical(
-        "boot",
-        &BootForm {
-            stack: stack_digest(sliver).to_string(),
-            kernel: sliver.kernel.digest.to_string(),
-            vcpus: sliver.resources.vcpus,
-            memory_bytes: sliver.resources.memory.0,
-            publish,
-        },
-    )
+    let form = BootForm {
+        stack: stack_digest(sliver).to_string(),
+        kernel: sliver.kernel.digest.to_string(),
+        vcpus: sliver.resources.vcpus,
+    };
+    labelled("boot", 2, &record::encode(&form))
+}
+
+/// The digest that an earlier version of this program gave a domain that it started as `sliver`, with the memory and
+/// the ports that it was started with. See [`current_boot`].
+fn boot_digest_v1(sliver: &DesiredSliver, memory_bytes: u64, publish: &[Publish]) -> Digest {
+    let form = BootFormV1 {
+        stack: stack_digest(sliver).to_string(),
+        kernel: sliver.kernel.digest.to_string(),
+        vcpus: sliver.resources.vcpus,
+        memory_bytes,
+        publish: publish.iter().map(|p| [p.guest, p.host]).collect(),
+    };
+    labelled("boot", 1, &record::encode(&form))
+}
+
+/// What a domain was started as, in this version's terms: `booted` itself, unless an earlier version of this program
+/// started it as one of `known`, the versions of its sliver that the node has heard of.
+///
+/// An agent that is upgraded while its guests run must recognise them, or it would start them all again.
+#[must_use]
+pub fn current_boot<'a>(
+    domain: &ObservedDomain,
+    known: impl IntoIterator<Item = &'a DesiredSliver>,
+) -> Digest {
+    let started_as = |sliver: &&DesiredSliver| {
+        let memory = [sliver.resources.memory.0, domain.memory_mib << 20];
+        let publish = [&sliver.publish, &domain.publish];
+        let tried = memory
+            .into_iter()
+            .flat_map(|memory| publish.map(|publish| (memory, publish)));
+        tried
+            .into_iter()
+            .any(|(memory, publish)| boot_digest_v1(sliver, memory, publish) == domain.booted)
+    };
+    let found = known.into_iter().find(started_as);
+    found.map_or(domain.booted, boot_digest)
 }
 
 /// Digest that names a set of carried files in [`LayerRef::Files`]: paths, modes and contents.
@@ -62,7 +94,7 @@ pub fn file_set_digest(set: &FileSet) -> Digest {
             },
         })
         .collect();
-    canonical("files", &form)
+    labelled("files", 1, &record::encode(&form))
 }
 
 #[derive(Serialize)]
@@ -82,7 +114,17 @@ enum ContentForm<'a> {
 struct StackForm<'a> {
     path: &'a str,
     layers: Vec<LayerForm<'a>>,
-    writable: &'static str,
+    writable: WritableForm<'a>,
+}
+
+/// Text alone for the kinds that have ever been: see [`labelled`].
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+enum WritableForm<'a> {
+    Local,
+    None,
+    Memory,
+    Remote(&'a str),
 }
 
 #[derive(Serialize)]
@@ -90,10 +132,18 @@ enum LayerForm<'a> {
     Template(String),
     Directory(&'a str),
     Files(String),
+    Remote(&'a str),
 }
 
 #[derive(Serialize)]
 struct BootForm {
+    stack: String,
+    kernel: String,
+    vcpus: u32,
+}
+
+#[derive(Serialize)]
+struct BootFormV1 {
     stack: String,
     kernel: String,
     vcpus: u32,
@@ -106,6 +156,7 @@ fn layer_form(layer: &LayerRef) -> LayerForm<'_> {
         LayerRef::Template(template) => LayerForm::Template(template.digest.to_string()),
         LayerRef::Directory { path } => LayerForm::Directory(path),
         LayerRef::Files { digest } => LayerForm::Files(digest.to_string()),
+        LayerRef::Remote { url } => LayerForm::Remote(url),
     }
 }
 
@@ -115,21 +166,20 @@ fn stack_form(mounts: &[Mount]) -> Vec<StackForm<'_>> {
         .map(|mount| StackForm {
             path: &mount.path,
             layers: mount.layers.iter().map(layer_form).collect(),
-            writable: match mount.writable {
-                WritableKind::Local => "local",
-                WritableKind::ReadOnly => "none",
+            writable: match &mount.writable {
+                WritableKind::Local => WritableForm::Local,
+                WritableKind::ReadOnly => WritableForm::None,
+                WritableKind::Memory => WritableForm::Memory,
+                WritableKind::Remote { url } => WritableForm::Remote(url),
             },
         })
         .collect()
 }
 
-fn canonical(label: &str, form: &impl Serialize) -> Digest {
-    labelled(label, &record::encode(form))
-}
-
-/// The label keeps digests of different kinds apart, the version those of different forms.
-fn labelled(label: &str, text: &str) -> Digest {
-    Digest::of(format!("xenoslice {label} v{FORMAT_VERSION}\n{text}").as_bytes())
+/// The label keeps digests of different kinds apart, the version those of different forms. Each kind has a version of
+/// its own, since nodes keep them: a new one makes everything look changed that was named by the old.
+fn labelled(label: &str, version: u32, text: &str) -> Digest {
+    Digest::of(format!("xenoslice {label} v{version}\n{text}").as_bytes())
 }
 
 #[cfg(test)]

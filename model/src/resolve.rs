@@ -15,7 +15,7 @@ pub use files::{CARRIED_LEN_MAX, SET_LEN_MAX};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::desired::{DeleteBudget, DesiredFleet, HypervisorKind, Node, Site, Template};
+use crate::desired::{DeleteBudget, DesiredFleet, HypervisorKind, Node, Site, SitePolicy, Template};
 use crate::diagnostic::{self, Code, Diagnostic, Place, did_you_mean};
 use crate::id::{ChannelName, Digest, FleetName, NameError, NodeName, SiteName, SliceName, TemplateName};
 use crate::manifest::{
@@ -140,6 +140,7 @@ impl<'a> Resolver<'a> {
             delete_budget: DeleteBudget::default(),
             sites: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            tenants: BTreeMap::new(),
             templates: BTreeMap::new(),
             slices: BTreeMap::new(),
             files: BTreeMap::new(),
@@ -154,7 +155,16 @@ impl<'a> Resolver<'a> {
                 None | Some(Body::Fleet(_) | Body::Slice(_)) => Ok(()),
                 Some(Body::Site(raw)) => SiteName::new(name).map(|name| {
                     let region = raw.region.read(None, |region| Some(Some(region.0.0.clone())));
-                    fleet.sites.extend(region.map(|region| (name, Site { region })));
+                    let policy = SitePolicy {
+                        site: Some(name.clone()),
+                        ..SitePolicy::default()
+                    };
+                    let site = region.map(|region| Site {
+                        region,
+                        distances: BTreeMap::new(),
+                        policy,
+                    });
+                    fleet.sites.extend(site.map(|site| (name, site)));
                 }),
                 Some(Body::Node(_)) => NodeName::new(name).map(|name| {
                     fleet.nodes.extend(self.node(*at).map(|node| (name, node)));
@@ -309,6 +319,7 @@ impl<'a> Resolver<'a> {
         });
         Some(Node {
             site: raw.site.as_ref()?.0.clone(),
+            address: None,
             labels: labels?,
             hypervisor: raw
                 .hypervisor

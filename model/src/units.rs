@@ -157,6 +157,20 @@ amount!(
     },
     bare: |number| (number >= 1_000_000).then_some("bit")
 );
+amount!(
+    /// A rate of transfer, in bytes per second.
+    ByteRate, "a rate of transfer", "64MiB/s", "B/s, KiB/s, MiB/s, GiB/s",
+    [("B/s", 1), ("KiB/s", 1 << 10), ("MiB/s", 1 << 20), ("GiB/s", 1 << 30)],
+    // Whether 100Mbit are bits of a network or a misspelling is plain, but how many bytes that makes is not.
+    others: |unit| match unit.to_ascii_lowercase().as_str() {
+        "bps" => Some("B/s"),
+        "kb/s" | "kib" | "kibps" => Some("KiB/s"),
+        "mb/s" | "mib" | "mibps" => Some("MiB/s"),
+        "gb/s" | "gib" | "gibps" => Some("GiB/s"),
+        _ => None,
+    },
+    bare: |number| (number >= 1 << 20).then_some("B/s")
+);
 
 impl Bytes {
     /// Whole mebibytes, rounded up.

@@ -30,7 +30,7 @@ impl Ingredients {
                 LayerRef::Files { digest } => {
                     all.files.insert(*digest);
                 }
-                LayerRef::Directory { .. } => {}
+                LayerRef::Directory { .. } | LayerRef::Remote { .. } => {}
             }
         }
         all

@@ -12,6 +12,7 @@ use xeno_model::observed::Seen;
 use crate::action::{Action, ActionKey};
 use crate::change::ChangeClass;
 use crate::plan::{Plan, PlanInput};
+use crate::situation::sized;
 
 /// A rule that a plan breaks. A plan with findings must not be carried out.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -246,6 +247,8 @@ fn check_removals(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fi
 struct Now {
     /// What its domain was started as, if it has one.
     domain: Option<Digest>,
+    /// Whether that domain has the memory and the ports that are asked for.
+    sized: bool,
     /// Whether that domain runs.
     runs: bool,
     open: bool,
@@ -279,6 +282,13 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
         let domain = domains.ours.get(sliver);
         let state = Now {
             domain: domain.map(|d| d.booted),
+            sized: domain.is_some_and(|domain| {
+                input
+                    .desired
+                    .slivers
+                    .get(sliver)
+                    .is_some_and(|desired| sized(domain, desired))
+            }),
             runs: domain.is_some_and(|d| d.state == xeno_model::observed::DomainState::Running),
             open: kept.is_some_and(|s| s.open.is_some()),
             rightly_open: kept.is_some_and(|s| {
@@ -340,7 +350,7 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
                 let mut layers = layers.map(|layer| match layer {
                     LayerRef::Template(template) => here.contains(&template.digest),
                     LayerRef::Files { digest } => files.contains(digest),
-                    LayerRef::Directory { .. } => true,
+                    LayerRef::Directory { .. } | LayerRef::Remote { .. } => true,
                 });
                 here.contains(&desired.kernel.digest) && (!restacks || layers.all(|here| here))
             })
@@ -394,12 +404,14 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
                 let kernel = runs.is_some_and(|desired| here.contains(&desired.kernel.digest));
                 fault(!kernel, "starts without its kernel");
                 state.domain = Some(*boot);
+                state.sized = true;
                 state.runs = true;
             }
             Action::AwaitHealthy { .. } => fault(!state.runs, "waits for a domain that does not run"),
             Action::Shutdown { .. } => {
                 fault(state.domain.is_none(), "stops a domain that is not ours");
-                let right = state.runs && state.exported && runs.map(boot_digest) == state.domain;
+                let right =
+                    state.runs && state.sized && state.exported && runs.map(boot_digest) == state.domain;
                 fault(
                     right && state.stack == runs.map(stack_digest) && state.rightly_open,
                     "stops a domain that is as desired",
@@ -449,7 +461,10 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
                     continue;
                 };
                 if desired.state != SliverState::Running
-                    || (state.runs && state.exported && state.domain == Some(boot_digest(desired)))
+                    || (state.runs
+                        && state.sized
+                        && state.exported
+                        && state.domain == Some(boot_digest(desired)))
                 {
                     continue;
                 }

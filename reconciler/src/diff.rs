@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xeno_model::desired::{DesiredSliver, SliverState, Standing};
+use xeno_model::desired::{DesiredSliver, LayerRef, SliverState, Standing, WritableKind};
 use xeno_model::id::{Epoch, SliverId};
 use xeno_model::normal::{Difference, differences};
 use xeno_model::observed::{DomainState, Seen};
@@ -150,6 +150,9 @@ fn desired_one(input: &PlanInput<'_>, situation: &Situation<'_>, desired: &Desir
             study
         }
     };
+    if let Some(what) = not_supported(desired) {
+        study.hold(vec![Reason::NotSupported { what }]);
+    }
     if let Standing::Named(node) = &input.desired.standing
         && study.change.reasons.iter().any(asks_for_limits)
     {
@@ -166,6 +169,26 @@ fn desired_one(input: &PlanInput<'_>, situation: &Situation<'_>, desired: &Desir
         study.hold(blinds);
     }
     study
+}
+
+/// What a sliver asks for that no driver can do yet.
+fn not_supported(desired: &DesiredSliver) -> Option<String> {
+    if desired.state != SliverState::Running {
+        return None;
+    }
+    desired.mounts.iter().find_map(|mount| {
+        let layer = mount.layers.iter().find_map(|layer| match layer {
+            LayerRef::Remote { url } => Some(format!("the layer {url} of {}", mount.path)),
+            LayerRef::Template(_) | LayerRef::Directory { .. } | LayerRef::Files { .. } => None,
+        });
+        layer.or_else(|| match &mount.writable {
+            WritableKind::Local | WritableKind::ReadOnly => None,
+            WritableKind::Memory => Some(format!("keeping what is written to {} in memory", mount.path)),
+            WritableKind::Remote { url } => {
+                Some(format!("keeping what is written to {} at {url}", mount.path))
+            }
+        })
+    })
 }
 
 /// Whether a change brings limits that have not been heard of before.

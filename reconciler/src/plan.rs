@@ -238,7 +238,7 @@ impl Actions {
         let layers = desired.mounts.iter().flat_map(|mount| &mount.layers);
         let templates = layers.filter_map(|layer| match layer {
             LayerRef::Template(template) => Some(template),
-            LayerRef::Directory { .. } | LayerRef::Files { .. } => None,
+            LayerRef::Directory { .. } | LayerRef::Files { .. } | LayerRef::Remote { .. } => None,
         });
         let templates = templates
             .chain([&desired.kernel])

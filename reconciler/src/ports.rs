@@ -157,12 +157,13 @@ impl MountSpec {
             LayerRef::Template(template) => LayerSource::Template(template.digest),
             LayerRef::Directory { path } => LayerSource::Directory(PathBuf::from(path)),
             LayerRef::Files { digest } => LayerSource::Files(*digest),
+            LayerRef::Remote { url } => LayerSource::Remote(url.clone()),
         };
         let mounts = sliver.mounts.iter().map(|mount| Self {
             path: mount.path.clone(),
             layers: mount.layers.iter().map(layer).collect(),
             writable: match mount.writable {
-                WritableKind::Local => true,
+                WritableKind::Local | WritableKind::Memory | WritableKind::Remote { .. } => true,
                 WritableKind::ReadOnly => false,
             },
             quota_bytes: sliver.resources.disk.map(|disk| disk.0),
@@ -180,6 +181,8 @@ pub enum LayerSource {
     Directory(PathBuf),
     /// A file set that has been made into a layer.
     Files(Digest),
+    /// A directory of a remote file system, by URL.
+    Remote(String),
 }
 
 /// Keeps templates, writable layers, stacks and exports. Every call is idempotent.

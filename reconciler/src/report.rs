@@ -1,8 +1,8 @@
 //! Why something happens, or does not happen yet, in sentences.
 
 use xeno_model::desired::HypervisorKind;
-use xeno_model::id::Timestamp;
 use xeno_model::observed::DomainState;
+pub use xeno_model::time::utc;
 
 use crate::change::{Change, Reason};
 use crate::ports::Retry;
@@ -96,30 +96,6 @@ fn does(state: DomainState) -> &'static str {
         DomainState::Stopping => "is stopping",
         DomainState::Crashed => "has crashed",
     }
-}
-
-/// A moment as people write it, in UTC: `2026-11-22 06:10:48 UTC`.
-///
-/// # Source
-/// The calendar is Howard Hinnant's `civil_from_days`, for days since 1970.
-#[must_use]
-pub fn utc(at: Timestamp) -> String {
-    let seconds = at.0 / 1_000;
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
 #[cfg(test)]

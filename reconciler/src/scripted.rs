@@ -475,6 +475,7 @@ impl Storage for ScriptedNode {
                 let here = match layer {
                     crate::ports::LayerSource::Template(digest) => state.templates.contains(digest),
                     crate::ports::LayerSource::Files(digest) => state.files.contains(digest),
+                    crate::ports::LayerSource::Remote(_) => false,
                     crate::ports::LayerSource::Directory(_) => true,
                 };
                 state.rule(here, || format!("stack:{sliver} without {layer:?}"));

@@ -95,8 +95,11 @@ impl<'a> Situation<'a> {
 
     /// Whether its domain runs, as `marks` say.
     pub(crate) fn runs_as(&self, marks: Marks) -> bool {
-        self.domain
-            .is_some_and(|domain| domain.state == DomainState::Running && domain.booted == marks.boot)
+        self.domain.is_some_and(|domain| {
+            domain.state == DomainState::Running
+                && domain.booted == marks.boot
+                && self.desired.is_none_or(|desired| sized(domain, desired))
+        })
     }
 
     /// Whether what is assembled or open cannot be built upon, and has to be taken apart first.
@@ -153,6 +156,8 @@ impl<'a> Situation<'a> {
             !applied.complete
                 || applied.desired != *desired
                     && (applied.desired.state != SliverState::Running
+                        || applied.desired.resources.memory != desired.resources.memory
+                        || applied.desired.publish != desired.publish
                         || boot_digest(&applied.desired) != marks.boot)
         })
     }
@@ -192,6 +197,11 @@ pub(crate) fn epoch(applied: Option<&AppliedSliver>, storage: Option<&ObservedSt
     let applied = applied.map(|applied| applied.epoch);
     let open = storage.and_then(|storage| storage.open);
     applied.max(open).unwrap_or(Epoch(1))
+}
+
+/// Whether a domain has the memory and the ports that are asked for.
+pub(crate) fn sized(domain: &ObservedDomain, desired: &DesiredSliver) -> bool {
+    domain.memory_mib == desired.resources.memory.mib() && domain.publish == desired.publish
 }
 
 /// The reason why a facet that could not be seen makes a sliver wait.

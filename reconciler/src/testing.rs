@@ -56,6 +56,7 @@ pub(crate) fn sliver(name: &str) -> DesiredSliver {
         resources: Resources {
             vcpus: 1,
             memory: Bytes(128 << 20),
+            memory_max: None,
             cpu_weight: 256,
             cpu_cap_percent: None,
             disk: None,
@@ -64,6 +65,13 @@ pub(crate) fn sliver(name: &str) -> DesiredSliver {
         state: SliverState::Running,
         health: None,
         publish: vec![],
+        tenant: None,
+        start: Start::Boot,
+        expires: None,
+        moved_from: None,
+        rollout: Rollout::default(),
+        migration: Migration::default(),
+        rollback: RollbackData::Keep,
     }
 }
 
@@ -103,12 +111,15 @@ impl World {
                 revision: Revision::new(&"4c1e9a70".repeat(5)).unwrap(),
                 standing: Standing::Named(Node {
                     site: SiteName::new("cambridge").unwrap(),
+                    address: None,
                     labels: BTreeMap::new(),
                     hypervisor: HypervisorKind::Xen,
                     memory: Bytes(2 << 30),
                     vcpus: 8,
                 }),
                 delete_budget: DeleteBudget::default(),
+                site: SitePolicy::default(),
+                ruled_out: BTreeMap::new(),
                 slivers,
                 elsewhere: BTreeSet::from([id("other/0")]),
                 files,

@@ -3,9 +3,11 @@
 use std::fmt;
 
 use crate::desired::{
-    DesiredSliver, Health, LayerRef, Mount, Publish, SliverState, TemplateRef, WritableKind,
+    DesiredSliver, Health, LayerRef, Migration, Mount, Publish, RollbackData, Rollout, SliverState, Start,
+    TemplateRef, WritableKind,
 };
-use crate::id::{ChannelName, Digest, DomainUuid, SliverId, TemplateName};
+use crate::id::{ChannelName, Digest, DomainUuid, SliverId, TemplateName, TenantName, Timestamp};
+use crate::time::rfc3339;
 use crate::units::{BitRate, Bytes};
 
 /// One thing in which two versions of a sliver differ. Its `Display` is a short phrase for people.
@@ -105,6 +107,13 @@ pub enum Difference {
         /// After.
         to: Bytes,
     },
+    /// Room to grow while it runs.
+    MemoryMax {
+        /// Before; `None`: none.
+        from: Option<Bytes>,
+        /// After; `None`: none.
+        to: Option<Bytes>,
+    },
     /// Share of CPU time.
     CpuWeight {
         /// Before.
@@ -154,6 +163,55 @@ pub enum Difference {
         /// After.
         to: Vec<Publish>,
     },
+    /// Who owns it.
+    Tenant {
+        /// Before; `None`: the fleet's owner.
+        from: Option<TenantName>,
+        /// After; `None`: the fleet's owner.
+        to: Option<TenantName>,
+    },
+    /// How it starts.
+    Start {
+        /// Before.
+        from: Start,
+        /// After.
+        to: Start,
+    },
+    /// When it expires.
+    Expires {
+        /// Before; `None`: never.
+        from: Option<Timestamp>,
+        /// After; `None`: never.
+        to: Option<Timestamp>,
+    },
+    /// Which sliver it was before.
+    MovedFrom {
+        /// Before; `None`: none.
+        from: Option<SliverId>,
+        /// After; `None`: none.
+        to: Option<SliverId>,
+    },
+    /// How its slice changes.
+    Rollout {
+        /// Before.
+        from: Rollout,
+        /// After.
+        to: Rollout,
+    },
+    /// How it moves.
+    Migration {
+        /// Before.
+        from: Migration,
+        /// After.
+        to: Migration,
+    },
+    /// What going back does with its data.
+    Rollback {
+        /// Before.
+        from: RollbackData,
+        /// After.
+        to: RollbackData,
+    },
 }
 
 /// All that differs between two versions of a sliver, in a fixed order. Empty exactly when they are equal.
@@ -185,6 +243,7 @@ pub fn differences(from: &DesiredSliver, to: &DesiredSliver) -> Vec<Difference> 
     }
     plain!(Vcpus, resources.vcpus);
     plain!(Memory, resources.memory);
+    plain!(MemoryMax, resources.memory_max);
     plain!(CpuWeight, resources.cpu_weight);
     plain!(CpuCap, resources.cpu_cap_percent);
     plain!(Disk, resources.disk);
@@ -192,6 +251,13 @@ pub fn differences(from: &DesiredSliver, to: &DesiredSliver) -> Vec<Difference> 
     plain!(State, state);
     plain!(Health, health);
     plain!(Publish, publish);
+    plain!(Tenant, tenant);
+    plain!(Start, start);
+    plain!(Expires, expires);
+    plain!(MovedFrom, moved_from);
+    plain!(Rollout, rollout);
+    plain!(Migration, migration);
+    plain!(Rollback, rollback);
     found
 }
 
@@ -271,8 +337,8 @@ fn compare_mount(from: &Mount, to: &Mount, found: &mut Vec<Difference>) {
     if from.writable != to.writable {
         found.push(Difference::Writable {
             mount: to.path.clone(),
-            from: from.writable,
-            to: to.writable,
+            from: from.writable.clone(),
+            to: to.writable.clone(),
         });
     }
 }
@@ -282,7 +348,14 @@ fn same_part(a: &LayerRef, b: &LayerRef) -> bool {
         (LayerRef::Template(a), LayerRef::Template(b)) => a.name == b.name,
         (LayerRef::Files { .. }, LayerRef::Files { .. }) => true,
         (LayerRef::Directory { path: a }, LayerRef::Directory { path: b }) => a == b,
-        (LayerRef::Template(_) | LayerRef::Files { .. } | LayerRef::Directory { .. }, _) => false,
+        (LayerRef::Remote { url: a }, LayerRef::Remote { url: b }) => a == b,
+        (
+            LayerRef::Template(_)
+            | LayerRef::Files { .. }
+            | LayerRef::Directory { .. }
+            | LayerRef::Remote { .. },
+            _,
+        ) => false,
     }
 }
 
@@ -297,7 +370,13 @@ fn compare_layer(mount: &str, from: &LayerRef, to: &LayerRef, found: &mut Vec<Di
             });
         }
         // Directories with the same path are the same; other pairs do not play the same part.
-        (LayerRef::Template(_) | LayerRef::Files { .. } | LayerRef::Directory { .. }, _) => {}
+        (
+            LayerRef::Template(_)
+            | LayerRef::Files { .. }
+            | LayerRef::Directory { .. }
+            | LayerRef::Remote { .. },
+            _,
+        ) => {}
     }
 }
 
@@ -341,6 +420,11 @@ impl fmt::Display for Difference {
             Self::MountsReordered => f.write_str("mounts in another order"),
             Self::Vcpus { from, to } => write!(f, "vcpus {from} → {to}"),
             Self::Memory { from, to } => write!(f, "memory {from} → {to}"),
+            Self::MemoryMax { from, to } => {
+                let room =
+                    |most: &Option<Bytes>| most.map_or("none".to_owned(), |most| format!("up to {most}"));
+                write!(f, "room to grow {} → {}", room(from), room(to))
+            }
             Self::CpuWeight { from, to } => write!(f, "cpu weight {from} → {to}"),
             Self::CpuCap { from, to } => {
                 let percent = |cap: &Option<u32>| cap.map(|cap| format!("{cap}%"));
@@ -356,6 +440,19 @@ impl fmt::Display for Difference {
             Self::Health { to: None, .. } => f.write_str("health is no longer asked"),
             Self::Health { .. } => f.write_str("health is asked otherwise"),
             Self::Publish { from, to } => write!(f, "published ports {} → {}", ports(from), ports(to)),
+            Self::Tenant { from, to } => {
+                let owner = |tenant: &Option<TenantName>| tenant.as_ref().map(ToString::to_string);
+                let owner = |tenant| owner(tenant).unwrap_or_else(|| "the fleet".to_owned());
+                write!(f, "owned by {} → {}", owner(from), owner(to))
+            }
+            Self::Start { from, to } => write!(f, "start {from} → {to}"),
+            Self::Expires { to: Some(at), .. } => write!(f, "expires {}", rfc3339(*at)),
+            Self::Expires { to: None, .. } => f.write_str("expires no more"),
+            Self::MovedFrom { to: Some(from), .. } => write!(f, "was {from} before"),
+            Self::MovedFrom { to: None, .. } => f.write_str("says no more what it was before"),
+            Self::Rollout { .. } => f.write_str("is rolled out otherwise"),
+            Self::Migration { .. } => f.write_str("moves to other nodes otherwise"),
+            Self::Rollback { from, to } => write!(f, "data in a rollback {from} → {to}"),
         }
     }
 }

@@ -1,15 +1,22 @@
 //! A desired sliver as canonical JSON: what is stored, shown and digested.
 
+mod service;
+mod v1;
+
 use serde::{Deserialize, Serialize};
+
+use service::{MigrationRecord, RollbackRecord, RolloutRecord, StartRecord};
+use v1::SliverRecordV1;
 
 use crate::desired::{
     DesiredSliver, Health, LayerRef, Mount, Probe, Publish, Resources, SliverState, TemplateRef, WritableKind,
 };
-use crate::id::{ChannelName, Digest, DomainUuid, NameError, SliverId, TemplateName};
+use crate::id::{ChannelName, Digest, DomainUuid, NameError, SliverId, TemplateName, TenantName, Timestamp};
 use crate::units::{BitRate, Bytes, Millis};
 
-/// Version of the text. A change of meaning raises it; text of another version is refused, never guessed at.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the text. A change of meaning raises it. Text of an earlier version is read as what it means in this one;
+/// that of a later version is refused, never guessed at.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Longest text that is read: far above what the limits on manifests allow a sliver to become.
 const TEXT_LEN_MAX: usize = 64 << 20;
@@ -26,8 +33,8 @@ pub enum NormalError {
     /// It is not JSON of the right shape.
     #[error("read a desired sliver")]
     Json(#[source] serde_json::Error),
-    /// It was written by another version of this program.
-    #[error("read a desired sliver of format {found}: this version knows format {FORMAT_VERSION}")]
+    /// It was written by a later version of this program.
+    #[error("read a desired sliver of format {found}: this version knows formats 1 to {FORMAT_VERSION}")]
     Version {
         /// The version it has.
         found: u32,
@@ -49,24 +56,25 @@ pub fn to_json(sliver: &DesiredSliver) -> String {
     encode(&SliverRecord::from(sliver))
 }
 
-/// Reads what [`to_json`] wrote.
+/// Reads what [`to_json`] wrote, in this version of the program or an earlier one.
 ///
 /// # Errors
-/// [`NormalError`], for unknown fields and other format versions too: dropping what is not understood would make two
+/// [`NormalError`], for unknown fields and later format versions too: dropping what is not understood would make two
 /// different slivers look equal.
 pub fn from_json(text: &str) -> Result<DesiredSliver, NormalError> {
     if text.len() > TEXT_LEN_MAX {
         return Err(NormalError::TooLong { len: text.len() });
     }
     let VersionRecord { format_version } = serde_json::from_str(text).map_err(NormalError::Json)?;
-    if format_version != FORMAT_VERSION {
-        return Err(NormalError::Version {
-            found: format_version,
-        });
+    match format_version {
+        1 => serde_json::from_str::<SliverRecordV1>(text)
+            .map_err(NormalError::Json)?
+            .try_into(),
+        FORMAT_VERSION => serde_json::from_str::<SliverRecord>(text)
+            .map_err(NormalError::Json)?
+            .try_into(),
+        found => Err(NormalError::Version { found }),
     }
-    serde_json::from_str::<SliverRecord>(text)
-        .map_err(NormalError::Json)?
-        .try_into()
 }
 
 /// Serialises structs of strings, numbers and sequences, which JSON always can.
@@ -92,6 +100,13 @@ struct SliverRecord {
     state: StateRecord,
     health: Option<HealthRecord>,
     publish: Vec<PublishRecord>,
+    tenant: Option<String>,
+    start: StartRecord,
+    expires_ms: Option<u64>,
+    moved_from: Option<String>,
+    rollout: RolloutRecord,
+    migration: MigrationRecord,
+    rollback: RollbackRecord,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -117,13 +132,16 @@ enum LayerRecord {
     Template(TemplateRecord),
     Directory { path: String },
     Files { digest: String },
+    Remote { url: String },
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 enum WritableRecord {
     Local,
     None,
+    Memory,
+    Remote { url: String },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -131,6 +149,7 @@ enum WritableRecord {
 struct ResourcesRecord {
     vcpus: u32,
     memory_bytes: u64,
+    memory_max_bytes: Option<u64>,
     cpu_weight: u32,
     cpu_cap_percent: Option<u32>,
     disk_bytes: Option<u64>,
@@ -180,6 +199,7 @@ impl From<&DesiredSliver> for SliverRecord {
             resources: ResourcesRecord {
                 vcpus: sliver.resources.vcpus,
                 memory_bytes: sliver.resources.memory.0,
+                memory_max_bytes: sliver.resources.memory_max.map(|most| most.0),
                 cpu_weight: sliver.resources.cpu_weight,
                 cpu_cap_percent: sliver.resources.cpu_cap_percent,
                 disk_bytes: sliver.resources.disk.map(|bytes| bytes.0),
@@ -199,6 +219,13 @@ impl From<&DesiredSliver> for SliverRecord {
                     host: publish.host,
                 })
                 .collect(),
+            tenant: sliver.tenant.as_ref().map(TenantName::to_string),
+            start: sliver.start.into(),
+            expires_ms: sliver.expires.map(|at| at.0),
+            moved_from: sliver.moved_from.as_ref().map(SliverId::to_string),
+            rollout: (&sliver.rollout).into(),
+            migration: sliver.migration.into(),
+            rollback: sliver.rollback.into(),
         }
     }
 }
@@ -222,13 +249,16 @@ impl From<&Mount> for MountRecord {
             LayerRef::Files { digest } => LayerRecord::Files {
                 digest: digest.to_string(),
             },
+            LayerRef::Remote { url } => LayerRecord::Remote { url: url.clone() },
         };
         Self {
             path: mount.path.clone(),
             layers: mount.layers.iter().map(layer).collect(),
-            writable: match mount.writable {
+            writable: match &mount.writable {
                 WritableKind::Local => WritableRecord::Local,
                 WritableKind::ReadOnly => WritableRecord::None,
+                WritableKind::Memory => WritableRecord::Memory,
+                WritableKind::Remote { url } => WritableRecord::Remote { url: url.clone() },
             },
         }
     }
@@ -276,6 +306,7 @@ impl TryFrom<SliverRecord> for DesiredSliver {
             resources: Resources {
                 vcpus: record.resources.vcpus,
                 memory: Bytes(record.resources.memory_bytes),
+                memory_max: record.resources.memory_max_bytes.map(Bytes),
                 cpu_weight: record.resources.cpu_weight,
                 cpu_cap_percent: record.resources.cpu_cap_percent,
                 disk: record.resources.disk_bytes.map(Bytes),
@@ -295,6 +326,19 @@ impl TryFrom<SliverRecord> for DesiredSliver {
                     host: publish.host,
                 })
                 .collect(),
+            tenant: at(
+                "tenant",
+                record.tenant.as_deref().map(TenantName::new).transpose(),
+            )?,
+            start: record.start.into(),
+            expires: record.expires_ms.map(Timestamp),
+            moved_from: at(
+                "movedFrom",
+                record.moved_from.as_deref().map(SliverId::parse).transpose(),
+            )?,
+            rollout: record.rollout.into(),
+            migration: record.migration.into(),
+            rollback: record.rollback.into(),
         })
     }
 }
@@ -326,6 +370,7 @@ impl TryFrom<MountRecord> for Mount {
                 LayerRecord::Files { digest } => LayerRef::Files {
                     digest: at("files digest", Digest::parse(&digest))?,
                 },
+                LayerRecord::Remote { url } => LayerRef::Remote { url },
             })
         };
         Ok(Self {
@@ -338,6 +383,8 @@ impl TryFrom<MountRecord> for Mount {
             writable: match record.writable {
                 WritableRecord::Local => WritableKind::Local,
                 WritableRecord::None => WritableKind::ReadOnly,
+                WritableRecord::Memory => WritableKind::Memory,
+                WritableRecord::Remote { url } => WritableKind::Remote { url },
             },
         })
     }

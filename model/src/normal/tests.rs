@@ -1,9 +1,13 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::desired::{CarriedFile, Health, Probe, Publish, Resources, SliverState, TemplateRef};
-use crate::id::{ChannelName, DomainUuid, FleetName, SliverId, TemplateName};
-use crate::units::{BitRate, Bytes, Millis};
+use crate::desired::{
+    CarriedFile, Health, Migration, MigrationPolicy, OnFailure, Probe, Publish, Resources, RollbackData,
+    Rollout, Share, SliverState, Start, TemplateRef,
+};
+use crate::id::{ChannelName, DomainUuid, FleetName, SliverId, TemplateName, TenantName, Timestamp};
+use crate::observed::DomainState;
+use crate::units::{BitRate, ByteRate, Bytes, Millis};
 
 fn digest(n: u8) -> Digest {
     Digest([n; 32])
@@ -38,6 +42,7 @@ fn web() -> DesiredSliver {
         resources: Resources {
             vcpus: 1,
             memory: Bytes(128 << 20),
+            memory_max: None,
             cpu_weight: 256,
             cpu_cap_percent: None,
             disk: Some(Bytes(1 << 30)),
@@ -54,6 +59,13 @@ fn web() -> DesiredSliver {
             guest: 80,
             host: 18080,
         }],
+        tenant: None,
+        start: Start::Boot,
+        expires: None,
+        moved_from: None,
+        rollout: Rollout::default(),
+        migration: Migration::default(),
+        rollback: RollbackData::Keep,
     }
 }
 
@@ -61,7 +73,7 @@ fn web() -> DesiredSliver {
 #[test]
 fn digests_are_what_they_were() {
     let found = [slice_revision(&web()), stack_digest(&web()), boot_digest(&web())].map(|d| d.short());
-    assert_eq!(found, ["d2f775441d73", "bf45f18a2fea", "c22a10715973"]);
+    assert_eq!(found, ["5642415069ff", "bf45f18a2fea", "079595cf2283"]);
 }
 
 #[test]
@@ -109,13 +121,110 @@ fn check(change: impl FnOnce(&mut DesiredSliver), stack_moves: bool, boot_moves:
 }
 
 #[test]
-fn memory_needs_a_boot() {
+fn memory_and_ports_need_no_boot() {
     check(
-        |s| s.resources.memory = Bytes(256 << 20),
+        |s| {
+            s.resources.memory = Bytes(256 << 20);
+            s.resources.memory_max = Some(Bytes(512 << 20));
+            s.publish[0].host = 18081;
+        },
         false,
-        true,
-        &["memory 128MiB → 256MiB"],
+        false,
+        &[
+            "memory 128MiB → 256MiB",
+            "room to grow none → up to 512MiB",
+            "published ports 18080:80 → 18081:80",
+        ],
     );
+}
+
+#[test]
+fn more_cpus_need_a_boot() {
+    check(|s| s.resources.vcpus = 2, false, true, &["vcpus 1 → 2"]);
+}
+
+#[test]
+fn how_it_is_managed_disturbs_nothing() {
+    check(
+        |s| {
+            s.tenant = Some(TenantName::new("acme").unwrap());
+            s.start = Start::Resume;
+            s.expires = Some(Timestamp(1_798_675_200_000));
+            s.moved_from = Some(SliverId::parse("www/0").unwrap());
+            s.rollout.canary = 0;
+            s.migration.downtime = Millis(1);
+            s.rollback = RollbackData::Restore;
+        },
+        false,
+        false,
+        &[
+            "owned by the fleet → acme",
+            "start boot → resume",
+            "expires 2026-12-31T00:00:00Z",
+            "was www/0 before",
+            "is rolled out otherwise",
+            "moves to other nodes otherwise",
+            "data in a rollback keep → restore",
+        ],
+    );
+}
+
+#[test]
+fn writes_go_elsewhere() {
+    let url = || "nfs://store.example/acme/web-0".to_owned();
+    check(
+        |s| {
+            s.mounts[0].writable = WritableKind::Remote { url: url() };
+            s.mounts[0].layers[1] = LayerRef::Remote { url: url() };
+        },
+        true,
+        true,
+        &[
+            "/ loses a layer: directory /srv/overlays/acme",
+            "/ has a new layer: remote nfs://store.example/acme/web-0",
+            "writes to / local → nfs://store.example/acme/web-0",
+        ],
+    );
+}
+
+/// What an agent of the first format stored of [`web`].
+const WEB_V1: &str = r#"{"formatVersion":1,"id":"web/0","uuid":"e85abf2d-cbd1-8cc0-b96f-921594771ece","kernel":{"name":"debian-web","channel":"current","digest":"sha256:0101010101010101010101010101010101010101010101010101010101010101","sources":["file:///srv/templates"]},"mounts":[{"path":"/","layers":[{"files":{"digest":"sha256:0909090909090909090909090909090909090909090909090909090909090909"}},{"directory":{"path":"/srv/overlays/acme"}},{"template":{"name":"debian-web","channel":"current","digest":"sha256:0101010101010101010101010101010101010101010101010101010101010101","sources":["file:///srv/templates"]}}],"writable":"local"}],"resources":{"vcpus":1,"memoryBytes":134217728,"cpuWeight":256,"cpuCapPercent":null,"diskBytes":1073741824,"netBitsPerSecond":null},"state":"running","health":{"probe":{"tcp":{"port":80}},"intervalMs":2000,"threshold":1,"graceMs":120000},"publish":[{"guest":80,"host":18080}]}"#;
+
+/// The digest under which it started it.
+const WEB_BOOT_V1: &str = "sha256:c22a107159734e2af120b4b0487f761365eec5de1fe2cac4f43caebf614fc80d";
+
+/// An upgraded agent finds what it has applied, and the guests that run, as it left them.
+#[test]
+fn what_an_earlier_version_stored_means_the_same() {
+    assert_eq!(from_json(WEB_V1).unwrap(), web());
+    let more = WEB_V1.replacen('{', "{\"tenant\":null,", 1);
+    assert!(matches!(from_json(&more), Err(NormalError::Json(_))));
+}
+
+#[test]
+fn a_guest_that_an_earlier_version_started_is_recognised() {
+    let booted = Digest::parse(WEB_BOOT_V1).unwrap();
+    let domain = |booted| ObservedDomain {
+        uuid: web().uuid,
+        state: DomainState::Running,
+        booted,
+        memory_mib: 128,
+        vcpus: 1,
+        publish: web().publish,
+    };
+    let (mut larger, mut other) = (web(), web());
+    larger.resources.memory = Bytes(512 << 20);
+    larger.publish.clear();
+    larger.resources.cpu_weight = 1;
+    other.resources.vcpus = 2;
+    assert_eq!(current_boot(&domain(booted), [&web()]), boot_digest(&web()));
+    // Also when more has been asked for since: memory and ports are what it was started with.
+    assert_eq!(
+        current_boot(&domain(booted), [&other, &larger]),
+        boot_digest(&web())
+    );
+    assert_eq!(current_boot(&domain(booted), [&other]), booted);
+    assert_eq!(current_boot(&domain(digest(7)), [&web()]), digest(7));
 }
 
 #[test]
@@ -186,10 +295,10 @@ fn layers_come_and_go_and_change() {
 #[test]
 fn text_of_another_version_or_with_more_fields_is_refused() {
     let text = to_json(&web());
-    let newer = text.replace("\"formatVersion\":1", "\"formatVersion\":2");
+    let newer = text.replace("\"formatVersion\":2", "\"formatVersion\":3");
     assert!(matches!(
         from_json(&newer),
-        Err(NormalError::Version { found: 2 })
+        Err(NormalError::Version { found: 3 })
     ));
     let more = text.replacen('{', "{\"more\":1,", 1);
     assert!(matches!(from_json(&more), Err(NormalError::Json(_))));
@@ -218,13 +327,19 @@ fn any_layer() -> impl Strategy<Value = LayerRef> {
         any_template().prop_map(LayerRef::Template),
         "/\\PC{0,6}".prop_map(|path| LayerRef::Directory { path }),
         (0u8..3).prop_map(|n| LayerRef::Files { digest: digest(n) }),
+        "nfs://\\PC{0,6}".prop_map(|url| LayerRef::Remote { url }),
     ]
 }
 
 fn any_mounts() -> impl Strategy<Value = Vec<Mount>> {
     let mount = (
         proptest::collection::vec(any_layer(), 0..4),
-        prop_oneof![Just(WritableKind::Local), Just(WritableKind::ReadOnly)],
+        prop_oneof![
+            Just(WritableKind::Local),
+            Just(WritableKind::ReadOnly),
+            Just(WritableKind::Memory),
+            "nfs://\\PC{0,2}".prop_map(|url| WritableKind::Remote { url }),
+        ],
     );
     // Paths of mounts are unique in a valid sliver.
     (
@@ -261,6 +376,80 @@ fn any_health() -> impl Strategy<Value = Option<Health>> {
     ))
 }
 
+fn any_share() -> impl Strategy<Value = Share> {
+    prop_oneof![
+        (0u32..3).prop_map(Share::Count),
+        (0u8..3).prop_map(Share::Percent)
+    ]
+}
+
+fn any_rollout() -> impl Strategy<Value = Rollout> {
+    let on_failure = prop_oneof![Just(OnFailure::Rollback), Just(OnFailure::Hold)];
+    let waves = proptest::collection::vec(any_share(), 0..3);
+    (
+        0u32..2,
+        waves,
+        any_share(),
+        any_share(),
+        any_share(),
+        0u64..2,
+        on_failure,
+    )
+        .prop_map(
+            |(canary, waves, max_unavailable, max_failed, max_unreachable, bake, on_failure)| Rollout {
+                canary,
+                waves,
+                max_unavailable,
+                max_failed,
+                max_unreachable,
+                bake: Millis(bake),
+                on_failure,
+            },
+        )
+}
+
+fn any_migration() -> impl Strategy<Value = Migration> {
+    let policies = vec![
+        MigrationPolicy::Live,
+        MigrationPolicy::Suspend,
+        MigrationPolicy::Restart,
+    ];
+    let bandwidth = proptest::option::of(any::<u64>().prop_map(ByteRate));
+    (proptest::sample::select(policies), 0u64..2, bandwidth).prop_map(|(policy, downtime, bandwidth)| {
+        Migration {
+            policy,
+            downtime: Millis(downtime),
+            bandwidth,
+        }
+    })
+}
+
+/// What is managed rather than run: owner, start, expiry, former name, data in a rollback.
+fn managed() -> impl Strategy<Value = DesiredSliver> {
+    let rollback = prop_oneof![Just(RollbackData::Keep), Just(RollbackData::Restore)];
+    (
+        proptest::option::of("[a-z]{1,2}"),
+        prop_oneof![Just(Start::Boot), Just(Start::Resume)],
+        proptest::option::of(any::<u64>().prop_map(Timestamp)),
+        proptest::option::of(0u32..3),
+        any_rollout(),
+        any_migration(),
+        rollback,
+    )
+        .prop_map(
+            |(tenant, start, expires, moved_from, rollout, migration, rollback)| DesiredSliver {
+                tenant: tenant.map(|name| TenantName::new(&name).unwrap()),
+                start,
+                expires,
+                moved_from: moved_from.map(|number| SliverId { number, ..web().id }),
+                rollout,
+                migration,
+                rollback,
+                ..web()
+            },
+        )
+}
+
 fn any_sliver() -> impl Strategy<Value = DesiredSliver> {
     let resources = (
         0u32..3,
@@ -269,10 +458,12 @@ fn any_sliver() -> impl Strategy<Value = DesiredSliver> {
         proptest::option::of(0u32..3),
         proptest::option::of(0u64..3),
         proptest::option::of(any::<u64>()),
+        proptest::option::of(0u64..3),
     )
-        .prop_map(|(vcpus, memory, cpu_weight, cap, disk, rate)| Resources {
+        .prop_map(|(vcpus, memory, cpu_weight, cap, disk, rate, most)| Resources {
             vcpus,
             memory: Bytes(memory),
+            memory_max: most.map(Bytes),
             cpu_weight,
             cpu_cap_percent: cap,
             disk: disk.map(Bytes),
@@ -292,20 +483,24 @@ fn any_sliver() -> impl Strategy<Value = DesiredSliver> {
         any_health(),
         proptest::collection::vec(publish, 0..3),
         0u32..2,
+        managed(),
     )
-        .prop_map(|(kernel, mounts, resources, state, health, publish, number)| {
-            let id = SliverId { number, ..web().id };
-            DesiredSliver {
-                uuid: DomainUuid::of(&FleetName::new("demo").unwrap(), &id),
-                id,
-                kernel,
-                mounts,
-                resources,
-                state,
-                health,
-                publish,
-            }
-        })
+        .prop_map(
+            |(kernel, mounts, resources, state, health, publish, number, managed)| {
+                let id = SliverId { number, ..web().id };
+                DesiredSliver {
+                    uuid: DomainUuid::of(&FleetName::new("demo").unwrap(), &id),
+                    id,
+                    kernel,
+                    mounts,
+                    resources,
+                    state,
+                    health,
+                    publish,
+                    ..managed
+                }
+            },
+        )
 }
 
 proptest! {

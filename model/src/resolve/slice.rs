@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{At, Resolver};
 use crate::desired::{
-    DesiredFleet, DesiredSliver, Health, LayerRef, Mount, Probe, Publish, Resources, Slice, SliverState,
-    TemplateRef, WritableKind,
+    DesiredFleet, DesiredSliver, Health, LayerRef, Migration, Mount, Probe, Publish, Resources, RollbackData,
+    Rollout, Slice, SliverState, Start, TemplateRef, WritableKind,
 };
 use crate::diagnostic::{Code, Diagnostic, did_you_mean};
 use crate::id::{DomainUuid, FleetName, SliceName, SliverId};
@@ -78,6 +78,13 @@ pub(super) fn slivers(
             state: pattern.state,
             health: pattern.health.clone(),
             publish: publish.collect::<Option<_>>()?,
+            tenant: None,
+            start: Start::default(),
+            expires: None,
+            moved_from: None,
+            rollout: Rollout::default(),
+            migration: Migration::default(),
+            rollback: RollbackData::default(),
         };
         slivers.insert(number, (node.as_ref()?.0.clone(), sliver));
     }
@@ -156,6 +163,7 @@ impl<'a> Resolver<'a> {
         Some(Resources {
             vcpus: vcpus?,
             memory: raw.memory.as_ref()?.0,
+            memory_max: None,
             cpu_weight: weight?,
             cpu_cap_percent: cap?,
             disk: raw.disk.read(None, |disk| Some(Some(disk.0)))?,

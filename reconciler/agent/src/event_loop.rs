@@ -219,7 +219,10 @@ where
                     Err(error) => Event::ActionEnded(error.id(), Err(error)),
                 },
                 Some(look) = self.looks.join_next() => match look {
-                    Ok((observed, purpose)) => Event::Looked(observed, purpose),
+                    Ok((mut observed, purpose)) => {
+                        self.recognise(&mut observed);
+                        Event::Looked(observed, purpose)
+                    }
                     Err(_) => Event::LookLost,
                 },
                 Some(news) = inputs.sources.recv() => Event::Source(news),

@@ -162,6 +162,7 @@ fn empty(like: &DesiredFleet) -> DesiredFleet {
         delete_budget: DeleteBudget::default(),
         sites: like.sites.clone(),
         nodes: like.nodes.clone(),
+        tenants: BTreeMap::new(),
         templates: BTreeMap::new(),
         slices: BTreeMap::new(),
         files: BTreeMap::new(),

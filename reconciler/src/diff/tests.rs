@@ -87,7 +87,7 @@ fn another_disk_size_is_given_to_the_layers_that_are_open() {
 fn new_files_restack_and_reboot_once_they_are_here() {
     let mut world = settled();
     let mut other = sliver("web/0");
-    other.mounts[0].layers[0] = xeno_model::desired::LayerRef::Files {
+    other.mounts[0].layers[0] = LayerRef::Files {
         digest: Digest([0xf2; 32]),
     };
     world.desired.slivers.insert(id("web/0"), other);

@@ -1,4 +1,4 @@
-use xeno_model::id::Digest;
+use xeno_model::id::{Digest, Timestamp};
 use xeno_model::normal::Difference;
 use xeno_model::units::Bytes;
 

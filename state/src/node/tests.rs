@@ -2,7 +2,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use tempfile::TempDir;
-use xeno_model::desired::{DesiredSliver, Mount, Resources, SliverState, TemplateRef, WritableKind};
+use xeno_model::desired::{
+    DesiredSliver, Migration, Mount, Resources, RollbackData, Rollout, SliverState, Start, TemplateRef,
+    WritableKind,
+};
 use xeno_model::id::{DomainUuid, FleetName, TemplateName};
 use xeno_model::units::Bytes;
 
@@ -42,6 +45,7 @@ fn sliver(text: &str) -> DesiredSliver {
         resources: Resources {
             vcpus: 1,
             memory: Bytes(128 << 20),
+            memory_max: None,
             cpu_weight: 256,
             cpu_cap_percent: None,
             disk: None,
@@ -50,6 +54,13 @@ fn sliver(text: &str) -> DesiredSliver {
         state: SliverState::Running,
         health: None,
         publish: Vec::new(),
+        tenant: None,
+        start: Start::Boot,
+        expires: None,
+        moved_from: None,
+        rollout: Rollout::default(),
+        migration: Migration::default(),
+        rollback: RollbackData::Keep,
     }
 }
 

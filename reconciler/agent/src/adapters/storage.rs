@@ -139,6 +139,7 @@ impl NodeStorage {
                     digest.short()
                 ))),
             },
+            LayerSource::Remote(url) => Err(PortError::never(format!("this version cannot mount {url}"))),
             LayerSource::Directory(path) => allowed(path, &self.paths.overlay_roots).map(Served::Dir),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::task::{Id, JoinError};
 use xeno_model::desired::{DesiredNode, SliverState};
 use xeno_model::id::{Generation, SliverId, Timestamp};
+use xeno_model::normal::current_boot;
 use xeno_model::observed::{DomainState, ObservedNode, Seen};
 use xeno_reconciler::action::{Action, ActionKey};
 use xeno_reconciler::change::{ChangeClass, Reason};
@@ -68,6 +69,18 @@ where
             findings,
             settlements,
         })
+    }
+
+    /// Takes guests that an earlier version of the agent started for what they are.
+    pub(super) fn recognise(&self, observed: &mut ObservedNode) {
+        let Seen::Known(domains) = &mut observed.domains else {
+            return;
+        };
+        for (id, domain) in &mut domains.ours {
+            let applied = self.memory.applied.get(id).map(|applied| &applied.desired);
+            let desired = self.desired.as_ref().and_then(|desired| desired.slivers.get(id));
+            domain.booted = current_boot(domain, applied.into_iter().chain(desired));
+        }
     }
 
     /// Goes on from a look.

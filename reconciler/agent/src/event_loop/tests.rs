@@ -54,6 +54,7 @@ fn sliver(name: &str) -> DesiredSliver {
         resources: Resources {
             vcpus: 1,
             memory: Bytes(128 << 20),
+            memory_max: None,
             cpu_weight: 256,
             cpu_cap_percent: None,
             disk: None,
@@ -62,6 +63,13 @@ fn sliver(name: &str) -> DesiredSliver {
         state: SliverState::Running,
         health: None,
         publish: vec![],
+        tenant: None,
+        start: Start::Boot,
+        expires: None,
+        moved_from: None,
+        rollout: Rollout::default(),
+        migration: Migration::default(),
+        rollback: RollbackData::Keep,
     }
 }
 
@@ -82,12 +90,15 @@ fn desired(
         revision: revision(number),
         standing: Standing::Named(Node {
             site: SiteName::new("cambridge").unwrap(),
+            address: None,
             labels: BTreeMap::new(),
             hypervisor: HypervisorKind::Qemu,
             memory: Bytes(2 << 30),
             vcpus: 8,
         }),
         delete_budget: DeleteBudget::default(),
+        site: SitePolicy::default(),
+        ruled_out: BTreeMap::new(),
         slivers: slivers.into_iter().map(|s| (s.id.clone(), s)).collect(),
         elsewhere,
         files: BTreeMap::new(),

@@ -277,7 +277,7 @@ fn templates_of(sliver: &DesiredSliver) -> Vec<&TemplateRef> {
         .flat_map(|mount| &mount.layers)
         .filter_map(|layer| match layer {
             LayerRef::Template(template) => Some(template),
-            LayerRef::Directory { .. } | LayerRef::Files { .. } => None,
+            LayerRef::Directory { .. } | LayerRef::Files { .. } | LayerRef::Remote { .. } => None,
         });
     std::iter::once(&sliver.kernel).chain(layers).collect()
 }
