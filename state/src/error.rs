@@ -41,13 +41,25 @@ pub enum StateError {
         known: u32,
     },
     /// The file is not a database, or is damaged.
-    #[error("{attempt}: the state database is damaged; move it away and start again: what runs is adopted")]
+    #[error("{attempt}: the state database is damaged")]
     Corrupt {
         /// What was being done.
         attempt: &'static str,
         /// What SQLite said.
         #[source]
         source: rusqlite::Error,
+    },
+    /// The database can be opened, and does not fit together.
+    #[error("check the state database: it is damaged: {found}")]
+    Unsound {
+        /// The first thing that SQLite found.
+        found: String,
+    },
+    /// A damaged database was set aside, and there is no new one yet.
+    #[error("{attempt}: the state database was damaged and could not be made anew yet")]
+    Gone {
+        /// What was being done.
+        attempt: &'static str,
     },
     /// There is no space left.
     #[error("{attempt}: no space left for the state database")]
@@ -105,6 +117,12 @@ pub enum StateError {
         #[source]
         source: NormalError,
     },
+    /// The thread that was to do it ended.
+    #[error("use the state: the thread that does ended: {why}")]
+    Thread {
+        /// Why.
+        why: String,
+    },
     /// Another stored record cannot be read.
     #[error("read the stored {what}: {why}")]
     Record {
@@ -116,6 +134,51 @@ pub enum StateError {
 }
 
 impl StateError {
+    /// Whether the database is damaged: only a new one helps. What a newer program wrote is no damage.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Corrupt { .. }
+            | Self::Unsound { .. }
+            | Self::Gone { .. }
+            | Self::Name { .. }
+            | Self::Sliver { .. }
+            | Self::Record { .. } => true,
+            Self::Locked { .. }
+            | Self::OtherNode { .. }
+            | Self::Newer { .. }
+            | Self::Full { .. }
+            | Self::ReadOnly { .. }
+            | Self::Sqlite { .. }
+            | Self::File { .. }
+            | Self::Thread { .. } => false,
+        }
+    }
+
+    /// Whether it can pass by itself: the disk is full, or is read-only for now.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Full { .. } => true,
+            Self::File { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem
+            ),
+            Self::Locked { .. }
+            | Self::OtherNode { .. }
+            | Self::Newer { .. }
+            | Self::Corrupt { .. }
+            | Self::Unsound { .. }
+            | Self::Gone { .. }
+            | Self::ReadOnly { .. }
+            | Self::Sqlite { .. }
+            | Self::Name { .. }
+            | Self::Sliver { .. }
+            | Self::Record { .. }
+            | Self::Thread { .. } => false,
+        }
+    }
+
     /// Sorts an error of SQLite by what a person would do about it (<https://sqlite.org/rescode.html>).
     pub(crate) fn sqlite(attempt: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
         move |source| match source.sqlite_error_code() {

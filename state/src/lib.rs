@@ -1,6 +1,7 @@
 //! What a node must not forget, in SQLite.
 //!
-//! One directory per agent holds `state.db` (WAL, full sync) and a lock file that keeps a second agent out. Everything
+//! One directory per agent holds `state.db` (WAL, full sync), a second copy of the little that could not be found out
+//! again if it were lost, and a lock file that keeps a second agent out. Everything
 //! here blocks: callers on an async runtime go through one thread. Nothing here decides; it remembers.
 //!
 //! Start with [`node::NodeState`]: reads are its methods, writes go through [`node::NodeState::write`], one transaction
@@ -8,9 +9,11 @@
 //! came to be as they are.
 
 pub mod error;
+mod keep;
 mod lock;
 pub mod node;
 pub mod record;
+pub mod time;
 pub mod upgrade;
 
 pub use error::StateError;

@@ -42,12 +42,16 @@ impl Lock {
             }
             Err(TryLockError::Error(source)) => return Err(fail("lock")(source)),
         }
-        file.set_len(0).map_err(fail("write the lock file"))?;
-        file.seek(SeekFrom::Start(0))
-            .map_err(fail("write the lock file"))?;
-        writeln!(file, "{}", std::process::id()).map_err(fail("write the lock file"))?;
+        // Only for people and messages: a full disk is no reason not to start.
+        let _ = write_holder(&mut file);
         Ok(Self { _file: file })
     }
+}
+
+fn write_holder(file: &mut File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))?;
+    writeln!(file, "{}", std::process::id())
 }
 
 /// What the holder wrote; only a hint for the message.

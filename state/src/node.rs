@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior};
 use xeno_model::id::{Digest, Epoch, Generation, NodeName, Revision, SliverId, Timestamp};
@@ -10,10 +9,13 @@ use xeno_model::normal;
 use xeno_reconciler::change::AppliedSliver;
 
 use crate::error::StateError;
-use crate::lock::{self, Lock};
-use crate::record::{self, Accepted, BackOff, Event, EventKind, JournalEntry, Outcome, Rejection};
-use crate::upgrade;
+use crate::lock::Lock;
+use crate::record::{
+    self, Accepted, BackOff, Event, EventKind, Freeze, JournalEntry, Outcome, Rejection, Removals, Tombstone,
+};
+use crate::time::{BootMoment, NodeTime};
 
+mod open;
 mod write;
 
 pub use write::Writer;
@@ -40,64 +42,29 @@ impl Default for Limits {
     }
 }
 
+/// How far the node time in the file beside the database may lag behind. A database made anew from it gets that much
+/// less: what waits by node time waits longer.
+const KEEP_EVERY_MS: u64 = 3_600_000;
+
 /// The opened state of one node. Reads are methods; writes go through [`NodeState::write`].
 #[derive(Debug)]
 pub struct NodeState {
-    conn: Connection,
+    /// `None` while a damaged one is set aside and there is no new one yet.
+    conn: Option<Connection>,
     limits: Limits,
+    dir: PathBuf,
     path: PathBuf,
+    node: NodeName,
+    /// Node time at which the file beside the database was last written; `None` where it is not as the database says.
+    kept_at: Option<NodeTime>,
     _lock: Lock,
 }
 
 impl NodeState {
-    /// Opens the state in `dir`, making it when missing, and keeps other agents out until it is dropped.
-    ///
-    /// # Errors
-    /// [`StateError::Locked`] if another agent has it, [`StateError::OtherNode`] if it is not `node`'s,
-    /// [`StateError::Newer`] if a newer program wrote it, [`StateError::Corrupt`] if it is damaged.
-    pub fn open(dir: &Path, node: &NodeName, limits: Limits) -> Result<Self, StateError> {
-        lock::make_dir(dir)?;
-        let lock = Lock::take(dir)?;
-        let path = dir.join("state.db");
-        let mut conn = Connection::open(&path).map_err(StateError::sqlite("open the state database"))?;
-        configure(&conn, limits).map_err(StateError::sqlite("open the state database"))?;
-        upgrade::run(&mut conn, &path)?;
-        let state = Self {
-            conn,
-            limits,
-            path,
-            _lock: lock,
-        };
-        state.claim(dir, node)?;
-        Ok(state)
-    }
-
     /// Where the database is.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    fn claim(&self, dir: &Path, node: &NodeName) -> Result<(), StateError> {
-        let fail = || StateError::sqlite("read whose state this is");
-        self.conn
-            .execute(
-                "INSERT INTO node (id, name) VALUES (1, ?1) ON CONFLICT DO NOTHING",
-                [node.as_str()],
-            )
-            .map_err(fail())?;
-        let found: String = self
-            .conn
-            .query_row("SELECT name FROM node", [], |row| row.get(0))
-            .map_err(fail())?;
-        if found == node.as_str() {
-            return Ok(());
-        }
-        Err(StateError::OtherNode {
-            dir: dir.to_owned(),
-            found,
-            node: node.to_string(),
-        })
     }
 
     /// Runs `body` as one transaction: all of it is remembered, on disk, or nothing.
@@ -108,20 +75,36 @@ impl NodeState {
         &mut self,
         body: impl FnOnce(&mut Writer<'_>) -> Result<T, StateError>,
     ) -> Result<T, StateError> {
-        let tx = self
-            .conn
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(StateError::sqlite("begin to write the state"))?;
-        let mut writer = Writer {
-            tx,
-            limits: self.limits,
+        let attempt = "begin to write the state";
+        let conn = self.conn.as_mut().ok_or(StateError::Gone { attempt })?;
+        let (value, keeps, lived_to) = transact(conn, self.limits, attempt, body)?;
+        let kept_long_ago = match (self.kept_at, lived_to) {
+            (None, _) => true,
+            (Some(kept), Some(now)) => now.since(kept) >= KEEP_EVERY_MS,
+            (Some(_), None) => false,
         };
-        let value = body(&mut writer)?;
-        writer
-            .tx
-            .commit()
-            .map_err(StateError::sqlite("write the state"))?;
+        if keeps || kept_long_ago {
+            self.keep();
+        }
         Ok(value)
+    }
+
+    /// The node time that was last written down, and the moment it was, if ever.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be read.
+    pub fn lived(&self) -> Result<(NodeTime, Option<BootMoment>), StateError> {
+        let attempt = "read the node's time";
+        let sql = "SELECT time_ms, boot, boot_ms FROM node";
+        let row = self.conn(attempt)?.query_row(sql, [], |row| {
+            let (boot, ms): (Option<String>, Option<i64>) = (row.get(1)?, row.get(2)?);
+            let then = boot.zip(ms).map(|(boot, ms)| BootMoment {
+                boot,
+                ms: unsigned(ms),
+            });
+            Ok((NodeTime(unsigned(row.get(0)?)), then))
+        });
+        row.map_err(StateError::sqlite(attempt))
     }
 
     /// The desired state last accepted.
@@ -150,8 +133,9 @@ impl NodeState {
     /// # Errors
     /// [`StateError`] if it cannot be read.
     pub fn rejected(&self) -> Result<Option<Rejection>, StateError> {
+        let attempt = "read the rejected revision";
         let row = self
-            .conn
+            .conn(attempt)?
             .query_row("SELECT revision, why, at_ms FROM rejected", [], |row| {
                 Ok((
                     row.get::<_, String>(0)?,
@@ -160,7 +144,7 @@ impl NodeState {
                 ))
             })
             .optional()
-            .map_err(StateError::sqlite("read the rejected revision"))?;
+            .map_err(StateError::sqlite(attempt))?;
         let Some((revision, why, at)) = row else {
             return Ok(None);
         };
@@ -320,14 +304,61 @@ impl NodeState {
     ///
     /// # Errors
     /// [`StateError`] if it cannot be read.
-    pub fn removals_since(&self, from: Timestamp) -> Result<u32, StateError> {
-        self.conn
-            .query_row(
-                "SELECT count(*) FROM removal WHERE at_ms >= ?1",
-                [signed(from.0)],
-                |row| row.get(0),
-            )
-            .map_err(StateError::sqlite("count the removals"))
+    pub fn removals_since(&self, from: NodeTime) -> Result<Removals, StateError> {
+        let attempt = "count the removals";
+        let sql = "SELECT (SELECT count(*) FROM removal WHERE time_ms >= ?1),
+                          (SELECT min(time_ms) FROM removal WHERE time_ms >= ?1),
+                          (SELECT rebuilt_ms IS NOT NULL AND coalesce(rebuilt_time_ms >= ?1, 1) FROM node),
+                          (SELECT rebuilt_time_ms FROM node)";
+        let row = self.conn(attempt)?.query_row(sql, [signed(from.0)], |row| {
+            let forgotten: bool = row.get(2)?;
+            let first: Option<i64> = if forgotten { row.get(3)? } else { row.get(1)? };
+            Ok(Removals {
+                counted: row.get(0)?,
+                forgotten,
+                first: first.map(|first| NodeTime(unsigned(first))),
+            })
+        });
+        row.map_err(StateError::sqlite(attempt))
+    }
+
+    /// What removals have set aside, as far as this state has seen it.
+    ///
+    /// # Errors
+    /// [`StateError`] if any of it cannot be read.
+    pub fn tombstones(&self) -> Result<BTreeMap<SliverId, Tombstone>, StateError> {
+        let rows = self.rows(
+            "read the tombstones",
+            "SELECT sliver, since_ms, time_ms FROM tombstone",
+            |row| {
+                let tombstone = Tombstone {
+                    since: Timestamp(unsigned(row.get(1)?)),
+                    seen: NodeTime(unsigned(row.get(2)?)),
+                };
+                Ok((row.get::<_, String>(0)?, tombstone))
+            },
+        )?;
+        let read = |(sliver, tombstone): (String, Tombstone)| Ok((sliver_id(&sliver)?, tombstone));
+        rows.into_iter().map(read).collect()
+    }
+
+    /// What people froze, by scope.
+    ///
+    /// # Errors
+    /// [`StateError`] if any of it cannot be read.
+    pub fn freezes(&self) -> Result<Vec<Freeze>, StateError> {
+        let sql = "SELECT scope, reason, made_by, since_ms, until_ms FROM freeze ORDER BY scope";
+        self.rows("read the freezes", sql, |row| {
+            Ok(Freeze {
+                scope: row.get(0)?,
+                reason: row.get(1)?,
+                by: row.get(2)?,
+                since: Timestamp(unsigned(row.get(3)?)),
+                until: row
+                    .get::<_, Option<i64>>(4)?
+                    .map(|until| Timestamp(unsigned(until))),
+            })
+        })
     }
 
     /// Slivers that wait before a failed action is tried again.
@@ -335,14 +366,14 @@ impl NodeState {
     /// # Errors
     /// [`StateError`] if any of it cannot be read.
     pub fn backing_off(&self) -> Result<BTreeMap<SliverId, BackOff>, StateError> {
-        let sql = "SELECT sliver, action, why, attempts, permanent, until_ms FROM backoff";
+        let sql = "SELECT sliver, action, why, attempts, permanent, until_time_ms FROM backoff";
         let rows = self.rows("read the failures", sql, |row| {
             let back_off = BackOff {
                 action: row.get(1)?,
                 why: row.get(2)?,
                 attempts: row.get(3)?,
                 permanent: row.get(4)?,
-                until: Timestamp(unsigned(row.get(5)?)),
+                until: NodeTime(unsigned(row.get(5)?)),
             };
             Ok((row.get::<_, String>(0)?, back_off))
         })?;
@@ -365,14 +396,19 @@ impl NodeState {
         rows.into_iter().map(read).collect()
     }
 
+    fn conn(&self, attempt: &'static str) -> Result<&Connection, StateError> {
+        self.conn.as_ref().ok_or(StateError::Gone { attempt })
+    }
+
     fn rows<T>(
         &self,
         attempt: &'static str,
         sql: &str,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, StateError> {
+        let conn = self.conn(attempt)?;
         let query = || {
-            let mut statement = self.conn.prepare_cached(sql)?;
+            let mut statement = conn.prepare_cached(sql)?;
             let rows = statement.query_map([], read)?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
@@ -380,16 +416,28 @@ impl NodeState {
     }
 }
 
-fn configure(conn: &Connection, limits: Limits) -> rusqlite::Result<()> {
-    // The lock file keeps other agents out; this is for people with the sqlite3 program.
-    conn.busy_timeout(Duration::from_secs(5))?;
-    conn.pragma_update(None, "journal_mode", "wal")?;
-    // An intent must be on the disk before its effect: WAL alone would allow NORMAL to lose the last commits.
-    conn.pragma_update(None, "synchronous", "full")?;
-    conn.pragma_update(None, "foreign_keys", true)?;
-    conn.pragma_update(None, "max_page_count", limits.pages_max)?;
-    conn.set_prepared_statement_cache_capacity(64);
-    Ok(())
+/// One transaction; also says whether what is kept twice has changed, and which node time was written.
+fn transact<T>(
+    conn: &mut Connection,
+    limits: Limits,
+    attempt: &'static str,
+    body: impl FnOnce(&mut Writer<'_>) -> Result<T, StateError>,
+) -> Result<(T, bool, Option<NodeTime>), StateError> {
+    let tx = conn
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(StateError::sqlite(attempt))?;
+    let mut writer = Writer {
+        tx,
+        limits,
+        keeps: false,
+        lived_to: None,
+    };
+    let value = body(&mut writer)?;
+    let Writer {
+        tx, keeps, lived_to, ..
+    } = writer;
+    tx.commit().map_err(StateError::sqlite("write the state"))?;
+    Ok((value, keeps, lived_to))
 }
 
 fn sliver_id(text: &str) -> Result<SliverId, StateError> {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use xeno_model::id::{Generation, NameError, Revision, SliverId, Timestamp};
 
 use crate::error::StateError;
+use crate::time::NodeTime;
 
 /// Version of the data that events carry. Raised when a field changes its meaning; readers show other versions as text
 /// only.
@@ -48,7 +49,56 @@ pub struct BackOff {
     /// Whether only a change of the desired state can help.
     pub permanent: bool,
     /// Not before this.
-    pub until: Timestamp,
+    pub until: NodeTime,
+}
+
+/// That the state was damaged, set aside, and made anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// When.
+    pub at: Timestamp,
+    /// When, in node time; `None` before anybody wrote the node's time into it.
+    pub time: Option<NodeTime>,
+    /// What was wrong.
+    pub why: String,
+    /// Where the damaged database is now, if there was one.
+    pub aside: Option<String>,
+}
+
+/// What people forbade to be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freeze {
+    /// Of what: `node`, `slice:web` or `sliver:web/0`.
+    pub scope: String,
+    /// Why, in the words of who did it.
+    pub reason: String,
+    /// Who did it.
+    pub by: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when; `None`: until somebody lifts it.
+    pub until: Option<Timestamp>,
+}
+
+/// Removals within a window of the delete budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removals {
+    /// So many are known.
+    pub counted: u32,
+    /// Whether there may have been others: the state was made anew within the window.
+    pub forgotten: bool,
+    /// When the first of them was, and once the window has passed since then there is room again; `None` where nothing
+    /// is known of any.
+    pub first: Option<NodeTime>,
+}
+
+/// What a removal set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// When, as storage says: by the wall clock of then.
+    pub since: Timestamp,
+    /// When this state saw it first.
+    pub seen: NodeTime,
 }
 
 /// How an action ended.
@@ -168,6 +218,10 @@ words!(
         Blind = "blind",
         /// It can be seen again.
         Seen = "seen",
+        /// The state was damaged and made anew.
+        StateRebuilt = "state-rebuilt",
+        /// The state can be written again.
+        StateBack = "state-back",
     }
 );
 

@@ -11,7 +11,7 @@ use crate::error::StateError;
 
 type Step = fn(&Connection) -> rusqlite::Result<()>;
 
-const STEPS: &[Step] = &[first];
+const STEPS: &[Step] = &[first, node_time];
 
 /// The newest schema this program knows.
 #[must_use]
@@ -142,6 +142,48 @@ fn first(conn: &Connection) -> rusqlite::Result<()> {
         CREATE TABLE file_layer (
             files TEXT PRIMARY KEY,
             template TEXT NOT NULL
+        ) STRICT;
+        ",
+    )
+}
+
+/// Waiting and keeping are measured in node time; people freeze; a damaged database is made anew.
+fn node_time(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(
+        "
+        -- How long the node has lived, and the moment within a boot at which that was.
+        ALTER TABLE node ADD COLUMN time_ms INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE node ADD COLUMN boot TEXT;
+        ALTER TABLE node ADD COLUMN boot_ms INTEGER;
+        -- Not null: the database before this one was damaged.
+        ALTER TABLE node ADD COLUMN rebuilt_ms INTEGER;
+        ALTER TABLE node ADD COLUMN rebuilt_time_ms INTEGER;
+        ALTER TABLE node ADD COLUMN rebuilt_why TEXT;
+        ALTER TABLE node ADD COLUMN rebuilt_aside TEXT;
+
+        -- Removals from before count from now on: longer than they should, which is the safe side.
+        ALTER TABLE removal ADD COLUMN time_ms INTEGER NOT NULL DEFAULT 0;
+        DROP INDEX removal_at;
+        CREATE INDEX removal_time ON removal (time_ms);
+
+        -- What failed before is tried at once.
+        DELETE FROM backoff;
+        ALTER TABLE backoff RENAME COLUMN until_ms TO until_time_ms;
+
+        -- When what removals set aside was first seen.
+        CREATE TABLE tombstone (
+            sliver TEXT PRIMARY KEY,
+            since_ms INTEGER NOT NULL,
+            time_ms INTEGER NOT NULL
+        ) STRICT;
+
+        -- What people forbade to be changed: `node`, `slice:web` or `sliver:web/0`.
+        CREATE TABLE freeze (
+            scope TEXT PRIMARY KEY,
+            reason TEXT NOT NULL,
+            made_by TEXT NOT NULL,
+            since_ms INTEGER NOT NULL,
+            until_ms INTEGER
         ) STRICT;
         ",
     )

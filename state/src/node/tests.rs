@@ -9,9 +9,12 @@ use xeno_model::desired::{
 use xeno_model::id::{DomainUuid, FleetName, TemplateName};
 use xeno_model::units::Bytes;
 
+mod damage;
+
 use super::*;
 use crate::error::chain;
 use crate::record::NewEvent;
+use crate::upgrade;
 
 fn node() -> NodeName {
     NodeName::new("cam-01").unwrap()
@@ -19,6 +22,10 @@ fn node() -> NodeName {
 
 fn open(dir: &TempDir) -> Result<NodeState, StateError> {
     NodeState::open(dir.path(), &node(), Limits::default())
+}
+
+fn conn(state: &NodeState) -> &Connection {
+    state.conn.as_ref().unwrap()
 }
 
 fn revision(digit: char) -> Revision {
@@ -88,7 +95,7 @@ fn what_was_written_is_there_after_a_restart() {
         why: "no memory".to_owned(),
         attempts: 2,
         permanent: false,
-        until: Timestamp(99),
+        until: NodeTime(99),
     };
     let files = (Digest::of(b"files"), Digest::of(b"template"));
     {
@@ -100,8 +107,8 @@ fn what_was_written_is_there_after_a_restart() {
             w.carried(Generation(1))?;
             w.apply(&applied, Timestamp(7))?;
             w.back_off(&web.id, &back_off)?;
-            w.removal(&web.id, Timestamp(10))?;
-            w.removal(&web.id, Timestamp(20))?;
+            w.removal(&web.id, Timestamp(10), NodeTime(10), NodeTime(0))?;
+            w.removal(&web.id, Timestamp(5), NodeTime(20), NodeTime(0))?;
             w.file_layer(&files.0, &files.1)?;
             w.reject(Some(&Rejection {
                 revision: revision('c'),
@@ -127,7 +134,12 @@ fn what_was_written_is_there_after_a_restart() {
         state.backing_off().unwrap(),
         BTreeMap::from([(web.id.clone(), back_off)])
     );
-    assert_eq!(state.removals_since(Timestamp(15)).unwrap(), 1);
+    let removals = state.removals_since(NodeTime(15)).unwrap();
+    assert_eq!(
+        (removals.counted, removals.forgotten, removals.first),
+        (1, false, Some(NodeTime(20)))
+    );
+    assert_eq!(state.removals_since(NodeTime(0)).unwrap().counted, 2);
     assert_eq!(state.file_layers().unwrap(), BTreeMap::from([files]));
 
     // The right to run outlives the sliver and never falls.
@@ -207,8 +219,7 @@ fn events_are_a_ring_with_growing_numbers() {
     assert_eq!(seqs(4, 10), [5]);
     assert_eq!(seqs(0, 2), [4, 5]);
     assert_eq!(seqs(u64::MAX, 2), [0_u64; 0]);
-    let runs: u32 = state
-        .conn
+    let runs: u32 = conn(&state)
         .query_row("SELECT count(*) FROM run", [], |row| row.get(0))
         .unwrap();
     assert_eq!(runs, 2);
@@ -253,8 +264,7 @@ fn another_node_is_refused() {
 fn a_newer_schema_is_refused_and_left_alone() {
     let dir = TempDir::new().unwrap();
     let state = open(&dir).unwrap();
-    state
-        .conn
+    conn(&state)
         .pragma_update(None, "user_version", upgrade::newest() + 1)
         .unwrap();
     drop(state);
@@ -263,27 +273,11 @@ fn a_newer_schema_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_damaged_file_is_told_from_a_missing_one() {
-    let dir = TempDir::new().unwrap();
-    fs::write(
-        dir.path().join("state.db"),
-        "this is not a database, whatever its name says".repeat(99),
-    )
-    .unwrap();
-    let refused = open(&dir).unwrap_err();
-    assert!(
-        matches!(refused, StateError::Corrupt { .. }),
-        "{}",
-        chain(&refused)
-    );
-}
-
-#[test]
 fn a_damaged_record_is_an_error_not_a_guess() {
     let dir = TempDir::new().unwrap();
     let state = open(&dir).unwrap();
     let sql = "INSERT INTO applied VALUES ('web/0', '{}', 1, 1, 0)";
-    state.conn.execute(sql, []).unwrap();
+    conn(&state).execute(sql, []).unwrap();
     let refused = state.applied().unwrap_err();
     assert!(chain(&refused).contains("web/0"), "{}", chain(&refused));
 }
@@ -318,7 +312,7 @@ fn a_place_that_cannot_be_written_is_said() {
     assert!(matches!(refused, StateError::File { .. }), "{}", chain(&refused));
 
     let mut state = open(&dir).unwrap();
-    state.conn.pragma_update(None, "query_only", true).unwrap();
+    conn(&state).pragma_update(None, "query_only", true).unwrap();
     let refused = state
         .write(|w| w.accept(&revision('a'), Timestamp(1)))
         .unwrap_err();

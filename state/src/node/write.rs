@@ -7,13 +7,17 @@ use xeno_reconciler::change::AppliedSliver;
 
 use super::{Limits, signed, unsigned};
 use crate::error::StateError;
-use crate::record::{self, BackOff, Event, NewEvent, Outcome, Rejection};
+use crate::record::{self, Accepted, BackOff, Event, Freeze, NewEvent, Outcome, Rejection, Tombstone};
+use crate::time::{BootMoment, NodeTime};
 
 /// One transaction under way.
 #[derive(Debug)]
 pub struct Writer<'a> {
     pub(super) tx: Transaction<'a>,
     pub(super) limits: Limits,
+    /// Whether what is kept twice has changed.
+    pub(super) keeps: bool,
+    pub(super) lived_to: Option<NodeTime>,
 }
 
 impl Writer<'_> {
@@ -23,6 +27,7 @@ impl Writer<'_> {
     /// [`StateError`] if it cannot be written.
     pub fn accept(&mut self, revision: &Revision, at: Timestamp) -> Result<Generation, StateError> {
         let attempt = "write the accepted revision";
+        self.keeps = true;
         self.run(attempt, "DELETE FROM rejected", [])?;
         let generation = self
             .tx
@@ -33,6 +38,38 @@ impl Writer<'_> {
             )
             .map_err(StateError::sqlite(attempt))?;
         Ok(Generation(unsigned(generation)))
+    }
+
+    /// Puts back what was accepted, into a database that was made anew; generations never fall.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn restore_accepted(&mut self, accepted: &Accepted) -> Result<(), StateError> {
+        self.keeps = true;
+        self.run(
+            "write the accepted revision",
+            "UPDATE node SET generation = max(generation, ?1), carried = ?2, revision = ?3, accepted_ms = ?4",
+            params![
+                signed(accepted.generation.0),
+                signed(accepted.carried.0),
+                accepted.revision.as_str(),
+                signed(accepted.at.0)
+            ],
+        )
+    }
+
+    /// Writes down how long the node has lived, and at which moment that was. It never goes back.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn lived(&mut self, time: NodeTime, at: &BootMoment) -> Result<(), StateError> {
+        self.lived_to = Some(time);
+        self.run(
+            "write the node's time",
+            "UPDATE node SET boot = ?2, boot_ms = ?3, time_ms = max(time_ms, ?1),
+                 rebuilt_time_ms = CASE WHEN rebuilt_ms IS NULL THEN NULL ELSE coalesce(rebuilt_time_ms, ?1) END",
+            params![signed(time.0), at.boot, signed(at.ms)],
+        )
     }
 
     /// Remembers that a generation was carried through.
@@ -218,28 +255,73 @@ impl Writer<'_> {
         })
     }
 
-    /// Counts a removal against the delete budget.
+    /// Counts a removal against the delete budget, and forgets those before `forget`, which no window reaches.
     ///
     /// # Errors
     /// [`StateError`] if it cannot be written.
-    pub fn removal(&mut self, sliver: &SliverId, at: Timestamp) -> Result<(), StateError> {
+    pub fn removal(
+        &mut self,
+        sliver: &SliverId,
+        at: Timestamp,
+        time: NodeTime,
+        forget: NodeTime,
+    ) -> Result<(), StateError> {
+        let attempt = "write a removal";
         self.run(
-            "write a removal",
-            "INSERT INTO removal (sliver, at_ms) VALUES (?1, ?2)",
-            params![sliver.to_string(), signed(at.0)],
+            attempt,
+            "DELETE FROM removal WHERE time_ms < ?1",
+            [signed(forget.0)],
+        )?;
+        self.run(
+            attempt,
+            "INSERT INTO removal (sliver, at_ms, time_ms) VALUES (?1, ?2, ?3)",
+            params![sliver.to_string(), signed(at.0), signed(time.0)],
         )
     }
 
-    /// Forgets removals before `from`, which no window of the delete budget reaches.
+    /// Remembers when a tombstone was first seen; `None`: there is none any more.
     ///
     /// # Errors
     /// [`StateError`] if it cannot be written.
-    pub fn forget_removals(&mut self, from: Timestamp) -> Result<(), StateError> {
+    pub fn tombstone(&mut self, sliver: &SliverId, seen: Option<&Tombstone>) -> Result<(), StateError> {
+        let (attempt, name) = ("write a tombstone", sliver.to_string());
+        match seen {
+            Some(seen) => self.run(
+                attempt,
+                "INSERT OR REPLACE INTO tombstone (sliver, since_ms, time_ms) VALUES (?1, ?2, ?3)",
+                params![name, signed(seen.since.0), signed(seen.seen.0)],
+            ),
+            None => self.run(attempt, "DELETE FROM tombstone WHERE sliver = ?1", [name]),
+        }
+    }
+
+    /// Remembers a freeze, in place of one of the same scope.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn freeze(&mut self, freeze: &Freeze) -> Result<(), StateError> {
+        self.keeps = true;
         self.run(
-            "forget old removals",
-            "DELETE FROM removal WHERE at_ms < ?1",
-            [signed(from.0)],
+            "write a freeze",
+            "INSERT OR REPLACE INTO freeze (scope, reason, made_by, since_ms, until_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                freeze.scope,
+                record::cut(&freeze.reason),
+                record::cut(&freeze.by),
+                signed(freeze.since.0),
+                freeze.until.map(|until| signed(until.0))
+            ],
         )
+    }
+
+    /// Forgets a freeze.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn thaw(&mut self, scope: &str) -> Result<(), StateError> {
+        self.keeps = true;
+        self.run("forget a freeze", "DELETE FROM freeze WHERE scope = ?1", [scope])
     }
 
     /// Lets a sliver wait before its failed action is tried again.
@@ -249,7 +331,7 @@ impl Writer<'_> {
     pub fn back_off(&mut self, sliver: &SliverId, back_off: &BackOff) -> Result<(), StateError> {
         self.run(
             "write a failure",
-            "INSERT OR REPLACE INTO backoff (sliver, action, why, attempts, permanent, until_ms)
+            "INSERT OR REPLACE INTO backoff (sliver, action, why, attempts, permanent, until_time_ms)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![
                 sliver.to_string(),
