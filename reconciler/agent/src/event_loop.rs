@@ -7,6 +7,7 @@
 
 mod answers;
 mod memory;
+mod mending;
 mod pass;
 mod progress;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use xeno_reconciler::exec::Outcome;
 use xeno_reconciler::plan::Plan;
 use xeno_reconciler::ports::{Hypervisor, Storage};
 use xeno_state::record::{EventKind, NewEvent, Rejection};
+use xeno_state::time::{BootMoment, NodeTime};
 
 use crate::api::{EventView, PlanView};
 use crate::clock::Clock;
@@ -52,6 +54,8 @@ pub(crate) struct Settings {
     pub(crate) tombstone_ms: u64,
     /// How long actions in flight may take to end when the agent ends.
     pub(crate) farewell: Duration,
+    /// The moment at which the clock began, in this boot of the machine.
+    pub(crate) began: BootMoment,
 }
 
 /// What the repository says.
@@ -142,6 +146,12 @@ pub(crate) struct Agent<H, S> {
     /// Passes without a rest.
     restless: u32,
     next_look: Instant,
+    /// When the delete budget has room again, where something waits for that.
+    room_at: Option<NodeTime>,
+    /// Node time at which something was written last.
+    lived_at: NodeTime,
+    /// A damaged state is not made anew before this.
+    next_mending: Instant,
 }
 
 #[derive(Default)]
@@ -195,6 +205,9 @@ where
             just_done: BTreeSet::new(),
             restless: 0,
             next_look: Instant::now(),
+            room_at: None,
+            lived_at: NodeTime::default(),
+            next_mending: Instant::now(),
         }
     }
 
@@ -241,7 +254,7 @@ where
     }
 
     async fn begin(&mut self) -> Result<(), xeno_state::StateError> {
-        self.memory = Memory::read(&self.store).await?;
+        self.memory = Memory::read(&self.store, &self.settings.began).await?;
         let lost = self.store.read(xeno_state::node::NodeState::unfinished).await?;
         let now = self.clock.now();
         let mut events = vec![NewEvent {
@@ -255,6 +268,7 @@ where
             ),
             data: None,
         }];
+        events.extend(self.tell_of_rebuild().await);
         events.extend(lost.iter().map(|entry| NewEvent {
             at: now,
             kind: EventKind::Lost,
@@ -276,11 +290,23 @@ where
     }
 
     async fn handle(&mut self, event: Event) {
+        self.mend().await;
         match event {
             Event::Source(news) => self.hear(news).await,
-            Event::Looked(observed, Purpose::Pass) => self.looked(observed).await,
-            Event::Looked(observed, Purpose::Peek) => self.peeked(observed).await,
-            Event::Looked(observed, Purpose::Answer(reply)) => {
+            Event::Looked(mut observed, Purpose::Pass) => {
+                if self.note_tombstones(&mut observed).await {
+                    self.looked(observed).await;
+                } else {
+                    // Removals that cannot be counted must not make room for others.
+                    self.rest();
+                }
+            }
+            Event::Looked(mut observed, Purpose::Peek) => {
+                self.note_tombstones(&mut observed).await;
+                self.peeked(observed).await;
+            }
+            Event::Looked(mut observed, Purpose::Answer(reply)) => {
+                self.note_tombstones(&mut observed).await;
                 let answer = self.answer_plan(&observed).await;
                 if answer.as_ref().is_ok_and(|plan| !plan.empty) {
                     // What a person is shown is not left until the next tick.
@@ -309,6 +335,7 @@ where
     }
 
     async fn tick(&mut self) {
+        self.live().await;
         if let Some(desired) = self.unwritten.take() {
             self.accept(desired).await;
         }
@@ -330,10 +357,10 @@ where
         match &self.stage {
             Stage::Looking => self.next_look.max(Instant::now() + self.settings.look_every),
             Stage::Idle => {
-                let now = self.clock.now().0;
-                let due = self.memory.backing_off.values().map(|back_off| back_off.until.0);
-                let soonest = due.filter(|until| *until > now).min();
-                let soonest = soonest.map(|until| Instant::now() + Duration::from_millis(until - now));
+                let time = self.node_time();
+                let due = self.memory.backing_off.values().map(|back_off| back_off.until);
+                let due = due.chain(self.room_at).filter(|due| *due > time).min();
+                let soonest = due.map(|due| Instant::now() + Duration::from_millis(due.since(time)));
                 soonest.map_or(self.next_look, |soonest| soonest.min(self.next_look))
             }
             Stage::Running(progress) => {
@@ -617,8 +644,10 @@ where
         events: Vec<NewEvent>,
         body: impl FnOnce(&mut xeno_state::node::Writer<'_>) -> Result<T, xeno_state::StateError> + Send + 'static,
     ) -> Option<T> {
+        let (time, moment) = (self.node_time(), self.moment());
         let written = self.store.write(move |w| {
             let value = body(w)?;
+            w.lived(time, &moment)?;
             let events: Result<Vec<_>, _> = events.into_iter().map(|event| w.event(event)).collect();
             Ok((value, events?))
         });
@@ -634,6 +663,7 @@ where
                     // Nobody watching is no error.
                     let _ = self.events.send(answers::event_view(event));
                 }
+                self.lived_at = time;
                 Some(value)
             }
             Err(error) => {

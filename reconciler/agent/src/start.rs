@@ -13,7 +13,7 @@ use xeno_state::node::{Limits, NodeState};
 
 use crate::adapters::storage::{NodeStorage, StoragePaths};
 use crate::api_server::{self, SocketError};
-use crate::clock::{Clock, millis};
+use crate::clock::{Clock, boot_moment, millis};
 use crate::config::AgentConfig;
 use crate::dispatch::{BlobReader, Ports};
 use crate::event_loop::{Agent, Inputs, Settings};
@@ -32,6 +32,9 @@ const FETCH_MAX: Duration = Duration::from_secs(120);
 
 /// How long actions in flight may take to end when the agent ends.
 const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Pause before a state on a full or read-only disk is tried again.
+const STATE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Why an agent could not be started, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -74,16 +77,17 @@ pub async fn run(
     xeno: PathBuf,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
-    let clock = Clock::system();
-    let (dir, node) = (config.state_dir.clone(), config.node.clone());
+    let (began, clock) = (boot_moment(), Clock::system());
+    tokio::pin!(shutdown);
     // First of all: whoever holds the state is the agent here.
-    let opened = tokio::task::spawn_blocking(move || NodeState::open(&dir, &node, Limits::default()));
-    let opened = opened.await.map_err(|error| AgentError::Thread {
-        why: error.to_string(),
-    })?;
-    let state = opened.map_err(AgentError::State)?;
-    let accepted = state.accepted().map_err(AgentError::State)?;
+    let state = tokio::select! {
+        state = open_state(&config) => state?,
+        () = &mut shutdown => return Ok(()),
+    };
     let store = Store::new(state);
+    let accepted = store.read(NodeState::accepted).await;
+    // What cannot be read now is made anew by the loop, which then has a word to say about it.
+    let accepted = accepted.unwrap_or_default();
     let listener = api_server::bind(&config.socket).map_err(AgentError::Socket)?;
 
     let source = Source::start(SourceConfig {
@@ -146,6 +150,7 @@ pub async fn run(
         parallel: config.parallel,
         tombstone_ms: millis(config.tombstone),
         farewell: FAREWELL,
+        began,
     };
     let agent = Agent::new(settings, clock, ports, store, events, refetch);
 
@@ -180,6 +185,26 @@ pub async fn run(
     }
     let _ = tokio::fs::remove_file(&config.socket).await;
     ended
+}
+
+/// Opens the state. A disk that is full or read-only is waited for: guests run on without us, and whoever has to see to
+/// it is told in the log.
+async fn open_state(config: &AgentConfig) -> Result<NodeState, AgentError> {
+    loop {
+        let (dir, node) = (config.state_dir.clone(), config.node.clone());
+        let opened = tokio::task::spawn_blocking(move || NodeState::open(&dir, &node, Limits::default()));
+        let opened = opened.await.map_err(|error| AgentError::Thread {
+            why: error.to_string(),
+        })?;
+        match opened {
+            Err(error) if error.may_pass() => {
+                let why = xeno_state::error::chain(&error);
+                tracing::error!("failed to {why}; trying again in {} s", STATE_PAUSE.as_secs());
+                tokio::time::sleep(STATE_PAUSE).await;
+            }
+            opened => return opened.map_err(AgentError::State),
+        }
+    }
 }
 
 fn blob_reader(source: Source) -> BlobReader {

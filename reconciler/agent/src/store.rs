@@ -9,13 +9,38 @@ use xeno_state::node::{NodeState, Writer};
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     state: Arc<Mutex<NodeState>>,
+    /// What was found damaged last; until the state is made anew.
+    damage: Arc<Mutex<Option<String>>>,
 }
 
 impl Store {
     pub(crate) fn new(state: NodeState) -> Self {
         Self {
             state: Arc::new(Mutex::new(state)),
+            damage: Arc::default(),
         }
+    }
+
+    /// What a call found damaged, if the state has not been made anew since.
+    pub(crate) fn damage(&self) -> Option<String> {
+        let damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        damage.clone()
+    }
+
+    /// Sets the state aside and makes it anew, with what `body` writes.
+    pub(crate) async fn rebuild<T: Send + 'static>(
+        &self,
+        why: String,
+        body: impl FnOnce(&mut Writer<'_>) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, StateError> {
+        let damage = Arc::clone(&self.damage);
+        self.visit(move |state| {
+            state.rebuild(&why)?;
+            let value = state.write(body)?;
+            *damage.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            Ok(value)
+        })
+        .await
     }
 
     /// Reads.
@@ -38,16 +63,25 @@ impl Store {
         &self,
         body: impl FnOnce(&mut NodeState) -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, StateError> {
-        let state = Arc::clone(&self.state);
+        let (state, damage) = (Arc::clone(&self.state), Arc::clone(&self.damage));
         let visit = tokio::task::spawn_blocking(move || {
             // A panic inside a transaction has rolled it back; what is there is whole.
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            body(&mut state)
+            let result = body(&mut state);
+            if let Err(error) = &result
+                && error.is_damage()
+            {
+                let why = xeno_state::error::chain(error);
+                damage
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get_or_insert(why);
+            }
+            result
         });
         visit.await.unwrap_or_else(|error| {
-            Err(StateError::Record {
-                what: "state",
-                why: format!("the thread that reads it ended: {error}"),
+            Err(StateError::Thread {
+                why: error.to_string(),
             })
         })
     }

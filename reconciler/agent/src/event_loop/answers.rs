@@ -274,6 +274,7 @@ where
                 "the state cannot be written, so nothing new is begun: {why}"
             ));
         }
+        problems.extend(self.rebuilt_lately());
         if let Some(why) = &self.source.failure {
             problems.push(format!("the repository cannot be read: {why}"));
         }
@@ -520,7 +521,7 @@ where
                 why: back_off.why.clone(),
                 attempts: back_off.attempts,
                 permanent: back_off.permanent,
-                retry_ms: Some(back_off.until.0),
+                retry_ms: Some(self.by_the_wall(back_off.until).0),
             }),
             console_log: self.ports.hypervisor.console_log(&sliver).display().to_string(),
             console_socket: self
@@ -580,7 +581,8 @@ where
                 1 => "once".to_owned(),
                 n => format!("{n} times in a row"),
             };
-            let (action, why, until) = (&back_off.action, &back_off.why, report::utc(back_off.until));
+            let (action, why) = (&back_off.action, &back_off.why);
+            let until = report::utc(self.by_the_wall(back_off.until));
             sentences.push(if back_off.permanent {
                 format!(
                     "{action} failed {times}: {why}. That does not pass by itself: it is not tried again until what \
@@ -673,6 +675,24 @@ where
         (!limits.is_empty()).then_some((limits, node.hypervisor))
     }
 
+    fn state_fact(&self) -> Fact {
+        let rebuilt = self.memory.rebuilt.as_ref().map(super::mending::was_rebuilt);
+        let (state, text) = match (&self.memory.failure, self.rebuilt_lately(), rebuilt) {
+            (Some(why), _, _) => {
+                let text = format!("cannot be written, so nothing new is begun: {why}");
+                (FactState::Bad, text)
+            }
+            (None, Some(lately), _) => (FactState::Fair, lately),
+            (None, None, Some(long_ago)) => (FactState::Good, format!("can be written; {long_ago}")),
+            (None, None, None) => (FactState::Good, "can be written".to_owned()),
+        };
+        Fact {
+            what: "state".to_owned(),
+            state,
+            text,
+        }
+    }
+
     fn doctor(&self) -> Doctor {
         let fact = |what: &str, problem: Option<String>, good: String| Fact {
             what: what.to_owned(),
@@ -697,7 +717,7 @@ where
                     .map(|rejected| format!("rejected: {}", rejected.why)),
                 "accepted".to_owned(),
             ),
-            fact("state", self.memory.failure.clone(), "can be written".to_owned()),
+            self.state_fact(),
         ];
         if let Some(observed) = &self.observed {
             let blind = blind_facets(observed);

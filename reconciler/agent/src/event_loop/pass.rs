@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio::task::{Id, JoinError};
 use xeno_model::desired::{DesiredNode, SliverState};
-use xeno_model::id::{Generation, SliverId, Timestamp};
+use xeno_model::id::{Generation, SliverId};
 use xeno_model::normal::current_boot;
 use xeno_model::observed::{DomainState, ObservedNode, Seen};
 use xeno_reconciler::action::{Action, ActionKey};
-use xeno_reconciler::change::{ChangeClass, Reason};
+use xeno_reconciler::change::{Change, ChangeClass, Reason};
 use xeno_reconciler::exec::{ActionState, Outcome, RetryPolicy, Run, RunState};
 use xeno_reconciler::plan::{self, Basis, Plan, PlanInput};
 use xeno_reconciler::ports::{Hypervisor, Retry, Storage};
@@ -17,6 +17,7 @@ use xeno_reconciler::record::{Settlement, settlements};
 use xeno_reconciler::{check, report};
 use xeno_state::node::Writer;
 use xeno_state::record::{BackOff, EventKind, NewEvent, Outcome as Written};
+use xeno_state::time::NodeTime;
 
 use super::progress::{InFlight, Progress};
 use super::{Agent, Purpose, RESTLESS_MAX, Stage};
@@ -27,6 +28,8 @@ pub(super) struct Planned {
     pub(super) plan: Plan,
     pub(super) findings: Vec<String>,
     pub(super) settlements: BTreeMap<SliverId, Settlement>,
+    /// When the delete budget has room again, where something waits for that.
+    pub(super) room_at: Option<NodeTime>,
 }
 
 impl<H, S> Agent<H, S>
@@ -40,11 +43,17 @@ where
         desired: &DesiredNode,
         observed: &ObservedNode,
     ) -> Result<Planned, String> {
-        let now = self.clock.now();
-        let window = Timestamp(now.0.saturating_sub(desired.delete_budget.window.0));
-        let removed = self.store.read(move |state| state.removals_since(window)).await;
-        // What cannot be counted counts as used up.
-        let removed_recently = removed.unwrap_or(u32::MAX);
+        let (now, time) = (self.clock.now(), self.node_time());
+        let window = desired.delete_budget.window.0;
+        let from = NodeTime(time.0.saturating_sub(window));
+        let removals = self.store.read(move |state| state.removals_since(from)).await;
+        let allowed = desired.delete_budget.slivers;
+        let (removed_recently, room_at) = match removals {
+            Ok(removals) if removals.forgotten => (removals.counted.max(allowed), removals.first),
+            Ok(removals) => (removals.counted, removals.first),
+            // What cannot be counted counts as used up.
+            Err(_) => (allowed, None),
+        };
         let accepted = self.memory.accepted.as_ref();
         let input = PlanInput {
             desired,
@@ -55,7 +64,7 @@ where
             basis: Basis::Observed,
             removed_recently,
             tombstone_ms: self.settings.tombstone_ms,
-            backing_off: &self.memory.reasons(now),
+            backing_off: &self.memory.reasons(now, time),
             now,
         };
         let plan = plan::build(&input).map_err(|error| error.to_string())?;
@@ -64,10 +73,19 @@ where
             .map(ToString::to_string)
             .collect();
         let settlements = settlements(&input, &plan);
+        let waits_for_room = |change: &Change| {
+            let mut reasons = change.reasons.iter();
+            reasons.any(|reason| matches!(reason, Reason::DeleteBudget { .. }))
+        };
+        // One millisecond later the window does not reach back to the first removal any more.
+        let room_at = room_at
+            .filter(|_| plan.changes.values().any(waits_for_room))
+            .map(|first| first.plus(window + 1));
         Ok(Planned {
             plan,
             findings,
             settlements,
+            room_at,
         })
     }
 
@@ -102,6 +120,7 @@ where
         self.tell_waiting(&planned.plan).await;
         self.calm(&planned.plan).await;
         self.plan = Some(planned.plan.clone());
+        self.room_at = planned.room_at;
         if !planned.findings.is_empty() {
             return self.refuse(planned.findings).await;
         }
@@ -220,6 +239,7 @@ where
         };
         let settled = progress.take_settled();
         self.stage = Stage::Running(Box::new(progress));
+        self.state_is_back().await;
         if !self.settle(settled, None, Vec::new()).await
             && let Stage::Running(progress) = &mut self.stage
         {
@@ -278,7 +298,6 @@ where
             progress.abandoned = true;
             return;
         };
-        self.memory.failure = None;
         if let Err(error) = progress.run.started(&key) {
             // A mistake of ours: it ends the pass and leaves everything alone.
             tracing::error!("{error}");
@@ -299,7 +318,7 @@ where
 
     /// Takes the outcome of an action.
     pub(super) async fn action_ended(&mut self, id: Id, outcome: Result<Outcome, JoinError>) {
-        let now = self.clock.now();
+        let time = self.node_time();
         let elapsed = self.clock.elapsed_ms();
         let Stage::Running(progress) = &mut self.stage else {
             return;
@@ -358,7 +377,7 @@ where
                 let text = format!("{key} failed after {tries} tries: {why}");
                 events.push(self.event(EventKind::Failed, sliver, text));
                 for sliver in serves {
-                    let back_off = self.memory.next_back_off(&sliver, &key, &why, permanent, now);
+                    let back_off = self.memory.next_back_off(&sliver, &key, &why, permanent, time);
                     back_offs.push((sliver, back_off));
                 }
             }
@@ -400,16 +419,6 @@ where
         if record.is_none() && settled.is_empty() {
             return true;
         }
-        let removed: BTreeSet<_> = match &self.stage {
-            Stage::Running(progress) => {
-                let changes = progress.run.plan().changes.values();
-                changes
-                    .filter(|c| c.class == ChangeClass::Remove)
-                    .map(|c| c.sliver.clone())
-                    .collect()
-            }
-            Stage::Idle | Stage::Looking => BTreeSet::new(),
-        };
         let (to_write, back_offs) = (
             settled.clone(),
             record.as_ref().map(|r| r.back_offs.clone()).unwrap_or_default(),
@@ -424,12 +433,7 @@ where
             for (sliver, settlement) in &to_write {
                 match settlement {
                     Settlement::Record(applied) => w.apply(applied, now)?,
-                    Settlement::Forget => {
-                        w.forget(sliver)?;
-                        if removed.contains(sliver) {
-                            w.removal(sliver, now)?;
-                        }
-                    }
+                    Settlement::Forget => w.forget(sliver)?,
                 }
             }
             Ok(())
@@ -503,7 +507,7 @@ where
     /// Makes slivers wait whose actions have just succeeded and are needed again at once: a guest that ends right after
     /// its start, a port that says yes and does nothing. Whether there was any.
     async fn hold_what_does_not_stay(&mut self, plan: &Plan) -> bool {
-        let now = self.clock.now();
+        let time = self.node_time();
         let mut back_offs: BTreeMap<SliverId, BackOff> = BTreeMap::new();
         for planned in &plan.actions {
             let key = planned.action.key();
@@ -512,7 +516,7 @@ where
             }
             for sliver in &planned.serves {
                 let why = "it succeeded, and did not last";
-                let back_off = self.memory.next_back_off(sliver, &key, why, false, now);
+                let back_off = self.memory.next_back_off(sliver, &key, why, false, time);
                 back_offs.entry(sliver.clone()).or_insert(back_off);
             }
         }
@@ -595,13 +599,17 @@ where
         if self.memory.failure.is_none() {
             return;
         }
-        let long_ago = Timestamp(0);
-        if self
-            .remember(Vec::new(), move |w| w.forget_removals(long_ago))
-            .await
-            .is_some()
-        {
-            self.memory.failure = None;
+        if self.remember(Vec::new(), |_| Ok(())).await.is_some() {
+            self.state_is_back().await;
+        }
+    }
+
+    /// Says that the state can be written again, with what was wrong.
+    async fn state_is_back(&mut self) {
+        if let Some(why) = self.memory.failure.take() {
+            let text = format!("the state can be written again; until now: {why}");
+            let event = self.event(EventKind::StateBack, None, text);
+            self.remember(vec![event], |_| Ok(())).await;
         }
     }
 

@@ -1,0 +1,141 @@
+//! Actions that fail, hang or do not last, and nodes that cannot be seen.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn what_is_as_desired_is_not_called_failing_for_what_it_failed_at_before() {
+    let world = World::started();
+    for _ in 0..5 {
+        let taken = PortError::later("port 80 is in use");
+        world.node.script("boot", Fault::Fails(taken));
+    }
+    world.push(commit(1, [sliver("web/0")])).await;
+    let status = world
+        .until("the failure", |status| status.phase == Phase::Waiting)
+        .await;
+    assert_eq!(status.slivers[0].phase, SliverPhase::Failing);
+    let status = world
+        .until("convergence", |status| status.phase == Phase::Converged)
+        .await;
+    assert_eq!(status.slivers[0].phase, SliverPhase::Settled);
+    let why = world.running().handle.why(id("web/0")).await.unwrap();
+    assert_eq!(why.sentences, ["It is as desired."]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_failing_sliver_delays_no_other() {
+    let world = World::started();
+    for _ in 0..4 {
+        let full = PortError::later("no space left");
+        world.node.script("open", Fault::Fails(full));
+    }
+    // The first try of each; web/0 comes first in order, and takes all the faults of its retries or shares them.
+    world
+        .push(commit(1, [sliver("a/0"), sliver("b/0"), sliver("c/0")]))
+        .await;
+    world
+        .until("somebody to be up", |status| {
+            status.slivers.iter().any(|s| s.phase == SliverPhase::Settled)
+        })
+        .await;
+    world.converged(1).await;
+    assert!(!world.events("failed").await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permanent_failure_waits_says_why_and_is_forgotten_with_the_next_commit() {
+    let world = World::started();
+    world
+        .node
+        .script("boot", Fault::Fails(PortError::never("the kernel is no kernel")));
+    world.push(commit(1, [sliver("web/0")])).await;
+    let status = world
+        .until("the failure", |status| status.phase == Phase::Waiting)
+        .await;
+    assert_eq!(status.slivers[0].phase, SliverPhase::Failing);
+    let why = world.running().handle.why(id("web/0")).await.unwrap();
+    assert!(
+        why.sentences[0].starts_with("boot:web/0 failed once: the kernel is no kernel. That does not pass"),
+        "{why:?}"
+    );
+    assert!(status.slivers[0].note.ends_with("(does not pass by itself)"));
+    assert_eq!(world.calls("boot:web/0"), 1);
+
+    let mut larger = sliver("web/0");
+    larger.resources.memory = Bytes(256 << 20);
+    world.push(commit(2, [larger])).await;
+    world.converged(2).await;
+    assert_eq!(world.calls("boot:web/0"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reconcile_tries_again_at_once() {
+    let world = World::started();
+    world.node.script(
+        "boot",
+        Fault::Fails(PortError::never("somebody has to do something")),
+    );
+    world.push(commit(1, [sliver("web/0")])).await;
+    world
+        .until("the failure", |status| status.phase == Phase::Waiting)
+        .await;
+    let before = world.status().await.node.now_ms;
+    world.running().handle.reconcile().await.unwrap();
+    world.converged(1).await;
+    assert!(world.status().await.node.now_ms - before < 2_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_that_hangs_is_given_up_and_looked_at() {
+    let world = World::started();
+    world.node.script("boot", Fault::Hangs);
+    world.node.script("boot", Fault::SucceedsUnsaid);
+    world.push(commit(1, [sliver("web/0")])).await;
+    world.converged(1).await;
+    let failed = world.events("failed").await;
+    assert!(failed[0].contains("did not end within 60 s"), "{failed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_ends_right_after_its_start_is_not_started_in_a_tight_loop() {
+    let world = World::started();
+    world.push(commit(1, [sliver("web/0")])).await;
+    world.converged(1).await;
+    let mut watch = world.running().handle.watch().unwrap();
+    let node = Arc::clone(&world.node);
+    // Whenever it is said to be up, it goes.
+    let killer = tokio::spawn(async move {
+        while let Ok(event) = watch.recv().await {
+            if event.kind == "done" && event.text == "boot:web/0" {
+                node.lose_domain(&id("web/0"));
+            }
+        }
+    });
+    world.node.lose_domain(&id("web/0"));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let boots = world.calls("boot:web/0");
+    assert!((3..=70).contains(&boots), "{boots} starts in ten minutes");
+    killer.abort();
+    world.converged(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blind_node_leaves_everything_alone() {
+    let world = World::started();
+    world.push(commit(1, [sliver("web/0")])).await;
+    world.converged(1).await;
+    let before = world.node.calls();
+    for _ in 0..8 {
+        world
+            .node
+            .script("observe", Fault::Fails(PortError::later("nobody answers")));
+    }
+    world.push(commit(2, [sliver("db/0")])).await;
+    world
+        .until("blindness", |status| status.phase == Phase::Blind)
+        .await;
+    assert_eq!(world.node.calls(), before);
+    assert!(!world.events("blind").await.is_empty());
+    world.converged(2).await;
+    assert!(!world.events("seen").await.is_empty());
+}
