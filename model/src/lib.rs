@@ -11,6 +11,7 @@ pub mod init;
 pub mod manifest;
 pub mod normal;
 pub mod observed;
+pub mod placement;
 pub mod repository;
 pub mod resolve;
 pub mod time;
