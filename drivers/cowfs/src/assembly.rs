@@ -15,6 +15,7 @@ use crate::export::{ClientAddress, Export, ExportName, State, check_name};
 use crate::quota::Quota;
 use crate::server::{Listening, Server};
 use crate::service::{FileService, StackOpener};
+use crate::writable::mark::Mark;
 
 /// How long a change of state waits for calls that run to end.
 const QUIESCE_MAX: Duration = Duration::from_secs(20);
@@ -517,6 +518,21 @@ impl<O: StackOpener> Assembly<O> {
             stacks: stacks.collect(),
             exports: exports.collect(),
         }
+    }
+
+    /// What open writable layers hold, by name: of those that still hold what they held when they were opened.
+    #[must_use]
+    pub fn marks(&self) -> BTreeMap<String, Mark> {
+        let parts = self.lock();
+        let stacked = parts.stacks.values().filter_map(|part| {
+            let writable = part.spec.writable.clone()?;
+            Some((writable, part.service.unchanged_mark()?))
+        });
+        let open = parts.writables.iter().filter_map(|(name, part)| {
+            let mark = self.opener.mark(part.open.as_ref()?)?;
+            Some((name.clone(), mark))
+        });
+        stacked.chain(open).collect()
     }
 
     /// Seals every export, waits for what runs, and closes everything, in that order.

@@ -13,6 +13,7 @@ use crate::quota::Quota;
 use crate::service::{FileService, LayerSource, OpenError, StackOpener};
 use crate::stack::{self, StackError, StackSpec};
 use crate::template::{Digest, Store};
+use crate::writable::mark::Mark;
 use crate::writable::{Options, Writable, WritableError, random_bytes};
 
 /// In the store: what handles of read-only stacks are signed with, so that they stay valid after a restart.
@@ -131,6 +132,10 @@ impl StackOpener for Opener {
         };
         let opened = Writable::create_if_missing(path).and_then(|()| Writable::open(path, epoch, options));
         opened.map_err(|error| failed(format!("opening {}", path.display()), can_pass(&error), error))
+    }
+
+    fn mark(&self, writable: &Writable) -> Option<Mark> {
+        writable.mark
     }
 
     fn open_stack(

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use crate::attr::{Attr, Device, FileType, SetAttr, Time};
 use crate::quota::Quota;
+use crate::writable::mark::Mark;
 
 /// A file handle as it goes over the wire: at most 64 bytes (RFC 1813 §2.3.3), opaque to everyone but the service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -483,6 +484,12 @@ pub trait FileService: Send + Sync {
     /// Blocks until everything that any call has changed is durable, unstable content included: before a checkpoint,
     /// and before the tree is served elsewhere.
     fn flush_all(&self) -> FsResult<()>;
+
+    /// What the writable layer holds, as long as that is what it held when it was opened; `None` once something may
+    /// have changed, and where it cannot be told.
+    fn unchanged_mark(&self) -> Option<Mark> {
+        None
+    }
 }
 
 /// Opens what a stack is made of. The server asks it; `assembly` keeps what it opened.
@@ -496,6 +503,11 @@ pub trait StackOpener: Send + Sync + 'static {
     /// # Errors
     /// [`OpenError`]; nothing is left open.
     fn open_writable(&self, path: &Path, epoch: u64, quota: Quota) -> Result<Self::Writable, OpenError>;
+
+    /// What a layer holds that is open and not yet part of a stack, so that nobody has changed it.
+    fn mark(&self, _writable: &Self::Writable) -> Option<Mark> {
+        None
+    }
 
     /// Makes one tree of `layers` (nearest the guest first) and the writable layer above them.
     ///

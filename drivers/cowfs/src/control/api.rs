@@ -78,6 +78,16 @@ pub struct Listing {
     pub exports: BTreeMap<String, ExportView>,
 }
 
+/// What open writable layers hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Marks {
+    /// Version of this answer's form.
+    pub format_version: u32,
+    /// By name, 64 hexadecimal digits each; only of layers that hold what they held when they were opened.
+    pub writables: BTreeMap<String, String>,
+}
+
 /// The server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::api::{ExportSpec, Listing, Problem, StackSpec, Status, WritableSpec};
+use super::api::{ExportSpec, Listing, Marks, Problem, StackSpec, Status, WritableSpec};
 
 /// Bytes of an answer.
 const ANSWER_MAX: usize = 16 << 20;
@@ -88,6 +88,11 @@ impl Client {
     /// Everything that is open.
     pub async fn list(&self) -> Result<Listing, ClientError> {
         self.ask("/v1/exports").await
+    }
+
+    /// What open writable layers hold, of those that nobody has changed since they were opened.
+    pub async fn marks(&self) -> Result<Marks, ClientError> {
+        self.ask("/v1/marks").await
     }
 
     /// Opens a writable layer, making it when it is missing.

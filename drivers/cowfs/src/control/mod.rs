@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `GET /v1/status` | version, process, listeners |
 //! | `GET /v1/exports` | every writable layer, stack and export |
+//! | `GET /v1/marks` | what writable layers hold that nobody has changed since they were opened |
 //! | `PUT /v1/writables/NAME` | opens a writable layer under an epoch, making it when missing |
 //! | `PUT /v1/stacks/NAME` | assembles layers and a writable layer |
 //! | `PUT /v1/exports/NAME` | exports a stack, or changes the state of an export |

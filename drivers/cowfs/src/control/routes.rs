@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 
-use super::api::{ExportSpec, Listing, Problem, StackSpec, Status, WritableSpec};
+use super::api::{ExportSpec, Listing, Marks, Problem, StackSpec, Status, WritableSpec};
 use crate::assembly::{Assembly, AssemblyError, AssemblyResult};
 use crate::service::StackOpener;
 
@@ -26,6 +26,7 @@ pub(super) fn router<O: StackOpener>(assembly: Arc<Assembly<O>>, listeners: Vec<
     Router::new()
         .route("/v1/status", get(status::<O>))
         .route("/v1/exports", get(list::<O>))
+        .route("/v1/marks", get(marks::<O>))
         .route(
             "/v1/writables/{*name}",
             put(put_writable::<O>).delete(delete_writable::<O>),
@@ -62,6 +63,14 @@ async fn status<O: StackOpener>(State(app): App<O>) -> Json<Status> {
 
 async fn list<O: StackOpener>(State(app): App<O>) -> Json<Listing> {
     Json(app.assembly.list())
+}
+
+async fn marks<O: StackOpener>(State(app): App<O>) -> Json<Marks> {
+    let marks = app.assembly.marks().into_iter();
+    Json(Marks {
+        format_version: 1,
+        writables: marks.map(|(name, mark)| (name, mark.to_string())).collect(),
+    })
 }
 
 async fn put_writable<O: StackOpener>(

@@ -37,6 +37,18 @@ watch_power_button() {
   acpid=$!
 }
 
+# While a guest lies in an image its wall clock stands still; the hardware clock, which the hypervisor keeps, does not.
+# Only ever forward, and by seconds: smaller differences are the business of whoever keeps the time in the guest.
+watch_clock() {
+  while $bb sleep 5; do
+    read -r hardware </sys/class/rtc/rtc0/since_epoch || return
+    behind=$((hardware - $($bb date +%s)))
+    if [ $behind -gt 2 ]; then
+      $bb date -s "@$hardware" >/dev/null && say "the clock was $behind s behind and has been set"
+    fi
+  done
+}
+
 # Waits for the end of a process; what else ends meanwhile is collected too.
 wait_for() {
   while $bb kill -0 "$1" 2>/dev/null; do
@@ -87,6 +99,9 @@ trap 'shut_down halt' USR1
 
 prepare
 watch_power_button
+if [ -r /sys/class/rtc/rtc0/since_epoch ]; then
+  watch_clock </dev/null &
+fi
 if [ -x /bin/sh ]; then
   shell=/bin/sh
 else

@@ -321,6 +321,7 @@ impl Stack {
                 .with_file(key, "write", |file| file.trims)
                 .map_err(|_| Status::Stale)?;
             drop(state);
+            top.touch();
             content
                 .write_all_at(bytes, offset)
                 .map_err(|error| io_status("writing", &error))?;

@@ -39,6 +39,7 @@ use crate::writable::Options;
 use crate::writable::content::ContentStore;
 use crate::writable::extents::{ContentId, blocks};
 use crate::writable::log::{AppendError, Log};
+use crate::writable::mark::Mark;
 use crate::writable::record::{Call, Change, Record};
 use crate::writable::state::{Cut, State};
 use listing::{Listings, lock};
@@ -76,10 +77,19 @@ pub(crate) struct Top {
     /// Content files to shorten once the log is durable up to the ticket.
     cut: Mutex<Vec<(Ticket, Cut)>>,
     compacting: AtomicBool,
+    /// What the layer held when it was opened.
+    mark: Option<Mark>,
+    /// Whether anything may have changed since.
+    touched: AtomicBool,
     _lock: File,
 }
 
 impl Top {
+    /// Notes that the layer may no longer hold what it held when it was opened. Before the change, not after it.
+    fn touch(&self) {
+        self.touched.store(true, Ordering::Release);
+    }
+
     fn sync(&self, file: &File) -> io::Result<()> {
         #[cfg(test)]
         if self.log.faults.sync_fails.load(Ordering::Acquire) {
@@ -123,6 +133,14 @@ impl Stack {
         }
     }
 
+    /// What the writable layer holds, as long as that is what it held when it was opened; `None` once something may
+    /// have changed.
+    #[must_use]
+    pub fn unchanged_mark(&self) -> Option<Mark> {
+        let top = self.top.as_ref()?;
+        top.mark.filter(|_| !top.touched.load(Ordering::Acquire))
+    }
+
     /// Changed files whose unchanged part could not be read when the stack was opened: their layer has left the stack
     /// and the content store does not hold it. They give [`Status::Io`]; nothing of them is deleted.
     #[must_use]
@@ -155,6 +173,7 @@ impl Stack {
         changes: Vec<Change>,
     ) -> FsResult<Ticket> {
         let top = self.writable()?;
+        top.touch();
         let mut record = Record { call, changes };
         let payload = record.encode();
         let appended = top.log.append(&payload).map_err(|error| match error {

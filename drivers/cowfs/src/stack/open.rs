@@ -76,6 +76,8 @@ pub fn open(spec: StackSpec) -> Result<Arc<Stack>, StackError> {
                 unused: Mutex::new(Vec::new()),
                 cut: Mutex::new(Vec::new()),
                 compacting: AtomicBool::new(false),
+                mark: writable.mark,
+                touched: AtomicBool::new(false),
                 _lock: writable.lock,
             };
             (writable.state, Some(top), writable.meta.key)

@@ -12,6 +12,7 @@ use crate::service::{
     ListedEntry, Object, ReadOutcome, Renamed, Replayed, Special, Stability, Status, Ticket, WriteVerifier,
     Written,
 };
+use crate::writable::mark::Mark;
 
 impl FileService for Stack {
     fn root(&self) -> Object {
@@ -223,6 +224,10 @@ impl FileService for Stack {
 
     fn flush_all(&self) -> FsResult<()> {
         self.do_flush_all()
+    }
+
+    fn unchanged_mark(&self) -> Option<Mark> {
+        Stack::unchanged_mark(self)
     }
 
     fn replayed(&self, key: &CallKey) -> Option<Replayed> {

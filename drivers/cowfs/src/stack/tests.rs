@@ -17,6 +17,7 @@ mod basics;
 mod crash;
 mod layers;
 mod limits;
+mod mark;
 mod model;
 
 /// A stack on a directory, with shorthand by path for what tests say most.

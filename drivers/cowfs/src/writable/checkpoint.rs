@@ -246,8 +246,8 @@ pub(super) fn remove_replaced(dir: &Path, replayed: &Replayed) -> Result<(), Wri
     Ok(())
 }
 
-/// Hands out the changes that make the state from nothing.
-fn snapshot(
+/// Hands out the changes that make the state from nothing. Equal states give equal changes.
+pub(super) fn snapshot(
     state: &State,
     segments: &dyn Fn(u32) -> io::Result<Arc<File>>,
     put: &mut dyn FnMut(Change) -> io::Result<()>,

@@ -114,7 +114,12 @@ impl ContentStore {
 
     /// Length of the file in bytes.
     pub(crate) fn len(&self, id: ContentId) -> io::Result<u64> {
-        Ok(fs::metadata(self.path(id))?.len())
+        Ok(self.status(id)?.len())
+    }
+
+    /// What the file system knows of the file.
+    pub(crate) fn status(&self, id: ContentId) -> io::Result<fs::Metadata> {
+        fs::metadata(self.path(id))
     }
 
     /// All files in the folder.

@@ -27,6 +27,7 @@ mod codec;
 pub(crate) mod content;
 pub(crate) mod extents;
 pub(crate) mod log;
+pub mod mark;
 mod meta;
 pub(crate) mod record;
 pub(crate) mod segment;
@@ -39,6 +40,7 @@ use crate::quota::Quota;
 use content::ContentStore;
 use extents::{ContentId, Source};
 use log::Log;
+use mark::Mark;
 use state::State;
 
 const LOCK: &str = "lock";
@@ -126,6 +128,8 @@ pub struct Writable {
     pub(crate) state: State,
     pub(crate) log: Log,
     pub(crate) content: ContentStore,
+    /// What it held when it was opened.
+    pub(crate) mark: Option<Mark>,
     /// Its lock goes with it.
     pub(crate) lock: File,
 }
@@ -195,6 +199,12 @@ impl Writable {
             replayed = log::replay(path, meta.layer)?;
         }
         checkpoint::remove_replaced(path, &replayed)?;
+        // Without one the layer serves as well: nobody is kept from it.
+        let mark = Mark::of_replayed(path, &replayed)
+            .inspect_err(|error| {
+                tracing::warn!(path = %path.display(), error = error as &dyn std::error::Error, "no mark");
+            })
+            .ok();
         let log = Log::open(path, meta.layer, epoch, &replayed)?;
         let content = ContentStore::new(path);
         let swept = content.sweep(&known_content(&replayed.state));
@@ -212,6 +222,7 @@ impl Writable {
             state: replayed.state,
             log,
             content,
+            mark,
             lock,
         })
     }
