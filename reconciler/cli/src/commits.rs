@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use xeno_agent::source::{Manifests, Reader};
+use xeno_agent::source::{Manifests, Reader, RepositorySnapshot};
 use xeno_model::desired::{DeleteBudget, DesiredFleet};
 use xeno_model::diagnostic::{Paint, Report};
 use xeno_model::id::{Generation, NodeName, Revision, Timestamp};
@@ -86,6 +86,16 @@ impl History {
     /// The repository itself.
     pub(crate) fn reader(&self) -> &Reader {
         &self.reader
+    }
+
+    /// What a commit holds, and what it asks for or everything that is wrong with it.
+    pub(crate) fn read(
+        &mut self,
+        at: &Revision,
+    ) -> Outcome<(RepositorySnapshot, Result<DesiredFleet, Report>)> {
+        let snapshot = self.reader.read(at, &self.subpath)?;
+        let fleet = self.manifests.fleet(&snapshot);
+        Ok((snapshot, fleet))
     }
 
     /// What a commit asks for, or everything that is wrong with it.

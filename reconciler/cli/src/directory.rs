@@ -94,6 +94,24 @@ pub(crate) fn fleet_root(start: &Path) -> PathBuf {
     found.map_or_else(|| start.to_owned(), Path::to_owned)
 }
 
+/// Where a fleet's root is in the repository around it, from that one's top; empty where there is none around it.
+pub(crate) fn below_repository(root: &Path) -> Outcome<String> {
+    let Ok(repository) = git2::Repository::discover(root) else {
+        return Ok(String::new());
+    };
+    let Some(top) = repository.workdir() else {
+        return Ok(String::new());
+    };
+    let resolved = |path: &Path| {
+        fs::canonicalize(path)
+            .map_err(|error| Failure::doing(format_args!("find {}", path.display()), &error))
+    };
+    let below = resolved(root)?;
+    let below = below.strip_prefix(resolved(top)?).unwrap_or(Path::new(""));
+    let text = below.to_str().map(str::to_owned);
+    text.ok_or_else(|| Failure::said(format!("the path {} is not UTF-8", below.display())))
+}
+
 fn file(snapshot: &mut RepositorySnapshot, path: String, at: &Path, limits: Limits) -> Outcome<()> {
     let failed = |error: std::io::Error| Failure::doing(format_args!("read {}", at.display()), &error);
     let metadata = fs::metadata(at).map_err(failed)?;

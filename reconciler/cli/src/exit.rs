@@ -7,9 +7,10 @@ use std::process::ExitCode;
 pub(crate) enum Exit {
     /// It did what was asked: 0. For `plan --detailed-exitcode`: there is nothing to do.
     Done,
-    /// It failed, or found something wrong (`validate`, `doctor`, `template verify`): 1.
+    /// It failed, or found something wrong (`validate`, `doctor`, `template verify`), or `diff` found a difference: 1.
     Failed,
-    /// `plan --detailed-exitcode`: there is something to do: 2. Also what a command line that does not read gives.
+    /// `plan --detailed-exitcode`: there is something to do; `diff` failed: 2. Also what a command line that does not
+    /// read gives.
     Changes,
 }
 

@@ -5,6 +5,7 @@
 
 mod commands;
 mod commits;
+mod desired_text;
 mod directory;
 mod exit;
 mod failure;
@@ -13,6 +14,7 @@ mod link;
 mod output;
 mod plan_document;
 mod telemetry;
+mod unified;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,8 +22,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    agent, completion, console, cowfs, describe, doctor, events, get, hook, init, plan, reconcile, status,
-    template, validate, version,
+    agent, completion, console, cowfs, describe, diff, doctor, events, get, hook, init, plan, reconcile,
+    status, template, validate, version,
 };
 use exit::Exit;
 use failure::{Failure, Outcome};
@@ -40,6 +42,7 @@ enum Command {
     Init(init::Init),
     Validate(validate::Validate),
     Plan(plan::PlanArgs),
+    Diff(diff::DiffArgs),
     Status(status::StatusArgs),
     Get(get::Get),
     Describe(describe::Describe),
@@ -72,9 +75,16 @@ fn main() -> ExitCode {
     if let [word, socket] = words.as_slice()
         && word == "guestfwd"
     {
-        return ended(forward(Path::new(socket))).into();
+        return ended(forward(Path::new(socket)), Exit::Failed).into();
     }
-    ended(run(&Cli::parse().command)).into()
+    let command = Cli::parse().command;
+    // There, 1 says that something differs, as diff(1) and kubectl have it.
+    let failed = if matches!(command, Command::Diff(_)) {
+        Exit::Changes
+    } else {
+        Exit::Failed
+    };
+    ended(run(&command), failed).into()
 }
 
 fn run(command: &Command) -> Outcome {
@@ -82,6 +92,7 @@ fn run(command: &Command) -> Outcome {
         Command::Init(args) => init::run(args),
         Command::Validate(args) => validate::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Diff(args) => diff::run(args),
         Command::Status(args) => status::run(args),
         Command::Get(args) => get::run(args),
         Command::Describe(args) => describe::run(args),
@@ -109,10 +120,10 @@ fn forward(socket: &Path) -> Outcome {
 }
 
 /// Says what went wrong, once, and turns it into an exit code.
-fn ended(outcome: Outcome) -> Exit {
+fn ended(outcome: Outcome, failed: Exit) -> Exit {
     match outcome {
         Ok(exit) => exit,
-        Err(Failure::Shown) => Exit::Failed,
+        Err(Failure::Shown) => failed,
         // As a filter whose reader has seen enough: quietly.
         Err(Failure::Unread) => Exit::Done,
         Err(Failure::Said { what, hint }) => {
@@ -120,7 +131,7 @@ fn ended(outcome: Outcome) -> Exit {
             if let Some(hint) = hint {
                 output::note(&output::labelled(output::BOLD, "help", &hint));
             }
-            Exit::Failed
+            failed
         }
     }
 }

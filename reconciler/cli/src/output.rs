@@ -171,6 +171,8 @@ pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
 pub(crate) const FAIR: Style = AnsiColor::Yellow.on_default();
 /// Things that do not work.
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+/// Lines that go.
+pub(crate) const BAD_LINE: Style = AnsiColor::Red.on_default();
 /// Asides.
 pub(crate) const FAINT: Style = Style::new().dimmed();
 

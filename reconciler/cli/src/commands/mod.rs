@@ -5,6 +5,7 @@ pub(crate) mod completion;
 pub(crate) mod console;
 pub(crate) mod cowfs;
 pub(crate) mod describe;
+pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod get;

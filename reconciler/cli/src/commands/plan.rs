@@ -182,6 +182,7 @@ fn coloured(text: &str) -> String {
     out
 }
 
-fn node(text: &str) -> Result<NodeName, String> {
+/// Reads the name of a node from the command line.
+pub(crate) fn node(text: &str) -> Result<NodeName, String> {
     NodeName::new(text).map_err(|error| error.to_string())
 }
