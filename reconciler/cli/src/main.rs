@@ -12,9 +12,11 @@ mod failure;
 mod graph;
 mod link;
 mod output;
+mod past;
 mod plan_document;
 mod telemetry;
 mod unified;
+mod worktree;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,8 +24,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    agent, completion, console, cowfs, describe, diff, doctor, events, get, hook, init, plan, reconcile,
-    status, template, validate, version,
+    agent, completion, console, cowfs, describe, diff, doctor, events, get, history, hook, init, plan,
+    reconcile, status, suspend, template, tree, undelete, validate, version,
 };
 use exit::Exit;
 use failure::{Failure, Outcome};
@@ -44,6 +46,11 @@ enum Command {
     Plan(plan::PlanArgs),
     Diff(diff::DiffArgs),
     Status(status::StatusArgs),
+    Tree(tree::TreeArgs),
+    History(history::HistoryArgs),
+    Suspend(suspend::Suspend),
+    Resume(suspend::Resume),
+    Undelete(undelete::Undelete),
     Get(get::Get),
     Describe(describe::Describe),
     Why(describe::Why),
@@ -94,6 +101,11 @@ fn run(command: &Command) -> Outcome {
         Command::Plan(args) => plan::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Status(args) => status::run(args),
+        Command::Tree(args) => tree::run(args),
+        Command::History(args) => history::run(args),
+        Command::Suspend(args) => suspend::suspend(args),
+        Command::Resume(args) => suspend::resume(args),
+        Command::Undelete(args) => undelete::run(args),
         Command::Get(args) => get::run(args),
         Command::Describe(args) => describe::run(args),
         Command::Why(args) => describe::why(args),

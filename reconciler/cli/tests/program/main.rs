@@ -3,6 +3,7 @@
 mod daemon;
 mod diff;
 mod hook;
+mod intent;
 mod offline;
 mod plan;
 mod world;
