@@ -12,7 +12,7 @@ use crate::failure::{Failure, Outcome};
 pub(crate) const DEFAULT_SOCKET: &str = "/run/xenoslice/agent.sock";
 
 /// Which agent is asked.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(crate) struct AgentArgs {
     /// The agent's socket [default: $XENO_SOCKET, or /run/xenoslice/agent.sock].
     #[arg(long, value_name = "FILE")]

@@ -11,6 +11,7 @@ mod exit;
 mod failure;
 mod graph;
 mod link;
+mod names;
 mod output;
 mod past;
 mod plan_document;
@@ -24,7 +25,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    agent, completion, console, cowfs, describe, diff, doctor, events, get, history, hook, init, plan,
+    agent, completion, console, cowfs, describe, diff, doctor, events, get, history, hook, init, man, plan,
     reconcile, status, suspend, template, tree, undelete, validate, version,
 };
 use exit::Exit;
@@ -67,6 +68,7 @@ enum Command {
     Cowfs(cowfs::Cowfs),
     Agent(agent::Agent),
     Completion(completion::Completion),
+    Man(man::ManArgs),
     Version(version::Version),
     /// Joins standard input and output to a socket, for QEMU.
     #[command(hide = true)]
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
     {
         return ended(forward(Path::new(socket)), Exit::Failed).into();
     }
+    completion::answer::<Cli>();
     let command = Cli::parse().command;
     // There, 1 says that something differs, as diff(1) and kubectl have it.
     let failed = if matches!(command, Command::Diff(_)) {
@@ -118,7 +121,8 @@ fn run(command: &Command) -> Outcome {
         Command::Hook(command) => hook::run(command),
         Command::Agent(args) => agent::run(args),
         Command::Cowfs(command) => cowfs::run(command),
-        Command::Completion(args) => completion::run::<Cli>(args),
+        Command::Completion(args) => completion::run(args),
+        Command::Man(args) => man::run::<Cli>(args),
         Command::Version(args) => version::run(args),
         Command::Guestfwd { socket } => forward(socket),
     }

@@ -12,6 +12,7 @@ pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod hook;
 pub(crate) mod init;
+pub(crate) mod man;
 pub(crate) mod plan;
 pub(crate) mod reconcile;
 pub(crate) mod status;

@@ -6,4 +6,5 @@ mod hook;
 mod intent;
 mod offline;
 mod plan;
+mod words;
 mod world;
