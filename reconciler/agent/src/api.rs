@@ -4,6 +4,14 @@
 //! they do not know. Times are milliseconds since 1970. These types are the wire's own: nothing of the core is
 //! serialised as it is.
 
+mod apply;
+mod freeze;
+mod history;
+
+pub use apply::{Applied, ApplyAction, ApplyRequest};
+pub use freeze::{FreezeRequest, FreezeView, Freezes, ScopeView, ThawRequest};
+pub use history::{History, HistoryEntry};
+
 use serde::{Deserialize, Serialize};
 
 /// Version of all answers. Raised when a field changes its meaning or goes.

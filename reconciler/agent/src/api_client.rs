@@ -3,15 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use xeno_model::id::SliverId;
 
-use crate::api::{Doctor, EventView, Events, Failure, PlanView, SliverStatus, Slivers, Status, WhyView};
+use crate::api::{
+    Applied, ApplyRequest, Doctor, EventView, Events, Failure, FreezeRequest, Freezes, History, PlanView,
+    SliverStatus, Slivers, Status, ThawRequest, WhyView,
+};
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -151,6 +155,56 @@ impl ApiClient {
         self.ask(Method::POST, "/v1/reconcile").await
     }
 
+    /// Has something left alone, and says all that is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn freeze(&self, freeze: &FreezeRequest) -> Result<Freezes, ClientError> {
+        self.tell("/v1/freeze", freeze).await
+    }
+
+    /// Has the agent go on with something that was frozen, and says all that still is.
+    ///
+    /// # Errors
+    /// [`ClientError`]; refused with 404 where it was not frozen.
+    pub async fn thaw(&self, thaw: &ThawRequest) -> Result<Freezes, ClientError> {
+        self.tell("/v1/thaw", thaw).await
+    }
+
+    /// All freezes in force.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn freezes(&self) -> Result<Freezes, ClientError> {
+        self.ask(Method::GET, "/v1/freezes").await
+    }
+
+    /// Has exactly this plan carried out.
+    ///
+    /// # Errors
+    /// [`ClientError`]; refused with 409 where the agent makes another plan by now.
+    pub async fn apply(&self, plan: &ApplyRequest) -> Result<Applied, ClientError> {
+        self.tell("/v1/apply", plan).await
+    }
+
+    /// What was accepted and carried through, of the node or of one sliver.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn history(&self, sliver: Option<&SliverId>, limit: u32) -> Result<History, ClientError> {
+        let of = sliver.map_or_else(String::new, |sliver| format!("sliver={sliver}&"));
+        self.ask(Method::GET, &format!("/v1/history?{of}limit={limit}"))
+            .await
+    }
+
+    /// All that the agent sees and has recorded: what `xeno plan --observed` makes a plan from elsewhere.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn observed(&self) -> Result<serde_json::Value, ClientError> {
+        self.ask(Method::GET, "/v1/observed").await
+    }
+
     /// What the agent knows about its own soundness.
     ///
     /// # Errors
@@ -165,7 +219,7 @@ impl ApiClient {
     /// [`ClientError`].
     pub async fn watch(&self, since: u64, limit: u32) -> Result<EventStream, ClientError> {
         let target = format!("/v1/events/watch?since={since}&limit={limit}");
-        let response = within(self.send(Method::GET, &target)).await?;
+        let response = within(self.send(Method::GET, &target, Bytes::new())).await?;
         let response = self.refused(response).await?;
         Ok(EventStream {
             body: response.into_body(),
@@ -175,8 +229,22 @@ impl ApiClient {
     }
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, target: &str) -> Result<T, ClientError> {
+        self.exchange(method, target, Bytes::new()).await
+    }
+
+    async fn tell<T: DeserializeOwned>(&self, target: &str, what: &impl Serialize) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(what).map_err(|error| self.protocol(error))?;
+        self.exchange(Method::POST, target, Bytes::from(body)).await
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
         within(async {
-            let response = self.send(method, target).await?;
+            let response = self.send(method, target, body).await?;
             let response = self.refused(response).await?;
             let body = self.collect(response.into_body()).await?;
             serde_json::from_slice(&body).map_err(|error| self.protocol(error))
@@ -184,7 +252,12 @@ impl ApiClient {
         .await
     }
 
-    async fn send(&self, method: Method, target: &str) -> Result<Response<Incoming>, ClientError> {
+    async fn send(
+        &self,
+        method: Method,
+        target: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
         let no_agent = |source| ClientError::NoAgent {
             path: self.socket.clone(),
             source,
@@ -195,12 +268,15 @@ impl ApiClient {
             .map_err(|error| self.protocol(error))?;
         // Ends with the response, and has no error of its own that the response would not show.
         tokio::spawn(connection);
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(target)
             .header(hyper::header::HOST, "agent");
+        if !body.is_empty() {
+            request = request.header(hyper::header::CONTENT_TYPE, "application/json");
+        }
         let request = request
-            .body(Empty::<Bytes>::new())
+            .body(Full::new(body))
             .map_err(|error| self.protocol(error))?;
         sender
             .send_request(request)
