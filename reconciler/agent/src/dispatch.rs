@@ -20,6 +20,9 @@ use crate::health::{self, Probers};
 /// Most bytes that the files of one layer may have in memory while it is made.
 const FILES_BYTES_MAX: usize = 256 << 20;
 
+/// What takes longer than this may hang.
+const LATE_AFTER: Duration = Duration::from_secs(5);
+
 /// Reads the content of a blob of the repository.
 pub(crate) type BlobReader =
     Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + Send>> + Send + Sync>;
@@ -68,6 +71,15 @@ impl Work {
             action: action.clone(),
             sliver,
             files,
+        }
+    }
+
+    /// After how long it is late: from then on nobody else waits for it, though it goes on until its deadline.
+    pub(crate) fn late_after(&self, shutdown_grace: Duration) -> Duration {
+        match &self.action {
+            // A guest may take all of its grace to end.
+            Action::Shutdown { .. } => shutdown_grace + LATE_AFTER,
+            _ => LATE_AFTER.min(self.deadline(shutdown_grace)),
         }
     }
 

@@ -13,7 +13,7 @@ mod progress;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ use crate::health::Verdicts;
 use crate::observe::observe;
 use crate::store::Store;
 use memory::Memory;
-use progress::Progress;
+use progress::{Progress, Straggler};
 
 /// What the loop is told once.
 #[derive(Clone, Debug)]
@@ -101,9 +101,12 @@ enum Purpose {
     Pass,
     /// To see whether a run that only waits keeps something else from being done.
     Peek,
-    /// To answer.
-    Answer(Reply<PlanView>),
+    /// To answer: all who asked before it began.
+    Answer(Vec<Reply<PlanView>>),
 }
+
+/// Looks at a time. Who asks for another waits until one has ended.
+const LOOKS_MAX: usize = 3;
 
 /// What the loop is at.
 enum Stage {
@@ -124,6 +127,10 @@ pub(crate) struct Agent<H, S> {
     refetch: Arc<Notify>,
     tasks: JoinSet<Outcome>,
     looks: JoinSet<(ObservedNode, Purpose)>,
+    /// Who wants a plan, and waits for a look to begin.
+    asked: Vec<Reply<PlanView>>,
+    /// Actions that hang, or may.
+    stragglers: HashMap<Id, Straggler>,
     health: watch::Receiver<Verdicts>,
     health_seen: Verdicts,
     stage: Stage,
@@ -189,6 +196,8 @@ where
             refetch,
             tasks: JoinSet::new(),
             looks: JoinSet::new(),
+            asked: Vec::new(),
+            stragglers: HashMap::new(),
             health,
             health_seen: Verdicts::new(),
             stage: Stage::Idle,
@@ -291,6 +300,10 @@ where
 
     async fn handle(&mut self, event: Event) {
         self.mend().await;
+        if !self.asked.is_empty() && self.looks.len() < LOOKS_MAX {
+            let replies = std::mem::take(&mut self.asked);
+            self.look(Purpose::Answer(replies));
+        }
         match event {
             Event::Source(news) => self.hear(news).await,
             Event::Looked(mut observed, Purpose::Pass) => {
@@ -305,15 +318,17 @@ where
                 self.note_tombstones(&mut observed).await;
                 self.peeked(observed).await;
             }
-            Event::Looked(mut observed, Purpose::Answer(reply)) => {
+            Event::Looked(mut observed, Purpose::Answer(replies)) => {
                 self.note_tombstones(&mut observed).await;
                 let answer = self.answer_plan(&observed).await;
                 if answer.as_ref().is_ok_and(|plan| !plan.empty) {
                     // What a person is shown is not left until the next tick.
                     self.wake();
                 }
-                // Who stopped waiting does not get an answer.
-                let _ = reply.send(answer);
+                for reply in replies {
+                    // Who stopped waiting does not get an answer.
+                    let _ = reply.send(answer.clone());
+                }
             }
             Event::LookLost => {
                 tracing::error!("a look at the node ended without a result");
@@ -370,7 +385,8 @@ where
                 } else {
                     Instant::now() + self.settings.look_every
                 };
-                next_try.map_or(look, |next_try| next_try.min(look))
+                let times = next_try.into_iter().chain(progress.next_late());
+                times.fold(look, Instant::min)
             }
         }
     }
@@ -608,7 +624,7 @@ where
         drop(inputs);
         self.supersede().await;
         let until = Instant::now() + self.settings.farewell;
-        while matches!(self.stage, Stage::Running(_)) {
+        while matches!(self.stage, Stage::Running(_)) || !self.stragglers.is_empty() {
             let ended = tokio::select! {
                 ended = self.tasks.join_next_with_id() => ended,
                 () = sleep_until(until) => None,

@@ -13,14 +13,14 @@ use xeno_reconciler::ports::{DriverFact, Hypervisor, Soundness, Storage};
 use xeno_reconciler::{render, report};
 use xeno_state::record::{BackOff, Event, EventKind};
 
-use super::{Agent, Purpose, Stage};
+use super::{Agent, LOOKS_MAX, Purpose, Stage};
 use crate::api::{
     AcceptedView, AppliedView, ChangeView, Doctor, DomainView, EventView, Events, FORMAT_VERSION, Fact,
     FactState, FailureView, HealthView, HealthWord, InFlight, MemoryView, NodeView, ObservedView, Phase,
     PlanView, PortView, RejectedView, RunView, SliverPhase, SliverStatus, SliverSummary, Slivers, SourceView,
     Status, StorageView, WhyView,
 };
-use crate::handle::{HandleError, Request};
+use crate::handle::{HandleError, Reply, Request, WAITING_MAX};
 use crate::health;
 
 impl<H, S> Agent<H, S>
@@ -32,7 +32,7 @@ where
     pub(super) async fn answer(&mut self, request: Request) {
         match request {
             Request::Status(reply) => drop(reply.send(Ok(self.status()))),
-            Request::Plan(reply) => self.look(Purpose::Answer(reply)),
+            Request::Plan(reply) => self.ask_for_plan(reply),
             Request::Slivers(reply) => drop(reply.send(Ok(Slivers {
                 format_version: FORMAT_VERSION,
                 slivers: self.summaries(),
@@ -70,6 +70,18 @@ where
         }
     }
 
+    /// Has the node looked at for an answer; far too many who wait already are told that it is too much.
+    fn ask_for_plan(&mut self, reply: Reply<PlanView>) {
+        if self.looks.len() < LOOKS_MAX {
+            self.look(Purpose::Answer(vec![reply]));
+            return;
+        }
+        self.asked.retain(|reply| !reply.is_closed());
+        if self.asked.len() < WAITING_MAX {
+            self.asked.push(reply);
+        }
+    }
+
     pub(super) async fn answer_plan(&self, observed: &ObservedNode) -> Result<PlanView, HandleError> {
         let Some(desired) = self.desired.clone() else {
             let why = self.memory.rejected.as_ref().map(|rejected| rejected.why.clone());
@@ -81,7 +93,7 @@ where
             });
         };
         let planned = self
-            .make_plan(&desired, observed)
+            .make_plan(&desired, observed, &BTreeMap::new())
             .await
             .map_err(|why| HandleError::Plan { why })?;
         let json = serde_json::from_str(&render::json(&planned.plan));
@@ -275,6 +287,15 @@ where
             ));
         }
         problems.extend(self.rebuilt_lately());
+        let mut late: Vec<_> = self.stragglers.values().collect();
+        late.sort_by(|a, b| a.key.cmp(&b.key));
+        problems.extend(late.into_iter().map(|one| {
+            let since = report::utc(one.began);
+            format!(
+                "{} has been under way since {since} and may hang; others go on without it",
+                one.key
+            )
+        }));
         if let Some(why) = &self.source.failure {
             problems.push(format!("the repository cannot be read: {why}"));
         }
@@ -379,8 +400,12 @@ where
     }
 
     fn doing(&self, sliver: &SliverId) -> Vec<String> {
+        let left = self.stragglers.values();
+        let left = left.filter(|one| one.serves.contains(sliver));
+        let mut keys: Vec<_> = left.map(|one| one.key.0.clone()).collect();
         let Stage::Running(progress) = &self.stage else {
-            return Vec::new();
+            keys.sort();
+            return keys;
         };
         let serves = |one: &&super::progress::InFlight| {
             progress
@@ -388,12 +413,8 @@ where
                 .action(&one.key)
                 .is_some_and(|planned| planned.serves.contains(sliver))
         };
-        let mut keys: Vec<_> = progress
-            .in_flight
-            .values()
-            .filter(serves)
-            .map(|one| one.key.0.clone())
-            .collect();
+        let in_flight = progress.in_flight.values().filter(serves);
+        keys.extend(in_flight.map(|one| one.key.0.clone()));
         keys.sort();
         keys
     }

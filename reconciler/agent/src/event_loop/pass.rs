@@ -1,5 +1,6 @@
 //! One pass: from what was seen to a plan, from the plan to a run, from the run back to a look.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use tokio::task::{Id, JoinError};
 use xeno_model::desired::{DesiredNode, SliverState};
 use xeno_model::id::{Generation, SliverId};
 use xeno_model::normal::current_boot;
-use xeno_model::observed::{DomainState, ObservedNode, Seen};
+use xeno_model::observed::{DomainState, ObservedNode, Seen, Stranger};
 use xeno_reconciler::action::{Action, ActionKey};
 use xeno_reconciler::change::{Change, ChangeClass, Reason};
 use xeno_reconciler::exec::{ActionState, Outcome, RetryPolicy, Run, RunState};
@@ -19,7 +20,7 @@ use xeno_state::node::Writer;
 use xeno_state::record::{BackOff, EventKind, NewEvent, Outcome as Written};
 use xeno_state::time::NodeTime;
 
-use super::progress::{InFlight, Progress};
+use super::progress::{InFlight, Progress, Straggler};
 use super::{Agent, Purpose, RESTLESS_MAX, Stage};
 use crate::dispatch::{Work, carry_out};
 
@@ -37,11 +38,13 @@ where
     H: Hypervisor + 'static,
     S: Storage + 'static,
 {
-    /// Plans from an observation; `Err` is a mistake of the planner.
+    /// Plans from an observation; `Err` is a mistake of the planner. Slivers that are `busy` are left alone, as are those
+    /// of actions that were left behind.
     pub(super) async fn make_plan(
         &self,
         desired: &DesiredNode,
         observed: &ObservedNode,
+        busy: &BTreeMap<SliverId, ActionKey>,
     ) -> Result<Planned, String> {
         let (now, time) = (self.clock.now(), self.node_time());
         let window = desired.delete_budget.window.0;
@@ -55,6 +58,19 @@ where
             Err(_) => (allowed, None),
         };
         let accepted = self.memory.accepted.as_ref();
+        let mut held = self.memory.reasons(now, time);
+        let stragglers = self.stragglers.values();
+        let stragglers = stragglers.flat_map(|one| one.serves.iter().map(|sliver| (sliver, &one.key)));
+        for (sliver, action) in busy.iter().chain(stragglers) {
+            let reason = Reason::BackingOff {
+                action: action.clone(),
+                why: "it has not ended yet".to_owned(),
+                until: now,
+                retry: Retry::Later,
+            };
+            held.insert(sliver.clone(), reason);
+        }
+        let observed = &self.with_straggling_starts(observed);
         let input = PlanInput {
             desired,
             applied: &self.memory.applied,
@@ -64,7 +80,7 @@ where
             basis: Basis::Observed,
             removed_recently,
             tombstone_ms: self.settings.tombstone_ms,
-            backing_off: &self.memory.reasons(now, time),
+            backing_off: &held,
             now,
         };
         let plan = plan::build(&input).map_err(|error| error.to_string())?;
@@ -110,7 +126,7 @@ where
             return;
         };
         self.probe(&desired, &observed);
-        let planned = self.make_plan(&desired, &observed).await;
+        let planned = self.make_plan(&desired, &observed, &BTreeMap::new()).await;
         self.observed = Some(observed);
         let planned = match planned {
             Ok(planned) => planned,
@@ -149,10 +165,11 @@ where
         let waits = |action: &Action| {
             matches!(action, Action::AwaitHealthy { .. }) || progress.is_in_flight(&action.key())
         };
-        let planned = self.make_plan(&desired, &observed).await;
+        let planned = self.make_plan(&desired, &observed, &progress.busy()).await;
         let more = planned.is_ok_and(|planned| can_go_on(&planned.plan, waits));
         self.observed = Some(observed);
         if more {
+            self.leave_behind();
             self.supersede().await;
         }
     }
@@ -252,10 +269,11 @@ where
     pub(super) async fn pump(&mut self) {
         loop {
             let now_ms = self.clock.elapsed_ms();
-            let parallel = self.settings.parallel;
             let Stage::Running(progress) = &self.stage else {
                 return;
             };
+            // What is late does not take the place of others.
+            let parallel = self.settings.parallel.saturating_add(progress.late());
             if self.stopping || progress.abandoned {
                 break;
             }
@@ -305,6 +323,7 @@ where
             return;
         }
         let ports = Arc::clone(&self.ports);
+        let late_at = tokio::time::Instant::now() + work.late_after(ports.shutdown_grace);
         let abort = self.tasks.spawn(async move { carry_out(&ports, work).await });
         let in_flight = InFlight {
             key,
@@ -312,6 +331,7 @@ where
             began: now,
             abort: abort.clone(),
             given_up: false,
+            late_at,
         };
         progress.in_flight.insert(abort.id(), in_flight);
     }
@@ -320,6 +340,9 @@ where
     pub(super) async fn action_ended(&mut self, id: Id, outcome: Result<Outcome, JoinError>) {
         let time = self.node_time();
         let elapsed = self.clock.elapsed_ms();
+        if let Some(straggler) = self.stragglers.remove(&id) {
+            return self.straggler_ended(straggler, outcome).await;
+        }
         let Stage::Running(progress) = &mut self.stage else {
             return;
         };
@@ -327,17 +350,7 @@ where
             return;
         };
         let key = in_flight.key;
-        let outcome = match outcome {
-            Ok(outcome) => outcome,
-            Err(error) if error.is_cancelled() => Outcome::Failed {
-                why: "given up for something newer".to_owned(),
-                retry: Retry::Later,
-            },
-            Err(error) => Outcome::Failed {
-                why: format!("a mistake in this program ended it: {error}"),
-                retry: Retry::Never,
-            },
-        };
+        let outcome = outcome_of(outcome);
         let permanent = matches!(
             outcome,
             Outcome::Failed {
@@ -345,10 +358,7 @@ where
                 ..
             }
         ) && !key.0.starts_with("await:");
-        let written = match &outcome {
-            Outcome::Done => Written::Done,
-            Outcome::Failed { why, .. } => Written::Failed { why: why.clone() },
-        };
+        let written = to_write(&outcome);
         let state = match progress.run.finished(&key, outcome, elapsed) {
             Ok(state) => state.clone(),
             Err(error) => {
@@ -398,6 +408,73 @@ where
             progress.abandoned = true;
         }
         self.pump().await;
+    }
+
+    /// The node as it will be once the starts that were left behind have an effect: their memory is not to be given to
+    /// others meanwhile.
+    fn with_straggling_starts<'a>(&self, observed: &'a ObservedNode) -> Cow<'a, ObservedNode> {
+        let Seen::Known(domains) = &observed.domains else {
+            return Cow::Borrowed(observed);
+        };
+        let starting: Vec<_> = self
+            .stragglers
+            .values()
+            .filter(|one| one.memory_mib > 0 && !one.serves.iter().any(|s| domains.ours.contains_key(s)))
+            .map(|one| Stranger {
+                name: one.key.to_string(),
+                memory_mib: one.memory_mib,
+            })
+            .collect();
+        if starting.is_empty() {
+            return Cow::Borrowed(observed);
+        }
+        let mut observed = observed.clone();
+        if let Seen::Known(domains) = &mut observed.domains {
+            domains.strangers.extend(starting);
+        }
+        Cow::Owned(observed)
+    }
+
+    /// Lets the run go on without what is late.
+    fn leave_behind(&mut self) {
+        let elapsed = self.clock.elapsed_ms();
+        if let Stage::Running(progress) = &mut self.stage {
+            let left = progress.leave_behind(elapsed);
+            self.stragglers.extend(left);
+        }
+    }
+
+    /// Takes the outcome of an action that its run left behind. What is left to do for its slivers the next look says.
+    async fn straggler_ended(&mut self, straggler: Straggler, outcome: Result<Outcome, JoinError>) {
+        let (key, time, now) = (straggler.key, self.node_time(), self.clock.now());
+        let outcome = outcome_of(outcome);
+        let written = to_write(&outcome);
+        let mut back_offs = Vec::new();
+        let event = match outcome {
+            Outcome::Done => self.event(EventKind::Done, None, key.0.clone()),
+            Outcome::Failed { why, retry } => {
+                for sliver in &straggler.serves {
+                    let permanent = retry == Retry::Never;
+                    let back_off = self.memory.next_back_off(sliver, &key, &why, permanent, time);
+                    back_offs.push((sliver.clone(), back_off));
+                }
+                self.event(EventKind::Failed, None, format!("{key} failed: {why}"))
+            }
+        };
+        let event = NewEvent {
+            sliver: straggler.serves.iter().next().cloned(),
+            ..event
+        };
+        self.memory.backing_off.extend(back_offs.iter().cloned());
+        self.remember(vec![event], move |w| {
+            w.outcome(straggler.intent, &written, now)?;
+            for (sliver, back_off) in &back_offs {
+                w.back_off(sliver, back_off)?;
+            }
+            Ok(())
+        })
+        .await;
+        self.wake();
     }
 
     /// Writes down an outcome, what it settled and what it made wait, in one transaction. `false` where that failed:
@@ -662,6 +739,27 @@ where
         if !events.is_empty() {
             self.remember(events, |_| Ok(())).await;
         }
+    }
+}
+
+fn outcome_of(ended: Result<Outcome, JoinError>) -> Outcome {
+    match ended {
+        Ok(outcome) => outcome,
+        Err(error) if error.is_cancelled() => Outcome::Failed {
+            why: "given up for something newer".to_owned(),
+            retry: Retry::Later,
+        },
+        Err(error) => Outcome::Failed {
+            why: format!("a mistake in this program ended it: {error}"),
+            retry: Retry::Never,
+        },
+    }
+}
+
+fn to_write(outcome: &Outcome) -> Written {
+    match outcome {
+        Outcome::Done => Written::Done,
+        Outcome::Failed { why, .. } => Written::Failed { why: why.clone() },
     }
 }
 

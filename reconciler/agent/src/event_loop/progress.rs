@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::task::{AbortHandle, Id};
+use tokio::time::Instant;
 use xeno_model::desired::DesiredNode;
 use xeno_model::id::{SliverId, Timestamp};
 use xeno_reconciler::action::{Action, ActionKey};
-use xeno_reconciler::exec::Run;
+use xeno_reconciler::exec::{Outcome, Run};
+use xeno_reconciler::ports::Retry;
 use xeno_reconciler::record::Settlement;
 
 /// A run under way.
@@ -36,15 +38,92 @@ pub(super) struct InFlight {
     pub(super) abort: AbortHandle,
     /// It only waits, and was told to stop.
     pub(super) given_up: bool,
+    /// From then on it may hang, and nobody else waits for it.
+    pub(super) late_at: Instant,
+}
+
+/// An action that hangs, or may: the run that began it went on without it. Its slivers are left alone until it ends.
+pub(super) struct Straggler {
+    pub(super) key: ActionKey,
+    pub(super) intent: i64,
+    pub(super) began: Timestamp,
+    pub(super) serves: BTreeSet<SliverId>,
+    /// Memory in MiB that a domain takes whose start this is.
+    pub(super) memory_mib: u64,
 }
 
 impl Progress {
-    /// Whether all that is in flight waits, for a guest to become healthy or for a template to come, and nothing else
-    /// can be done in this run.
+    /// Whether all that is in flight waits, for a guest to become healthy or for a template to come, or is late, and
+    /// nothing else can be done in this run.
     pub(super) fn only_waits(&self) -> bool {
+        let now = Instant::now();
         !self.in_flight.is_empty()
             && self.run.next_try_ms().is_none()
-            && self.in_flight.values().all(|one| self.waits(one))
+            && self
+                .in_flight
+                .values()
+                .all(|one| self.waits(one) || one.late_at <= now)
+    }
+
+    /// How many are late. They do not take the place of others.
+    pub(super) fn late(&self) -> usize {
+        let now = Instant::now();
+        let late = |one: &&InFlight| one.late_at <= now && !self.waits(one);
+        self.in_flight.values().filter(late).count()
+    }
+
+    /// When the next one will be late.
+    pub(super) fn next_late(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let times = self.in_flight.values().filter(|one| !self.waits(one));
+        times.map(|one| one.late_at).filter(|at| *at > now).min()
+    }
+
+    /// Slivers of which something is in flight, by what.
+    pub(super) fn busy(&self) -> BTreeMap<SliverId, ActionKey> {
+        let one = |one: &InFlight| {
+            let planned = self.run.action(&one.key)?;
+            Some((planned.action.sliver()?.clone(), one.key.clone()))
+        };
+        self.in_flight.values().filter_map(one).collect()
+    }
+
+    /// Goes on without those that are late: they end by themselves, and count no more in this run.
+    pub(super) fn leave_behind(&mut self, elapsed_ms: u64) -> Vec<(Id, Straggler)> {
+        let now = Instant::now();
+        let late = |one: &InFlight| one.late_at <= now && !self.waits(one);
+        let ids: Vec<_> = self
+            .in_flight
+            .iter()
+            .filter(|(_, one)| late(one))
+            .map(|(id, _)| *id)
+            .collect();
+        let mut left = Vec::new();
+        for id in ids {
+            let Some(one) = self.in_flight.remove(&id) else {
+                continue;
+            };
+            let planned = self.run.action(&one.key);
+            let straggler = Straggler {
+                serves: planned.map(|planned| planned.serves.clone()).unwrap_or_default(),
+                memory_mib: planned
+                    .and_then(|planned| u64::try_from(planned.cost.memory_mib).ok())
+                    .unwrap_or(0),
+                key: one.key.clone(),
+                intent: one.intent,
+                began: one.began,
+            };
+            let outcome = Outcome::Failed {
+                why: "it is late, and the run goes on without it".to_owned(),
+                retry: Retry::Never,
+            };
+            if let Err(error) = self.run.finished(&one.key, outcome, elapsed_ms) {
+                tracing::error!("{error}");
+                self.abandoned = true;
+            }
+            left.push((id, straggler));
+        }
+        left
     }
 
     fn waits(&self, in_flight: &InFlight) -> bool {

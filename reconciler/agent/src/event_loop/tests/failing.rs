@@ -139,3 +139,69 @@ async fn a_blind_node_leaves_everything_alone() {
     world.converged(2).await;
     assert!(!world.events("seen").await.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_hangs_delays_no_other() {
+    let world = World::started();
+    let names = ["a/0", "b/0", "c/0", "d/0", "e/0", "f/0"];
+    world.push(commit(1, names.map(sliver))).await;
+    world.converged(1).await;
+    // As many as may be in flight at a time, and they hang for good.
+    for _ in 0..4 {
+        world.node.script("boot", Fault::Hangs);
+    }
+    for name in &names[..4] {
+        world.node.lose_domain(&id(name));
+    }
+    world
+        .until("the hanging", |_| {
+            world
+                .node
+                .calls()
+                .iter()
+                .filter(|c| c.starts_with("boot:"))
+                .count()
+                == 10
+        })
+        .await;
+    let began = world.status().await.node.now_ms;
+    world.node.lose_domain(&id("e/0"));
+    world.running().hint.send(()).await.unwrap();
+    world
+        .until("e/0 to be back", |_| world.calls("boot:e/0") == 2)
+        .await;
+    let took = world.status().await.node.now_ms - began;
+    assert!(took < 12_000, "{took} ms");
+    // Neither does a commit wait, and what hangs is not called again before it has ended.
+    world
+        .push(commit(2, names.map(sliver).into_iter().chain([sliver("g/0")])))
+        .await;
+    world
+        .until("g/0 to be up", |_| world.calls("boot:g/0") == 1)
+        .await;
+    let took = world.status().await.node.now_ms - began;
+    assert!(took < 15_000, "{took} ms");
+    assert_eq!(world.calls("boot:a/0"), 2);
+    let why = world.running().handle.why(id("a/0")).await.unwrap();
+    assert!(why.sentences[0].contains("boot:a/0 is under way"), "{why:?}");
+    world.converged(2).await;
+    assert_eq!(world.calls("boot:a/0"), 3);
+    assert_eq!(world.events("failed").await.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_who_ask_for_a_plan_share_a_look() {
+    let world = World::started();
+    world.push(commit(1, [sliver("web/0")])).await;
+    world.converged(1).await;
+    let handle = &world.running().handle;
+    let asked: Vec<_> = (0..40)
+        .map(|_| {
+            let handle = handle.clone();
+            tokio::spawn(async move { handle.plan().await })
+        })
+        .collect();
+    for one in asked {
+        assert!(one.await.unwrap().unwrap().empty);
+    }
+}
