@@ -13,7 +13,7 @@ use super::report::{Report, human, quote, say};
 use super::stop;
 use crate::lab::node::Node;
 use crate::lab::repository::Repository;
-use crate::lab::{LabError, LabResult, Parts, ensure, http, wait_for};
+use crate::lab::{LabError, LabResult, Parts, ensure, http, template, wait_for};
 
 /// What to run, and where.
 #[derive(Clone, Debug)]
@@ -198,45 +198,13 @@ fn nonce(step: u32) -> String {
 /// What `xeno template import` said.
 pub fn import(report: &mut Report, options: &Options, dir: &Path) -> LabResult<Parts> {
     let published = dir.join("templates");
-    let modules = std::fs::read_dir(options.images.join("modules"))
-        .ok()
-        .and_then(|mut entries| entries.next()?.ok())
-        .map(|entry| entry.path())
-        .ok_or_else(|| {
-            LabError::Check(format!(
-                "no images in {}: run make image",
-                options.images.display()
-            ))
-        })?;
-    let output = Command::new(&options.xeno)
-        .args(["template", "import"])
-        .arg(options.images.join("root.tar"))
-        .args([
-            "--name",
-            "debian-web",
-            "--init",
-            "small",
-            "--run",
-            "apache2ctl -D FOREGROUND",
-        ])
-        .arg("--store")
-        .arg(&published)
-        .arg("--kernel")
-        .arg(options.images.join("vmlinuz"))
-        .arg("--modules")
-        .arg(modules)
-        .output()
-        .map_err(LabError::io("running xeno template import"))?;
-    ensure(output.status.success(), || {
-        format!(
-            "xeno template import: {}",
-            String::from_utf8_lossy(&output.stderr)
-        )
-    })?;
-    let template = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    ensure(template.starts_with("sha256:"), || {
-        format!("xeno template import printed {template:?}")
-    })?;
+    let template = template::import_root(
+        &options.xeno,
+        &options.images,
+        &published,
+        "debian-web",
+        "apache2ctl -D FOREGROUND",
+    )?;
     report.held(&format!("debian-web is {}\u{2026}", &template[..19]));
     let xeno = options
         .xeno

@@ -4,6 +4,7 @@ pub mod http;
 pub mod node;
 pub mod process;
 pub mod repository;
+pub mod template;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -42,7 +42,8 @@ impl Node {
         write(
             &dir.join("agent.toml"),
             &format!(
-                "node = \"{name}\"\nrepository = \"{}\"\nstate_dir = \"state\"\nsocket = \"agent.sock\"\npoll = \"30s\"\n\n\
+                "node = \"{name}\"\nrepository = \"{}\"\nstate_dir = \"state\"\nsocket = \"agent.sock\"\npoll = \"30s\"\n\
+                 overlay_roots = [\"../overlays\"]\n\n\
                  [cowfs]\nsocket = \"cowfs.sock\"\nstore = \"templates\"\n\n\
                  [hypervisor]\nkind = \"qemu\"\nshutdown_grace = \"20s\"\n",
                 repository.display()

@@ -1,0 +1,59 @@
+//! The cases, by what they are about.
+
+mod attributes;
+mod data;
+mod directories;
+mod links;
+mod listing;
+mod nodes;
+mod open;
+mod permissions;
+mod rename;
+mod times;
+
+use crate::check::Outcome;
+use crate::ground::Ground;
+
+/// One named case.
+pub(crate) struct Case {
+    group: &'static str,
+    name: &'static str,
+    pub(crate) body: fn(&Ground) -> Outcome,
+}
+
+impl Case {
+    /// `rename.file_over_file`.
+    pub(crate) fn full_name(&self) -> String {
+        format!("{}.{}", self.group, self.name)
+    }
+}
+
+/// Every case there is.
+pub(crate) fn all() -> Vec<Case> {
+    [
+        open::CASES,
+        data::CASES,
+        links::CASES,
+        directories::CASES,
+        rename::CASES,
+        attributes::CASES,
+        times::CASES,
+        nodes::CASES,
+        listing::CASES,
+        permissions::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|case| Case { ..*case })
+    .collect()
+}
+
+/// Names the cases of a module after its functions.
+macro_rules! cases {
+    ($group:literal: $($name:ident),+ $(,)?) => {
+        pub(super) const CASES: &[super::Case] = &[
+            $(super::Case { group: $group, name: stringify!($name), body: $name }),+
+        ];
+    };
+}
+use cases;
