@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::desired::Publish;
 use crate::id::{Digest, DomainUuid, Epoch, NodeName, SliverId, Timestamp};
-use crate::units::Bytes;
+use crate::units::{BitRate, Bytes};
 
 /// One facet of a node. An empty `Known` is a fact; `Unknown` is the lack of one and never leads to a destructive
 /// action.
@@ -53,8 +53,52 @@ pub struct ObservedNode {
 pub struct Domains {
     /// Those we made.
     pub ours: BTreeMap<SliverId, ObservedDomain>,
+    /// Memory of domains that were suspended, stored whole. One that is still being written is not among them.
+    pub images: BTreeMap<SliverId, ObservedImage>,
+    /// What the driver can do here beyond starting and stopping. The planner asks for nothing else.
+    pub able: BTreeSet<Ability>,
     /// Those somebody else made: shown, never touched, and their memory is never ours.
     pub strangers: Vec<Stranger>,
+}
+
+/// One thing that a driver may be able to do on a node, or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ability {
+    /// Changes how much memory a running domain may use, up to what it was started with.
+    Memory,
+    /// Publishes other ports for a running domain.
+    Ports,
+    /// Keeps the share of CPU time.
+    CpuWeight,
+    /// Keeps the most CPU time.
+    CpuCap,
+    /// Keeps the most network traffic.
+    NetRate,
+    /// Stores the memory of a domain in an image, and resumes it from there.
+    Suspend,
+}
+
+/// Limits of a domain that can change while it runs, where the driver keeps them: which ones it does is said by
+/// [`Ability`]; the others mean nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Limits {
+    /// Share of CPU time against others.
+    pub cpu_weight: u32,
+    /// Most CPU time, in percent of one CPU.
+    pub cpu_cap_percent: Option<u32>,
+    /// Most network traffic.
+    pub net_rate: Option<BitRate>,
+}
+
+impl Default for Limits {
+    /// What nobody limits.
+    fn default() -> Self {
+        Self {
+            cpu_weight: 256,
+            cpu_cap_percent: None,
+            net_rate: None,
+        }
+    }
 }
 
 /// A domain that we made.
@@ -66,12 +110,39 @@ pub struct ObservedDomain {
     pub state: DomainState,
     /// What it was started as (`boot_digest` of the sliver that was booted).
     pub booted: Digest,
-    /// Memory it holds, in MiB.
+    /// Memory it may use now, in MiB.
     pub memory_mib: u64,
+    /// Memory it was started with, in MiB: up to here `memory_mib` can grow while it runs.
+    pub memory_max_mib: u64,
     /// Virtual CPUs.
     pub vcpus: u32,
+    /// The limits it has now.
+    pub limits: Limits,
     /// Ports published for it.
     pub publish: Vec<Publish>,
+}
+
+/// Memory of a suspended domain, stored on the node. It is complete and on stable storage, and it can be resumed once
+/// at most: the driver takes it away before the first instruction of the resumed guest runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedImage {
+    /// Identity of the domain.
+    pub uuid: DomainUuid,
+    /// What the domain was started as (`boot_digest`).
+    pub boot: Digest,
+    /// Memory that it could use, in MiB.
+    pub memory_mib: u64,
+    /// Memory that it was started with, in MiB.
+    pub memory_max_mib: u64,
+    /// Ports that were published for it.
+    pub publish: Vec<Publish>,
+    /// What the sliver's writable layers were like when it was suspended ([`ObservedStorage::mark_of`]); `None`: not
+    /// sealed yet, so nobody can say whether they are still like that.
+    pub mark: Option<Digest>,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// When it was stored.
+    pub at: Timestamp,
 }
 
 /// What a domain does.
@@ -79,7 +150,8 @@ pub struct ObservedDomain {
 pub enum DomainState {
     /// Runs.
     Running,
-    /// Exists, does not run, can go on.
+    /// Exists, does not run, can go on. One that is still being loaded from an image is not that but [`Self::Crashed`]:
+    /// its image is still there.
     Paused,
     /// Has been asked to stop and has not yet.
     Stopping,
@@ -113,6 +185,21 @@ pub struct ObservedStorage {
     pub bytes: u64,
     /// Set aside by a removal, at this time.
     pub tombstone: Option<Timestamp>,
+    /// Changes whenever anything in its writable layers does, and not when they are opened, closed or set aside;
+    /// `None` where it could not be told.
+    pub mark: Option<Digest>,
+}
+
+impl ObservedStorage {
+    /// What the writable layers of a sliver are like, to be compared with [`ObservedImage::mark`]: a sliver that has
+    /// none is always the same.
+    #[must_use]
+    pub fn mark_of(storage: Option<&Self>) -> Option<Digest> {
+        match storage {
+            Some(storage) if storage.on_disk || storage.tombstone.is_some() => storage.mark,
+            Some(_) | None => Some(Digest::of(b"no writable layer")),
+        }
+    }
 }
 
 /// Verdict of a health check.

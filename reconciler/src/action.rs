@@ -1,11 +1,19 @@
 //! The steps a node can take. Each declares what it needs and what it provides; order follows from that.
 
+mod condition;
+mod kind;
+
 use std::collections::BTreeSet;
 use std::fmt;
 
 use xeno_model::desired::{DesiredSliver, LayerRef};
 use xeno_model::id::{Digest, Epoch, SliverId};
 use xeno_model::units::Bytes;
+
+use crate::ports::Tuning;
+
+pub use condition::Condition;
+pub use kind::ActionKind;
 
 /// What a sliver's stacks and its kernel are made from, and so what must be here before it can start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,6 +117,33 @@ pub enum Action {
         /// With the kernel of which template.
         kernel: Digest,
     },
+    /// Goes on from an image instead of starting anew. The image is used up by it.
+    Resume {
+        /// Which.
+        sliver: SliverId,
+        /// As what it was started (`boot_digest`).
+        boot: Digest,
+        /// On which stacks (`stack_digest`).
+        stack: Digest,
+        /// With the kernel of which template.
+        kernel: Digest,
+        /// What its writable layers must be like; `None` where the image is only sealed by this plan.
+        mark: Option<Digest>,
+    },
+    /// Lets a domain go on that stands still.
+    Unpause {
+        /// Which.
+        sliver: SliverId,
+        /// On which stacks (`stack_digest`).
+        stack: Digest,
+    },
+    /// Gives a running domain other limits and ports.
+    Retune {
+        /// Which.
+        sliver: SliverId,
+        /// What it has afterwards.
+        tuning: Tuning,
+    },
     /// Waits until the sliver's health check passes.
     AwaitHealthy {
         /// Which.
@@ -121,6 +156,21 @@ pub enum Action {
         /// What it will be started from again: must be here before it stops, so that a failed fetch takes nothing
         /// down. Empty where it stays stopped.
         again: Ingredients,
+    },
+    /// Stores the memory of the domain in an image, and ends the domain.
+    Suspend {
+        /// Which.
+        sliver: SliverId,
+    },
+    /// Writes into the image what the closed writable layers are like, so that it is never resumed over others.
+    Seal {
+        /// Whose.
+        sliver: SliverId,
+    },
+    /// Deletes the image.
+    DiscardImage {
+        /// Whose.
+        sliver: SliverId,
     },
     /// Stops serving the sliver's stacks.
     Unexport {
@@ -137,40 +187,23 @@ pub enum Action {
         /// Whose.
         sliver: SliverId,
     },
+    /// Takes writable layers that were set aside into use again.
+    Revive {
+        /// Whose.
+        sliver: SliverId,
+    },
+    /// Takes over the closed writable layers of a sliver that goes by another name now.
+    Adopt {
+        /// Whose they become.
+        sliver: SliverId,
+        /// Whose they were.
+        from: SliverId,
+    },
     /// Deletes what a tombstone has kept long enough.
     Purge {
         /// Whose.
         sliver: SliverId,
     },
-}
-
-/// A fact that an action needs before it, or makes true.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Condition {
-    /// The template's content is here.
-    TemplatePresent(Digest),
-    /// The file set has been made into a layer.
-    FilesPresent(Digest),
-    /// The writable layers are open.
-    WritableOpen(SliverId),
-    /// The open writable layers may hold this much each.
-    Limited(SliverId, Option<Bytes>),
-    /// The stacks are assembled, and consist of this.
-    Stacked(SliverId, Digest),
-    /// The stacks are served, and consist of this.
-    Exported(SliverId, Digest),
-    /// The domain runs.
-    Running(SliverId),
-    /// The health check passes.
-    Healthy(SliverId),
-    /// There is no domain.
-    DomainGone(SliverId),
-    /// Nothing is served.
-    Unexported(SliverId),
-    /// The writable layers are closed and the stacks gone.
-    Released(SliverId),
-    /// The writable layers are set aside.
-    SetAside(SliverId),
 }
 
 /// Names an action within a plan: stable, readable, and the order in which equals are sorted. `boot:web/0`.
@@ -184,24 +217,38 @@ impl fmt::Display for ActionKey {
 }
 
 impl Action {
+    /// What it does, without to what.
+    #[must_use]
+    pub fn kind(&self) -> ActionKind {
+        match self {
+            Self::FetchTemplate { .. } => ActionKind::FetchTemplate,
+            Self::ImportFiles { .. } => ActionKind::ImportFiles,
+            Self::Shutdown { .. } => ActionKind::Shutdown,
+            Self::Suspend { .. } => ActionKind::Suspend,
+            Self::Unexport { .. } => ActionKind::Unexport,
+            Self::CloseWritable { .. } => ActionKind::CloseWritable,
+            Self::Seal { .. } => ActionKind::Seal,
+            Self::Tombstone { .. } => ActionKind::Tombstone,
+            Self::DiscardImage { .. } => ActionKind::DiscardImage,
+            Self::Revive { .. } => ActionKind::Revive,
+            Self::Adopt { .. } => ActionKind::Adopt,
+            Self::OpenWritable { .. } => ActionKind::OpenWritable,
+            Self::Limit { .. } => ActionKind::Limit,
+            Self::Stack { .. } => ActionKind::Stack,
+            Self::Export { .. } => ActionKind::Export,
+            Self::Boot { .. } => ActionKind::Boot,
+            Self::Resume { .. } => ActionKind::Resume,
+            Self::Unpause { .. } => ActionKind::Unpause,
+            Self::Retune { .. } => ActionKind::Retune,
+            Self::AwaitHealthy { .. } => ActionKind::AwaitHealthy,
+            Self::Purge { .. } => ActionKind::Purge,
+        }
+    }
+
     /// The word for what it does, as in its key.
     #[must_use]
     pub fn verb(&self) -> &'static str {
-        match self {
-            Self::FetchTemplate { .. } => "fetch",
-            Self::ImportFiles { .. } => "import",
-            Self::OpenWritable { .. } => "open",
-            Self::Limit { .. } => "limit",
-            Self::Stack { .. } => "stack",
-            Self::Export { .. } => "export",
-            Self::Boot { .. } => "boot",
-            Self::AwaitHealthy { .. } => "await",
-            Self::Shutdown { .. } => "shutdown",
-            Self::Unexport { .. } => "unexport",
-            Self::CloseWritable { .. } => "close",
-            Self::Tombstone { .. } => "tombstone",
-            Self::Purge { .. } => "purge",
-        }
+        self.kind().verb()
     }
 
     /// The sliver it is about; `None` where several may share it.
@@ -209,17 +256,25 @@ impl Action {
     pub fn sliver(&self) -> Option<&SliverId> {
         match self {
             Self::FetchTemplate { .. } | Self::ImportFiles { .. } => None,
-            Self::OpenWritable { sliver, .. }
+            Self::Shutdown { sliver, .. }
+            | Self::Suspend { sliver, .. }
+            | Self::Unexport { sliver, .. }
+            | Self::CloseWritable { sliver, .. }
+            | Self::Seal { sliver, .. }
+            | Self::Tombstone { sliver, .. }
+            | Self::DiscardImage { sliver, .. }
+            | Self::Revive { sliver, .. }
+            | Self::Adopt { sliver, .. }
+            | Self::OpenWritable { sliver, .. }
             | Self::Limit { sliver, .. }
             | Self::Stack { sliver, .. }
             | Self::Export { sliver, .. }
             | Self::Boot { sliver, .. }
-            | Self::AwaitHealthy { sliver }
-            | Self::Shutdown { sliver, .. }
-            | Self::Unexport { sliver }
-            | Self::CloseWritable { sliver }
-            | Self::Tombstone { sliver }
-            | Self::Purge { sliver } => Some(sliver),
+            | Self::Resume { sliver, .. }
+            | Self::Unpause { sliver, .. }
+            | Self::Retune { sliver, .. }
+            | Self::AwaitHealthy { sliver, .. }
+            | Self::Purge { sliver, .. } => Some(sliver),
         }
     }
 
@@ -228,17 +283,25 @@ impl Action {
     pub fn key(&self) -> ActionKey {
         let object = match self {
             Self::FetchTemplate { digest, .. } | Self::ImportFiles { digest } => digest.short(),
-            Self::OpenWritable { sliver, .. }
+            Self::Shutdown { sliver, .. }
+            | Self::Suspend { sliver, .. }
+            | Self::Unexport { sliver, .. }
+            | Self::CloseWritable { sliver, .. }
+            | Self::Seal { sliver, .. }
+            | Self::Tombstone { sliver, .. }
+            | Self::DiscardImage { sliver, .. }
+            | Self::Revive { sliver, .. }
+            | Self::Adopt { sliver, .. }
+            | Self::OpenWritable { sliver, .. }
             | Self::Limit { sliver, .. }
             | Self::Stack { sliver, .. }
             | Self::Export { sliver, .. }
             | Self::Boot { sliver, .. }
-            | Self::AwaitHealthy { sliver }
-            | Self::Shutdown { sliver, .. }
-            | Self::Unexport { sliver }
-            | Self::CloseWritable { sliver }
-            | Self::Tombstone { sliver }
-            | Self::Purge { sliver } => sliver.to_string(),
+            | Self::Resume { sliver, .. }
+            | Self::Unpause { sliver, .. }
+            | Self::Retune { sliver, .. }
+            | Self::AwaitHealthy { sliver, .. }
+            | Self::Purge { sliver, .. } => sliver.to_string(),
         };
         ActionKey(format!("{}:{object}", self.verb()))
     }
@@ -246,21 +309,7 @@ impl Action {
     /// Where it stands among actions that nothing orders; also the order of the steps of one sliver.
     #[must_use]
     pub fn rank(&self) -> u8 {
-        match self {
-            Self::FetchTemplate { .. } => 0,
-            Self::ImportFiles { .. } => 1,
-            Self::Shutdown { .. } => 2,
-            Self::Unexport { .. } => 3,
-            Self::CloseWritable { .. } => 4,
-            Self::Tombstone { .. } => 5,
-            Self::OpenWritable { .. } => 6,
-            Self::Limit { .. } => 7,
-            Self::Stack { .. } => 8,
-            Self::Export { .. } => 9,
-            Self::Boot { .. } => 10,
-            Self::AwaitHealthy { .. } => 11,
-            Self::Purge { .. } => 12,
-        }
+        self.kind().rank()
     }
 
     /// What must be true before it.
@@ -273,7 +322,10 @@ impl Action {
                 .collect::<BTreeSet<_>>()
         };
         match self {
-            Self::FetchTemplate { .. } | Self::ImportFiles { .. } => BTreeSet::new(),
+            Self::FetchTemplate { .. }
+            | Self::ImportFiles { .. }
+            | Self::Suspend { .. }
+            | Self::DiscardImage { .. } => BTreeSet::new(),
             Self::OpenWritable { sliver, .. } => mine(&[Condition::Released], sliver),
             Self::Limit { sliver, .. } => mine(&[Condition::WritableOpen], sliver),
             Self::Stack { sliver, from, .. } => {
@@ -290,9 +342,35 @@ impl Action {
             } => BTreeSet::from([
                 Condition::Exported(sliver.clone(), *stack),
                 Condition::DomainGone(sliver.clone()),
+                // An image never outlives a start: what it remembers of the disk would be wrong from then on.
+                Condition::ImageGone(sliver.clone()),
                 Condition::TemplatePresent(*kernel),
             ]),
-            Self::AwaitHealthy { sliver } => mine(&[Condition::Running], sliver),
+            Self::Resume {
+                sliver,
+                stack,
+                kernel,
+                ..
+            } => BTreeSet::from([
+                Condition::Exported(sliver.clone(), *stack),
+                Condition::DomainGone(sliver.clone()),
+                Condition::ImageSealed(sliver.clone()),
+                Condition::TemplatePresent(*kernel),
+            ]),
+            Self::Unpause { sliver, stack } => BTreeSet::from([Condition::Exported(sliver.clone(), *stack)]),
+            Self::AwaitHealthy { sliver } | Self::Retune { sliver, .. } => {
+                mine(&[Condition::Running], sliver)
+            }
+            Self::Seal { sliver } => mine(&[Condition::Released, Condition::ImageStored], sliver),
+            Self::Revive { sliver } => mine(&[Condition::Released, Condition::SetAside], sliver),
+            Self::Adopt { sliver, from } => {
+                let mut needs = mine(&[Condition::DomainGone, Condition::Released], sliver);
+                needs.extend(mine(
+                    &[Condition::DomainGone, Condition::Unexported, Condition::Released],
+                    from,
+                ));
+                needs
+            }
             Self::Shutdown { again, .. } => again.conditions().collect(),
             Self::Unexport { sliver } => mine(&[Condition::DomainGone], sliver),
             Self::CloseWritable { sliver } => mine(&[Condition::DomainGone, Condition::Unexported], sliver),
@@ -314,21 +392,36 @@ impl Action {
 
     /// What is true after it.
     #[must_use]
-    pub fn provides(&self) -> Option<Condition> {
+    pub fn provides(&self) -> BTreeSet<Condition> {
         match self {
-            Self::FetchTemplate { digest, .. } => Some(Condition::TemplatePresent(*digest)),
-            Self::ImportFiles { digest } => Some(Condition::FilesPresent(*digest)),
-            Self::OpenWritable { sliver, .. } => Some(Condition::WritableOpen(sliver.clone())),
-            Self::Limit { sliver, disk, .. } => Some(Condition::Limited(sliver.clone(), *disk)),
-            Self::Stack { sliver, stack, .. } => Some(Condition::Stacked(sliver.clone(), *stack)),
-            Self::Export { sliver, stack } => Some(Condition::Exported(sliver.clone(), *stack)),
-            Self::Boot { sliver, .. } => Some(Condition::Running(sliver.clone())),
-            Self::AwaitHealthy { sliver } => Some(Condition::Healthy(sliver.clone())),
-            Self::Shutdown { sliver, .. } => Some(Condition::DomainGone(sliver.clone())),
-            Self::Unexport { sliver } => Some(Condition::Unexported(sliver.clone())),
-            Self::CloseWritable { sliver } => Some(Condition::Released(sliver.clone())),
-            Self::Tombstone { sliver } => Some(Condition::SetAside(sliver.clone())),
-            Self::Purge { .. } => None,
+            Self::FetchTemplate { digest, .. } => BTreeSet::from([Condition::TemplatePresent(*digest)]),
+            Self::ImportFiles { digest } => BTreeSet::from([Condition::FilesPresent(*digest)]),
+            Self::OpenWritable { sliver, .. } => BTreeSet::from([Condition::WritableOpen(sliver.clone())]),
+            Self::Limit { sliver, disk, .. } => BTreeSet::from([Condition::Limited(sliver.clone(), *disk)]),
+            Self::Stack { sliver, stack, .. } => BTreeSet::from([Condition::Stacked(sliver.clone(), *stack)]),
+            Self::Export { sliver, stack } => BTreeSet::from([Condition::Exported(sliver.clone(), *stack)]),
+            Self::Boot { sliver, .. } | Self::Unpause { sliver, .. } => {
+                BTreeSet::from([Condition::Running(sliver.clone())])
+            }
+            Self::Resume { sliver, .. } => BTreeSet::from([
+                Condition::Running(sliver.clone()),
+                Condition::ImageGone(sliver.clone()),
+            ]),
+            Self::Retune { sliver, tuning } => {
+                BTreeSet::from([Condition::Tuned(sliver.clone(), tuning.clone())])
+            }
+            Self::AwaitHealthy { sliver } => BTreeSet::from([Condition::Healthy(sliver.clone())]),
+            Self::Shutdown { sliver, .. } => BTreeSet::from([Condition::DomainGone(sliver.clone())]),
+            Self::Suspend { sliver } => BTreeSet::from([
+                Condition::DomainGone(sliver.clone()),
+                Condition::ImageStored(sliver.clone()),
+            ]),
+            Self::Seal { sliver } => BTreeSet::from([Condition::ImageSealed(sliver.clone())]),
+            Self::DiscardImage { sliver } => BTreeSet::from([Condition::ImageGone(sliver.clone())]),
+            Self::Unexport { sliver } => BTreeSet::from([Condition::Unexported(sliver.clone())]),
+            Self::CloseWritable { sliver } => BTreeSet::from([Condition::Released(sliver.clone())]),
+            Self::Tombstone { sliver } => BTreeSet::from([Condition::SetAside(sliver.clone())]),
+            Self::Revive { .. } | Self::Adopt { .. } | Self::Purge { .. } => BTreeSet::new(),
         }
     }
 
@@ -341,15 +434,39 @@ impl Action {
             | Self::Limit { .. }
             | Self::Stack { .. }
             | Self::AwaitHealthy { .. }
+            | Self::Unpause { .. }
+            | Self::Seal { .. }
+            | Self::Adopt { .. }
             | Self::Tombstone { .. } => false,
+            Self::Retune { sliver, tuning } => {
+                matches!(condition, Condition::Tuned(of, other) if of == sliver && other != tuning)
+            }
+            Self::Resume { sliver, .. } => matches!(
+                condition,
+                Condition::DomainGone(of) | Condition::ImageStored(of) | Condition::ImageSealed(of)
+                    if of == sliver
+            ),
+            Self::Suspend { sliver } => matches!(
+                condition,
+                Condition::Running(of)
+                    | Condition::Healthy(of)
+                    | Condition::Tuned(of, _)
+                    | Condition::ImageGone(of)
+                    | Condition::ImageSealed(of)
+                    if of == sliver
+            ),
+            Self::DiscardImage { sliver } => {
+                matches!(condition, Condition::ImageStored(of) | Condition::ImageSealed(of) if of == sliver)
+            }
             Self::OpenWritable { sliver, .. } => {
                 matches!(condition, Condition::Released(of) | Condition::SetAside(of) if of == sliver)
             }
             Self::Export { sliver, .. } => matches!(condition, Condition::Unexported(of) if of == sliver),
             Self::Boot { sliver, .. } => matches!(condition, Condition::DomainGone(of) if of == sliver),
-            Self::Shutdown { sliver, .. } => {
-                matches!(condition, Condition::Running(of) | Condition::Healthy(of) if of == sliver)
-            }
+            Self::Shutdown { sliver, .. } => matches!(
+                condition,
+                Condition::Running(of) | Condition::Healthy(of) | Condition::Tuned(of, _) if of == sliver
+            ),
             Self::Unexport { sliver } => matches!(condition, Condition::Exported(of, _) if of == sliver),
             Self::CloseWritable { sliver } => {
                 matches!(
@@ -358,50 +475,15 @@ impl Action {
                         if of == sliver
                 )
             }
-            Self::Purge { sliver } => matches!(condition, Condition::SetAside(of) if of == sliver),
+            Self::Purge { sliver } | Self::Revive { sliver } => {
+                matches!(condition, Condition::SetAside(of) if of == sliver)
+            }
         }
     }
 
-    /// Whether it takes something away that runs, is served or is kept. A run that is superseded stops before the
-    /// first such action of a sliver or after its last, never between.
+    /// Whether it takes something away that runs, is served or is kept: see [`ActionKind::is_destructive`].
     #[must_use]
     pub fn is_destructive(&self) -> bool {
-        match self {
-            Self::Shutdown { .. }
-            | Self::Unexport { .. }
-            | Self::CloseWritable { .. }
-            | Self::Tombstone { .. }
-            | Self::Purge { .. } => true,
-            Self::FetchTemplate { .. }
-            | Self::ImportFiles { .. }
-            | Self::OpenWritable { .. }
-            | Self::Limit { .. }
-            | Self::Stack { .. }
-            | Self::Export { .. }
-            | Self::Boot { .. }
-            | Self::AwaitHealthy { .. } => false,
-        }
-    }
-}
-
-impl fmt::Display for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TemplatePresent(digest) => write!(f, "template {} present", digest.short()),
-            Self::FilesPresent(digest) => write!(f, "files {} present", digest.short()),
-            Self::WritableOpen(sliver) => write!(f, "writable layers of {sliver} open"),
-            Self::Limited(sliver, disk) => {
-                let disk = disk.map_or_else(|| "no limit".to_owned(), |disk| disk.to_string());
-                write!(f, "writable layers of {sliver} limited to {disk}")
-            }
-            Self::Stacked(sliver, stack) => write!(f, "{sliver} stacked as {}", stack.short()),
-            Self::Exported(sliver, stack) => write!(f, "{sliver} served as {}", stack.short()),
-            Self::Running(sliver) => write!(f, "{sliver} running"),
-            Self::Healthy(sliver) => write!(f, "{sliver} healthy"),
-            Self::DomainGone(sliver) => write!(f, "no domain of {sliver}"),
-            Self::Unexported(sliver) => write!(f, "nothing served to {sliver}"),
-            Self::Released(sliver) => write!(f, "writable layers of {sliver} closed"),
-            Self::SetAside(sliver) => write!(f, "writable layers of {sliver} set aside"),
-        }
+        self.kind().is_destructive()
     }
 }

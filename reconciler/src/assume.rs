@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use xeno_model::desired::{DesiredNode, SliverState, WritableKind};
-use xeno_model::id::{Epoch, NodeName, SliverId, Timestamp};
+use xeno_model::id::{Digest, Epoch, NodeName, SliverId, Timestamp};
 use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::{
     DomainState, Domains, HealthVerdict, ObservedDomain, ObservedNode, ObservedStorage, Seen,
@@ -12,6 +12,10 @@ use xeno_model::observed::{
 
 use crate::action::Ingredients;
 use crate::change::AppliedSliver;
+use crate::ports::Tuning;
+
+/// What all writable layers are like that nobody looked at.
+const UNTOUCHED: Digest = Digest([0; 32]);
 
 /// A node on which nothing was ever done: what a first commit is compared with.
 #[must_use]
@@ -49,6 +53,8 @@ pub fn observed_from(
                 state: DomainState::Running,
                 booted: boot_digest(sliver),
                 memory_mib: sliver.resources.memory.mib(),
+                memory_max_mib: sliver.resources.memory.mib(),
+                limits: Tuning::of(sliver).limits,
                 vcpus: sliver.resources.vcpus,
                 publish: sliver.publish.clone(),
             };
@@ -75,6 +81,7 @@ pub fn observed_from(
             exported: runs,
             bytes: 0,
             tombstone: None,
+            mark: Some(UNTOUCHED),
         };
         storage.insert(id.clone(), kept);
         let record = AppliedSliver {

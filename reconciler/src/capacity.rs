@@ -193,12 +193,14 @@ fn precedence(class: ChangeClass) -> u8 {
     match class {
         ChangeClass::Keep
         | ChangeClass::InPlace
+        | ChangeClass::HandOver
+        | ChangeClass::Suspend
         | ChangeClass::Stop
         | ChangeClass::Remove
         | ChangeClass::Purge
         | ChangeClass::Wait => 0,
         ChangeClass::Reboot => 1,
-        ChangeClass::Start => 2,
+        ChangeClass::Start | ChangeClass::Resume => 2,
         ChangeClass::Create => 3,
     }
 }

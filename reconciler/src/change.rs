@@ -1,12 +1,11 @@
 //! What differs, in which class, and why: all of it data, so that a plan can explain itself.
 
-use xeno_model::desired::HypervisorKind;
-use xeno_model::id::{Digest, SliverId, Timestamp};
-use xeno_model::normal::Difference;
-use xeno_model::observed::DomainState;
-use xeno_model::units::Bytes;
+mod examples;
+mod reason;
 
-use crate::ports::Retry;
+use xeno_model::id::SliverId;
+
+pub use reason::{ImageMisfit, Reason};
 
 /// What the last run that went through left behind: the third side of the comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +29,14 @@ pub enum ChangeClass {
     Create,
     /// Its domain is missing and is started.
     Start,
+    /// It goes on from the image of its memory.
+    Resume,
     /// It stops and starts again, on the same writable layer.
     Reboot,
+    /// It ends under this name, and another sliver goes on with its writable layer.
+    HandOver,
+    /// Its memory is stored in an image, and it stays away.
+    Suspend,
     /// It stops and stays stopped.
     Stop,
     /// It goes away.
@@ -53,118 +58,6 @@ pub enum Cause {
     Schedule,
 }
 
-/// Why a change happens or waits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The repository asks for it and it was never here.
-    New,
-    /// The repository asks for something else than was last applied.
-    Differs(Difference),
-    /// It was removed before, and what the removal kept is taken into use again.
-    Revived {
-        /// When it was set aside.
-        since: Timestamp,
-    },
-    /// An earlier run began it and did not finish.
-    Unfinished,
-    /// The domain is not there though it should run.
-    DomainMissing,
-    /// The domain is there but does not run.
-    DomainNotRunning {
-        /// What it does instead.
-        state: DomainState,
-    },
-    /// The domain was started as something else than was last applied.
-    DomainForeignBoot {
-        /// What it was started as.
-        booted: Digest,
-    },
-    /// The stacks are not assembled or not served though a domain needs them.
-    StorageMissing,
-    /// The stacks assembled for it are not those that its domain was started on.
-    StackForeign {
-        /// What is assembled.
-        stack: Digest,
-    },
-    /// Its writable layers are limited to something else than was last applied.
-    LimitForeign {
-        /// What they may hold; `None`: no limit.
-        limit: Option<Bytes>,
-    },
-    /// Something of it runs or is served although it was stopped.
-    NotStopped,
-    /// The state asked for is `stopped`.
-    StateStopped,
-    /// The repository names it no more.
-    NotDesired,
-    /// The repository places it on another node.
-    PlacedElsewhere,
-    /// What a removal set aside has been kept long enough.
-    TombstoneExpired {
-        /// When it was set aside.
-        since: Timestamp,
-    },
-    /// To be known: limits that it asks for, and that the node's hypervisor does not keep.
-    NotEnforced {
-        /// Which, as people know them.
-        limits: Vec<String>,
-        /// The hypervisor.
-        by: HypervisorKind,
-    },
-    /// Waits: it could not be seen.
-    Blind {
-        /// Which facet.
-        facet: &'static str,
-        /// Why not.
-        why: String,
-    },
-    /// Waits: removing it would go beyond the delete budget.
-    DeleteBudget {
-        /// Removals that the budget allows in its window.
-        allowed: u32,
-        /// Removals within the window so far.
-        used: u32,
-        /// Removals that this commit asks for.
-        asked: u32,
-    },
-    /// Waits: the repository does not name this node.
-    NodeNotNamed,
-    /// Waits: the commit asks for no sliver at all, on no node. Nothing is removed on the word of an empty commit.
-    NothingDesired,
-    /// Waits: the node has not the memory for it.
-    NoRoom {
-        /// What it needs, in MiB.
-        needed: u64,
-        /// What will be free for it, in MiB.
-        free: u64,
-        /// What the node has for guests, in MiB.
-        capacity: u64,
-    },
-    /// Waits: a port that it publishes is held by a domain that stays.
-    PortTaken {
-        /// The port on the node.
-        port: u16,
-        /// Who holds it.
-        by: SliverId,
-    },
-    /// Waits: what it asks for cannot be done on this node.
-    NotSupported {
-        /// What.
-        what: String,
-    },
-    /// Waits: an action failed, and is tried again later.
-    BackingOff {
-        /// The action.
-        action: super::action::ActionKey,
-        /// What went wrong.
-        why: String,
-        /// Not before this.
-        until: Timestamp,
-        /// Whether that can help by itself.
-        retry: Retry,
-    },
-}
-
 /// What happens to one sliver, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -174,7 +67,8 @@ pub struct Change {
     pub class: ChangeClass,
     /// Who or what asked; [`Cause::Change`] where nothing happens.
     pub cause: Cause,
-    /// Why; at least one unless the class is [`ChangeClass::Keep`]. Where it waits, what it waits for comes first, and
+    /// Why; at least one unless the class is [`ChangeClass::Keep`], which has one only where the sliver is kept from
+    /// what the repository asks for. Where it waits, what it waits for comes first, and
     /// after that what would be done.
     pub reasons: Vec<Reason>,
 }
@@ -197,9 +91,11 @@ impl ChangeClass {
     #[must_use]
     pub fn disruption(self) -> Disruption {
         match self {
-            Self::Keep | Self::InPlace | Self::Create | Self::Start | Self::Wait => Disruption::None,
-            Self::Reboot => Disruption::Interrupts,
-            Self::Stop | Self::Remove => Disruption::Ends,
+            Self::Keep | Self::InPlace | Self::Create | Self::Start | Self::Resume | Self::Wait => {
+                Disruption::None
+            }
+            Self::Reboot | Self::HandOver => Disruption::Interrupts,
+            Self::Suspend | Self::Stop | Self::Remove => Disruption::Ends,
             Self::Purge => Disruption::Destroys,
         }
     }
@@ -212,75 +108,14 @@ impl ChangeClass {
             Self::InPlace => "in place",
             Self::Create => "create",
             Self::Start => "start",
+            Self::Resume => "resume",
             Self::Reboot => "reboot",
+            Self::HandOver => "hand over",
+            Self::Suspend => "suspend",
             Self::Stop => "stop",
             Self::Remove => "remove",
             Self::Purge => "purge",
             Self::Wait => "wait",
-        }
-    }
-}
-
-impl Reason {
-    /// A word for programs, as in JSON: it stays the same when the sentence is put in better words.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Differs(_) => "differs",
-            Self::Revived { .. } => "revived",
-            Self::Unfinished => "unfinished",
-            Self::DomainMissing => "domainMissing",
-            Self::DomainNotRunning { .. } => "domainNotRunning",
-            Self::DomainForeignBoot { .. } => "domainForeignBoot",
-            Self::StorageMissing => "storageMissing",
-            Self::StackForeign { .. } => "stackForeign",
-            Self::LimitForeign { .. } => "limitForeign",
-            Self::NotStopped => "notStopped",
-            Self::StateStopped => "stateStopped",
-            Self::NotDesired => "notDesired",
-            Self::PlacedElsewhere => "placedElsewhere",
-            Self::TombstoneExpired { .. } => "tombstoneExpired",
-            Self::NotEnforced { .. } => "notEnforced",
-            Self::Blind { .. } => "blind",
-            Self::DeleteBudget { .. } => "deleteBudget",
-            Self::NodeNotNamed => "nodeNotNamed",
-            Self::NothingDesired => "nothingDesired",
-            Self::NoRoom { .. } => "noRoom",
-            Self::PortTaken { .. } => "portTaken",
-            Self::NotSupported { .. } => "notSupported",
-            Self::BackingOff { .. } => "backingOff",
-        }
-    }
-
-    /// Whether it is what a sliver waits for, rather than why something happens.
-    #[must_use]
-    pub fn holds_back(&self) -> bool {
-        match self {
-            Self::Blind { .. }
-            | Self::DeleteBudget { .. }
-            | Self::NodeNotNamed
-            | Self::NothingDesired
-            | Self::NoRoom { .. }
-            | Self::PortTaken { .. }
-            | Self::NotSupported { .. }
-            | Self::BackingOff { .. } => true,
-            Self::New
-            | Self::Differs(_)
-            | Self::Revived { .. }
-            | Self::Unfinished
-            | Self::DomainMissing
-            | Self::DomainNotRunning { .. }
-            | Self::DomainForeignBoot { .. }
-            | Self::StorageMissing
-            | Self::StackForeign { .. }
-            | Self::LimitForeign { .. }
-            | Self::NotStopped
-            | Self::StateStopped
-            | Self::NotDesired
-            | Self::PlacedElsewhere
-            | Self::TombstoneExpired { .. }
-            | Self::NotEnforced { .. } => false,
         }
     }
 }

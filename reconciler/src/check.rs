@@ -166,7 +166,9 @@ fn check_changes(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
 
 /// Whether an action can be part of a change of that class.
 fn belongs(action: &Action, class: ChangeClass) -> bool {
-    use ChangeClass::{Create, InPlace, Keep, Purge, Reboot, Remove, Start, Stop, Wait};
+    use ChangeClass::{
+        Create, HandOver, InPlace, Keep, Purge, Reboot, Remove, Resume, Start, Stop, Suspend, Wait,
+    };
     match (action, class) {
         (_, Keep | Wait) => false,
         (
@@ -178,10 +180,22 @@ fn belongs(action: &Action, class: ChangeClass) -> bool {
             | Action::Export { .. }
             | Action::AwaitHealthy { .. },
             class,
-        ) => matches!(class, InPlace | Create | Start | Reboot),
+        ) => matches!(class, InPlace | Create | Start | Resume | Reboot),
+        (Action::Retune { .. } | Action::Unpause { .. }, class) => matches!(class, InPlace),
+        (Action::Resume { .. }, class) => matches!(class, Resume),
+        (Action::Suspend { .. }, class) => matches!(class, Suspend | Stop | Remove),
+        (Action::Seal { .. }, class) => matches!(class, Resume | Suspend | Stop | Remove),
+        (Action::DiscardImage { .. }, class) => {
+            matches!(class, InPlace | Create | Start | Reboot | Stop | Remove | Purge)
+        }
+        (Action::Revive { .. }, class) => matches!(class, Create | Start | Resume | Suspend | Stop),
+        (Action::Adopt { .. }, class) => matches!(class, Create),
         (Action::Boot { .. }, class) => matches!(class, Create | Start | Reboot),
         (Action::Shutdown { .. } | Action::Unexport { .. } | Action::CloseWritable { .. }, class) => {
-            matches!(class, Create | Start | Reboot | Stop | Remove)
+            matches!(
+                class,
+                Create | Start | Resume | Reboot | HandOver | Suspend | Stop | Remove
+            )
         }
         (Action::Tombstone { .. }, class) => matches!(class, Remove),
         (Action::Purge { .. }, class) => matches!(class, Purge),
@@ -215,7 +229,10 @@ fn check_removals(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fi
                     });
                 }
             }
-            action @ (Action::Shutdown { .. } | Action::Unexport { .. } | Action::CloseWritable { .. }) => {
+            action @ (Action::Shutdown { .. }
+            | Action::Suspend { .. }
+            | Action::Unexport { .. }
+            | Action::CloseWritable { .. }) => {
                 removed.extend(action.sliver().filter(|sliver| gone(sliver)));
             }
             Action::FetchTemplate { .. }
@@ -225,6 +242,13 @@ fn check_removals(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fi
             | Action::Stack { .. }
             | Action::Export { .. }
             | Action::Boot { .. }
+            | Action::Resume { .. }
+            | Action::Unpause { .. }
+            | Action::Retune { .. }
+            | Action::Seal { .. }
+            | Action::DiscardImage { .. }
+            | Action::Revive { .. }
+            | Action::Adopt { .. }
             | Action::AwaitHealthy { .. } => {}
         }
     }
@@ -327,6 +351,14 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
             | Action::Export { .. }
             | Action::Boot { .. }
             | Action::AwaitHealthy { .. }
+            | Action::Resume { .. }
+            | Action::Unpause { .. }
+            | Action::Retune { .. }
+            | Action::Suspend { .. }
+            | Action::Seal { .. }
+            | Action::DiscardImage { .. }
+            | Action::Revive { .. }
+            | Action::Adopt { .. }
             | Action::Shutdown { .. }
             | Action::Unexport { .. }
             | Action::CloseWritable { .. }
@@ -407,6 +439,14 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
                 state.sized = true;
                 state.runs = true;
             }
+            Action::Resume { .. }
+            | Action::Unpause { .. }
+            | Action::Retune { .. }
+            | Action::Suspend { .. }
+            | Action::Seal { .. }
+            | Action::DiscardImage { .. }
+            | Action::Revive { .. }
+            | Action::Adopt { .. } => fault(true, "is not known to the checker"),
             Action::AwaitHealthy { .. } => fault(!state.runs, "waits for a domain that does not run"),
             Action::Shutdown { .. } => {
                 fault(state.domain.is_none(), "stops a domain that is not ours");
@@ -452,7 +492,11 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
             ChangeClass::Keep | ChangeClass::Wait => continue,
             ChangeClass::Purge if !state.set_aside => continue,
             ChangeClass::Purge => "set aside",
-            ChangeClass::InPlace | ChangeClass::Create | ChangeClass::Start | ChangeClass::Reboot => {
+            ChangeClass::InPlace
+            | ChangeClass::Create
+            | ChangeClass::Start
+            | ChangeClass::Resume
+            | ChangeClass::Reboot => {
                 let Some(desired) = input.desired.slivers.get(sliver) else {
                     findings.insert(Finding::Lacking {
                         sliver: sliver.clone(),
@@ -470,7 +514,7 @@ fn check_slivers(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
                 }
                 "without its domain or its export"
             }
-            ChangeClass::Stop | ChangeClass::Remove => {
+            ChangeClass::HandOver | ChangeClass::Suspend | ChangeClass::Stop | ChangeClass::Remove => {
                 let closed = !state.exported && !state.open && state.stack.is_none();
                 let stays = change.class == ChangeClass::Remove && state.kept && !state.set_aside;
                 if state.domain.is_none() && closed && !stays {
@@ -551,6 +595,14 @@ fn check_shared(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Find
                 | Action::Stack { .. }
                 | Action::Export { .. }
                 | Action::AwaitHealthy { .. }
+                | Action::Resume { .. }
+                | Action::Unpause { .. }
+                | Action::Retune { .. }
+                | Action::Suspend { .. }
+                | Action::Seal { .. }
+                | Action::DiscardImage { .. }
+                | Action::Revive { .. }
+                | Action::Adopt { .. }
                 | Action::Unexport { .. }
                 | Action::CloseWritable { .. }
                 | Action::Tombstone { .. }

@@ -46,6 +46,8 @@ pub(crate) struct Study {
     pub(crate) steps: BTreeSet<Step>,
     /// What it will be recognised by once it runs; `None` where it will not.
     pub(crate) marks: Option<Marks>,
+    /// Whose writable layers it takes over.
+    pub(crate) adopts: Option<SliverId>,
 }
 
 impl Study {
@@ -60,6 +62,7 @@ impl Study {
             change,
             steps: BTreeSet::new(),
             marks: None,
+            adopts: None,
         }
     }
 

@@ -17,6 +17,7 @@ pub mod check;
 pub mod diff;
 pub mod enforce;
 pub mod exec;
+pub mod freeze;
 pub mod plan;
 pub mod ports;
 pub mod record;

@@ -12,8 +12,10 @@ use xeno_model::observed::{DomainState, HealthVerdict, ObservedNode, ObservedSto
 use crate::action::{Action, ActionKey, Condition, Ingredients};
 use crate::capacity::{self, Claims};
 use crate::change::{AppliedSliver, Change, Reason};
-use crate::diff::{Study, epoch_of, study};
-use crate::situation::Step;
+use crate::diff::{Study, domains, epoch_of, study};
+use crate::freeze::Freeze;
+use crate::ports::Tuning;
+use crate::situation::{Step, mistuned};
 
 /// All that a plan is made from. Equal inputs give equal plans, byte for byte.
 #[derive(Clone, Debug)]
@@ -36,8 +38,39 @@ pub struct PlanInput<'a> {
     pub tombstone_ms: u64,
     /// Slivers whose last action failed and that wait before the next try, each with its reason.
     pub backing_off: &'a BTreeMap<SliverId, Reason>,
+    /// When slivers were started again because they had ended by themselves, oldest first.
+    pub restarts: &'a BTreeMap<SliverId, Vec<Timestamp>>,
+    /// What is to be left alone.
+    pub freezes: &'a [Freeze],
     /// Now.
     pub now: Timestamp,
+}
+
+impl<'a> PlanInput<'a> {
+    /// Three sides and the time, and nothing else that could hold anything back: no removals, failures, restarts or
+    /// freezes, on generation 0, with tombstones that are kept for a day.
+    #[must_use]
+    pub fn plain(
+        desired: &'a DesiredNode,
+        applied: &'a BTreeMap<SliverId, AppliedSliver>,
+        observed: &'a ObservedNode,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            desired,
+            applied,
+            observed,
+            generation: Generation(0),
+            applied_generation: Generation(0),
+            basis: Basis::Observed,
+            removed_recently: 0,
+            tombstone_ms: 86_400_000,
+            backing_off: const { &BTreeMap::new() },
+            restarts: const { &BTreeMap::new() },
+            freezes: &[],
+            now,
+        }
+    }
 }
 
 /// Where the observation of a plan comes from.
@@ -90,6 +123,8 @@ pub struct Plan {
     pub actions: Vec<PlannedAction>,
     /// Predicted memory of guests, in MiB: now and after; `None` where the domains could not be seen.
     pub memory_mib: Option<MemoryForecast>,
+    /// The earliest moment at which time alone may change the plan: a window opens, a pause ends, something expires.
+    pub next: Option<Timestamp>,
 }
 
 /// Memory of a node's guests around a plan, in MiB.
@@ -172,6 +207,7 @@ pub fn build(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
             .collect(),
         actions,
         memory_mib,
+        next: None,
     })
 }
 
@@ -184,6 +220,7 @@ pub fn holds(observed: &ObservedNode, condition: &Condition) -> bool {
         known.is_some_and(|storage| test(storage.get(sliver).unwrap_or(&nothing)))
     };
     let domain = |sliver: &SliverId| observed.domains.known().map(|domains| domains.ours.get(sliver));
+    let image = |sliver: &SliverId| observed.domains.known().map(|domains| domains.images.get(sliver));
     match condition {
         Condition::TemplatePresent(digest) => observed.templates.known().is_some_and(|t| t.contains(digest)),
         Condition::FilesPresent(digest) => observed.file_layers.known().is_some_and(|f| f.contains(digest)),
@@ -198,6 +235,17 @@ pub fn holds(observed: &ObservedNode, condition: &Condition) -> bool {
             domain(sliver).is_some_and(|d| d.is_some_and(|d| d.state == DomainState::Running))
         }
         Condition::DomainGone(sliver) => domain(sliver).is_some_and(|d| d.is_none()),
+        Condition::Tuned(sliver, tuning) => domain(sliver).flatten().is_some_and(|domain| {
+            let able = observed.domains.known().map(|domains| &domains.able);
+            able.is_some_and(|able| mistuned(domain, tuning, able).is_empty())
+        }),
+        Condition::ImageGone(sliver) => image(sliver).is_some_and(|image| image.is_none()),
+        Condition::ImageStored(sliver) => image(sliver).flatten().is_some(),
+        Condition::ImageSealed(sliver) => image(sliver).flatten().is_some_and(|image| {
+            let storage = observed.storage.known().map(|storage| storage.get(sliver));
+            image.mark.is_some()
+                && storage.is_some_and(|storage| image.mark == ObservedStorage::mark_of(storage))
+        }),
         Condition::Healthy(sliver) => observed.health.get(sliver) == Some(&HealthVerdict::Healthy),
     }
 }
@@ -296,9 +344,8 @@ impl Actions {
         let mut providers = BTreeMap::new();
         let mut of_sliver: BTreeMap<&SliverId, Vec<&Action>> = BTreeMap::new();
         for planned in self.planned.values() {
-            if let Some(condition) = planned.action.provides() {
-                providers.insert(condition, &planned.action);
-            }
+            let provided = planned.action.provides().into_iter();
+            providers.extend(provided.map(|condition| (condition, &planned.action)));
             if let Some(sliver) = planned.action.sliver() {
                 of_sliver.entry(sliver).or_default().push(&planned.action);
             }
@@ -379,6 +426,30 @@ fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Ac
     let stack = study.marks.map_or(Digest([0; 32]), |marks| marks.stack);
     let boot = study.marks.map_or(Digest([0; 32]), |marks| marks.boot);
     match step {
+        Step::Suspend => Action::Suspend { sliver },
+        Step::Seal => Action::Seal { sliver },
+        Step::Discard => Action::DiscardImage { sliver },
+        Step::Revive => Action::Revive { sliver },
+        Step::Adopt => Action::Adopt {
+            sliver,
+            from: study.adopts.clone().unwrap_or_else(|| of.clone()),
+        },
+        Step::Resume => Action::Resume {
+            sliver,
+            boot,
+            stack,
+            kernel: desired.map_or(Digest([0; 32]), |desired| desired.kernel.digest),
+            mark: if study.steps.contains(&Step::Seal) {
+                None
+            } else {
+                domains(input).and_then(|domains| domains.images.get(of)?.mark)
+            },
+        },
+        Step::Unpause => Action::Unpause { sliver, stack },
+        Step::Retune => Action::Retune {
+            sliver,
+            tuning: desired.map(Tuning::of).unwrap_or_default(),
+        },
         Step::Shutdown => Action::Shutdown {
             sliver,
             again: desired
@@ -427,27 +498,35 @@ fn cost(input: &PlanInput<'_>, action: &Action) -> Cost {
             let new = NEW_WRITABLE_BYTES.saturating_mul(u64::try_from(mounts).unwrap_or(u64::MAX));
             (Some(if kept { 0 } else { new }), 0)
         }
-        Action::Boot { sliver, .. } => {
+        Action::Boot { sliver, .. } | Action::Resume { sliver, .. } => {
             let desired = input.desired.slivers.get(sliver);
             (Some(0), mib(desired.map_or(0, |d| d.resources.memory.mib())))
         }
-        Action::Shutdown { sliver, .. } => {
-            let domains = input.observed.domains.known();
-            let held = domains
-                .and_then(|d| d.ours.get(sliver))
-                .map_or(0, |d| d.memory_mib);
-            (Some(0), -mib(held))
-        }
+        Action::Shutdown { sliver, .. } => (Some(0), -mib(held(input, sliver))),
+        // Pages that the guest never touched take no room: nobody knows how many.
+        Action::Suspend { sliver } => (Some(held(input, sliver) << 20), -mib(held(input, sliver))),
+        Action::Retune { sliver, tuning } => (Some(0), mib(tuning.memory_mib) - mib(held(input, sliver))),
         Action::Limit { .. }
         | Action::Stack { .. }
         | Action::Export { .. }
         | Action::AwaitHealthy { .. }
         | Action::Unexport { .. }
         | Action::CloseWritable { .. }
+        | Action::Seal { .. }
+        | Action::DiscardImage { .. }
+        | Action::Revive { .. }
+        | Action::Adopt { .. }
+        | Action::Unpause { .. }
         | Action::Tombstone { .. }
         | Action::Purge { .. } => (Some(0), 0),
     };
     Cost { bytes, memory_mib }
+}
+
+/// Memory that the domain of a sliver holds, in MiB.
+fn held(input: &PlanInput<'_>, sliver: &SliverId) -> u64 {
+    let domain = domains(input).and_then(|domains| domains.ours.get(sliver));
+    domain.map_or(0, |domain| domain.memory_mib)
 }
 
 fn file_bytes(set: &xeno_model::desired::FileSet) -> u64 {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use xeno_model::desired::{DesiredSliver, FileSet, LayerRef, Publish, WritableKind};
 use xeno_model::id::{Digest, DomainUuid, Epoch, SliverId};
-use xeno_model::observed::{Domains, ObservedStorage};
+use xeno_model::observed::{Domains, Limits, ObservedStorage};
 
 /// A port call that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,8 +60,12 @@ pub struct DomainSpec {
     pub boot: Digest,
     /// Virtual CPUs.
     pub vcpus: u32,
-    /// Memory in MiB.
+    /// Memory that it may use, in MiB.
     pub memory_mib: u64,
+    /// Memory that it is started with, in MiB, at least `memory_mib`: up to here it can grow while it runs.
+    pub memory_max_mib: u64,
+    /// Its other limits, as far as the driver keeps them.
+    pub limits: Limits,
     /// Kernel image on this node.
     pub kernel: PathBuf,
     /// Initramfs on this node.
@@ -73,6 +77,35 @@ pub struct DomainSpec {
     pub mounts: Vec<GuestMount>,
     /// Ports to publish.
     pub publish: Vec<Publish>,
+}
+
+/// What can change about a domain while it runs. A driver carries out what it is able to
+/// ([`Ability`](xeno_model::observed::Ability)) and passes over the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tuning {
+    /// Memory that it may use, in MiB; never more than it was started with.
+    pub memory_mib: u64,
+    /// Its other limits.
+    pub limits: Limits,
+    /// All ports that are published for it; those it has beyond these are taken back.
+    pub publish: Vec<Publish>,
+}
+
+impl Tuning {
+    /// What a sliver should have.
+    #[must_use]
+    pub fn of(sliver: &DesiredSliver) -> Self {
+        let resources = &sliver.resources;
+        Self {
+            memory_mib: resources.memory.mib(),
+            limits: Limits {
+                cpu_weight: resources.cpu_weight,
+                cpu_cap_percent: resources.cpu_cap_percent,
+                net_rate: resources.net_rate,
+            },
+            publish: sliver.publish.clone(),
+        }
+    }
 }
 
 /// One mount of a guest, and where it is served.
@@ -125,6 +158,29 @@ pub trait Hypervisor: Send + Sync {
     /// Stops the domain of a sliver: asks it, waits for `grace`, then destroys it. Returns once it is gone. Success
     /// if it is not there. Never touches a domain that is not ours.
     fn shutdown(&self, sliver: &SliverId, grace: Grace) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Gives the running domain of a sliver other limits and ports, and returns once it has them.
+    fn retune(&self, sliver: &SliverId, tuning: &Tuning) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Stores the memory of the domain in an image and ends the domain. The image is complete and on stable storage
+    /// before the domain is gone, and is observed only from then on. An image from before is replaced; while a domain is
+    /// there, no image says anything about it. Success if there is no domain and an image.
+    fn suspend(&self, sliver: &SliverId) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Writes into the description of the image, durably, what the writable layers are like.
+    fn seal_image(&self, sliver: &SliverId, mark: &Digest) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Goes on from the sealed image: a domain with what `spec` says and the memory of the image. Returns once it runs.
+    /// The image is taken away durably before the first instruction of the guest, so whatever fails, it is never resumed
+    /// twice; what dies before that leaves the image, and what dies after it leaves a paused domain.
+    /// Success if the domain runs already with this `boot`.
+    fn resume(&self, spec: &DomainSpec) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Deletes the image. Success if there is none.
+    fn discard_image(&self, sliver: &SliverId) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Lets a paused domain go on. Success if it runs.
+    fn unpause(&self, sliver: &SliverId) -> impl Future<Output = PortResult<()>> + Send;
 
     /// Where the console of a sliver's domain is written, as a file that grows.
     fn console_log(&self, sliver: &SliverId) -> PathBuf;
@@ -246,6 +302,14 @@ pub trait Storage: Send + Sync {
 
     /// Sets the writable layers aside.
     fn tombstone(&self, sliver: &SliverId) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Takes the writable layers that were set aside last into use again, closed. Success if none are set aside and some
+    /// are there.
+    fn revive(&self, sliver: &SliverId) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Makes the closed writable layers of `from` those of `to`, which has none, durably and at once. Success if `from`
+    /// has none.
+    fn adopt(&self, from: &SliverId, to: &SliverId) -> impl Future<Output = PortResult<()>> + Send;
 
     /// Deletes the writable layers that were set aside.
     fn purge(&self, sliver: &SliverId) -> impl Future<Output = PortResult<()>> + Send;

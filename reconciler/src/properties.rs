@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use xeno_model::desired::{DesiredSliver, LayerRef, Publish, SliverState, Standing, WritableKind};
 use xeno_model::id::{Digest, Epoch, NodeName, Timestamp};
 use xeno_model::normal::{boot_digest, stack_digest};
-use xeno_model::observed::{DomainState, ObservedDomain, ObservedStorage, Seen, Stranger};
+use xeno_model::observed::{DomainState, Limits, ObservedDomain, ObservedStorage, Seen, Stranger};
 use xeno_model::units::Bytes;
 
 use crate::action::Action;
@@ -226,6 +226,8 @@ fn world(sides: &[Sides], around: &Surroundings) -> World {
                 state,
                 booted: pick(which, boot_digest),
                 memory_mib,
+                memory_max_mib: memory_mib,
+                limits: Limits::default(),
                 vcpus: 1,
                 publish,
             };
@@ -243,6 +245,7 @@ fn world(sides: &[Sides], around: &Surroundings) -> World {
                 exported,
                 bytes: 0,
                 tombstone: tombstone.map(Timestamp),
+                mark: Some(Digest([7; 32])),
             };
         }
         if sight.healthy {

@@ -27,11 +27,15 @@ pub enum Settlement {
 pub fn settlements(input: &PlanInput<'_>, plan: &Plan) -> BTreeMap<SliverId, Settlement> {
     let settle = |(sliver, class): (&SliverId, ChangeClass)| match class {
         ChangeClass::Keep | ChangeClass::Wait => None,
-        ChangeClass::Remove | ChangeClass::Purge => Some((sliver.clone(), Settlement::Forget)),
+        ChangeClass::Remove | ChangeClass::HandOver | ChangeClass::Purge => {
+            Some((sliver.clone(), Settlement::Forget))
+        }
         ChangeClass::InPlace
         | ChangeClass::Create
         | ChangeClass::Start
+        | ChangeClass::Resume
         | ChangeClass::Reboot
+        | ChangeClass::Suspend
         | ChangeClass::Stop => {
             let applied = AppliedSliver {
                 desired: input.desired.slivers.get(sliver)?.clone(),

@@ -169,6 +169,9 @@ pub fn summary(plan: &Plan) -> String {
     let rest = [
         (ChangeClass::InPlace, "to change in place"),
         (ChangeClass::Start, "to start"),
+        (ChangeClass::Resume, "to resume"),
+        (ChangeClass::HandOver, "to hand over"),
+        (ChangeClass::Suspend, "to suspend"),
         (ChangeClass::Stop, "to stop"),
         (ChangeClass::Purge, "to purge"),
         (ChangeClass::Wait, "waiting"),
@@ -244,7 +247,10 @@ fn symbol(class: ChangeClass) -> (&'static str, Style) {
         ChangeClass::InPlace => ("~", Style::Careful),
         ChangeClass::Create => ("+", Style::Good),
         ChangeClass::Start => (">", Style::Good),
+        ChangeClass::Resume => (">", Style::Good),
         ChangeClass::Reboot => ("±", Style::Careful),
+        ChangeClass::HandOver => ("»", Style::Careful),
+        ChangeClass::Suspend => ("z", Style::Bad),
         ChangeClass::Stop => ("o", Style::Bad),
         ChangeClass::Remove => ("-", Style::Bad),
         ChangeClass::Purge => ("x", Style::Bad),
@@ -258,6 +264,9 @@ fn meaning(class: ChangeClass) -> &'static str {
         ChangeClass::InPlace => "changes while it runs",
         ChangeClass::Create => "comes to be",
         ChangeClass::Start => "is started",
+        ChangeClass::Resume => "goes on from the image of its memory",
+        ChangeClass::HandOver => "ends under this name, another goes on with what it wrote",
+        ChangeClass::Suspend => "stops with its memory stored, what it wrote stays",
         ChangeClass::Reboot => "stops and starts again, what it wrote stays",
         ChangeClass::Stop => "stops, what it wrote stays",
         ChangeClass::Remove => "goes, what it wrote is set aside",
@@ -270,6 +279,8 @@ fn meaning(class: ChangeClass) -> &'static str {
 fn legend(out: &mut String, plan: &Plan, colour: Colour) {
     let explained = [
         ChangeClass::Reboot,
+        ChangeClass::HandOver,
+        ChangeClass::Suspend,
         ChangeClass::Stop,
         ChangeClass::Remove,
         ChangeClass::Purge,
@@ -346,6 +357,26 @@ fn step(planned: &PlannedAction) -> String {
         Action::Stack { stack, .. } => format!("layers as {}", stack.short()),
         Action::Export { .. } => "to its domain only".to_owned(),
         Action::Boot { boot, .. } => format!("as {}", boot.short()),
+        Action::Resume { boot, .. } => format!("as {}", boot.short()),
+        Action::Unpause { .. } => "domain".to_owned(),
+        Action::Retune { tuning, .. } => {
+            let limits = &tuning.limits;
+            let mut words = vec![format!("{} MiB", tuning.memory_mib)];
+            words.extend(limits.cpu_cap_percent.map(|cap| format!("cpu cap {cap}%")));
+            words.extend(limits.net_rate.map(|rate| format!("network rate {rate}")));
+            words.extend(
+                tuning
+                    .publish
+                    .iter()
+                    .map(|p| format!("port {}:{}", p.host, p.guest)),
+            );
+            words.join(", ")
+        }
+        Action::Suspend { .. } => "memory to an image".to_owned(),
+        Action::Seal { .. } => "image with its writable layer".to_owned(),
+        Action::DiscardImage { .. } => "image of its memory".to_owned(),
+        Action::Revive { .. } => "writable layer from what was set aside".to_owned(),
+        Action::Adopt { from, .. } => format!("writable layer of {from}"),
         Action::AwaitHealthy { .. } => "its health check".to_owned(),
         Action::Shutdown { .. } => "domain".to_owned(),
         Action::Unexport { .. } => "stop serving".to_owned(),

@@ -4,7 +4,7 @@ use xeno_model::desired::HypervisorKind;
 use xeno_model::observed::DomainState;
 pub use xeno_model::time::utc;
 
-use crate::change::{Change, Reason};
+use crate::change::{Change, ImageMisfit, Reason};
 use crate::ports::Retry;
 
 /// Why a change happens or waits: a sentence for each reason, the one that it waits for first.
@@ -80,6 +80,89 @@ pub fn sentence(reason: &Reason) -> String {
                 utc(*until)
             ),
         },
+        Reason::DomainPaused => "its domain stands still, and is let go on".to_owned(),
+        Reason::DomainForeignUuid { uuid } => format!("its domain is another one ({uuid})"),
+        Reason::Mistuned { what } => format!("its domain has what nobody asked for: {}", what.join(", ")),
+        Reason::NotHealthyYet => "it runs as asked, and has not been healthy since".to_owned(),
+        Reason::StateSuspended => "should be suspended; its memory and what it wrote are kept".to_owned(),
+        Reason::ImageBesideDomain => {
+            "an image of its memory is left beside its domain, which has gone on since".to_owned()
+        }
+        Reason::ImageUnsealed => {
+            "the image of its memory is not sealed with its writable layers yet".to_owned()
+        }
+        Reason::ImageLost => {
+            "it was suspended, and no image of its memory is there: it starts anew".to_owned()
+        }
+        Reason::ImageDiscarded { what } => format!(
+            "the image of its memory cannot be used ({}): it starts anew",
+            misfit(*what)
+        ),
+        Reason::Vetoed { site, what } => format!("site {site} does not run {what}; what it wrote is kept"),
+        Reason::Expired { since } => format!("its time was over on {}; what it wrote is kept", utc(*since)),
+        Reason::MovedFrom { from } => format!("was {from} before, and takes over what it wrote"),
+        Reason::MovedTo { to } => format!("goes by the name of {to} now, which takes over what it wrote"),
+        Reason::ImageStale { what } => format!(
+            "the image of its memory cannot be resumed: {}; undo that, or ask for `stopped` to give the image up",
+            misfit(*what)
+        ),
+        Reason::Frozen { by, why, until } => {
+            let until = until.map_or_else(|| "somebody thaws it".to_owned(), utc);
+            format!("frozen by {by} ({why}) until {until}")
+        }
+        Reason::OutsideWindow { site, opens } => match opens {
+            Some(opens) => format!(
+                "would disturb a service, and the maintenance window of site {site} opens on {}",
+                utc(*opens)
+            ),
+            None => format!("would disturb a service, and site {site} has no maintenance window to come"),
+        },
+        Reason::SiteCap { site, what } => format!("site {site} allows less: {what}"),
+        Reason::Crashing { restarts, until } => {
+            let times = if *restarts == 1 {
+                "once".to_owned()
+            } else {
+                format!("{restarts} times")
+            };
+            format!(
+                "was restarted {times} of late, and is started again on {}",
+                utc(*until)
+            )
+        }
+        Reason::Together { with } => format!("changes together with {with}, which waits"),
+        Reason::RunUnderway { action } => format!("{action} is being done"),
+        Reason::RunQueued { action, after } => match after {
+            Some(after) => format!("{action} comes after {after}"),
+            None => format!("{action} comes when it is its turn"),
+        },
+        Reason::RunPausing {
+            action,
+            why,
+            tries,
+            wait_ms,
+        } => format!(
+            "{action} failed (try {tries}: {why}) and is tried again in {} s",
+            wait_ms.div_ceil(1_000)
+        ),
+        Reason::RunFailed { action, why, tries } => {
+            let times = if *tries == 1 {
+                "at the first try".to_owned()
+            } else {
+                format!("after {tries} tries")
+            };
+            format!("{action} failed {times}: {why}")
+        }
+        Reason::RunBlocked { action, by } => format!("{action} cannot be done because {by} was not"),
+        Reason::RunGaveWay { action } => format!("{action} was not begun because something newer came"),
+    }
+}
+
+fn misfit(what: ImageMisfit) -> &'static str {
+    match what {
+        ImageMisfit::Boot => "it was started from other layers, kernel or CPUs than are asked for",
+        ImageMisfit::Disk => "its writable layers have changed since",
+        ImageMisfit::Identity => "it is the memory of another domain",
+        ImageMisfit::Memory => "more memory is asked for than it was started with",
     }
 }
 

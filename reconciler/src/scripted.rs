@@ -2,7 +2,12 @@
 //! tests, here and in the crates that drive the ports.
 //!
 //! It checks what it is asked to do: a call that would break a rule of the node (a boot without its export, a tombstone
-//! below an export, more memory than there is) is carried out and noted in [`ScriptedNode::violations`].
+//! below an export, an image over another disk, more memory than there is) is carried out and noted in
+//! [`ScriptedNode::violations`].
+
+mod domains;
+mod fault;
+mod storage;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
@@ -11,21 +16,15 @@ use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use xeno_model::desired::{DesiredNode, FileSet};
-use xeno_model::id::{Digest, Epoch, NodeName, SliverId, Timestamp};
+use xeno_model::desired::{DesiredNode, DesiredSliver, Publish};
+use xeno_model::id::{Digest, NodeName, SliverId, Timestamp};
 use xeno_model::observed::{
-    DomainState, Domains, HealthVerdict, ObservedDomain, ObservedNode, ObservedStorage, Seen, Stranger,
+    Ability, DomainState, Domains, HealthVerdict, ObservedNode, ObservedStorage, Seen, Stranger,
 };
-use xeno_model::units::Bytes;
 
 use crate::action::Action;
 use crate::exec::Outcome;
-use crate::ports::{
-    BootFiles, DomainSpec, DriverFact, Grace, GuestMount, Hypervisor, MountSpec, PortError, PortResult,
-    Retry, Soundness, Storage,
-};
-
-mod fault;
+use crate::ports::{DomainSpec, Grace, Hypervisor, MountSpec, PortError, PortResult, Storage, Tuning};
 
 pub use fault::Fault;
 
@@ -46,6 +45,8 @@ struct State {
     layers_made: u64,
     memory_mib: u64,
     now: Timestamp,
+    /// How often anything was written to any disk: what marks are made of.
+    writes: u64,
     clock: Option<Clock>,
     faults: BTreeMap<&'static str, VecDeque<Fault>>,
     calls: Vec<String>,
@@ -67,10 +68,11 @@ impl ScriptedNode {
     /// An empty node with so much memory for guests.
     #[must_use]
     pub fn new(memory_mib: u64) -> Self {
-        let state = State {
+        let mut state = State {
             memory_mib,
             ..State::default()
         };
+        state.domains.able = able();
         Self {
             state: Mutex::new(state),
         }
@@ -107,6 +109,28 @@ impl ScriptedNode {
     /// Sets the time that tombstones are given.
     pub fn set_now(&self, now: Timestamp) {
         self.state().now = now;
+    }
+
+    /// Says what the hypervisor can do; at first everything.
+    pub fn set_able(&self, able: impl IntoIterator<Item = Ability>) {
+        self.state().domains.able = able.into_iter().collect();
+    }
+
+    /// Changes the sliver's writable layers from outside, as nobody should.
+    pub fn write_to_disk(&self, sliver: &SliverId) {
+        self.state().write(sliver);
+    }
+
+    /// Takes the image of a sliver's memory away, as a person with `rm` would.
+    pub fn lose_image(&self, sliver: &SliverId) {
+        self.state().domains.images.remove(sliver);
+    }
+
+    /// Lets the domain of a sliver do something else, such as standing still.
+    pub fn set_domain_state(&self, sliver: &SliverId, to: DomainState) {
+        if let Some(domain) = self.state().domains.ours.get_mut(sliver) {
+            domain.state = to;
+        }
     }
 
     /// Takes the time that tombstones are given from a clock, from now on.
@@ -214,22 +238,21 @@ impl ScriptedNode {
                 &MountSpec::of(wanted(sliver)),
             )),
             Action::Export { sliver, .. } => now(self.export(sliver, &MountSpec::of(wanted(sliver)))),
-            Action::Boot { sliver, boot, .. } => {
-                let wanted = wanted(sliver);
-                let spec = DomainSpec {
-                    sliver: sliver.clone(),
-                    uuid: wanted.uuid,
-                    boot: *boot,
-                    vcpus: wanted.resources.vcpus,
-                    memory_mib: wanted.resources.memory.mib(),
-                    kernel: PathBuf::new(),
-                    initramfs: PathBuf::new(),
-                    cmdline: vec![],
-                    mounts: vec![],
-                    publish: wanted.publish.clone(),
-                };
-                now(self.boot(&spec))
+            Action::Boot { sliver, boot, .. } => now(self.boot(&domain_spec(wanted(sliver), *boot))),
+            Action::Resume { sliver, boot, .. } => now(self.resume(&domain_spec(wanted(sliver), *boot))),
+            Action::Suspend { sliver } => now(self.suspend(sliver)),
+            Action::Seal { sliver } => {
+                let mark = ObservedStorage::mark_of(self.state().storage.get(sliver));
+                match mark {
+                    Some(mark) => now(self.seal_image(sliver, &mark)),
+                    None => Some(Err(PortError::later("the writable layers cannot be told"))),
+                }
             }
+            Action::DiscardImage { sliver } => now(self.discard_image(sliver)),
+            Action::Unpause { sliver, .. } => now(self.unpause(sliver)),
+            Action::Retune { sliver, tuning } => now(self.retune(sliver, tuning)),
+            Action::Revive { sliver } => now(self.revive(sliver)),
+            Action::Adopt { sliver, from } => now(self.adopt(from, sliver)),
             Action::AwaitHealthy { sliver } => now(self.call("await", &sliver.to_string(), |_| ())),
             Action::Shutdown { sliver, .. } => now(self.shutdown(sliver, Grace { ms: 0 })),
             Action::Unexport { sliver } => now(self.unexport(sliver)),
@@ -311,9 +334,34 @@ fn now<T>(future: impl Future<Output = T>) -> Option<T> {
     }
 }
 
-fn limits(mounts: &[MountSpec]) -> BTreeSet<Option<Bytes>> {
-    let writable = mounts.iter().filter(|mount| mount.writable);
-    writable.map(|mount| mount.quota_bytes.map(Bytes)).collect()
+/// All that a hypervisor may be able to do.
+fn able() -> BTreeSet<Ability> {
+    BTreeSet::from([
+        Ability::Memory,
+        Ability::Ports,
+        Ability::CpuWeight,
+        Ability::CpuCap,
+        Ability::NetRate,
+        Ability::Suspend,
+    ])
+}
+
+fn domain_spec(wanted: &DesiredSliver, boot: Digest) -> DomainSpec {
+    let tuning = Tuning::of(wanted);
+    DomainSpec {
+        sliver: wanted.id.clone(),
+        uuid: wanted.uuid,
+        boot,
+        vcpus: wanted.resources.vcpus,
+        memory_mib: tuning.memory_mib,
+        memory_max_mib: tuning.memory_mib,
+        limits: tuning.limits,
+        kernel: PathBuf::new(),
+        initramfs: PathBuf::new(),
+        cmdline: vec![],
+        mounts: vec![],
+        publish: tuning.publish,
+    }
 }
 
 impl State {
@@ -328,6 +376,31 @@ impl State {
         self.storage.entry(sliver.clone()).or_default()
     }
 
+    /// The guest, or somebody, writes to the sliver's disk.
+    fn write(&mut self, sliver: &SliverId) {
+        self.writes += 1;
+        let mark = Digest::of(format!("{sliver} after {} writes", self.writes).as_bytes());
+        if let Some(storage) = self.storage.get_mut(sliver)
+            && storage.on_disk
+        {
+            storage.mark = Some(mark);
+        }
+    }
+
+    /// Notes what a domain that takes these ports and this memory would break.
+    fn shared_rules(&mut self, verb: &str, sliver: &SliverId, publish: &[Publish]) {
+        for publish in publish {
+            let mut others = self.domains.ours.iter().filter(|(other, _)| *other != sliver);
+            let free = others.all(|(_, d)| d.publish.iter().all(|p| p.host != publish.host));
+            self.rule(free, || {
+                format!("{verb}:{sliver} while port {} is taken", publish.host)
+            });
+        }
+        let held = self.memory_held();
+        let fits = held <= self.memory_mib;
+        self.rule(fits, || format!("{verb}:{sliver} takes the node to {held} MiB"));
+    }
+
     fn now(&self) -> Timestamp {
         self.clock.as_ref().map_or(self.now, |clock| (clock.0)())
     }
@@ -340,227 +413,5 @@ impl State {
         let ours = self.domains.ours.values().map(|domain| domain.memory_mib);
         let strangers = self.domains.strangers.iter().map(|stranger| stranger.memory_mib);
         ours.chain(strangers).sum()
-    }
-}
-
-impl Hypervisor for ScriptedNode {
-    async fn observe(&self) -> PortResult<Domains> {
-        self.look(|state| state.domains.clone()).await
-    }
-
-    async fn boot(&self, spec: &DomainSpec) -> PortResult<()> {
-        let effect = |state: &mut State| {
-            let sliver = &spec.sliver;
-            let there = state.domains.ours.get(sliver);
-            if there.is_some_and(|d| d.booted == spec.boot && d.state == DomainState::Running) {
-                return;
-            }
-            let kept = there.is_none();
-            state.rule(kept, || format!("boot:{sliver} while its domain is there"));
-            let served = state.storage(sliver).exported;
-            state.rule(served, || format!("boot:{sliver} without its export"));
-            let domain = ObservedDomain {
-                uuid: spec.uuid,
-                state: DomainState::Running,
-                booted: spec.boot,
-                memory_mib: spec.memory_mib,
-                vcpus: spec.vcpus,
-                publish: spec.publish.clone(),
-            };
-            for publish in &spec.publish {
-                let mut others = state.domains.ours.iter().filter(|(other, _)| *other != sliver);
-                let free = others.all(|(_, d)| d.publish.iter().all(|p| p.host != publish.host));
-                state.rule(free, || {
-                    format!("boot:{sliver} while port {} is taken", publish.host)
-                });
-            }
-            state.domains.ours.insert(sliver.clone(), domain);
-            let held = state.memory_held();
-            let fits = held <= state.memory_mib;
-            state.rule(fits, || format!("boot:{sliver} takes the node to {held} MiB"));
-        };
-        self.call("boot", &spec.sliver.to_string(), effect).await
-    }
-
-    async fn shutdown(&self, sliver: &SliverId, _: Grace) -> PortResult<()> {
-        let effect = |state: &mut State| {
-            state.domains.ours.remove(sliver);
-        };
-        self.call("shutdown", &sliver.to_string(), effect).await
-    }
-
-    fn console_log(&self, sliver: &SliverId) -> PathBuf {
-        PathBuf::from(format!("/scripted/{}.log", sliver.label()))
-    }
-
-    fn console_socket(&self, sliver: &SliverId) -> PathBuf {
-        PathBuf::from(format!("/scripted/{}.sock", sliver.label()))
-    }
-
-    async fn facts(&self) -> Vec<DriverFact> {
-        vec![DriverFact {
-            what: "acceleration",
-            soundness: Soundness::Good,
-            text: "domains of memory are fast".to_owned(),
-        }]
-    }
-}
-
-impl Storage for ScriptedNode {
-    async fn observe(&self) -> PortResult<BTreeMap<SliverId, ObservedStorage>> {
-        self.look(|state| state.storage.clone()).await
-    }
-
-    async fn templates(&self) -> PortResult<BTreeSet<Digest>> {
-        self.look(|state| state.templates.clone()).await
-    }
-
-    async fn file_layers(&self) -> PortResult<BTreeSet<Digest>> {
-        let files = self.look(|state| state.files.clone()).await;
-        // Whoever looks at a node looks at these last.
-        self.state().looked_at();
-        files
-    }
-
-    async fn fetch_template(&self, digest: &Digest, _: &[String]) -> PortResult<()> {
-        let effect = |state: &mut State| {
-            state.templates.insert(*digest);
-        };
-        self.call("fetch", &digest.short(), effect).await
-    }
-
-    async fn import_files(
-        &self,
-        digest: &Digest,
-        _: &FileSet,
-        _: &BTreeMap<String, Vec<u8>>,
-    ) -> PortResult<()> {
-        let effect = |state: &mut State| {
-            state.files.insert(*digest);
-        };
-        self.call("import", &digest.short(), effect).await
-    }
-
-    async fn open_writable(&self, sliver: &SliverId, epoch: Epoch, mounts: &[MountSpec]) -> PortResult<()> {
-        let effect = |state: &mut State| {
-            let storage = state.storage(sliver);
-            let closed = storage.open.is_none_or(|open| open == epoch);
-            storage.on_disk |= mounts.iter().any(|mount| mount.writable);
-            storage.open = Some(epoch);
-            storage.limits = limits(mounts);
-            storage.tombstone = None;
-            if storage.on_disk && !state.written.contains_key(sliver) {
-                state.layers_made += 1;
-                state.written.insert(sliver.clone(), state.layers_made);
-            }
-            state.rule(closed, || format!("open:{sliver} while open under another epoch"));
-        };
-        self.call("open", &sliver.to_string(), effect).await
-    }
-
-    async fn limit_writable(&self, sliver: &SliverId, epoch: Epoch, mounts: &[MountSpec]) -> PortResult<()> {
-        let effect = |state: &mut State| {
-            let open = state.storage(sliver).open == Some(epoch);
-            state.rule(open, || format!("limit:{sliver} of what is not open"));
-            state.storage(sliver).limits = limits(mounts);
-        };
-        self.call("limit", &sliver.to_string(), effect).await
-    }
-
-    async fn stack(&self, sliver: &SliverId, stack: &Digest, mounts: &[MountSpec]) -> PortResult<()> {
-        let effect = |state: &mut State| {
-            let open = state.storage(sliver).open.is_some();
-            state.rule(open, || format!("stack:{sliver} without its writable layer"));
-            for layer in mounts.iter().flat_map(|mount| &mount.layers) {
-                let here = match layer {
-                    crate::ports::LayerSource::Template(digest) => state.templates.contains(digest),
-                    crate::ports::LayerSource::Files(digest) => state.files.contains(digest),
-                    crate::ports::LayerSource::Remote(_) => false,
-                    crate::ports::LayerSource::Directory(_) => true,
-                };
-                state.rule(here, || format!("stack:{sliver} without {layer:?}"));
-            }
-            state.storage(sliver).stack = Some(*stack);
-        };
-        self.call("stack", &sliver.to_string(), effect).await
-    }
-
-    async fn export(&self, sliver: &SliverId, _: &[MountSpec]) -> PortResult<()> {
-        let effect = |state: &mut State| {
-            let stacked = state.storage(sliver).stack.is_some();
-            state.rule(stacked, || format!("export:{sliver} without its stack"));
-            state.storage(sliver).exported = true;
-        };
-        self.call("export", &sliver.to_string(), effect).await
-    }
-
-    async fn unexport(&self, sliver: &SliverId) -> PortResult<()> {
-        let effect = |state: &mut State| {
-            let alone = !state.has_domain(sliver);
-            state.rule(alone, || format!("unexport:{sliver} below its domain"));
-            state.storage(sliver).exported = false;
-        };
-        self.call("unexport", &sliver.to_string(), effect).await
-    }
-
-    async fn close_writable(&self, sliver: &SliverId) -> PortResult<()> {
-        let effect = |state: &mut State| {
-            let quiet = !state.has_domain(sliver) && !state.storage(sliver).exported;
-            state.rule(quiet, || format!("close:{sliver} while in use"));
-            let storage = state.storage(sliver);
-            storage.stack = None;
-            storage.open = None;
-            storage.limits.clear();
-        };
-        self.call("close", &sliver.to_string(), effect).await
-    }
-
-    async fn tombstone(&self, sliver: &SliverId) -> PortResult<()> {
-        let effect = |state: &mut State| {
-            let now = state.now();
-            let has_domain = state.has_domain(sliver);
-            let storage = state.storage(sliver);
-            let quiet = !has_domain && !storage.exported && storage.open.is_none();
-            storage.tombstone = Some(storage.tombstone.unwrap_or(now));
-            state.rule(quiet, || format!("tombstone:{sliver} while in use"));
-        };
-        self.call("tombstone", &sliver.to_string(), effect).await
-    }
-
-    async fn purge(&self, sliver: &SliverId) -> PortResult<()> {
-        let effect = |state: &mut State| {
-            let Some(storage) = state.storage.get(sliver) else {
-                return;
-            };
-            let set_aside = storage.tombstone.is_some() && !state.has_domain(sliver);
-            state.rule(set_aside, || format!("purge:{sliver} of what is not set aside"));
-            state.storage.remove(sliver);
-            state.written.remove(sliver);
-        };
-        self.call("purge", &sliver.to_string(), effect).await
-    }
-
-    fn guest_mounts(&self, sliver: &SliverId, mounts: &[MountSpec]) -> Vec<GuestMount> {
-        let mount = |(i, mount): (usize, &MountSpec)| GuestMount {
-            path: mount.path.clone(),
-            socket: PathBuf::from(format!("/scripted/{}-{i}.nfs", sliver.label())),
-        };
-        mounts.iter().enumerate().map(mount).collect()
-    }
-
-    async fn boot_files(&self, template: &Digest) -> PortResult<BootFiles> {
-        let here = self.state().templates.contains(template);
-        if !here {
-            let what = format!("template {} is not here", template.short());
-            return Err(PortError {
-                what,
-                retry: Retry::Never,
-            });
-        }
-        Ok(BootFiles {
-            kernel: PathBuf::from("/scripted/vmlinuz"),
-            initramfs: PathBuf::from("/scripted/initrd"),
-            cmdline: vec![],
-        })
     }
 }

@@ -5,23 +5,34 @@ use std::collections::BTreeSet;
 use xeno_model::desired::{DesiredSliver, SliverState, WritableKind};
 use xeno_model::id::{Digest, Epoch, SliverId};
 use xeno_model::normal::{boot_digest, stack_digest};
-use xeno_model::observed::{DomainState, HealthVerdict, ObservedDomain, ObservedStorage, Seen};
+use xeno_model::observed::{Ability, DomainState, HealthVerdict, ObservedDomain, ObservedStorage, Seen};
+use xeno_model::units::BitRate;
 
 use crate::change::{AppliedSliver, Reason};
 use crate::plan::PlanInput;
+use crate::ports::Tuning;
 
 /// One step of one sliver, in the order in which steps are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(dead_code, reason = "the transitions that take all of them are being written")]
 pub(crate) enum Step {
     Shutdown,
+    Suspend,
     Unexport,
     Close,
+    Seal,
     Tombstone,
+    Discard,
+    Revive,
+    Adopt,
     Open,
     Limit,
     Stack,
     Export,
     Boot,
+    Resume,
+    Unpause,
+    Retune,
     Await,
     Purge,
 }
@@ -202,6 +213,57 @@ pub(crate) fn epoch(applied: Option<&AppliedSliver>, storage: Option<&ObservedSt
 /// Whether a domain has the memory and the ports that are asked for.
 pub(crate) fn sized(domain: &ObservedDomain, desired: &DesiredSliver) -> bool {
     domain.memory_mib == desired.resources.memory.mib() && domain.publish == desired.publish
+}
+
+/// In what a domain differs from `tuning`, as far as a driver with these abilities can change it.
+pub(crate) fn mistuned(domain: &ObservedDomain, tuning: &Tuning, able: &BTreeSet<Ability>) -> Vec<String> {
+    let limits = (&domain.limits, &tuning.limits);
+    let percent = |cap: Option<u32>| cap.map_or_else(|| "none".to_owned(), |cap| format!("{cap}%"));
+    let rate = |rate: Option<BitRate>| rate.map_or_else(|| "none".to_owned(), |rate| rate.to_string());
+    let mut found = Vec::new();
+    for ability in able {
+        let (differs, what) = match ability {
+            Ability::Memory => (
+                domain.memory_mib != tuning.memory_mib,
+                format!(
+                    "memory {} MiB instead of {} MiB",
+                    domain.memory_mib, tuning.memory_mib
+                ),
+            ),
+            Ability::Ports => (
+                domain.publish.iter().collect::<BTreeSet<_>>() != tuning.publish.iter().collect(),
+                "published ports".to_owned(),
+            ),
+            Ability::CpuWeight => (
+                limits.0.cpu_weight != limits.1.cpu_weight,
+                format!(
+                    "cpu weight {} instead of {}",
+                    limits.0.cpu_weight, limits.1.cpu_weight
+                ),
+            ),
+            Ability::CpuCap => (
+                limits.0.cpu_cap_percent != limits.1.cpu_cap_percent,
+                format!(
+                    "cpu cap {} instead of {}",
+                    percent(limits.0.cpu_cap_percent),
+                    percent(limits.1.cpu_cap_percent)
+                ),
+            ),
+            Ability::NetRate => (
+                limits.0.net_rate != limits.1.net_rate,
+                format!(
+                    "network rate {} instead of {}",
+                    rate(limits.0.net_rate),
+                    rate(limits.1.net_rate)
+                ),
+            ),
+            Ability::Suspend => (false, String::new()),
+        };
+        if differs {
+            found.push(what);
+        }
+    }
+    found
 }
 
 /// The reason why a facet that could not be seen makes a sliver wait.

@@ -8,6 +8,7 @@ use xeno_model::observed::*;
 use xeno_model::units::*;
 
 use crate::change::{AppliedSliver, ChangeClass, Reason};
+use crate::freeze::Freeze;
 use crate::plan::{Basis, Plan, PlanInput, build};
 
 /// One node from its three sides.
@@ -17,6 +18,8 @@ pub(crate) struct World {
     pub(crate) applied: BTreeMap<SliverId, AppliedSliver>,
     pub(crate) observed: ObservedNode,
     pub(crate) removed_recently: u32,
+    pub(crate) restarts: BTreeMap<SliverId, Vec<Timestamp>>,
+    pub(crate) freezes: Vec<Freeze>,
     pub(crate) backing_off: BTreeMap<SliverId, Reason>,
     pub(crate) now: u64,
 }
@@ -127,6 +130,8 @@ impl World {
             applied: BTreeMap::new(),
             observed: crate::assume::empty(&node, Timestamp(1)),
             removed_recently: 0,
+            restarts: BTreeMap::new(),
+            freezes: vec![],
             backing_off: BTreeMap::new(),
             now: 10_000_000,
         }
@@ -143,6 +148,8 @@ impl World {
             removed_recently: self.removed_recently,
             tombstone_ms: TOMBSTONE_MS,
             backing_off: &self.backing_off,
+            restarts: &self.restarts,
+            freezes: &self.freezes,
             now: Timestamp(self.now),
         }
     }

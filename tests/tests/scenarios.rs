@@ -14,7 +14,7 @@ use xeno_model::repository::{FileMode, RepositoryTree, TreeEntry};
 use xeno_model::resolve::resolve;
 use xeno_reconciler::assume::observed_from;
 use xeno_reconciler::check::check;
-use xeno_reconciler::plan::{Basis, PlanInput, build};
+use xeno_reconciler::plan::{PlanInput, build};
 use xeno_reconciler::render::{self, Colour};
 
 const NODE: &str = "cam-01";
@@ -127,18 +127,12 @@ fn told(dir: &Path) -> String {
     {
         world.happen(line);
     }
-    let backing_off = BTreeMap::new();
     let input = PlanInput {
-        desired: &after,
-        applied: &applied,
-        observed: &world.observed,
         applied_generation: Generation(6),
         generation: Generation(7),
-        basis: Basis::Observed,
         removed_recently: world.removed_recently,
         tombstone_ms: 24 * HOUR_MS,
-        backing_off: &backing_off,
-        now: Timestamp(NOON),
+        ..PlanInput::plain(&after, &applied, &world.observed, Timestamp(NOON))
     };
     let plan = build(&input).unwrap_or_else(|e| panic!("no plan: {e}"));
     let findings = check(&plan, &input);

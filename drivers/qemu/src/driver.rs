@@ -16,9 +16,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use xeno_model::id::{SliverId, Timestamp};
-use xeno_model::observed::{DomainState, Domains, ObservedDomain};
-use xeno_reconciler::ports::{DomainSpec, DriverFact, Grace, Hypervisor, PortError, PortResult, Soundness};
+use xeno_model::id::{Digest, SliverId, Timestamp};
+use xeno_model::observed::{DomainState, Domains, Limits, ObservedDomain};
+use xeno_reconciler::ports::{
+    DomainSpec, DriverFact, Grace, Hypervisor, PortError, PortResult, Soundness, Tuning,
+};
 
 use crate::accel::{self, Accel, AccelChoice, Verdict};
 use crate::config::{ConfigError, QemuConfig};
@@ -180,13 +182,17 @@ impl QemuDriver {
     }
 }
 
+fn not_built(what: &str) -> PortError {
+    PortError::never(format!("{what} is not built yet for QEMU"))
+}
+
 impl Hypervisor for QemuDriver {
     async fn observe(&self) -> PortResult<Domains> {
         let state_dir = self.state_dir.clone();
         let inventory = blocking(move || take_inventory(&state_dir)).await?;
         let mut domains = Domains {
-            ours: BTreeMap::new(),
             strangers: inventory.strangers.iter().map(QemuProcess::stranger).collect(),
+            ..Domains::default()
         };
         domains.strangers.sort();
         let mut asked = JoinSet::new();
@@ -206,6 +212,8 @@ impl Hypervisor for QemuDriver {
                 state,
                 booted: record.boot,
                 memory_mib: record.memory_mib,
+                memory_max_mib: record.memory_mib,
+                limits: Limits::default(),
                 vcpus: record.vcpus,
                 publish: record.publish,
             };
@@ -254,6 +262,31 @@ impl Hypervisor for QemuDriver {
         blocking(move || dir.remove_traces())
             .await
             .map_err(|error| io_failed("clean the run directory", &error))
+    }
+
+    async fn retune(&self, _: &SliverId, _: &Tuning) -> PortResult<()> {
+        Err(not_built("changing a domain while it runs"))
+    }
+
+    async fn suspend(&self, _: &SliverId) -> PortResult<()> {
+        Err(not_built("storing the memory of a domain"))
+    }
+
+    async fn seal_image(&self, _: &SliverId, _: &Digest) -> PortResult<()> {
+        Err(not_built("sealing an image"))
+    }
+
+    async fn resume(&self, _: &DomainSpec) -> PortResult<()> {
+        Err(not_built("resuming from an image"))
+    }
+
+    async fn discard_image(&self, _: &SliverId) -> PortResult<()> {
+        // None was ever made.
+        Ok(())
+    }
+
+    async fn unpause(&self, _: &SliverId) -> PortResult<()> {
+        Err(not_built("letting a paused domain go on"))
     }
 
     fn console_log(&self, sliver: &SliverId) -> PathBuf {

@@ -312,6 +312,8 @@ mod tests {
             boot: Digest::of(b""),
             vcpus: 2,
             memory_mib: 256,
+            memory_max_mib: 256,
+            limits: Default::default(),
             kernel: "/t/vmlinuz".into(),
             initramfs: "/t/initramfs".into(),
             cmdline: vec!["quiet".into(), "xeno.run=a%20b".into()],

@@ -74,6 +74,8 @@ impl Lab {
             boot: Digest::of(b"one"),
             vcpus: 1,
             memory_mib: 128,
+            memory_max_mib: 128,
+            limits: Default::default(),
             kernel: images().join("vmlinuz"),
             initramfs: self.dir.path().join("initramfs"),
             cmdline: vec!["quiet".into(), "mitigations=off".into()],

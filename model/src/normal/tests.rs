@@ -209,6 +209,8 @@ fn a_guest_that_an_earlier_version_started_is_recognised() {
         state: DomainState::Running,
         booted,
         memory_mib: 128,
+        memory_max_mib: 128,
+        limits: Default::default(),
         vcpus: 1,
         publish: web().publish,
     };

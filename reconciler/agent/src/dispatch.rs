@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use tokio::time::{Duration, timeout};
 use xeno_model::desired::{CarriedContent, DesiredNode, DesiredSliver, FileSet};
-use xeno_model::id::Digest;
+use xeno_model::id::{Digest, SliverId};
+use xeno_model::observed::ObservedStorage;
 use xeno_reconciler::action::Action;
 use xeno_reconciler::exec::Outcome;
 use xeno_reconciler::ports::{
-    DomainSpec, Grace, Hypervisor, MountSpec, PortError, PortResult, Retry, Storage,
+    DomainSpec, Grace, Hypervisor, MountSpec, PortError, PortResult, Retry, Storage, Tuning,
 };
 
 use crate::health::{self, Probers};
@@ -65,6 +66,14 @@ impl Work {
             | Action::Unexport { .. }
             | Action::CloseWritable { .. }
             | Action::Tombstone { .. }
+            | Action::Resume { .. }
+            | Action::Unpause { .. }
+            | Action::Retune { .. }
+            | Action::Suspend { .. }
+            | Action::Seal { .. }
+            | Action::DiscardImage { .. }
+            | Action::Revive { .. }
+            | Action::Adopt { .. }
             | Action::Purge { .. } => None,
         };
         Self {
@@ -95,9 +104,14 @@ impl Work {
             Action::Stack { .. } => seconds(300),
             Action::Limit { .. } | Action::Export { .. } | Action::Unexport { .. } => seconds(30),
             Action::CloseWritable { .. } => seconds(120),
-            Action::Boot { .. } => seconds(60),
+            Action::Boot { .. } | Action::Unpause { .. } => seconds(60),
+            // A guest gives memory back at its own pace.
+            Action::Retune { .. } => seconds(120),
+            // All of the guest's memory goes to or comes from the disk.
+            Action::Suspend { .. } | Action::Resume { .. } => seconds(600),
+            Action::Seal { .. } | Action::DiscardImage { .. } => seconds(120),
             Action::Shutdown { .. } => shutdown_grace + seconds(30),
-            Action::Tombstone { .. } => seconds(60),
+            Action::Tombstone { .. } | Action::Revive { .. } | Action::Adopt { .. } => seconds(60),
             Action::Purge { .. } => seconds(600),
             Action::AwaitHealthy { .. } => {
                 let health = self.sliver.as_ref().and_then(|sliver| sliver.health.as_ref());
@@ -156,7 +170,49 @@ async fn act<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: &Work) -> Por
             storage.stack(sliver, stack, &MountSpec::of(work.sliver()?)).await
         }
         Action::Export { sliver, .. } => storage.export(sliver, &MountSpec::of(work.sliver()?)).await,
-        Action::Boot { boot, kernel, .. } => boot_domain(ports, work.sliver()?, boot, kernel).await,
+        Action::Boot { boot, kernel, .. } => {
+            let spec = domain_spec(ports, work.sliver()?, boot, kernel).await?;
+            ports.probers.forget(&spec.sliver);
+            ports.hypervisor.boot(&spec).await?;
+            ask(ports, work.sliver()?, boot);
+            Ok(())
+        }
+        Action::Resume {
+            sliver,
+            boot,
+            kernel,
+            mark,
+            ..
+        } => {
+            let spec = domain_spec(ports, work.sliver()?, boot, kernel).await?;
+            // The plan compared them too, but since then the layers were opened: an image over another disk would
+            // destroy what is on it.
+            let disk = disk_mark(ports, sliver).await?;
+            if mark.is_some() && disk.is_some() && *mark != disk {
+                return Err(PortError::never(
+                    "the writable layers have changed since it was suspended",
+                ));
+            }
+            ports.probers.forget(&spec.sliver);
+            ports.hypervisor.resume(&spec).await?;
+            ask(ports, work.sliver()?, boot);
+            Ok(())
+        }
+        Action::Unpause { sliver, .. } => ports.hypervisor.unpause(sliver).await,
+        Action::Retune { sliver, tuning } => ports.hypervisor.retune(sliver, tuning).await,
+        Action::Suspend { sliver } => {
+            ports.probers.forget(sliver);
+            ports.hypervisor.suspend(sliver).await
+        }
+        Action::Seal { sliver } => {
+            let mark = disk_mark(ports, sliver).await?;
+            let mark =
+                mark.ok_or_else(|| PortError::later("what its writable layers are like cannot be told"))?;
+            ports.hypervisor.seal_image(sliver, &mark).await
+        }
+        Action::DiscardImage { sliver } => ports.hypervisor.discard_image(sliver).await,
+        Action::Revive { sliver } => storage.revive(sliver).await,
+        Action::Adopt { sliver, from } => storage.adopt(from, sliver).await,
         Action::AwaitHealthy { sliver } => {
             ports.probers.healthy(sliver).await;
             Ok(())
@@ -184,31 +240,40 @@ fn gone(what: &str) -> PortError {
     PortError::never(format!("{what} it is for is not in the desired state"))
 }
 
-async fn boot_domain<H: Hypervisor, S: Storage>(
+async fn domain_spec<H: Hypervisor, S: Storage>(
     ports: &Ports<H, S>,
     sliver: &DesiredSliver,
     boot: &Digest,
     kernel: &Digest,
-) -> PortResult<()> {
+) -> PortResult<DomainSpec> {
     let files = ports.storage.boot_files(kernel).await?;
-    let spec = DomainSpec {
+    let tuning = Tuning::of(sliver);
+    Ok(DomainSpec {
         sliver: sliver.id.clone(),
         uuid: sliver.uuid,
         boot: *boot,
         vcpus: sliver.resources.vcpus,
-        memory_mib: sliver.resources.memory.mib(),
+        memory_mib: tuning.memory_mib,
+        memory_max_mib: tuning.memory_mib,
+        limits: tuning.limits,
         kernel: files.kernel,
         initramfs: files.initramfs,
         cmdline: files.cmdline,
         mounts: ports.storage.guest_mounts(&sliver.id, &MountSpec::of(sliver)),
-        publish: sliver.publish.clone(),
-    };
-    ports.probers.forget(&sliver.id);
-    ports.hypervisor.boot(&spec).await?;
-    ports
-        .probers
-        .ask(sliver, *boot, ports.hypervisor.console_log(&sliver.id));
-    Ok(())
+        publish: tuning.publish,
+    })
+}
+
+/// Begins to ask a sliver that was started how it is.
+fn ask<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, sliver: &DesiredSliver, boot: &Digest) {
+    let console = ports.hypervisor.console_log(&sliver.id);
+    ports.probers.ask(sliver, *boot, console);
+}
+
+/// What the sliver's writable layers are like now.
+async fn disk_mark<H, S: Storage>(ports: &Ports<H, S>, sliver: &SliverId) -> PortResult<Option<Digest>> {
+    let storage = ports.storage.observe().await?;
+    Ok(ObservedStorage::mark_of(storage.get(sliver)))
 }
 
 async fn read_blobs(blobs: &BlobReader, files: &FileSet) -> PortResult<BTreeMap<String, Vec<u8>>> {

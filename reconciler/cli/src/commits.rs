@@ -6,7 +6,7 @@ use std::path::Path;
 use xeno_agent::source::{Manifests, Reader, RepositorySnapshot};
 use xeno_model::desired::{DeleteBudget, DesiredFleet};
 use xeno_model::diagnostic::{Paint, Report};
-use xeno_model::id::{Generation, NodeName, Revision, Timestamp};
+use xeno_model::id::{NodeName, Revision, Timestamp};
 use xeno_reconciler::assume;
 use xeno_reconciler::plan::{Basis, Plan, PlanInput, build};
 
@@ -132,17 +132,11 @@ pub(crate) fn plans(before: Option<&Commit>, after: &Commit, only: Option<&NodeN
     wanted
         .map(|node| {
             let (observed, applied) = assume::observed_from(&old.project(node, old_revision), now);
+            let desired = after.fleet.project(node, &after.revision);
             build(&PlanInput {
-                desired: &after.fleet.project(node, &after.revision),
-                applied: &applied,
-                observed: &observed,
-                generation: Generation(0),
-                applied_generation: Generation(0),
                 basis: Basis::Assumed,
-                removed_recently: 0,
                 tombstone_ms: TOMBSTONE_MS,
-                backing_off: &BTreeMap::new(),
-                now,
+                ..PlanInput::plain(&desired, &applied, &observed, now)
             })
             .map_err(|error| Failure::doing(format_args!("plan node {node}"), &error))
         })

@@ -16,8 +16,8 @@ pub const FORMAT_VERSION: u32 = 1;
 /// # Shape
 /// `formatVersion`, `node`, `revision` (40 digits), `generation` and `appliedGeneration`, `basis` (`observed` or
 /// `assumed`), `summary` (the closing line of the text), `memoryMib` (`capacity`, `now`, `after`; null where the domains
-/// could not be seen), `changes` by sliver: `sliver`, `class` (`keep`, `inPlace`, `create`, `start`, `reboot`, `stop`,
-/// `remove`, `purge`, `wait`), `cause` (`change`, `drift`, `schedule`), `disruption` (`none`, `interrupts`, `ends`,
+/// could not be seen), `next` (milliseconds since 1970 at which time alone may change the plan, or null), `changes` by sliver: `sliver`, `class` (`keep`, `inPlace`, `create`, `start`, `resume`, `reboot`, `handOver`,
+/// `suspend`, `stop`, `remove`, `purge`, `wait`), `cause` (`change`, `drift`, `schedule`), `disruption` (`none`, `interrupts`, `ends`,
 /// `destroys`), `reasons` (each a `code` that stays and a `text` that may get better; what a `wait` waits for comes
 /// first); `actions` in order: `key`, `verb`, `sliver` (null where several share it),
 /// `serves`, `after` (keys), `bytes` (null: unknown), `memoryMib`.
@@ -36,6 +36,7 @@ pub fn json(plan: &Plan) -> String {
             now: memory.now,
             after: memory.after,
         }),
+        next: plan.next.map(|at| at.0),
         changes: plan.changes.values().map(ChangeRecord::from).collect(),
         actions: plan.actions.iter().map(ActionRecord::from).collect(),
     };
@@ -56,6 +57,7 @@ struct PlanRecord<'a> {
     basis: &'static str,
     summary: String,
     memory_mib: Option<MemoryRecord>,
+    next: Option<u64>,
     changes: Vec<ChangeRecord>,
     actions: Vec<ActionRecord>,
 }
@@ -103,10 +105,13 @@ impl From<&Change> for ChangeRecord {
             sliver: change.sliver.to_string(),
             class: match change.class {
                 ChangeClass::InPlace => "inPlace",
+                ChangeClass::HandOver => "handOver",
                 ChangeClass::Keep
                 | ChangeClass::Create
                 | ChangeClass::Start
+                | ChangeClass::Resume
                 | ChangeClass::Reboot
+                | ChangeClass::Suspend
                 | ChangeClass::Stop
                 | ChangeClass::Remove
                 | ChangeClass::Purge

@@ -110,6 +110,8 @@ impl State {
     ) {
         self.change(key, |state| {
             merge(&mut state.domains.ours, &before.domains.ours, &after.domains.ours);
+            let (images, then) = (&before.domains.images, &after.domains.images);
+            merge(&mut state.domains.images, images, then);
             merge(&mut state.storage, &before.storage, &after.storage);
             merge(&mut state.written, &before.written, &after.written);
             state

@@ -112,6 +112,17 @@ impl NodeStorage {
         Ok(listing)
     }
 
+    /// Looks once more: a layer that is open must not move away below the file server.
+    async fn closed(&self, sliver: &SliverId) -> PortResult<()> {
+        let [exports, stacks, writables] = self.open_of(sliver).await?;
+        match exports.into_iter().chain(stacks).chain(writables).next() {
+            Some(open) => Err(PortError::later(format!(
+                "`{open}` is still open in the file server"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Names of what the file server holds of a sliver, exports, stacks and writable layers.
     async fn open_of(&self, sliver: &SliverId) -> PortResult<[Vec<String>; 3]> {
         fn ours<V>(map: &BTreeMap<String, V>, sliver: &SliverId) -> Vec<String> {
@@ -362,15 +373,22 @@ impl Storage for NodeStorage {
     }
 
     async fn tombstone(&self, sliver: &SliverId) -> PortResult<()> {
-        // Looked at once more: a layer that is open must not move away below the file server.
-        let [exports, stacks, writables] = self.open_of(sliver).await?;
-        if let Some(open) = exports.into_iter().chain(stacks).chain(writables).next() {
-            return Err(PortError::later(format!(
-                "`{open}` is still open in the file server"
-            )));
-        }
+        self.closed(sliver).await?;
         let (disk, of, now) = (self.disk.clone(), sliver.clone(), self.clock.now());
         blocking(move || disk.set_aside(&of, now)).await
+    }
+
+    async fn revive(&self, sliver: &SliverId) -> PortResult<()> {
+        self.closed(sliver).await?;
+        let (disk, of) = (self.disk.clone(), sliver.clone());
+        blocking(move || disk.revive(&of)).await
+    }
+
+    async fn adopt(&self, from: &SliverId, to: &SliverId) -> PortResult<()> {
+        self.closed(from).await?;
+        self.closed(to).await?;
+        let (disk, from, to) = (self.disk.clone(), from.clone(), to.clone());
+        blocking(move || disk.rename_sliver(&from, &to)).await
     }
 
     async fn purge(&self, sliver: &SliverId) -> PortResult<()> {

@@ -81,6 +81,8 @@ where
             removed_recently,
             tombstone_ms: self.settings.tombstone_ms,
             backing_off: &held,
+            restarts: &BTreeMap::new(),
+            freezes: &[],
             now,
         };
         let plan = plan::build(&input).map_err(|error| error.to_string())?;

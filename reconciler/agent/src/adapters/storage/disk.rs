@@ -98,16 +98,12 @@ impl Disk {
     /// Makes the directory of a sliver, from its newest tombstone where there is one.
     pub(super) fn make_ready(&self, sliver: &SliverId, mounts: &BTreeSet<usize>) -> PortResult<()> {
         let dir = self.of(sliver);
+        self.revive(sliver)?;
         if !exists(&dir)? {
-            let newest = self.tombstones_of(sliver)?.into_iter().max();
-            if let Some((_, tombstone)) = newest {
-                rename(&tombstone, &dir)?;
-                sync(&self.tombstones)?;
-            } else if mounts.is_empty() {
+            if mounts.is_empty() {
                 return Ok(());
-            } else {
-                make_dir(&dir)?;
             }
+            make_dir(&dir)?;
             sync(&self.writable)?;
         }
         let record = MountsRecord {
@@ -123,6 +119,33 @@ impl Disk {
         at(&fresh, File::open(&fresh).and_then(|file| file.sync_all()))?;
         rename(&fresh, &path)?;
         sync(&dir)
+    }
+
+    /// Takes the newest tombstone of a sliver into use again, unless it has layers already.
+    pub(super) fn revive(&self, sliver: &SliverId) -> PortResult<()> {
+        let dir = self.of(sliver);
+        if exists(&dir)? {
+            return Ok(());
+        }
+        if let Some((_, tombstone)) = self.tombstones_of(sliver)?.into_iter().max() {
+            rename(&tombstone, &dir)?;
+            sync(&self.tombstones)?;
+            sync(&self.writable)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the layers of one sliver to another, which has none. Success if the first has none.
+    pub(super) fn rename_sliver(&self, from: &SliverId, to: &SliverId) -> PortResult<()> {
+        let (old, new) = (self.of(from), self.of(to));
+        if !exists(&old)? {
+            return Ok(());
+        }
+        if exists(&new)? {
+            return Err(PortError::never(format!("{to} has writable layers of its own")));
+        }
+        rename(&old, &new)?;
+        sync(&self.writable)
     }
 
     /// Sets the layers of a sliver aside, as of `now`.
