@@ -15,6 +15,7 @@ mod names;
 mod output;
 mod past;
 mod plan_document;
+mod plan_file;
 mod telemetry;
 mod unified;
 mod worktree;
@@ -25,8 +26,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    agent, completion, console, cowfs, describe, diff, doctor, events, get, history, hook, init, man, plan,
-    reconcile, status, suspend, template, tree, undelete, validate, version,
+    agent, apply, completion, console, cowfs, describe, diff, doctor, events, freeze, get, history, hook,
+    init, man, plan, reconcile, status, suspend, template, tree, undelete, validate, version,
 };
 use exit::Exit;
 use failure::{Failure, Outcome};
@@ -45,6 +46,7 @@ enum Command {
     Init(init::Init),
     Validate(validate::Validate),
     Plan(plan::PlanArgs),
+    Apply(apply::Apply),
     Diff(diff::DiffArgs),
     Status(status::StatusArgs),
     Tree(tree::TreeArgs),
@@ -59,6 +61,8 @@ enum Command {
     Logs(console::Logs),
     Console(console::Console),
     Reconcile(reconcile::Reconcile),
+    Freeze(freeze::Freeze),
+    Thaw(freeze::Thaw),
     Doctor(doctor::Doctor),
     #[command(subcommand)]
     Template(template::Template),
@@ -102,6 +106,7 @@ fn run(command: &Command) -> Outcome {
         Command::Init(args) => init::run(args),
         Command::Validate(args) => validate::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Apply(args) => apply::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Status(args) => status::run(args),
         Command::Tree(args) => tree::run(args),
@@ -116,6 +121,8 @@ fn run(command: &Command) -> Outcome {
         Command::Logs(args) => console::logs(args),
         Command::Console(args) => console::console(args),
         Command::Reconcile(args) => reconcile::run(args),
+        Command::Freeze(args) => freeze::freeze(args),
+        Command::Thaw(args) => freeze::thaw(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Template(command) => template::run(command),
         Command::Hook(command) => hook::run(command),

@@ -16,6 +16,8 @@ pub(crate) struct PlanDocument {
     pub(crate) node: String,
     /// The commit.
     pub(crate) revision: String,
+    /// The generation.
+    pub(crate) generation: u64,
     /// `observed` or `assumed`.
     pub(crate) basis: String,
     /// The closing line of the text.

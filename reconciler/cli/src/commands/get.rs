@@ -9,7 +9,7 @@ use xeno_agent::api_client::{ApiClient, ClientError};
 use xeno_model::desired::{DesiredSliver, LayerRef, TemplateRef};
 use xeno_model::id::SliverId;
 
-use super::status;
+use super::{freeze, status};
 use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::link::{AgentArgs, wait};
@@ -42,8 +42,14 @@ enum What {
     /// Templates that slivers of this node are made of.
     #[value(alias = "template")]
     Templates,
-    /// What was last seen of each sliver.
+    /// What was last seen of each sliver; as JSON, all that `xeno plan --observed` needs.
     Observed,
+    /// Writable layers that a removal set aside.
+    #[value(alias = "tombstone")]
+    Tombstones,
+    /// What the agent leaves alone because somebody said so.
+    #[value(alias = "freeze")]
+    Freezes,
 }
 
 pub(crate) fn run(args: &Get) -> Outcome {
@@ -54,7 +60,12 @@ pub(crate) fn run(args: &Get) -> Outcome {
             What::Slices => slices(&client).await,
             What::Slivers => slivers(&client, args.output).await,
             What::Templates => templates(&client).await,
-            What::Observed => observed(&client).await,
+            What::Observed => observed(&client, args.output).await,
+            What::Tombstones => tombstones(&client).await,
+            What::Freezes => {
+                let freezes = client.freezes().await?;
+                Ok((freeze::table(&freezes), json!(freezes)))
+            }
         }
     })?;
     output::listing(args.output, &table, &value)?;
@@ -190,7 +201,37 @@ async fn templates(client: &ApiClient) -> Outcome<(Table, Value)> {
     ))
 }
 
-async fn observed(client: &ApiClient) -> Outcome<(Table, Value)> {
+async fn tombstones(client: &ApiClient) -> Outcome<(Table, Value)> {
+    let slivers = client.slivers().await?.slivers;
+    let mut table = Table::new(
+        &["SLIVER", "SET ASIDE", "WRITTEN", "ON"],
+        3,
+        "nothing is set aside",
+    );
+    let mut values = Vec::new();
+    for status in details(client, &slivers).await? {
+        let storage = status.observed.storage.as_ref();
+        let Some((at, storage)) = storage.and_then(|storage| Some((storage.tombstone_ms?, storage))) else {
+            continue;
+        };
+        table.row(vec![
+            status.summary.id.clone(),
+            output::ago(at, output::now_ms()),
+            bytes(storage.bytes),
+            output::moment(at),
+        ]);
+        values.push(json!({ "sliver": status.summary.id, "setAsideMs": at, "bytes": storage.bytes }));
+    }
+    Ok((
+        table,
+        json!({ "formatVersion": FORMAT_VERSION, "tombstones": values }),
+    ))
+}
+
+async fn observed(client: &ApiClient, format: Format) -> Outcome<(Table, Value)> {
+    if matches!(format, Format::Json | Format::Yaml) {
+        return Ok((Table::new(&[], 0, ""), client.observed().await?));
+    }
     let slivers = client.slivers().await?.slivers;
     let head = [
         "SLIVER",
@@ -203,7 +244,6 @@ async fn observed(client: &ApiClient) -> Outcome<(Table, Value)> {
         "STACK",
     ];
     let mut table = Table::new(&head, 6, "nothing of any sliver is here");
-    let mut values = Vec::new();
     for status in details(client, &slivers).await? {
         let seen = &status.observed;
         let dash = || "-".to_owned();
@@ -241,12 +281,8 @@ async fn observed(client: &ApiClient) -> Outcome<(Table, Value)> {
                 .and_then(|storage| storage.stack.clone())
                 .unwrap_or_else(dash),
         ]);
-        values.push(json!({ "sliver": status.summary.id, "observed": seen }));
     }
-    Ok((
-        table,
-        json!({ "formatVersion": FORMAT_VERSION, "observed": values }),
-    ))
+    Ok((table, Value::Null))
 }
 
 /// Everything about each sliver; one that went away meanwhile is left out.

@@ -1,6 +1,7 @@
 //! One module for each command.
 
 pub(crate) mod agent;
+pub(crate) mod apply;
 pub(crate) mod completion;
 pub(crate) mod console;
 pub(crate) mod cowfs;
@@ -8,6 +9,7 @@ pub(crate) mod describe;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod events;
+pub(crate) mod freeze;
 pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod hook;

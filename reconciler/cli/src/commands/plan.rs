@@ -15,6 +15,7 @@ use crate::graph;
 use crate::link::{AgentArgs, wait};
 use crate::output::{self, PlanFormat};
 use crate::plan_document::PlanDocument;
+use crate::plan_file;
 
 /// Shows what would be done, and why.
 ///
@@ -52,6 +53,9 @@ pub(crate) struct PlanArgs {
     /// Form of the result.
     #[arg(short, long, value_enum, default_value_t)]
     output: PlanFormat,
+    /// Also writes the plan to a file, for `xeno apply`.
+    #[arg(long, value_name = "FILE", conflicts_with = "offline")]
+    out: Option<PathBuf>,
     /// Ends with 0 if there is nothing to do, 2 if there is, 1 on failure.
     #[arg(long)]
     detailed_exitcode: bool,
@@ -74,6 +78,13 @@ fn ask(args: &PlanArgs) -> Outcome<bool> {
         PlanFormat::Text => output::styled(&coloured(&view.text))?,
         PlanFormat::Dot => output::text(&graph::dot(&[PlanDocument::read(&view.plan)?]))?,
         PlanFormat::Mermaid => output::text(&graph::mermaid(&[PlanDocument::read(&view.plan)?]))?,
+    }
+    if let Some(path) = &args.out {
+        plan_file::write(path, &view.plan)?;
+        output::note(&format!(
+            "written to {0}; `xeno apply {0}` carries it out",
+            path.display()
+        ));
     }
     for finding in &view.findings {
         output::note(&format!(

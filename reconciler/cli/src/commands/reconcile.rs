@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use xeno_agent::api::{Phase, SliverPhase};
+use xeno_agent::api_client::{ApiClient, ClientError};
 use xeno_model::id::SliverId;
 
 use crate::exit::Exit;
@@ -32,7 +33,7 @@ pub(crate) fn run(args: &Reconcile) -> Outcome {
     let client = args.agent.client();
     wait(async {
         if !args.wait {
-            client.reconcile().await?;
+            reconcile(&client).await?;
             output::text(
                 "the agent is looking; `xeno status` and `xeno events --watch` show what comes of it\n",
             )?;
@@ -46,6 +47,7 @@ pub(crate) fn run(args: &Reconcile) -> Outcome {
         }
         bar.enable_steady_tick(Duration::from_millis(120));
         // Asking for a plan with a fresh repository first: what was converged before a push must not count.
+        reconcile(&client).await?;
         let mut empty = client.plan(true).await?.empty;
         loop {
             let status = client.status().await?;
@@ -94,4 +96,14 @@ pub(crate) fn run(args: &Reconcile) -> Outcome {
             empty = client.plan(false).await?.empty;
         }
     })
+}
+
+/// Says what is frozen, where that is why nothing is done.
+async fn reconcile(client: &ApiClient) -> Outcome<()> {
+    match client.reconcile().await {
+        Ok(()) => Ok(()),
+        Err(ClientError::Refused { status: 409, why }) => Err(Failure::said(why)
+            .hint("`xeno get freezes` shows what is frozen, `xeno thaw` ends it".to_owned())),
+        Err(error) => Err(error.into()),
+    }
 }

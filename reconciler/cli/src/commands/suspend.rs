@@ -3,7 +3,7 @@
 use clap::Args;
 use xeno_model::desired::{Slice, SliverState};
 use xeno_model::id::{SliceName, SliverId};
-use xeno_model::manifest::{Editor, Kind, Step};
+use xeno_model::manifest::{EditError, Editor, Kind, Step};
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -78,6 +78,7 @@ pub(crate) fn resume(args: &Resume) -> Outcome {
 }
 
 const STATE: &[Step<'_>] = &[Step::Key("spec"), Step::Key("state")];
+const OVERRIDES: &[Step<'_>] = &[Step::Key("spec"), Step::Key("overrides")];
 
 fn set(args: &IntentArgs, what: &Target, state: SliverState) -> Outcome {
     let worktree = Worktree::open(args)?;
@@ -111,20 +112,95 @@ fn set(args: &IntentArgs, what: &Target, state: SliverState) -> Outcome {
         .defining(Kind::Slice, name.as_str())
         .ok_or_else(|| Failure::said(format!("no file defines the slice {name}")))?;
     let editor = Editor::new(&file, Kind::Slice, name.as_str());
-    let by_hand = |error: xeno_model::manifest::EditError| {
-        Failure::tried(&error).hint(format!("set `state: {state}` there by hand"))
-    };
-    let text = editor.set(STATE, &state.to_string()).map_err(by_hand)?;
-    let changes = [FileChange {
+    let by_hand =
+        |error: EditError| Failure::tried(&error).hint(format!("set `state: {state}` there by hand"));
+    let change = |text: String| FileChange {
         path: file.path().to_owned(),
         content: text.into_bytes(),
         executable: false,
-    }];
+    };
+    let change = match what {
+        Target::Sliver(id) if slice.slivers.len() > 1 => {
+            let drafts = overridden(&editor, id.number, state).map_err(by_hand)?;
+            first_that_does(&worktree, what, state, drafts.into_iter().map(change))?
+        }
+        Target::Slice(_) | Target::Sliver(_) => {
+            change(editor.set(STATE, &state.to_string()).map_err(by_hand)?)
+        }
+    };
+    let changes = [change];
+    let left = worktree.after(&changes)?;
     let verb = match state {
         SliverState::Suspended => "Suspend",
         SliverState::Running | SliverState::Stopped => "Resume",
     };
-    worktree.commit(args, &format!("{verb} {what}"), &changes)
+    let ended = worktree.commit(args, &format!("{verb} {what}"), &changes)?;
+    let others = left
+        .slices
+        .get(name)
+        .into_iter()
+        .flat_map(|slice| slice.slivers.values());
+    for (_, sliver) in
+        others.filter(|(_, sliver)| sliver.state != state && *what == Target::Slice(name.clone()))
+    {
+        output::note(&format!(
+            "{} stays {}: an override says so",
+            sliver.id, sliver.state
+        ));
+    }
+    Ok(ended)
+}
+
+/// The ways to change the state of one sliver of many, the neatest first: taking away an override that says otherwise,
+/// changing it, adding one.
+fn overridden(editor: &Editor<'_>, number: u32, state: SliverState) -> Result<Vec<String>, EditError> {
+    let count = editor.items(OVERRIDES).unwrap_or(0);
+    let own = (0..count).rev().find(|index| {
+        let at = |key| [OVERRIDES, &[Step::Index(*index), Step::Key(key)]].concat();
+        let one = [at("match"), vec![Step::Key("number")]].concat();
+        let state = [at("patch"), vec![Step::Key("state")]].concat();
+        editor.keys(&at("match")).as_deref() == Some(&["number"])
+            && editor.scalar(&one) == Some(number.to_string().as_str())
+            && editor.scalar(&state).is_some()
+    });
+    let mut drafts = Vec::new();
+    if let Some(index) = own {
+        let patch = [OVERRIDES, &[Step::Index(index), Step::Key("patch")]].concat();
+        if editor.keys(&patch).as_deref() == Some(&["state"])
+            && let Ok(text) = editor.remove_item(OVERRIDES, index)
+        {
+            drafts.push(text);
+        }
+        drafts.push(editor.set(&[patch, vec![Step::Key("state")]].concat(), &state.to_string())?);
+    }
+    let item = format!("{{ match: {{ number: {number} }}, patch: {{ state: {state} }} }}");
+    drafts.push(editor.append(OVERRIDES, &item)?);
+    Ok(drafts)
+}
+
+fn first_that_does(
+    worktree: &Worktree,
+    what: &Target,
+    state: SliverState,
+    drafts: impl Iterator<Item = FileChange>,
+) -> Outcome<FileChange> {
+    let Target::Sliver(id) = what else {
+        return Err(Failure::said(format!("{what} is no sliver")));
+    };
+    for draft in drafts {
+        let fleet = worktree.after(std::slice::from_ref(&draft))?;
+        let slice = fleet.slices.get(&id.slice);
+        let now = slice
+            .and_then(|slice| slice.slivers.get(&id.number))
+            .map(|(_, sliver)| sliver.state);
+        if now == Some(state) {
+            return Ok(draft);
+        }
+    }
+    Err(
+        Failure::said(format!("{id} cannot be {state} by an override of its own"))
+            .hint("another override decides its state: change that one by hand".to_owned()),
+    )
 }
 
 fn opposite(state: SliverState) -> SliverState {

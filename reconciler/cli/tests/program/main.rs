@@ -1,10 +1,12 @@
 //! The program as people and git run it.
 
+mod asking;
 mod daemon;
 mod diff;
 mod hook;
 mod intent;
 mod offline;
 mod plan;
+mod scripted;
 mod words;
 mod world;
