@@ -15,6 +15,12 @@ pub struct QemuConfig {
     pub xeno_binary: PathBuf,
     /// What executes guest code.
     pub accel: AccelChoice,
+    /// Control group in which guests get their shares of the processors; `None`: the agent's own, if it was given one.
+    pub cgroup: Option<PathBuf>,
+    /// Directory for the memory of suspended guests; made when missing, private to the user.
+    pub images_dir: PathBuf,
+    /// Bytes a second at which an image is written, where it must leave the disk to others; `None`: as fast as it goes.
+    pub image_rate: Option<u64>,
 }
 
 /// The program that is looked for in `PATH`.
@@ -57,10 +63,13 @@ pub enum ConfigError {
 }
 
 impl QemuConfig {
-    /// The usual configuration: QEMU from `PATH`, the running program as forwarder, the accelerator found out.
+    /// The usual configuration: images beside the state directory, QEMU from `PATH`, the running program as forwarder, the accelerator found out.
     #[must_use]
     pub fn new(state_dir: PathBuf, xeno_binary: PathBuf) -> Self {
         Self {
+            images_dir: state_dir.with_file_name("images"),
+            image_rate: None,
+            cgroup: None,
             state_dir,
             qemu_binary: None,
             xeno_binary,

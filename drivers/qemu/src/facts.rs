@@ -74,7 +74,27 @@ impl QemuDriver {
             help: (!there)
                 .then(|| "put the program back, or start the agent again from where it is now".into()),
         });
+        facts.push(self.cpu_fact());
         facts
+    }
+
+    fn cpu_fact(&self) -> Fact {
+        match self.cpu() {
+            Ok(groups) => Fact {
+                name: "cpu limits",
+                status: FactStatus::Good,
+                what: format!("weight and cap are kept by {}", groups.describe()),
+                help: None,
+            },
+            Err(why) => Fact {
+                name: "cpu limits",
+                status: FactStatus::Limited,
+                what: format!("weight and cap of guests are not kept, because {why}"),
+                help: Some(
+                    "give the agent's unit Delegate=cpu, or name a group of its user as `cgroup` in [hypervisor]".into(),
+                ),
+            },
+        }
     }
 
     async fn accel_fact(&self, qemu: &std::path::Path) -> Fact {

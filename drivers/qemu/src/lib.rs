@@ -21,11 +21,19 @@ pub mod facts;
 pub mod forward;
 pub mod process;
 pub mod qmp;
+pub mod record;
 pub mod run_dir;
 pub mod spec;
 
+mod cgroup;
+mod domain;
+mod images;
+mod inventory;
 mod probe_init;
+mod resume;
 mod spawn;
+mod suspend;
+mod tuning;
 
 pub use accel::{Accel, AccelChoice, Verdict};
 pub use config::{ConfigError, QemuConfig};
@@ -42,6 +50,20 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     line
+}
+
+/// Runs a change that may wait for a disk. The domain stays locked to its end, also where nobody waits for it any more.
+pub(crate) async fn changing<T: Send + 'static>(
+    lock: &run_dir::RunDirLock,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let lock = lock.clone();
+    let locked = move || {
+        let done = work();
+        drop(lock);
+        done
+    };
+    blocking(locked).await
 }
 
 /// Runs what may wait for a disk where waiting is allowed.

@@ -80,7 +80,7 @@ impl QemuProcess {
     }
 
     /// The value of an option, `-uuid` or `--uuid`; the last one, as QEMU takes it.
-    fn option(&self, name: &str) -> Option<&str> {
+    pub(crate) fn option(&self, name: &str) -> Option<&str> {
         let is = |arg: &String| arg.trim_start_matches('-') == name && arg.starts_with('-');
         let at = self.args.iter().rposition(is)?;
         self.args.get(at + 1).map(String::as_str)
@@ -97,6 +97,15 @@ impl QemuProcess {
     pub fn run_dir(&self) -> Option<&Path> {
         let file = Path::new(self.option("pidfile")?);
         (file.file_name()? == "pid").then(|| file.parent())?
+    }
+
+    /// Memory it has of the node, in MiB, as far as the kernel says (`VmRSS` in proc(5)): what its guest has touched.
+    /// What is not known is taken for all.
+    pub(crate) fn resident_mib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        kib.map_or(u64::MAX, |kib| kib / 1024 + 1)
     }
 
     /// The process as it is shown to people who did not expect it.

@@ -3,12 +3,15 @@
 //!
 //! Events are passed over: what they tell can be asked for, and a connection that was not there did not hear them.
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -158,7 +161,46 @@ impl Qmp {
     /// # Errors
     /// [`QmpError`]. After one other than [`QmpError::Refused`] the connection is of no more use.
     pub async fn execute(&mut self, command: &'static str) -> Result<Value, QmpError> {
-        timeout(self.limit, self.exchange(command))
+        self.give(command, None, None).await
+    }
+
+    /// Gives a command with arguments and waits for its answer.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`].
+    pub async fn execute_with(&mut self, command: &'static str, arguments: Value) -> Result<Value, QmpError> {
+        self.give(command, Some(arguments), None).await
+    }
+
+    /// Gives QEMU an open file under a name, for commands that take `fd:NAME`. It gets a descriptor of its own.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`].
+    pub async fn give_file(&mut self, name: &str, file: BorrowedFd<'_>) -> Result<(), QmpError> {
+        let arguments = json!({ "fdname": name });
+        self.give("getfd", Some(arguments), Some(file)).await.map(drop)
+    }
+
+    /// Gives a line to the human monitor, which answers in prose: nothing as a rule, and failures are prose too.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`].
+    pub async fn human(&mut self, line: &str) -> Result<String, QmpError> {
+        let command = "human-monitor-command";
+        let answer = self
+            .execute_with(command, json!({ "command-line": line }))
+            .await?;
+        let text = answer.as_str().map(str::to_owned);
+        text.ok_or_else(|| QmpError::Garbage(format!("{command} answers without text")))
+    }
+
+    async fn give(
+        &mut self,
+        command: &'static str,
+        arguments: Option<Value>,
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<Value, QmpError> {
+        timeout(self.limit, self.exchange(command, arguments, file))
             .await
             .map_err(|_| QmpError::Timeout(command))?
     }
@@ -186,13 +228,29 @@ impl Qmp {
             .ok_or_else(|| QmpError::Garbage(format!("{command} answers without {field}")))
     }
 
-    async fn exchange(&mut self, command: &'static str) -> Result<Value, QmpError> {
+    async fn exchange(
+        &mut self,
+        command: &'static str,
+        arguments: Option<Value>,
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<Value, QmpError> {
         self.next_id += 1;
         let wanted = self.next_id;
-        let mut line = json!({ "execute": command, "id": wanted }).to_string();
+        let mut message = json!({ "execute": command, "id": wanted });
+        if let Some(arguments) = arguments {
+            message["arguments"] = arguments;
+        }
+        let mut line = message.to_string();
         line.push('\n');
+        let sent = match file {
+            Some(file) => self
+                .send_with(line.as_bytes(), file)
+                .await
+                .map_err(QmpError::Io)?,
+            None => 0,
+        };
         self.stream
-            .write_all(line.as_bytes())
+            .write_all(&line.as_bytes()[sent..])
             .await
             .map_err(QmpError::Io)?;
         for _ in 0..SKIPPED_MAX {
@@ -218,6 +276,27 @@ impl Qmp {
         Err(QmpError::Garbage(format!(
             "{SKIPPED_MAX} messages, none of them the answer"
         )))
+    }
+
+    /// Sends the start of `bytes` together with a descriptor (unix(7), `SCM_RIGHTS`); says how much went.
+    async fn send_with(&mut self, bytes: &[u8], file: BorrowedFd<'_>) -> io::Result<usize> {
+        let stream = self.stream.get_ref();
+        let send = || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            let files = [file];
+            if !ancillary.push(SendAncillaryMessage::ScmRights(&files)) {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            let sent = sendmsg(
+                stream,
+                &[IoSlice::new(bytes)],
+                &mut ancillary,
+                SendFlags::NOSIGNAL,
+            )?;
+            Ok(sent)
+        };
+        stream.async_io(Interest::WRITABLE, send).await
     }
 
     async fn read_message(&mut self) -> Result<Message, QmpError> {

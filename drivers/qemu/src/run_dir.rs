@@ -7,16 +7,15 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
-use serde::{Deserialize, Serialize};
-use xeno_model::desired::Publish;
-use xeno_model::id::{Digest, DomainUuid, SliverId, Timestamp};
+use xeno_model::id::{Digest, SliverId};
+
+use crate::record::{Record, RecordError};
 
 /// Longest name of a run directory; a longer label is shortened, with a digest in place of the rest.
 const NAME_LEN_MAX: usize = 24;
-/// A record is far smaller; more is not read.
-const RECORD_LEN_MAX: u64 = 64 << 10;
 /// A log is cut once it is this long: a guest must not fill the node's disk by printing.
 const LOG_LEN_MAX: u64 = 8 << 20;
 /// What is kept, in the file's `.1`, when a log is cut.
@@ -29,77 +28,6 @@ const TAIL_LEN: u64 = 2048;
 pub struct RunDir {
     path: PathBuf,
 }
-
-/// What a domain was started as.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// The sliver it embodies.
-    pub sliver: SliverId,
-    /// Its identity.
-    pub uuid: DomainUuid,
-    /// What it was started as.
-    pub boot: Digest,
-    /// Memory in MiB.
-    pub memory_mib: u64,
-    /// Virtual CPUs.
-    pub vcpus: u32,
-    /// Published ports.
-    pub publish: Vec<Publish>,
-    /// When it was started.
-    pub started: Timestamp,
-}
-
-/// Why a record cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum RecordError {
-    /// It cannot be read or written.
-    #[error("cannot access {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is not JSON of the expected form.
-    #[error("cannot understand {}", path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: serde_json::Error,
-    },
-    /// A value in it is wrong, or its version is another one.
-    #[error("cannot understand {}: {what}", path.display())]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
-}
-
-/// The record as it is stored: version 1.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StoredRecord {
-    version: u32,
-    sliver: String,
-    uuid: String,
-    boot: String,
-    memory_mib: u64,
-    vcpus: u32,
-    publish: Vec<StoredPublish>,
-    started_unix_ms: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StoredPublish {
-    guest: u16,
-    host: u16,
-}
-
-const RECORD_VERSION: u32 = 1;
 
 impl RunDir {
     /// The run directory of a sliver: its label, or a shorter unique name where sockets would not fit.
@@ -181,7 +109,9 @@ impl RunDir {
             .mode(0o600)
             .open(self.path.join("lock"))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(RunDirLock { _file: file })),
+            Ok(()) => Ok(Some(RunDirLock {
+                _file: Arc::new(file),
+            })),
             Err(error) if error == rustix::io::Errno::WOULDBLOCK => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -192,28 +122,7 @@ impl RunDir {
     /// # Errors
     /// [`RecordError`] if there is one that cannot be used.
     pub fn record(&self) -> Result<Option<Record>, RecordError> {
-        let path = self.record_path();
-        let io_failed = |source| RecordError::Io {
-            path: path.clone(),
-            source,
-        };
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io_failed(error)),
-        };
-        let mut text = Vec::new();
-        file.take(RECORD_LEN_MAX)
-            .read_to_end(&mut text)
-            .map_err(io_failed)?;
-        let stored: StoredRecord = serde_json::from_slice(&text).map_err(|source| RecordError::Json {
-            path: path.clone(),
-            source,
-        })?;
-        stored
-            .into_record()
-            .map(Some)
-            .map_err(|what| RecordError::Value { path, what })
+        Record::read(&self.record_path())
     }
 
     /// Writes the record so that it survives a power failure.
@@ -221,30 +130,23 @@ impl RunDir {
     /// # Errors
     /// [`RecordError::Io`].
     pub fn write_record(&self, record: &Record) -> Result<(), RecordError> {
-        let path = self.record_path();
-        let write = || {
-            let text = serde_json::to_vec_pretty(&StoredRecord::from(record))?;
-            write_durably(&path, &text)
-        };
-        write().map_err(|source| RecordError::Io {
-            path: path.clone(),
-            source,
-        })
+        record.write(&self.record_path())
     }
 
-    /// Makes room for a new process: removes what an earlier one left, and sets its logs aside.
+    /// Makes room for a new process: removes what an earlier one left, and sets its logs aside, unless the same guest
+    /// goes on.
     ///
     /// # Errors
     /// Of the file system.
-    pub fn clear(&self) -> io::Result<()> {
+    pub fn clear(&self, logs: Logs) -> io::Result<()> {
         self.remove_traces()?;
         for log in [self.console_log(), self.qemu_log()] {
-            if log.exists() {
+            if logs == Logs::New && log.exists() {
                 fs::rename(&log, older(&log))?;
             }
             // QEMU would make them with the umask it happens to have.
             OpenOptions::new()
-                .create_new(true)
+                .create(true)
                 .append(true)
                 .mode(0o600)
                 .open(&log)?;
@@ -284,50 +186,19 @@ impl RunDir {
     }
 }
 
-/// Holds a run directory for one change; let go when dropped, or when the process ends.
-#[derive(Debug)]
+/// What becomes of the logs of an earlier process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logs {
+    /// They are set aside.
+    New,
+    /// They go on.
+    Kept,
+}
+
+/// Holds a run directory for one change; let go when the last copy is dropped, or when the process ends.
+#[derive(Clone, Debug)]
 pub struct RunDirLock {
-    _file: File,
-}
-
-impl From<&Record> for StoredRecord {
-    fn from(record: &Record) -> Self {
-        let publish = |port: &Publish| StoredPublish {
-            guest: port.guest,
-            host: port.host,
-        };
-        Self {
-            version: RECORD_VERSION,
-            sliver: record.sliver.to_string(),
-            uuid: record.uuid.to_string(),
-            boot: record.boot.to_string(),
-            memory_mib: record.memory_mib,
-            vcpus: record.vcpus,
-            publish: record.publish.iter().map(publish).collect(),
-            started_unix_ms: record.started.0,
-        }
-    }
-}
-
-impl StoredRecord {
-    fn into_record(self) -> Result<Record, String> {
-        if self.version != RECORD_VERSION {
-            return Err(format!("its version is {}, not {RECORD_VERSION}", self.version));
-        }
-        let publish = |port: StoredPublish| Publish {
-            guest: port.guest,
-            host: port.host,
-        };
-        Ok(Record {
-            sliver: SliverId::parse(&self.sliver).map_err(|error| error.to_string())?,
-            uuid: DomainUuid::parse(&self.uuid).map_err(|error| error.to_string())?,
-            boot: Digest::parse(&self.boot).map_err(|error| error.to_string())?,
-            memory_mib: self.memory_mib,
-            vcpus: self.vcpus,
-            publish: self.publish.into_iter().map(publish).collect(),
-            started: Timestamp(self.started_unix_ms),
-        })
-    }
+    _file: Arc<File>,
 }
 
 /// Makes a directory, and those above it, for its user alone.
@@ -397,54 +268,8 @@ fn tail(log: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
 
-    fn record() -> Record {
-        let sliver = SliverId::parse("web/0").unwrap();
-        Record {
-            uuid: DomainUuid([7; 16]),
-            boot: Digest::of(b"boot"),
-            memory_mib: 128,
-            vcpus: 1,
-            publish: vec![Publish {
-                guest: 80,
-                host: 8080,
-            }],
-            started: Timestamp(5),
-            sliver,
-        }
-    }
-
-    #[test]
-    fn a_record_comes_back_as_it_was_written() {
-        let state = tempfile::tempdir().unwrap();
-        let dir = RunDir::of(state.path(), &record().sliver);
-        assert_eq!(dir.path(), state.path().join("web-0"));
-        let _lock = dir.lock().unwrap().unwrap();
-        assert_eq!(dir.record().unwrap(), None);
-        dir.write_record(&record()).unwrap();
-        assert_eq!(dir.record().unwrap(), Some(record()));
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(dir.path()), mode(&dir.record_path())), (0o700, 0o600));
-    }
-
-    #[test]
-    fn a_record_of_another_version_or_form_is_an_error_and_not_an_absence() {
-        let state = tempfile::tempdir().unwrap();
-        let dir = RunDir::of(state.path(), &record().sliver);
-        let _lock = dir.lock().unwrap().unwrap();
-        dir.write_record(&record()).unwrap();
-        let good = fs::read_to_string(dir.record_path()).unwrap();
-        for (from, to) in [
-            ("\"version\": 1", "\"version\": 2"),
-            ("web/0", "web"),
-            ("\"vcpus\"", "\"vcpuz\""),
-            ("{", "garbage"),
-            ("sha256:", "md5:"),
-        ] {
-            let bad = good.replacen(from, to, 1);
-            assert_ne!(bad, good);
-            fs::write(dir.record_path(), bad).unwrap();
-            dir.record().unwrap_err();
-        }
+    fn sliver() -> SliverId {
+        SliverId::parse("web/0").unwrap()
     }
 
     #[test]
@@ -461,7 +286,7 @@ mod tests {
     #[test]
     fn one_change_at_a_time() {
         let state = tempfile::tempdir().unwrap();
-        let dir = RunDir::of(state.path(), &record().sliver);
+        let dir = RunDir::of(state.path(), &sliver());
         let first = dir.lock().unwrap();
         assert!(first.is_some());
         assert!(dir.lock().unwrap().is_none());

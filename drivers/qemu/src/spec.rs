@@ -13,6 +13,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use xeno_model::desired::Publish;
 use xeno_reconciler::ports::DomainSpec;
 
 use crate::accel::Accel;
@@ -94,6 +95,23 @@ pub enum SpecError {
     PortZero,
 }
 
+/// What a domain begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin<'a> {
+    /// Its kernel.
+    Boot,
+    /// An image, which it is given over its control socket; it stands still before and after.
+    Image {
+        /// Machine type that the image was made with.
+        machine: &'a str,
+        /// Memory that it was made with, in MiB.
+        memory_max_mib: u64,
+    },
+}
+
+/// Machine type of a new domain; QEMU takes it for its newest version of it.
+const MACHINE: &str = "pc";
+
 /// QEMU's arguments for `spec`, without the program itself.
 ///
 /// # Errors
@@ -103,11 +121,19 @@ pub fn arguments(
     dir: &RunDir,
     accel: Accel,
     xeno: &Path,
+    begin: Begin<'_>,
 ) -> Result<Vec<String>, SpecError> {
+    let (machine, memory_mib) = match begin {
+        Begin::Boot => (MACHINE, spec.memory_max_mib),
+        Begin::Image {
+            machine,
+            memory_max_mib,
+        } => (machine, memory_max_mib),
+    };
     bounds("vcpus", u64::from(spec.vcpus), 1, u64::from(VCPUS_MAX))?;
     bounds(
-        "memory_mib",
-        spec.memory_mib,
+        "memory_max_mib",
+        memory_mib,
         *MEMORY_MIB.start(),
         *MEMORY_MIB.end(),
     )?;
@@ -117,12 +143,7 @@ pub fn arguments(
         0,
         MOUNTS_MAX as u64,
     )?;
-    bounds(
-        "the number of published ports",
-        spec.publish.len() as u64,
-        0,
-        PUBLISH_MAX as u64,
-    )?;
+    check_ports(&spec.publish)?;
     let file = |what, path: &Path| {
         safe(path).map(str::to_owned).ok_or_else(|| SpecError::Path {
             what,
@@ -142,13 +163,16 @@ pub fn arguments(
     ]);
     add(&["-uuid", &spec.uuid.to_string()]);
     add(&["-pidfile", &file("the pid file", &dir.pid())?]);
-    add(&["-machine", "pc,usb=off,vmport=off,dump-guest-core=off"]);
+    add(&[
+        "-machine",
+        &format!("{machine},usb=off,vmport=off,dump-guest-core=off"),
+    ]);
     match accel {
         Accel::Kvm => add(&["-accel", "kvm", "-cpu", "host"]),
         Accel::Tcg => add(&["-accel", "tcg,thread=multi", "-cpu", "max"]),
     }
     add(&["-smp", &spec.vcpus.to_string()]);
-    add(&["-m", &format!("{}M", spec.memory_mib)]);
+    add(&["-m", &format!("{memory_mib}M")]);
     add(&["-kernel", &file("the kernel", &spec.kernel)?]);
     add(&["-initrd", &file("the initramfs", &spec.initramfs)?]);
     add(&["-append", &command_line(spec)?]);
@@ -178,6 +202,9 @@ pub fn arguments(
         "pvpanic-pci",
     ]);
     add(&["-sandbox", "on,obsolete=deny", "-msg", "timestamp=on"]);
+    if let Begin::Image { .. } = begin {
+        add(&["-incoming", "defer", "-S"]);
+    }
     Ok(args)
 }
 
@@ -196,20 +223,33 @@ fn network(spec: &DomainSpec, xeno: &Path) -> Result<String, SpecError> {
             server(index)
         );
     }
-    let mut taken = BTreeSet::new();
     for port in &spec.publish {
-        if port.host == 0 || port.guest == 0 {
-            return Err(SpecError::PortZero);
-        }
-        if !taken.insert(port.host) {
-            return Err(SpecError::PortTwice(port.host));
-        }
         value += &format!(
             ",hostfwd=tcp:127.0.0.1:{}-{GUEST_ADDRESS}:{}",
             port.host, port.guest
         );
     }
     Ok(value)
+}
+
+/// Refuses ports that cannot be published together.
+pub(crate) fn check_ports(publish: &[Publish]) -> Result<(), SpecError> {
+    bounds(
+        "the number of published ports",
+        publish.len() as u64,
+        0,
+        PUBLISH_MAX as u64,
+    )?;
+    let mut taken = BTreeSet::new();
+    for port in publish {
+        if port.host == 0 || port.guest == 0 {
+            return Err(SpecError::PortZero);
+        }
+        if !taken.insert(port.host) {
+            return Err(SpecError::PortTwice(port.host));
+        }
+    }
+    Ok(())
 }
 
 /// Address at which the guest finds the server of its mount number `index`.
@@ -297,8 +337,8 @@ fn bounds(what: &'static str, value: u64, min: u64, max: u64) -> Result<(), Spec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use xeno_model::desired::Publish;
     use xeno_model::id::{Digest, DomainUuid, SliverId};
+    use xeno_model::observed::Limits;
     use xeno_reconciler::ports::GuestMount;
 
     fn spec() -> DomainSpec {
@@ -311,9 +351,9 @@ mod tests {
             uuid: DomainUuid([0x8a; 16]),
             boot: Digest::of(b""),
             vcpus: 2,
-            memory_mib: 256,
+            memory_mib: 192,
             memory_max_mib: 256,
-            limits: Default::default(),
+            limits: Limits::default(),
             kernel: "/t/vmlinuz".into(),
             initramfs: "/t/initramfs".into(),
             cmdline: vec!["quiet".into(), "xeno.run=a%20b".into()],
@@ -333,7 +373,7 @@ mod tests {
 
     fn of(spec: &DomainSpec) -> Result<Vec<String>, SpecError> {
         let dir = RunDir::of(Path::new("/s"), &spec.sliver);
-        arguments(spec, &dir, Accel::Tcg, Path::new("/usr/bin/xeno"))
+        arguments(spec, &dir, Accel::Tcg, Path::new("/usr/bin/xeno"), Begin::Boot)
     }
 
     /// The whole command, an option a line.
@@ -379,7 +419,7 @@ hostfwd=tcp:127.0.0.1:8080-10.0.2.15:80,hostfwd=tcp:127.0.0.1:8443-10.0.2.15:443
     #[test]
     fn kvm_changes_only_accelerator_and_cpu() {
         let dir = RunDir::of(Path::new("/s"), &spec().sliver);
-        let kvm = arguments(&spec(), &dir, Accel::Kvm, Path::new("/usr/bin/xeno")).unwrap();
+        let kvm = arguments(&spec(), &dir, Accel::Kvm, Path::new("/usr/bin/xeno"), Begin::Boot).unwrap();
         let tcg = of(&spec()).unwrap();
         let differ: Vec<_> = kvm.iter().zip(&tcg).filter(|(kvm, tcg)| kvm != tcg).collect();
         assert_eq!(
@@ -390,6 +430,33 @@ hostfwd=tcp:127.0.0.1:8080-10.0.2.15:80,hostfwd=tcp:127.0.0.1:8443-10.0.2.15:443
             ]
         );
         assert_eq!(kvm.len(), tcg.len());
+    }
+
+    #[test]
+    fn a_domain_from_an_image_has_the_same_devices() {
+        let dir = RunDir::of(Path::new("/s"), &spec().sliver);
+        let begin = Begin::Image {
+            machine: "pc-i440fx-7.2",
+            memory_max_mib: 512,
+        };
+        let resumed = arguments(&spec(), &dir, Accel::Tcg, Path::new("/usr/bin/xeno"), begin).unwrap();
+        let booted = of(&spec()).unwrap();
+        let differ: Vec<_> = resumed
+            .iter()
+            .zip(&booted)
+            .filter(|(now, then)| now != then)
+            .collect();
+        assert_eq!(
+            differ,
+            [
+                (
+                    &"pc-i440fx-7.2,usb=off,vmport=off,dump-guest-core=off".into(),
+                    &"pc,usb=off,vmport=off,dump-guest-core=off".into()
+                ),
+                (&"512M".into(), &"256M".to_owned())
+            ]
+        );
+        assert_eq!(resumed[booted.len()..], ["-incoming", "defer", "-S"]);
     }
 
     /// Breaks one thing in the specification and expects these words in the refusal.
@@ -466,7 +533,7 @@ hostfwd=tcp:127.0.0.1:8080-10.0.2.15:80,hostfwd=tcp:127.0.0.1:8443-10.0.2.15:443
     #[test]
     fn numbers_have_bounds() {
         check(|spec| spec.vcpus = 0, "vcpus is 0, outside 1 to 255");
-        check(|spec| spec.memory_mib = u64::MAX, "memory_mib is");
+        check(|spec| spec.memory_max_mib = u64::MAX, "memory_max_mib is");
         check(
             |spec| spec.mounts = vec![spec.mounts[0].clone(); MOUNTS_MAX + 1],
             "number of mounts is 33",

@@ -9,240 +9,27 @@
     reason = "measurements, for those who ask with --nocapture"
 )]
 
-use std::fmt::Write as _;
+#[path = "guest/lab.rs"]
+mod lab;
+#[path = "guest/suspend.rs"]
+mod suspend;
+#[path = "guest/tuning.rs"]
+mod tuning;
+
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tempfile::TempDir;
+use lab::{Lab, PATIENCE, forwarder, free_port, images, kill, qmp, until};
 use xeno_model::desired::Publish;
-use xeno_model::id::{Digest, DomainUuid, FleetName, SliverId};
-use xeno_model::observed::{DomainState, Domains};
-use xeno_qemu::{Accel, AccelChoice, QemuConfig, QemuDriver};
+use xeno_model::id::Digest;
+use xeno_model::observed::DomainState;
+use xeno_qemu::{QemuConfig, QemuDriver};
 use xeno_reconciler::ports::{DomainSpec, Grace, GuestMount, Hypervisor, PortError, Retry};
-
-/// Far longer than anything here takes; a test that gets here has failed.
-const PATIENCE: Duration = Duration::from_secs(90);
-const MODULES: [&str; 12] = [
-    "virtio",
-    "virtio_ring",
-    "virtio_pci_modern_dev",
-    "virtio_pci_legacy_dev",
-    "virtio_pci",
-    "failover",
-    "net_failover",
-    "virtio_net",
-    "button",
-    "evdev",
-    "pvpanic",
-    "pvpanic_pci",
-];
-
-/// A node: a state directory, and every QEMU that is started in it ends with it.
-struct Lab {
-    dir: TempDir,
-    driver: QemuDriver,
-}
-
-impl Lab {
-    fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("xq").tempdir().unwrap();
-        fs::write(dir.path().join("initramfs"), initramfs()).unwrap();
-        let driver = Self::driver_in(dir.path());
-        Self { dir, driver }
-    }
-
-    fn driver_in(dir: &Path) -> QemuDriver {
-        let mut config = QemuConfig::new(dir.join("state"), forwarder());
-        config.accel = AccelChoice::Always(Accel::Tcg);
-        assert!(
-            config.find_qemu().is_some(),
-            "qemu-system-x86_64 is missing: apt install qemu-system-x86"
-        );
-        QemuDriver::new(config).unwrap()
-    }
-
-    fn spec(&self, sliver: &str) -> DomainSpec {
-        let sliver = SliverId::parse(sliver).unwrap();
-        DomainSpec {
-            uuid: DomainUuid::of(&FleetName::new("lab").unwrap(), &sliver),
-            sliver,
-            boot: Digest::of(b"one"),
-            vcpus: 1,
-            memory_mib: 128,
-            memory_max_mib: 128,
-            limits: Default::default(),
-            kernel: images().join("vmlinuz"),
-            initramfs: self.dir.path().join("initramfs"),
-            cmdline: vec!["quiet".into(), "mitigations=off".into()],
-            mounts: Vec::new(),
-            publish: Vec::new(),
-        }
-    }
-
-    async fn observe(&self) -> Domains {
-        self.driver.observe().await.unwrap()
-    }
-
-    async fn state(&self, spec: &DomainSpec) -> Option<DomainState> {
-        self.observe()
-            .await
-            .ours
-            .get(&spec.sliver)
-            .map(|domain| domain.state)
-    }
-
-    fn pid(&self, spec: &DomainSpec) -> u32 {
-        let path = self
-            .dir
-            .path()
-            .join("state")
-            .join(spec.sliver.label())
-            .join("pid");
-        fs::read_to_string(path).unwrap().trim().parse().unwrap()
-    }
-
-    fn console(&self, spec: &DomainSpec) -> String {
-        let bytes = fs::read(self.driver.console_log(&spec.sliver)).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// Types a line, as a person at the console would, and reads what comes: a client that does not holds up the
-    /// guest, whose serial port waits for it after a few hundred characters.
-    fn type_line(&self, spec: &DomainSpec, line: &str) {
-        let mut console = UnixStream::connect(self.driver.console_socket(&spec.sliver)).unwrap();
-        writeln!(console, "{line}").unwrap();
-        std::thread::spawn(move || std::io::copy(&mut console, &mut std::io::sink()));
-    }
-
-    async fn console_says(&self, spec: &DomainSpec, marker: &str) {
-        let what = format!("{marker:?} on the console of {}", spec.sliver);
-        until(&what, async || self.console(spec).contains(marker)).await;
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let state = self.dir.path().join("state");
-        for process in xeno_qemu::process::scan().unwrap_or_default() {
-            if process.run_dir().is_some_and(|dir| dir.starts_with(&state)) {
-                kill(process.pid);
-            }
-        }
-    }
-}
-
-fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-}
-
-/// Waits for something that comes without notice.
-async fn until(what: &str, mut seen: impl AsyncFnMut() -> bool) {
-    let start = Instant::now();
-    while !seen().await {
-        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-fn images() -> PathBuf {
-    let named = std::env::var_os("XENO_IMAGES").map(PathBuf::from);
-    let dir = named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/images"));
-    let kernel = dir.join("vmlinuz");
-    assert!(
-        kernel.is_file(),
-        "no kernel at {}: run `make image`, or set XENO_IMAGES",
-        kernel.display()
-    );
-    dir.canonicalize().unwrap()
-}
-
-/// Cargo builds examples together with tests, beside the directory the test lies in.
-fn forwarder() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let example = test.parent().unwrap().parent().unwrap().join("examples/guestfwd");
-    assert!(
-        example.is_file(),
-        "{} is missing: build it with --examples",
-        example.display()
-    );
-    example
-}
-
-/// A "newc" archive of busybox, the modules, and the script beside this file.
-fn initramfs() -> Vec<u8> {
-    let busybox = fs::read("/bin/busybox").expect("/bin/busybox is missing: apt install busybox-static");
-    let mut archive = Vec::new();
-    for dir in ["bin", "dev", "etc", "modules", "proc", "sys"] {
-        member(&mut archive, dir, 0o040_755, b"");
-    }
-    member(&mut archive, "bin/busybox", 0o100_755, &busybox);
-    member(&mut archive, "init", 0o100_755, include_bytes!("guest/init.sh"));
-    let mut missing = MODULES.to_vec();
-    let mut dirs = vec![images().join("modules")];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display())) {
-            let path = entry.unwrap().path();
-            if path.is_dir() && !path.is_symlink() {
-                dirs.push(path);
-                continue;
-            }
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            let Some(at) = missing
-                .iter()
-                .position(|module| format!("{module}.ko") == name.replace('-', "_"))
-            else {
-                continue;
-            };
-            missing.remove(at);
-            member(
-                &mut archive,
-                &format!("modules/{name}"),
-                0o100_644,
-                &fs::read(path).unwrap(),
-            );
-        }
-    }
-    assert!(
-        missing.is_empty(),
-        "no modules {missing:?} in {}",
-        images().display()
-    );
-    member(&mut archive, "TRAILER!!!", 0, b"");
-    archive
-}
-
-fn member(archive: &mut Vec<u8>, name: &str, mode: u32, content: &[u8]) {
-    let mut header = String::from("070701");
-    for field in [
-        0,
-        mode,
-        0,
-        0,
-        1,
-        0,
-        content.len().try_into().unwrap(),
-        0,
-        0,
-        0,
-        0,
-        1 + u32::try_from(name.len()).unwrap(),
-        0,
-    ] {
-        write!(header, "{field:08x}").unwrap();
-    }
-    archive.extend_from_slice(header.as_bytes());
-    archive.extend_from_slice(name.as_bytes());
-    archive.push(0);
-    archive.resize(archive.len().next_multiple_of(4), 0);
-    archive.extend_from_slice(content);
-    archive.resize(archive.len().next_multiple_of(4), 0);
-}
 
 /// A file server that says its name and what it was told, on a unix socket.
 fn answer_as(path: &Path, name: &'static str) {
@@ -256,14 +43,6 @@ fn answer_as(path: &Path, name: &'static str) {
             writeln!(stream, "{name} heard {asked}").unwrap();
         }
     });
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }
 
 /// The whole life of one guest: it boots, reaches its own exports and nothing else, publishes a port, is typed to, is
@@ -396,22 +175,6 @@ async fn a_guest_that_does_not_listen_is_destroyed() {
     lab.driver.boot(&spec).await.unwrap();
     assert_eq!(lab.state(&spec).await, Some(DomainState::Running));
     lab.driver.shutdown(&spec.sliver, Grace { ms: 0 }).await.unwrap();
-}
-
-/// Gives one command past the driver.
-fn qmp(lab: &Lab, spec: &DomainSpec, command: &str) {
-    let dir = lab.dir.path().join("state").join(spec.sliver.label());
-    let stream = UnixStream::connect(dir.join("qmp.sock")).unwrap();
-    write!(
-        &stream,
-        "{{\"execute\":\"qmp_capabilities\"}}{{\"execute\":\"{command}\",\"id\":7}}"
-    )
-    .unwrap();
-    let mut lines = BufReader::new(&stream).lines();
-    assert!(
-        lines.any(|line| line.unwrap().contains("\"id\": 7")),
-        "no answer to {command}"
-    );
 }
 
 #[tokio::test]

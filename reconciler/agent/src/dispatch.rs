@@ -188,10 +188,15 @@ async fn act<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: &Work) -> Por
             // The plan compared them too, but since then the layers were opened: an image over another disk would
             // destroy what is on it.
             let disk = disk_mark(ports, sliver).await?;
-            if mark.is_some() && disk.is_some() && *mark != disk {
-                return Err(PortError::never(
-                    "the writable layers have changed since it was suspended",
-                ));
+            if mark.is_some() && *mark != disk {
+                let why = match disk {
+                    Some(_) => "the writable layers have changed since it was suspended",
+                    // The file server says so as long as nothing has changed since it opened them.
+                    None => {
+                        "the writable layers, or the directories below them, are not what they were when opened"
+                    }
+                };
+                return Err(PortError::never(why));
             }
             ports.probers.forget(&spec.sliver);
             ports.hypervisor.resume(&spec).await?;

@@ -5,7 +5,7 @@
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci failover net_failover virtio_net button evdev pvpanic pvpanic-pci; do
+for module in virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci failover net_failover virtio_net virtio_balloon button evdev pvpanic pvpanic-pci; do
   insmod /modules/$module.ko || echo "TEST no $module"
 done
 ip link set eth0 up
@@ -31,6 +31,8 @@ case $(cat /proc/cmdline) in
   *) acpid -f -l /dev/null & ;;
 esac
 nc -ll -p 80 -e echo "TEST page" &
+# Says back what it is told, for as long as it is told something.
+nc -ll -p 81 -e cat &
 
 read -r up rest </proc/uptime
 echo "TEST ready up=$up"
@@ -38,6 +40,17 @@ while read -r line; do
   case $line in
     panic) echo c >/proc/sysrq-trigger ;;
     reboot) reboot -f ;;
+    who) echo "TEST boot id $(cat /proc/sys/kernel/random/boot_id)" ;;
+    memory) echo "TEST free $(sed -n 's/^MemFree: *\([0-9]*\) kB/\1/p' /proc/meminfo)" ;;
+    # Counts for ever; a hole or a number said twice would show.
+    count) (
+      n=0
+      while :; do
+        n=$((n + 1))
+        echo "TEST count $n"
+        usleep 50000
+      done
+    ) & ;;
     *) echo "TEST typed $line" ;;
   esac
 done </dev/console

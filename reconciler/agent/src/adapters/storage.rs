@@ -13,6 +13,7 @@
 
 mod disk;
 mod fetching;
+mod marks;
 mod names;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use crate::clock::Clock;
 use crate::store::Store;
 use disk::Disk;
 use fetching::Fetches;
+use marks::Marks;
 use names::{Label, mount_name, read_mount_name, socket_name};
 
 /// Where everything is.
@@ -61,6 +63,7 @@ pub(crate) struct NodeStorage {
     templates: Arc<Templates>,
     fetches: Fetches,
     disk: Disk,
+    marks: Marks,
     store: Store,
     clock: Clock,
 }
@@ -80,6 +83,7 @@ impl NodeStorage {
             templates: Arc::new(templates),
             fetches: Fetches::default(),
             disk,
+            marks: Marks::default(),
             store,
             clock,
             paths,
@@ -188,6 +192,10 @@ impl Storage for NodeStorage {
             storage.on_disk = kept.live;
             storage.bytes = kept.bytes;
             storage.tombstone = kept.tombstone;
+        }
+        let marks = self.take_marks(&seen, &listing).await?;
+        for (sliver, mark) in marks {
+            all.entry(sliver).or_default().mark = Some(mark);
         }
         let nobody = BTreeSet::new();
         let wanted = |sliver: &SliverId| seen.get(sliver).map_or(&nobody, |kept| &kept.mounts);
@@ -347,6 +355,15 @@ impl Storage for NodeStorage {
     async fn unexport(&self, sliver: &SliverId) -> PortResult<()> {
         let [exports, _, _] = self.open_of(sliver).await?;
         for name in exports {
+            // What a guest wrote and did not sync is on disk before its layer is closed, so that what the layer holds
+            // is the same after a power failure.
+            if let Err(error) = self.client.flush(&name).await {
+                tracing::warn!(
+                    export = name,
+                    error = xeno_state::error::chain(&error),
+                    "not flushed"
+                );
+            }
             self.client
                 .delete_export(&name)
                 .await

@@ -32,6 +32,8 @@ pub(super) struct Kept {
     pub(super) bytes: u64,
     /// When they were last set aside.
     pub(super) tombstone: Option<Timestamp>,
+    /// Directories of the layers, by mount: of those in use, else of those last set aside.
+    pub(super) layers: BTreeMap<usize, PathBuf>,
 }
 
 /// The directories.
@@ -84,12 +86,14 @@ impl Disk {
             kept.live = true;
             kept.mounts = read_mounts(&path)?;
             kept.bytes = size(&path);
+            kept.layers = layers(&path, &kept.mounts);
         }
-        for (_, sliver, since) in self.set_aside_all()? {
+        for (path, sliver, since) in self.set_aside_all()? {
             let kept = all.entry(sliver).or_default();
             // What is in use hides an older tombstone, which shows again once the sliver is gone.
-            if !kept.live {
-                kept.tombstone = kept.tombstone.max(Some(since));
+            if !kept.live && kept.tombstone < Some(since) {
+                kept.tombstone = Some(since);
+                kept.layers = layers(&path, &read_mounts(&path)?);
             }
         }
         Ok(all)
@@ -186,6 +190,11 @@ impl Disk {
         };
         Ok(entries(&self.tombstones)?.into_iter().filter_map(read).collect())
     }
+}
+
+fn layers(dir: &Path, mounts: &BTreeSet<usize>) -> BTreeMap<usize, PathBuf> {
+    let layer = |mount: &usize| (*mount, dir.join(mount.to_string()));
+    mounts.iter().map(layer).collect()
 }
 
 fn at<T>(path: &Path, result: io::Result<T>) -> PortResult<T> {

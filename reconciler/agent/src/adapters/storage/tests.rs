@@ -448,3 +448,46 @@ fn names_lead_back_to_their_sliver() {
     assert_eq!(Label::parse(&label.to_string()), Some(label));
     assert_eq!(Label::parse("v2 x 1"), None);
 }
+
+#[tokio::test]
+async fn a_mark_outlives_everything_but_a_change() {
+    let mut world = World::new().await;
+    let stack = Digest::of(b"stack");
+    world.build(&stack).await;
+    assert_eq!(world.see().await.mark, None, "making the layers has changed them");
+    world.take_apart().await;
+    let mark = world.see().await.mark.unwrap();
+    assert_eq!(world.see().await.mark, Some(mark), "looking is no change");
+
+    // Open, in a stack and served it is the same, also to a file server that was started anew.
+    let mounts = world.mounts();
+    world
+        .storage
+        .open_writable(&web(), Epoch(1), &mounts)
+        .await
+        .unwrap();
+    assert_eq!(world.see().await.mark, Some(mark));
+    world.build(&stack).await;
+    assert_eq!(world.see().await.mark, Some(mark));
+    world.stop_server().await;
+    world.start_server().await;
+    assert_eq!(world.see().await.mark, Some(mark));
+    world.build(&stack).await;
+    world.take_apart().await;
+    assert_eq!(world.see().await.mark, Some(mark));
+
+    // Set aside and taken up again, too.
+    world.storage.tombstone(&web()).await.unwrap();
+    let seen = world.see().await;
+    assert!(seen.tombstone.is_some());
+    assert_eq!(seen.mark, Some(mark));
+
+    // What lies below is another layer once it was edited: a guest in memory would not find its files again.
+    fs::write(world.overlay().join("index.html"), "edited").unwrap();
+    world.build(&stack).await;
+    assert_eq!(world.see().await.mark, None);
+    world.take_apart().await;
+    let other = world.see().await.mark.unwrap();
+    assert_ne!(other, mark);
+    world.stop_server().await;
+}

@@ -1,0 +1,323 @@
+//! What a domain was started as, and what it has been told since: kept beside it, on disk.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use xeno_model::desired::Publish;
+use xeno_model::id::{Digest, DomainUuid, SliverId, Timestamp};
+
+use crate::accel::Accel;
+use crate::run_dir::write_durably;
+
+/// A record is far smaller; more is not read.
+const RECORD_LEN_MAX: u64 = 64 << 10;
+
+/// What a domain was started as, and what it has been told since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The sliver it embodies.
+    pub sliver: SliverId,
+    /// Its identity.
+    pub uuid: DomainUuid,
+    /// What it was started as.
+    pub boot: Digest,
+    /// Memory in MiB that it was last told to keep to. A guest may be slow to give up the rest, or keep it.
+    pub memory_mib: u64,
+    /// Memory in MiB that it was started with, and may be given again without a reboot.
+    pub memory_max_mib: u64,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Published ports.
+    pub publish: Vec<Publish>,
+    /// Its share of the processors, where it was given one.
+    pub cpu: Option<CpuShare>,
+    /// What executes its code; not known of domains that an older version started.
+    pub accel: Option<Accel>,
+    /// When it was started.
+    pub started: Timestamp,
+}
+
+/// A share of the node's processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuShare {
+    /// Weight against other domains; 256 is plain.
+    pub weight: u32,
+    /// Most that all its CPUs together may use, in percent of one processor.
+    pub cap_percent: Option<u32>,
+}
+
+/// Why a record cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// It cannot be read or written.
+    #[error("cannot access {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not JSON of the expected form.
+    #[error("cannot understand {}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A value in it is wrong, or its version is another one.
+    #[error("cannot understand {}: {what}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// The record as it is stored. Version 1 had no more memory than it used, and knew no share and no accelerator.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredRecord {
+    version: u32,
+    sliver: String,
+    uuid: String,
+    boot: String,
+    memory_mib: u64,
+    #[serde(default)]
+    memory_max_mib: Option<u64>,
+    vcpus: u32,
+    publish: Vec<StoredPublish>,
+    #[serde(default)]
+    cpu: Option<StoredShare>,
+    #[serde(default)]
+    accel: Option<Accel>,
+    started_unix_ms: u64,
+}
+
+/// A published port as it is stored.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StoredPublish {
+    guest: u16,
+    host: u16,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredShare {
+    weight: u32,
+    cap_percent: Option<u32>,
+}
+
+const RECORD_VERSION: u32 = 2;
+const RECORD_VERSION_OLDEST: u32 = 1;
+
+impl Record {
+    /// Reads the record in `path`. `None`: there is none.
+    ///
+    /// # Errors
+    /// [`RecordError`] if there is one that cannot be used.
+    pub fn read(path: &Path) -> Result<Option<Self>, RecordError> {
+        let Some(stored) = read_json::<StoredRecord>(path)? else {
+            return Ok(None);
+        };
+        stored.into_record().map(Some).map_err(|what| RecordError::Value {
+            path: path.to_owned(),
+            what,
+        })
+    }
+
+    /// Writes the record to `path` so that it survives a power failure.
+    ///
+    /// # Errors
+    /// [`RecordError::Io`].
+    pub fn write(&self, path: &Path) -> Result<(), RecordError> {
+        write_json(path, &StoredRecord::from(self))
+    }
+}
+
+/// Reads a small JSON file. `None`: there is none.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, RecordError> {
+    let io_failed = |source| RecordError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_failed(error)),
+    };
+    let mut text = Vec::new();
+    file.take(RECORD_LEN_MAX)
+        .read_to_end(&mut text)
+        .map_err(io_failed)?;
+    let read = serde_json::from_slice(&text);
+    read.map(Some).map_err(|source| RecordError::Json {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Writes a small JSON file so that it survives a power failure, whole.
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), RecordError> {
+    let write = || {
+        let text = serde_json::to_vec_pretty(value)?;
+        write_durably(path, &text)
+    };
+    write().map_err(|source| RecordError::Io {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+impl From<&Publish> for StoredPublish {
+    fn from(port: &Publish) -> Self {
+        Self {
+            guest: port.guest,
+            host: port.host,
+        }
+    }
+}
+
+impl From<StoredPublish> for Publish {
+    fn from(port: StoredPublish) -> Self {
+        Self {
+            guest: port.guest,
+            host: port.host,
+        }
+    }
+}
+
+impl From<&Record> for StoredRecord {
+    fn from(record: &Record) -> Self {
+        let share = |share: CpuShare| StoredShare {
+            weight: share.weight,
+            cap_percent: share.cap_percent,
+        };
+        Self {
+            version: RECORD_VERSION,
+            sliver: record.sliver.to_string(),
+            uuid: record.uuid.to_string(),
+            boot: record.boot.to_string(),
+            memory_mib: record.memory_mib,
+            memory_max_mib: Some(record.memory_max_mib),
+            vcpus: record.vcpus,
+            publish: record.publish.iter().map(StoredPublish::from).collect(),
+            cpu: record.cpu.map(share),
+            accel: record.accel,
+            started_unix_ms: record.started.0,
+        }
+    }
+}
+
+impl StoredRecord {
+    fn into_record(self) -> Result<Record, String> {
+        if !(RECORD_VERSION_OLDEST..=RECORD_VERSION).contains(&self.version) {
+            return Err(format!(
+                "its version is {}, not {RECORD_VERSION_OLDEST} to {RECORD_VERSION}",
+                self.version
+            ));
+        }
+        let share = |share: StoredShare| CpuShare {
+            weight: share.weight,
+            cap_percent: share.cap_percent,
+        };
+        Ok(Record {
+            sliver: SliverId::parse(&self.sliver).map_err(|error| error.to_string())?,
+            uuid: DomainUuid::parse(&self.uuid).map_err(|error| error.to_string())?,
+            boot: Digest::parse(&self.boot).map_err(|error| error.to_string())?,
+            memory_mib: self.memory_mib,
+            memory_max_mib: self.memory_max_mib.unwrap_or(self.memory_mib),
+            vcpus: self.vcpus,
+            publish: self.publish.into_iter().map(Publish::from).collect(),
+            cpu: self.cpu.map(share),
+            accel: self.accel,
+            started: Timestamp(self.started_unix_ms),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            sliver: SliverId::parse("web/0").unwrap(),
+            uuid: DomainUuid([7; 16]),
+            boot: Digest::of(b"boot"),
+            memory_mib: 128,
+            memory_max_mib: 256,
+            vcpus: 1,
+            publish: vec![Publish {
+                guest: 80,
+                host: 8080,
+            }],
+            cpu: Some(CpuShare {
+                weight: 512,
+                cap_percent: Some(50),
+            }),
+            accel: Some(Accel::Tcg),
+            started: Timestamp(5),
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("domain.json");
+        assert_eq!(Record::read(&path).unwrap(), None);
+        record().write(&path).unwrap();
+        assert_eq!(Record::read(&path).unwrap(), Some(record()));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    /// A guest may well outlive the version of the agent that started it.
+    #[test]
+    fn a_record_of_the_first_version_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("domain.json");
+        let new = record();
+        let old = serde_json::json!({
+            "version": 1, "sliver": "web/0", "uuid": new.uuid.to_string(), "boot": new.boot.to_string(),
+            "memory_mib": 128, "vcpus": 1, "publish": [{ "guest": 80, "host": 8080 }], "started_unix_ms": 5,
+        });
+        fs::write(&path, old.to_string()).unwrap();
+        let expected = Record {
+            memory_max_mib: 128,
+            cpu: None,
+            accel: None,
+            ..new
+        };
+        assert_eq!(Record::read(&path).unwrap(), Some(expected));
+    }
+
+    #[test]
+    fn a_record_of_another_version_or_form_is_an_error_and_not_an_absence() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("domain.json");
+        record().write(&path).unwrap();
+        let good = fs::read_to_string(&path).unwrap();
+        for (from, to) in [
+            ("\"version\": 2", "\"version\": 3"),
+            ("\"version\": 2", "\"version\": 0"),
+            ("web/0", "web"),
+            ("\"vcpus\"", "\"vcpuz\""),
+            ("{", "garbage"),
+            ("sha256:", "md5:"),
+            ("\"tcg\"", "\"hand\""),
+        ] {
+            let bad = good.replacen(from, to, 1);
+            assert_ne!(bad, good);
+            fs::write(&path, bad).unwrap();
+            Record::read(&path).unwrap_err();
+        }
+    }
+}
