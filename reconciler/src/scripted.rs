@@ -48,6 +48,7 @@ struct State {
     /// How often anything was written to any disk: what marks are made of.
     writes: u64,
     clock: Option<Clock>,
+    consoles: PathBuf,
     faults: BTreeMap<&'static str, VecDeque<Fault>>,
     calls: Vec<String>,
     effects: Vec<String>,
@@ -138,6 +139,11 @@ impl ScriptedNode {
         self.state().clock = Some(Clock(Box::new(clock)));
     }
 
+    /// Says that consoles are written into this directory; nobody writes them but the test.
+    pub fn keep_consoles_in(&self, dir: PathBuf) {
+        self.state().consoles = dir;
+    }
+
     /// Adds a domain of somebody else.
     pub fn add_stranger(&self, stranger: Stranger) {
         self.state().domains.strangers.push(stranger);
@@ -180,6 +186,12 @@ impl ScriptedNode {
     #[must_use]
     pub fn written(&self, sliver: &SliverId) -> Option<u64> {
         self.state().written.get(sliver).copied()
+    }
+
+    /// [`Self::written`] of every sliver that has any.
+    #[must_use]
+    pub fn all_written(&self) -> BTreeMap<SliverId, u64> {
+        self.state().written.clone()
     }
 
     /// Rules that calls have broken so far.
@@ -303,6 +315,7 @@ impl ScriptedNode {
                 self.state().change(key, effect);
                 unsaid()
             }
+            Some(Fault::SeesNothing) => Ok(()),
             Some(Fault::Late { looks }) => {
                 self.state().change_late(key, looks, effect);
                 unsaid()
@@ -310,7 +323,7 @@ impl ScriptedNode {
         }
     }
 
-    async fn look<T>(&self, what: impl FnOnce(&State) -> T) -> PortResult<T> {
+    async fn look<T: Default>(&self, what: impl FnOnce(&State) -> T) -> PortResult<T> {
         let fault = {
             let mut state = self.state();
             let fault = state.faults.get_mut("observe").and_then(VecDeque::pop_front);
@@ -320,6 +333,7 @@ impl ScriptedNode {
         match fault {
             None => Ok(what(&self.state())),
             Some(Fault::Fails(error)) => Err(error),
+            Some(Fault::SeesNothing) => Ok(T::default()),
             Some(Fault::Hangs | Fault::HangsAfter) => std::future::pending().await,
             Some(Fault::SucceedsUnsaid | Fault::Late { .. }) => Err(PortError::later("no answer")),
         }

@@ -17,12 +17,53 @@ pub(crate) struct Clock {
 #[derive(Clone, Copy, Debug)]
 enum Wall {
     System,
-    /// The wall clock goes with the runtime's, from this time on; a test may move it.
-    #[cfg(test)]
-    From {
-        start: &'static std::sync::atomic::AtomicU64,
-        since: Instant,
-    },
+    /// Goes with the runtime's, and is turned by hand.
+    #[cfg(any(test, feature = "lab"))]
+    Lab(LabClock),
+}
+
+/// A wall clock that goes with the runtime's clock, and that a test can turn. It outlives the agents that read it.
+#[cfg(any(test, feature = "lab"))]
+#[derive(Clone, Copy, Debug)]
+pub struct LabClock {
+    began: Instant,
+    // Leaked, so that a clock can be copied: a test makes few.
+    start_ms: &'static std::sync::atomic::AtomicU64,
+}
+
+#[cfg(any(test, feature = "lab"))]
+impl LabClock {
+    /// Begins at `start_ms`.
+    #[must_use]
+    pub fn new(start_ms: u64) -> Self {
+        Self {
+            began: Instant::now(),
+            start_ms: Box::leak(Box::new(start_ms.into())),
+        }
+    }
+
+    /// What it shows.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        let start_ms = self.start_ms.load(std::sync::atomic::Ordering::SeqCst);
+        Timestamp(start_ms.saturating_add(millis(self.began.elapsed())))
+    }
+
+    /// How long the machine has been up: since this clock began, in one boot.
+    pub(crate) fn boot_moment(&self) -> BootMoment {
+        BootMoment {
+            boot: "laboratory".to_owned(),
+            ms: millis(self.began.elapsed()),
+        }
+    }
+
+    /// Turns it, forward or back, as somebody with a wrong idea of the time would.
+    pub fn turn(&self, by_ms: i64) {
+        let order = std::sync::atomic::Ordering::SeqCst;
+        let turned = |start: u64| Some(start.saturating_add_signed(by_ms));
+        // It never refuses, so there is no error to look at.
+        let _ = self.start_ms.fetch_update(order, order, turned);
+    }
 }
 
 impl Clock {
@@ -35,12 +76,14 @@ impl Clock {
 
     #[cfg(test)]
     pub(crate) fn from_ms(start: u64) -> Self {
+        Self::lab(LabClock::new(start))
+    }
+
+    #[cfg(any(test, feature = "lab"))]
+    pub(crate) fn lab(wall: LabClock) -> Self {
         Self {
             began: Instant::now(),
-            wall: Wall::From {
-                start: Box::leak(Box::new(start.into())),
-                since: Instant::now(),
-            },
+            wall: Wall::Lab(wall),
         }
     }
 
@@ -60,24 +103,17 @@ impl Clock {
                 let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
                 Timestamp(millis(since.unwrap_or_default()))
             }
-            #[cfg(test)]
-            Wall::From { start, since } => {
-                let start = start.load(std::sync::atomic::Ordering::Relaxed);
-                Timestamp(start + millis(since.elapsed()))
-            }
+            #[cfg(any(test, feature = "lab"))]
+            Wall::Lab(clock) => clock.now(),
         }
     }
 
     /// Moves the wall clock, as a person or a time server would.
     #[cfg(test)]
     pub(crate) fn jump(&self, ms: i64) {
-        let Wall::From { start, .. } = self.wall else {
-            return;
-        };
-        let moved = start
-            .load(std::sync::atomic::Ordering::Relaxed)
-            .saturating_add_signed(ms);
-        start.store(moved, std::sync::atomic::Ordering::Relaxed);
+        if let Wall::Lab(clock) = self.wall {
+            clock.turn(ms);
+        }
     }
 
     /// Milliseconds since the agent began; never goes back.

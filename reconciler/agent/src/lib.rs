@@ -14,6 +14,8 @@ mod event_loop;
 mod follow;
 pub mod handle;
 mod health;
+#[cfg(feature = "lab")]
+pub mod lab;
 mod observe;
 pub mod source;
 mod start;

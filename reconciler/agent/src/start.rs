@@ -207,7 +207,7 @@ async fn open_state(config: &AgentConfig) -> Result<NodeState, AgentError> {
     }
 }
 
-fn blob_reader(source: Source) -> BlobReader {
+pub(crate) fn blob_reader(source: Source) -> BlobReader {
     Arc::new(move |id| {
         let source = source.clone();
         Box::pin(async move {

@@ -11,6 +11,8 @@ pub(crate) struct Store {
     state: Arc<Mutex<NodeState>>,
     /// What was found damaged last; until the state is made anew.
     damage: Arc<Mutex<Option<String>>>,
+    #[cfg(feature = "lab")]
+    fuse: Option<crate::lab::Fuse>,
 }
 
 impl Store {
@@ -18,7 +20,16 @@ impl Store {
         Self {
             state: Arc::new(Mutex::new(state)),
             damage: Arc::default(),
+            #[cfg(feature = "lab")]
+            fuse: None,
         }
+    }
+
+    /// Lets a fuse look at the state after each write: where it blows, the write never returns.
+    #[cfg(feature = "lab")]
+    pub(crate) fn fused(self, fuse: crate::lab::Fuse) -> Self {
+        let fuse = Some(fuse);
+        Self { fuse, ..self }
     }
 
     /// What a call found damaged, if the state has not been made anew since.
@@ -56,7 +67,17 @@ impl Store {
         &self,
         body: impl FnOnce(&mut Writer<'_>) -> Result<T, StateError> + Send + 'static,
     ) -> Result<T, StateError> {
-        self.visit(|state| state.write(body)).await
+        let written = self.visit(|state| state.write(body)).await;
+        #[cfg(feature = "lab")]
+        if let Some(fuse) = self.fuse.clone()
+            && self
+                .visit(move |state| Ok(fuse.blows(state)))
+                .await
+                .unwrap_or(true)
+        {
+            std::future::pending::<()>().await;
+        }
+        written
     }
 
     async fn visit<T: Send + 'static>(

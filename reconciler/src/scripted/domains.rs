@@ -133,7 +133,8 @@ impl Hypervisor for ScriptedNode {
     }
 
     fn console_log(&self, sliver: &SliverId) -> PathBuf {
-        PathBuf::from(format!("/scripted/{}.log", sliver.label()))
+        let name = format!("{}.log", sliver.label());
+        self.state().consoles.join(name)
     }
 
     fn console_socket(&self, sliver: &SliverId) -> PathBuf {

@@ -19,6 +19,8 @@ pub enum Fault {
     HangsAfter,
     /// It is done, and says that it is not.
     SucceedsUnsaid,
+    /// Nothing is done, and it says that all is well; a look says that there is nothing.
+    SeesNothing,
     /// It says that it is not done, and rightly so until the node has been looked at this often; then it is done after
     /// all.
     Late {

@@ -1,0 +1,10 @@
+//! The whole agent over a node in memory: its real loop, runs, journal and settlement on a real `state.db`, commits
+//! from real manifests, and a clock that only moves when everybody waits. What the node below it does wrong, and when,
+//! is the test's to say.
+
+mod crash;
+mod deletion;
+mod fleet;
+mod repository;
+mod runtime;
+mod world;
