@@ -11,7 +11,8 @@ use xeno_reconciler::change::AppliedSliver;
 use crate::error::StateError;
 use crate::lock::Lock;
 use crate::record::{
-    self, Accepted, BackOff, Event, EventKind, Freeze, JournalEntry, Outcome, Rejection, Removals, Tombstone,
+    self, Accepted, BackOff, Chapter, ChapterEnd, Event, EventKind, Freeze, JournalEntry, Outcome, Rejection,
+    Removals, Tombstone,
 };
 use crate::time::{BootMoment, NodeTime};
 
@@ -300,26 +301,30 @@ impl NodeState {
         rows.into_iter().map(read).collect()
     }
 
-    /// How many slivers have been removed since `from`.
+    /// When slivers have been removed since `from`, oldest first.
     ///
     /// # Errors
     /// [`StateError`] if it cannot be read.
     pub fn removals_since(&self, from: NodeTime) -> Result<Removals, StateError> {
-        let attempt = "count the removals";
-        let sql = "SELECT (SELECT count(*) FROM removal WHERE time_ms >= ?1),
-                          (SELECT min(time_ms) FROM removal WHERE time_ms >= ?1),
-                          (SELECT rebuilt_ms IS NOT NULL AND coalesce(rebuilt_time_ms >= ?1, 1) FROM node),
-                          (SELECT rebuilt_time_ms FROM node)";
-        let row = self.conn(attempt)?.query_row(sql, [signed(from.0)], |row| {
-            let forgotten: bool = row.get(2)?;
-            let first: Option<i64> = if forgotten { row.get(3)? } else { row.get(1)? };
-            Ok(Removals {
-                counted: row.get(0)?,
-                forgotten,
-                first: first.map(|first| NodeTime(unsigned(first))),
+        let attempt = "read the removals";
+        let conn = self.conn(attempt)?;
+        let read = || -> rusqlite::Result<Removals> {
+            let sql = "SELECT time_ms FROM removal WHERE time_ms >= ?1 ORDER BY time_ms";
+            let mut statement = conn.prepare_cached(sql)?;
+            let rows = statement.query_map([signed(from.0)], |row| Ok(NodeTime(unsigned(row.get(0)?))))?;
+            let known = rows.collect::<rusqlite::Result<_>>()?;
+            let sql = "SELECT rebuilt_ms IS NOT NULL AND coalesce(rebuilt_time_ms >= ?1, 1), rebuilt_time_ms
+                       FROM node";
+            conn.query_row(sql, [signed(from.0)], |row| {
+                let at: Option<i64> = row.get(1)?;
+                Ok(Removals {
+                    known,
+                    forgotten: row.get(0)?,
+                    rebuilt: at.map(|at| NodeTime(unsigned(at))),
+                })
             })
-        });
-        row.map_err(StateError::sqlite(attempt))
+        };
+        read().map_err(StateError::sqlite(attempt))
     }
 
     /// What removals have set aside, as far as this state has seen it.
@@ -340,6 +345,86 @@ impl NodeState {
         )?;
         let read = |(sliver, tombstone): (String, Tombstone)| Ok((sliver_id(&sliver)?, tombstone));
         rows.into_iter().map(read).collect()
+    }
+
+    /// The last `limit` chapters of the history, newest first: of one sliver, or of the node as a whole.
+    ///
+    /// # Errors
+    /// [`StateError`] if any of it cannot be read.
+    pub fn history(&self, of: Option<&SliverId>, limit: u32) -> Result<Vec<Chapter>, StateError> {
+        type Columns = (
+            Option<i64>,
+            Option<String>,
+            i64,
+            String,
+            String,
+            String,
+            String,
+            i64,
+            Option<i64>,
+            Option<String>,
+        );
+        let attempt = "read the history";
+        let sql = "SELECT run, sliver, generation, revision, class, cause, text, began_ms, ended_ms, outcome
+                   FROM history WHERE ?1 IS NULL OR sliver = ?1 ORDER BY seq DESC LIMIT ?2";
+        let conn = self.conn(attempt)?;
+        let query = || {
+            let mut statement = conn.prepare_cached(sql)?;
+            let rows = statement.query_map((of.map(ToString::to_string), limit), |row| {
+                Ok((
+                    row.get(0)?,
+                    row.get(1)?,
+                    row.get(2)?,
+                    row.get(3)?,
+                    row.get(4)?,
+                    row.get(5)?,
+                    row.get(6)?,
+                    row.get(7)?,
+                    row.get(8)?,
+                    row.get(9)?,
+                ))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<Columns>>>()
+        };
+        let read = |columns: Columns| {
+            let (run, sliver, generation, revision, class, cause, text, began, ended, outcome) = columns;
+            let end = outcome.map(|word| {
+                ChapterEnd::parse(&word).ok_or_else(|| StateError::Record {
+                    what: "history",
+                    why: format!("`{word}` is no end"),
+                })
+            });
+            let ended = ended.map(|at| Timestamp(unsigned(at)));
+            Ok(Chapter {
+                run,
+                sliver: sliver.as_deref().map(sliver_id).transpose()?,
+                generation: Generation(unsigned(generation)),
+                revision: Revision::new(&revision).map_err(record::name_error("revision of the history"))?,
+                class,
+                cause,
+                text,
+                began: Timestamp(unsigned(began)),
+                ended: end.transpose()?.zip(ended),
+            })
+        };
+        let rows = query().map_err(StateError::sqlite(attempt))?;
+        rows.into_iter().map(read).collect()
+    }
+
+    /// When slivers were started again because they had ended by themselves, oldest first.
+    ///
+    /// # Errors
+    /// [`StateError`] if any of it cannot be read.
+    pub fn restarts(&self) -> Result<BTreeMap<SliverId, Vec<NodeTime>>, StateError> {
+        let sql = "SELECT sliver, time_ms FROM restart ORDER BY time_ms";
+        let rows = self.rows("read the restarts", sql, |row| {
+            Ok((row.get::<_, String>(0)?, NodeTime(unsigned(row.get(1)?))))
+        })?;
+        let mut restarts: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (sliver, time) in rows {
+            restarts.entry(sliver_id(&sliver)?).or_default().push(time);
+        }
+        Ok(restarts)
     }
 
     /// What people froze, by scope.

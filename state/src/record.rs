@@ -13,6 +13,9 @@ pub const EVENT_DATA_VERSION: u32 = 1;
 /// Longest text of one stored reason or event; what is longer is cut, since a ring of unbounded texts has no bound.
 pub const TEXT_LEN_MAX: usize = 4096;
 
+/// Restarts of one sliver that are remembered.
+pub const RESTARTS_MAX: u32 = 64;
+
 /// The desired state a node last accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
@@ -80,16 +83,38 @@ pub struct Freeze {
     pub until: Option<Timestamp>,
 }
 
+/// One thing that a node went through: a commit that it accepted, or what became of one sliver in one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chapter {
+    /// The run; `None` for an accepted commit.
+    pub run: Option<i64>,
+    /// The sliver; `None` for an accepted commit.
+    pub sliver: Option<SliverId>,
+    /// In which generation.
+    pub generation: Generation,
+    /// By which commit.
+    pub revision: Revision,
+    /// What kind of change, as a word.
+    pub class: String,
+    /// What brought it about, as a word.
+    pub cause: String,
+    /// Why, for people.
+    pub text: String,
+    /// When it began.
+    pub began: Timestamp,
+    /// How it ended, and when.
+    pub ended: Option<(ChapterEnd, Timestamp)>,
+}
+
 /// Removals within a window of the delete budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removals {
-    /// So many are known.
-    pub counted: u32,
+    /// When those were that are known, oldest first.
+    pub known: Vec<NodeTime>,
     /// Whether there may have been others: the state was made anew within the window.
     pub forgotten: bool,
-    /// When the first of them was, and once the window has passed since then there is room again; `None` where nothing
-    /// is known of any.
-    pub first: Option<NodeTime>,
+    /// When the state was made anew, if ever and as far as is known.
+    pub rebuilt: Option<NodeTime>,
 }
 
 /// What a removal set aside.
@@ -218,10 +243,32 @@ words!(
         Blind = "blind",
         /// It can be seen again.
         Seen = "seen",
+        /// Somebody said that something is to be left alone.
+        Frozen = "frozen",
+        /// It is not to be left alone any more.
+        Thawed = "thawed",
+        /// A guest had ended by itself, and is started again.
+        Restarted = "restarted",
         /// The state was damaged and made anew.
         StateRebuilt = "state-rebuilt",
         /// The state can be written again.
         StateBack = "state-back",
+    }
+);
+
+words!(
+    /// How a change of a sliver ended.
+    ChapterEnd {
+        /// The sliver is as was asked.
+        Done = "done",
+        /// It failed, and is tried again or waits for somebody.
+        Failed = "failed",
+        /// It gave way to something newer.
+        Superseded = "superseded",
+        /// The run ended before it; a later one goes on with it.
+        Unfinished = "unfinished",
+        /// The agent ended before it.
+        Lost = "lost",
     }
 );
 

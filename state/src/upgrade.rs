@@ -11,7 +11,7 @@ use crate::error::StateError;
 
 type Step = fn(&Connection) -> rusqlite::Result<()>;
 
-const STEPS: &[Step] = &[first, node_time];
+const STEPS: &[Step] = &[first, node_time, history];
 
 /// The newest schema this program knows.
 #[must_use]
@@ -185,6 +185,37 @@ fn node_time(conn: &Connection) -> rusqlite::Result<()> {
             since_ms INTEGER NOT NULL,
             until_ms INTEGER
         ) STRICT;
+        ",
+    )
+}
+
+/// What became of each sliver in which generation, and guests that ended by themselves.
+fn history(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(
+        "
+        -- One row for each sliver that a run changes, or for an accepted commit (without run and sliver). The oldest go.
+        CREATE TABLE history (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            run INTEGER,
+            sliver TEXT,
+            generation INTEGER NOT NULL,
+            revision TEXT NOT NULL,
+            class TEXT NOT NULL,
+            cause TEXT NOT NULL,
+            text TEXT NOT NULL,
+            began_ms INTEGER NOT NULL,
+            ended_ms INTEGER,
+            outcome TEXT
+        ) STRICT;
+        CREATE INDEX history_sliver ON history (sliver, seq);
+        CREATE INDEX history_open ON history (run, sliver) WHERE outcome IS NULL;
+
+        -- When slivers were started again because they had ended by themselves.
+        CREATE TABLE restart (
+            sliver TEXT NOT NULL,
+            time_ms INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX restart_sliver ON restart (sliver);
         ",
     )
 }

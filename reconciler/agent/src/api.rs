@@ -7,10 +7,12 @@
 mod apply;
 mod freeze;
 mod history;
+mod tombstone;
 
 pub use apply::{Applied, ApplyAction, ApplyRequest};
 pub use freeze::{FreezeRequest, FreezeView, Freezes, ScopeView, ThawRequest};
 pub use history::{History, HistoryEntry};
+pub use tombstone::{TombstoneView, Tombstones};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +45,9 @@ pub struct Status {
     pub strangers: Vec<String>,
     /// What cannot be seen or written, each in a sentence.
     pub problems: Vec<String>,
+    /// What is to be left alone.
+    #[serde(default)]
+    pub freezes: Vec<FreezeView>,
 }
 
 /// A node, and what it can hold.
@@ -199,6 +204,18 @@ pub struct SliverSummary {
     pub ports: Vec<PortView>,
     /// One line that says what it waits for or does; empty when it is as desired.
     pub note: String,
+    /// Whether it waits for something that does not pass by itself: somebody has to change something.
+    #[serde(default)]
+    pub needs_person: bool,
+    /// Whether it is to be left alone, because somebody froze it, its slice or the node.
+    #[serde(default)]
+    pub frozen: bool,
+    /// Whether its memory is stored in an image.
+    #[serde(default)]
+    pub suspended: bool,
+    /// How often it was started again lately because it had ended by itself.
+    #[serde(default)]
+    pub restarts: u32,
 }
 
 /// What a sliver is about.
@@ -305,6 +322,9 @@ pub struct ObservedView {
     pub domain: Option<DomainView>,
     /// Its storage.
     pub storage: Option<StorageView>,
+    /// Its stored memory.
+    #[serde(default)]
+    pub image: Option<ImageView>,
     /// What could not be seen, and why.
     pub blind: Vec<String>,
 }
@@ -325,6 +345,22 @@ pub struct DomainView {
     pub vcpus: u32,
 }
 
+/// A stored memory image as seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageView {
+    /// When it was stored.
+    pub at_ms: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// Memory that the guest had, in MiB.
+    pub memory_mib: u64,
+    /// Whether it is sealed: it says which state of the writable layers it belongs to.
+    pub sealed: bool,
+    /// Whether the writable layers are still in that state; `None` where that cannot be told.
+    pub fits: Option<bool>,
+}
+
 /// Storage of a sliver as seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -341,6 +377,9 @@ pub struct StorageView {
     pub bytes: u64,
     /// When a removal set it aside.
     pub tombstone_ms: Option<u64>,
+    /// When what was set aside is purged, unless it is asked for again.
+    #[serde(default)]
+    pub purge_ms: Option<u64>,
 }
 
 /// What the plan says of a sliver.

@@ -24,7 +24,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use xeno_model::id::SliverId;
 
-use crate::api::{EventView, FORMAT_VERSION, Failure};
+use crate::api::{EventView, FORMAT_VERSION, Failure, ScopeView, ThawRequest};
 use crate::handle::{AgentHandle, EVENTS_PER_ANSWER_MAX, HandleError};
 
 /// Watches at a time; each holds a task and a queue.
@@ -160,9 +160,22 @@ pub fn router(handle: AgentHandle) -> Router {
         .route("/v1/slivers/{slice}/{number}/why", get(why))
         .route("/v1/events", get(events))
         .route("/v1/events/watch", get(watch))
+        .route("/v1/reconcile", post(reconcile))
+        .route("/v1/apply", post(apply))
+        .route("/v1/freeze", post(freeze))
+        .route("/v1/thaw", post(thaw))
         .route(
-            "/v1/reconcile",
-            post(|State(api): State<Api>| async move { answer(api.handle.reconcile().await) }),
+            "/v1/freezes",
+            get(|State(api): State<Api>| async move { answer(api.handle.freezes().await) }),
+        )
+        .route("/v1/history", get(history))
+        .route(
+            "/v1/observed",
+            get(|State(api): State<Api>| async move { answer(api.handle.observed().await) }),
+        )
+        .route(
+            "/v1/tombstones",
+            get(|State(api): State<Api>| async move { answer(api.handle.tombstones().await) }),
         )
         .route(
             "/v1/doctor",
@@ -193,6 +206,18 @@ struct PlanQuery {
 struct EventsQuery {
     #[serde(default)]
     since: u64,
+    limit: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct ReconcileQuery {
+    sliver: Option<String>,
+    slice: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct HistoryQuery {
+    sliver: Option<String>,
     limit: Option<u32>,
 }
 
@@ -227,6 +252,58 @@ async fn why(State(api): State<Api>, UrlPath(path): UrlPath<(String, String)>) -
         Ok(sliver) => answer(api.handle.why(sliver).await),
         Err(response) => *response,
     }
+}
+
+/// All of the node without a query; one sliver or slice with it.
+async fn reconcile(State(api): State<Api>, Query(query): Query<ReconcileQuery>) -> Response {
+    let what = match (query.sliver, query.slice) {
+        (Some(sliver), None) => ScopeView::Sliver(sliver),
+        (None, Some(slice)) => ScopeView::Slice(slice),
+        (None, None) => ScopeView::Node,
+        (Some(_), Some(_)) => {
+            return failure(StatusCode::BAD_REQUEST, "either a sliver or a slice, not both");
+        }
+    };
+    answer(api.handle.reconcile(what).await)
+}
+
+async fn apply(State(api): State<Api>, body: Bytes) -> Response {
+    match read(&body) {
+        Ok(plan) => answer(api.handle.apply(plan).await),
+        Err(response) => *response,
+    }
+}
+
+async fn freeze(State(api): State<Api>, body: Bytes) -> Response {
+    match read(&body) {
+        Ok(freeze) => answer(api.handle.freeze(freeze).await),
+        Err(response) => *response,
+    }
+}
+
+async fn thaw(State(api): State<Api>, body: Bytes) -> Response {
+    match read::<ThawRequest>(&body) {
+        Ok(thaw) => answer(api.handle.thaw(thaw.scope).await),
+        Err(response) => *response,
+    }
+}
+
+async fn history(State(api): State<Api>, Query(query): Query<HistoryQuery>) -> Response {
+    let of = match query.sliver.map(|sliver| SliverId::parse(&sliver)).transpose() {
+        Ok(of) => of,
+        Err(error) => return failure(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    answer(api.handle.history(of, query.limit.unwrap_or(100)).await)
+}
+
+/// The body of a question; axum bounds it (2 MiB).
+fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Box<Response>> {
+    serde_json::from_slice(body).map_err(|error| {
+        Box::new(failure(
+            StatusCode::BAD_REQUEST,
+            &format!("the question: {error}"),
+        ))
+    })
 }
 
 async fn events(State(api): State<Api>, Query(query): Query<EventsQuery>) -> Response {
@@ -330,8 +407,11 @@ fn answer<T: serde::Serialize>(result: Result<T, HandleError>) -> Response {
         Err(error) => {
             let status = match &error {
                 HandleError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
-                HandleError::NoSuchSliver { .. } => StatusCode::NOT_FOUND,
-                HandleError::NoDesired { .. } => StatusCode::CONFLICT,
+                HandleError::NoSuchSliver { .. } | HandleError::NotFrozen { .. } => StatusCode::NOT_FOUND,
+                HandleError::NoDesired { .. } | HandleError::Frozen { .. } | HandleError::Stale { .. } => {
+                    StatusCode::CONFLICT
+                }
+                HandleError::Invalid { .. } => StatusCode::BAD_REQUEST,
                 HandleError::Source { .. } => StatusCode::BAD_GATEWAY,
                 HandleError::Plan { .. } | HandleError::State { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             };

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::time::{Duration, timeout};
 use xeno_model::desired::{CarriedContent, DesiredNode, DesiredSliver, FileSet};
 use xeno_model::id::{Digest, SliverId};
+use xeno_model::normal::boot_digest;
 use xeno_model::observed::ObservedStorage;
 use xeno_reconciler::action::Action;
 use xeno_reconciler::exec::Outcome;
@@ -23,6 +24,12 @@ const FILES_BYTES_MAX: usize = 256 << 20;
 
 /// What takes longer than this may hang.
 const LATE_AFTER: Duration = Duration::from_secs(5);
+
+/// A disk that is slower than this is given up.
+const IMAGE_MIB_PER_SECOND: u64 = 10;
+
+/// Memory of a guest about which nothing is asked, for the deadline of its image.
+const IMAGE_MIB_UNKNOWN: u64 = 16 << 10;
 
 /// Reads the content of a blob of the repository.
 pub(crate) type BlobReader =
@@ -83,13 +90,26 @@ impl Work {
         }
     }
 
+    /// How long all of the guest's memory may take to or from the disk.
+    fn time_for_image(&self) -> Duration {
+        // One that is not asked for any more is as large as it is; nobody here knows how large.
+        let memory = self.sliver.as_ref().map_or(IMAGE_MIB_UNKNOWN, |sliver| {
+            let resources = &sliver.resources;
+            resources
+                .memory
+                .max(resources.memory_max.unwrap_or(resources.memory))
+                .mib()
+        });
+        Duration::from_secs(60 + memory / IMAGE_MIB_PER_SECOND)
+    }
+
     /// After how long it is late: from then on nobody else waits for it, though it goes on until its deadline.
     pub(crate) fn late_after(&self, shutdown_grace: Duration) -> Duration {
-        match &self.action {
+        if matches!(self.action, Action::Shutdown { .. }) {
             // A guest may take all of its grace to end.
-            Action::Shutdown { .. } => shutdown_grace + LATE_AFTER,
-            _ => LATE_AFTER.min(self.deadline(shutdown_grace)),
+            return shutdown_grace + LATE_AFTER;
         }
+        LATE_AFTER.min(self.deadline(shutdown_grace))
     }
 
     /// How long it may take. What takes longer is given up, and what became of it is looked at.
@@ -107,8 +127,7 @@ impl Work {
             Action::Boot { .. } | Action::Unpause { .. } => seconds(60),
             // A guest gives memory back at its own pace.
             Action::Retune { .. } => seconds(120),
-            // All of the guest's memory goes to or comes from the disk.
-            Action::Suspend { .. } | Action::Resume { .. } => seconds(600),
+            Action::Suspend { .. } | Action::Resume { .. } => self.time_for_image(),
             Action::Seal { .. } | Action::DiscardImage { .. } => seconds(120),
             Action::Shutdown { .. } => shutdown_grace + seconds(30),
             Action::Tombstone { .. } | Action::Revive { .. } | Action::Adopt { .. } => seconds(60),
@@ -203,7 +222,14 @@ async fn act<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: &Work) -> Por
             ask(ports, work.sliver()?, boot);
             Ok(())
         }
-        Action::Unpause { sliver, .. } => ports.hypervisor.unpause(sliver).await,
+        Action::Unpause { sliver, .. } => {
+            // What it answered before it stood still says nothing about now.
+            ports.probers.forget(sliver);
+            ports.hypervisor.unpause(sliver).await?;
+            let wanted = work.sliver()?;
+            ask(ports, wanted, &boot_digest(wanted));
+            Ok(())
+        }
         Action::Retune { sliver, tuning } => ports.hypervisor.retune(sliver, tuning).await,
         Action::Suspend { sliver } => {
             ports.probers.forget(sliver);

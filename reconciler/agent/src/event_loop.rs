@@ -6,12 +6,15 @@
 //! new is begun.
 
 mod answers;
+mod applying;
+mod chapters;
+mod freezing;
 mod memory;
 mod mending;
 mod pass;
 mod progress;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
@@ -27,10 +30,10 @@ use xeno_reconciler::action::ActionKey;
 use xeno_reconciler::exec::Outcome;
 use xeno_reconciler::plan::Plan;
 use xeno_reconciler::ports::{Hypervisor, Storage};
-use xeno_state::record::{EventKind, NewEvent, Rejection};
+use xeno_state::record::{Chapter, ChapterEnd, EventKind, NewEvent, Rejection};
 use xeno_state::time::{BootMoment, NodeTime};
 
-use crate::api::{EventView, PlanView};
+use crate::api::{Applied, ApplyRequest, EventView, PlanView};
 use crate::clock::Clock;
 use crate::dispatch::Ports;
 use crate::handle::{HandleError, Reply, Request, WAITING_MAX};
@@ -84,7 +87,7 @@ pub(crate) struct Inputs {
 /// Everything that can happen.
 enum Event {
     Source(SourceNews),
-    Looked(ObservedNode, Purpose),
+    Looked(Box<ObservedNode>, Purpose),
     /// A look ended without a result: a mistake of ours.
     LookLost,
     ActionEnded(Id, Result<Outcome, JoinError>),
@@ -103,6 +106,10 @@ enum Purpose {
     Peek,
     /// To answer: all who asked before it began.
     Answer(Vec<Reply<PlanView>>),
+    /// To tell all that was seen.
+    Tell(Reply<serde_json::Value>),
+    /// To carry out a plan that somebody has read.
+    Apply(ApplyRequest, Reply<Applied>),
 }
 
 /// Looks at a time. Who asks for another waits until one has ended.
@@ -153,6 +160,8 @@ pub(crate) struct Agent<H, S> {
     /// Passes without a rest.
     restless: u32,
     next_look: Instant,
+    /// When time alone may change the last plan.
+    due_at: Option<Instant>,
     /// When the delete budget has room again, where something waits for that.
     room_at: Option<NodeTime>,
     /// Node time at which something was written last.
@@ -214,6 +223,7 @@ where
             just_done: BTreeSet::new(),
             restless: 0,
             next_look: Instant::now(),
+            due_at: None,
             room_at: None,
             lived_at: NodeTime::default(),
             next_mending: Instant::now(),
@@ -243,7 +253,7 @@ where
                 Some(look) = self.looks.join_next() => match look {
                     Ok((mut observed, purpose)) => {
                         self.recognise(&mut observed);
-                        Event::Looked(observed, purpose)
+                        Event::Looked(Box::new(observed), purpose)
                     }
                     Err(_) => Event::LookLost,
                 },
@@ -289,6 +299,7 @@ where
             data: None,
         }));
         self.remember(events, move |w| {
+            w.end_chapters(None, None, ChapterEnd::Lost, None, now)?;
             for entry in &lost {
                 w.outcome(entry.seq, &xeno_state::record::Outcome::Lost, now)?;
             }
@@ -306,9 +317,24 @@ where
         }
         match event {
             Event::Source(news) => self.hear(news).await,
+            // A plan of somebody's was carried out meanwhile; a look follows it.
+            Event::Looked(_, Purpose::Pass) if !matches!(self.stage, Stage::Looking) => {}
+            Event::Looked(mut observed, Purpose::Tell(reply)) => {
+                self.note_tombstones(&mut observed).await;
+                let _ = reply.send(Ok(self.tell(&observed).await));
+            }
+            Event::Looked(mut observed, Purpose::Apply(plan, reply)) => {
+                let noted = self.note_tombstones(&mut observed).await;
+                let applied = if noted {
+                    self.apply(*observed, &plan).await
+                } else {
+                    Err(self.unwritable())
+                };
+                let _ = reply.send(applied);
+            }
             Event::Looked(mut observed, Purpose::Pass) => {
                 if self.note_tombstones(&mut observed).await {
-                    self.looked(observed).await;
+                    self.looked(*observed).await;
                 } else {
                     // Removals that cannot be counted must not make room for others.
                     self.rest();
@@ -316,7 +342,7 @@ where
             }
             Event::Looked(mut observed, Purpose::Peek) => {
                 self.note_tombstones(&mut observed).await;
-                self.peeked(observed).await;
+                self.peeked(*observed).await;
             }
             Event::Looked(mut observed, Purpose::Answer(replies)) => {
                 self.note_tombstones(&mut observed).await;
@@ -376,7 +402,8 @@ where
                 let due = self.memory.backing_off.values().map(|back_off| back_off.until);
                 let due = due.chain(self.room_at).filter(|due| *due > time).min();
                 let soonest = due.map(|due| Instant::now() + Duration::from_millis(due.since(time)));
-                soonest.map_or(self.next_look, |soonest| soonest.min(self.next_look))
+                let times = soonest.into_iter().chain(self.due_at);
+                times.fold(self.next_look, Instant::min)
             }
             Stage::Running(progress) => {
                 let next_try = progress.run.next_try_ms().map(|ms| self.clock.at_ms(ms));
@@ -400,10 +427,11 @@ where
 
     fn look(&mut self, purpose: Purpose) {
         if matches!(purpose, Purpose::Pass) {
+            self.due_at = None;
             self.stage = Stage::Looking;
         }
         // A question is no look of the loop's own: asked often enough, it would put that off for ever.
-        if !matches!(purpose, Purpose::Answer(_)) {
+        if matches!(purpose, Purpose::Pass | Purpose::Peek) {
             self.next_look = Instant::now() + self.settings.look_every;
         }
         let ports = Arc::clone(&self.ports);
@@ -534,6 +562,7 @@ where
                 n => format!("{n} slivers"),
             };
             let text = format!("accepted {}: {slivers} here", revision.short());
+            let chapter = text.clone();
             let event = self.event(EventKind::Accepted, None, text);
             let concerned = self.concerned(&desired);
             let calmed = concerned.clone();
@@ -543,8 +572,21 @@ where
                 move |w| {
                     for sliver in &calmed {
                         w.clear_back_off(Some(sliver))?;
+                        w.forget_restarts(sliver)?;
                     }
-                    w.accept(&revision, now)
+                    let generation = w.accept(&revision, now)?;
+                    w.begin_chapter(&Chapter {
+                        run: None,
+                        sliver: None,
+                        generation,
+                        revision,
+                        class: EventKind::Accepted.as_str().to_owned(),
+                        cause: "change".to_owned(),
+                        text: chapter,
+                        began: now,
+                        ended: Some((ChapterEnd::Done, now)),
+                    })?;
+                    Ok(generation)
                 }
             });
             let Some(generation) = written.await else {
@@ -555,6 +597,9 @@ where
             self.memory.accept(revision, generation, carried, now);
             self.memory
                 .backing_off
+                .retain(|sliver, _| !concerned.contains(sliver));
+            self.memory
+                .restarts
                 .retain(|sliver, _| !concerned.contains(sliver));
         }
         self.desired = Some(Arc::from(desired));
@@ -569,7 +614,8 @@ where
         let differs = |sliver: &&SliverId| {
             before.is_none_or(|before| before.slivers.get(*sliver) != desired.slivers.get(*sliver))
         };
-        self.memory.backing_off.keys().filter(differs).cloned().collect()
+        let known = self.memory.backing_off.keys().chain(self.memory.restarts.keys());
+        known.filter(differs).cloned().collect()
     }
 
     async fn health_changed(&mut self) {

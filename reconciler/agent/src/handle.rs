@@ -1,9 +1,13 @@
 //! The way into a running agent for whoever serves its API: questions in, answers out, never the loop's state itself.
 
 use tokio::sync::{broadcast, mpsc, oneshot};
-use xeno_model::id::SliverId;
+use xeno_model::id::{SliverId, Timestamp};
+use xeno_reconciler::report;
 
-use crate::api::{Doctor, EventView, Events, PlanView, SliverStatus, Slivers, Status, WhyView};
+use crate::api::{
+    Applied, ApplyRequest, Doctor, EventView, Events, FreezeRequest, Freezes, History, PlanView, ScopeView,
+    SliverStatus, Slivers, Status, Tombstones, WhyView,
+};
 
 /// Events kept for a watcher that reads slowly; one that falls further behind is told how many it missed and reads
 /// them by number.
@@ -45,10 +49,40 @@ pub enum HandleError {
         /// Why not.
         why: String,
     },
-    /// The node's state could not be read.
-    #[error("read the state: {why}")]
+    /// The node's state could not be read or written.
+    #[error("use the state: {why}")]
     State {
         /// Why not.
+        why: String,
+    },
+    /// Somebody said that it is to be left alone.
+    #[error("{what} is frozen by {by}{}: {reason}", .until.map(|until| format!(" until {}", report::utc(until))).unwrap_or_default())]
+    Frozen {
+        /// What was asked for.
+        what: String,
+        /// Who froze it.
+        by: String,
+        /// Why.
+        reason: String,
+        /// Until when.
+        until: Option<Timestamp>,
+    },
+    /// It is not frozen.
+    #[error("{what} is not frozen")]
+    NotFrozen {
+        /// What was asked for.
+        what: String,
+    },
+    /// The plan is not the one that the agent makes now.
+    #[error("the plan is stale: {why}")]
+    Stale {
+        /// What differs.
+        why: String,
+    },
+    /// The question makes no sense.
+    #[error("{why}")]
+    Invalid {
+        /// What is wrong with it.
         why: String,
     },
 }
@@ -63,7 +97,14 @@ pub(crate) enum Request {
     Why(SliverId, Reply<WhyView>),
     Events(u64, u32, Reply<Events>),
     Refetch(Reply<()>),
-    Reconcile(Reply<()>),
+    Reconcile(ScopeView, Reply<()>),
+    Freeze(FreezeRequest, Reply<Freezes>),
+    Thaw(ScopeView, Reply<Freezes>),
+    Freezes(Reply<Freezes>),
+    Apply(ApplyRequest, Reply<Applied>),
+    History(Option<SliverId>, u32, Reply<History>),
+    Observed(Reply<serde_json::Value>),
+    Tombstones(Reply<Tombstones>),
     Doctor(Reply<Doctor>),
 }
 
@@ -160,9 +201,65 @@ impl AgentHandle {
     /// Reads the repository now, forgets the waits after failures, and looks at the node again. Returns at once.
     ///
     /// # Errors
-    /// [`HandleError::Stopping`].
-    pub async fn reconcile(&self) -> Result<(), HandleError> {
-        self.ask(Request::Reconcile).await
+    /// [`HandleError::Frozen`] where that is to be left alone, [`HandleError::Stopping`].
+    pub async fn reconcile(&self, what: ScopeView) -> Result<(), HandleError> {
+        self.ask(|reply| Request::Reconcile(what, reply)).await
+    }
+
+    /// Has something left alone; says all that is.
+    ///
+    /// # Errors
+    /// [`HandleError::Invalid`], [`HandleError::State`] where it cannot be written down.
+    pub async fn freeze(&self, freeze: FreezeRequest) -> Result<Freezes, HandleError> {
+        self.ask(|reply| Request::Freeze(freeze, reply)).await
+    }
+
+    /// Goes on with something that was frozen; says all that still is.
+    ///
+    /// # Errors
+    /// [`HandleError::NotFrozen`], [`HandleError::State`] where it cannot be written down.
+    pub async fn thaw(&self, what: ScopeView) -> Result<Freezes, HandleError> {
+        self.ask(|reply| Request::Thaw(what, reply)).await
+    }
+
+    /// All freezes in force.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn freezes(&self) -> Result<Freezes, HandleError> {
+        self.ask(Request::Freezes).await
+    }
+
+    /// Carries out exactly this plan, if it is still the one that the agent makes.
+    ///
+    /// # Errors
+    /// [`HandleError::Stale`] where it is not.
+    pub async fn apply(&self, plan: ApplyRequest) -> Result<Applied, HandleError> {
+        self.ask(|reply| Request::Apply(plan, reply)).await
+    }
+
+    /// What was accepted and carried through, newest first.
+    ///
+    /// # Errors
+    /// [`HandleError::State`] where it cannot be read.
+    pub async fn history(&self, of: Option<SliverId>, limit: u32) -> Result<History, HandleError> {
+        self.ask(|reply| Request::History(of, limit, reply)).await
+    }
+
+    /// Looks at the node now, and tells all that a plan is made from; [`crate::snapshot`] reads it.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn observed(&self) -> Result<serde_json::Value, HandleError> {
+        self.ask(Request::Observed).await
+    }
+
+    /// What removals have set aside, and until when.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn tombstones(&self) -> Result<Tombstones, HandleError> {
+        self.ask(Request::Tombstones).await
     }
 
     /// What the agent knows about its own soundness.

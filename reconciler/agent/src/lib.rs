@@ -17,6 +17,7 @@ mod health;
 #[cfg(feature = "lab")]
 pub mod lab;
 mod observe;
+pub mod snapshot;
 pub mod source;
 mod start;
 mod store;

@@ -135,11 +135,8 @@ fn what_was_written_is_there_after_a_restart() {
         BTreeMap::from([(web.id.clone(), back_off)])
     );
     let removals = state.removals_since(NodeTime(15)).unwrap();
-    assert_eq!(
-        (removals.counted, removals.forgotten, removals.first),
-        (1, false, Some(NodeTime(20)))
-    );
-    assert_eq!(state.removals_since(NodeTime(0)).unwrap().counted, 2);
+    assert_eq!((removals.known, removals.forgotten), (vec![NodeTime(20)], false));
+    assert_eq!(state.removals_since(NodeTime(0)).unwrap().known.len(), 2);
     assert_eq!(state.file_layers().unwrap(), BTreeMap::from([files]));
 
     // The right to run outlives the sliver and never falls.
@@ -336,4 +333,66 @@ fn every_kind_of_event_reads_back() {
     for kind in EventKind::ALL {
         assert_eq!(EventKind::parse(kind.as_str()), Some(*kind));
     }
+}
+
+#[test]
+fn the_history_tells_what_became_of_each_sliver() {
+    let dir = TempDir::new().unwrap();
+    let mut state = open(&dir).unwrap();
+    let web = SliverId::parse("web/0").unwrap();
+    let chapter = |run, sliver: Option<&SliverId>, class: &str| Chapter {
+        run,
+        sliver: sliver.cloned(),
+        generation: Generation(3),
+        revision: revision('a'),
+        class: class.to_owned(),
+        cause: "change".to_owned(),
+        text: "memory 128MiB -> 256MiB".to_owned(),
+        began: Timestamp(1),
+        ended: None,
+    };
+    let written = state.write(|w| {
+        w.begin_chapter(&chapter(None, None, "accepted"))?;
+        w.begin_chapter(&chapter(Some(1), Some(&web), "reboot"))?;
+        w.end_chapters(
+            Some(1),
+            Some(&web),
+            ChapterEnd::Failed,
+            Some("no memory"),
+            Timestamp(2),
+        )?;
+        w.begin_chapter(&chapter(Some(2), Some(&web), "reboot"))?;
+        // What has ended stays as it ended.
+        w.end_chapters(Some(1), None, ChapterEnd::Unfinished, None, Timestamp(3))
+    });
+    written.unwrap();
+    let of_web = state.history(Some(&web), 10).unwrap();
+    assert_eq!(of_web.len(), 2);
+    assert_eq!(of_web[0].ended, None);
+    assert_eq!(of_web[1].ended, Some((ChapterEnd::Failed, Timestamp(2))));
+    assert!(of_web[1].text.ends_with(": no memory"), "{of_web:?}");
+    state
+        .write(|w| w.end_chapters(None, None, ChapterEnd::Lost, None, Timestamp(4)))
+        .unwrap();
+    let all = state.history(None, 2).unwrap();
+    assert_eq!(
+        (all.len(), all[0].ended),
+        (2, Some((ChapterEnd::Lost, Timestamp(4))))
+    );
+}
+
+#[test]
+fn restarts_are_counted_up_to_a_bound_and_forgotten() {
+    let dir = TempDir::new().unwrap();
+    let mut state = open(&dir).unwrap();
+    let web = SliverId::parse("web/0").unwrap();
+    let count = u64::from(record::RESTARTS_MAX) + 5;
+    state
+        .write(|w| (0..count).try_for_each(|n| w.restart(&web, NodeTime(n))))
+        .unwrap();
+    let restarts = state.restarts().unwrap();
+    assert_eq!(restarts[&web].first(), Some(&NodeTime(5)));
+    assert_eq!(restarts[&web].last(), Some(&NodeTime(count - 1)));
+    state.write(|w| w.forget_restarts(&web)).unwrap();
+    assert!(state.restarts().unwrap().is_empty());
 }

@@ -7,7 +7,10 @@ use xeno_reconciler::change::AppliedSliver;
 
 use super::{Limits, signed, unsigned};
 use crate::error::StateError;
-use crate::record::{self, Accepted, BackOff, Event, Freeze, NewEvent, Outcome, Rejection, Tombstone};
+use crate::record::{
+    self, Accepted, BackOff, Chapter, ChapterEnd, Event, Freeze, NewEvent, Outcome, RESTARTS_MAX, Rejection,
+    Tombstone,
+};
 use crate::time::{BootMoment, NodeTime};
 
 /// One transaction under way.
@@ -293,6 +296,96 @@ impl Writer<'_> {
             ),
             None => self.run(attempt, "DELETE FROM tombstone WHERE sliver = ?1", [name]),
         }
+    }
+
+    /// Begins a chapter of the history, and forgets the oldest beyond the limit.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn begin_chapter(&mut self, chapter: &Chapter) -> Result<(), StateError> {
+        let attempt = "write the history";
+        let (end, at) = chapter
+            .ended
+            .map_or((None, None), |(end, at)| (Some(end), Some(at)));
+        self.run(
+            attempt,
+            "INSERT INTO history (run, sliver, generation, revision, class, cause, text, began_ms, ended_ms, outcome)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            params![
+                chapter.run,
+                chapter.sliver.as_ref().map(ToString::to_string),
+                signed(chapter.generation.0),
+                chapter.revision.as_str(),
+                chapter.class,
+                chapter.cause,
+                record::cut(&chapter.text),
+                signed(chapter.began.0),
+                at.map(|at| signed(at.0)),
+                end.map(ChapterEnd::as_str),
+            ],
+        )?;
+        let gone = self.tx.last_insert_rowid() - i64::from(self.limits.events_max);
+        self.run(attempt, "DELETE FROM history WHERE seq <= ?1", [gone])
+    }
+
+    /// Ends the chapter of a sliver in a run, or all that are open in it, or all that are open; those that ended before
+    /// stay as they are.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn end_chapters(
+        &mut self,
+        run: Option<i64>,
+        sliver: Option<&SliverId>,
+        end: ChapterEnd,
+        why: Option<&str>,
+        at: Timestamp,
+    ) -> Result<(), StateError> {
+        self.run(
+            "write the history",
+            "UPDATE history SET outcome = ?3, ended_ms = ?4,
+                 text = CASE WHEN ?5 IS NULL THEN text ELSE text || ': ' || ?5 END
+             WHERE outcome IS NULL AND (?1 IS NULL OR run = ?1) AND (?2 IS NULL OR sliver = ?2)",
+            params![
+                run,
+                sliver.map(ToString::to_string),
+                end.as_str(),
+                signed(at.0),
+                why.map(record::cut)
+            ],
+        )
+    }
+
+    /// Remembers that a guest had ended by itself and is started again.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn restart(&mut self, sliver: &SliverId, time: NodeTime) -> Result<(), StateError> {
+        let (attempt, name) = ("write a restart", sliver.to_string());
+        self.run(
+            attempt,
+            "INSERT INTO restart (sliver, time_ms) VALUES (?1, ?2)",
+            params![name, signed(time.0)],
+        )?;
+        // More than this no pause depends on.
+        self.run(
+            attempt,
+            "DELETE FROM restart WHERE sliver = ?1 AND rowid NOT IN
+                 (SELECT rowid FROM restart WHERE sliver = ?1 ORDER BY time_ms DESC LIMIT ?2)",
+            params![name, RESTARTS_MAX],
+        )
+    }
+
+    /// Forgets the restarts of a sliver: it stayed up.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn forget_restarts(&mut self, sliver: &SliverId) -> Result<(), StateError> {
+        self.run(
+            "forget restarts",
+            "DELETE FROM restart WHERE sliver = ?1",
+            [sliver.to_string()],
+        )
     }
 
     /// Remembers a freeze, in place of one of the same scope.

@@ -29,4 +29,16 @@ pub struct HistoryEntry {
     pub kind: String,
     /// For people.
     pub text: String,
+    /// The sliver, where it is about one.
+    #[serde(default)]
+    pub sliver: Option<String>,
+    /// Class of the change, where it is about a sliver.
+    #[serde(default)]
+    pub class: Option<String>,
+    /// What brought it about: `change`, `drift` or `schedule`.
+    #[serde(default)]
+    pub cause: Option<String>,
+    /// When it ended; `None` while it is under way.
+    #[serde(default)]
+    pub ended_ms: Option<u64>,
 }

@@ -62,7 +62,7 @@ impl World {
                             events,
                         })));
                     }
-                    Request::Reconcile(reply) | Request::Refetch(reply) => drop(reply.send(Ok(()))),
+                    Request::Reconcile(_, reply) | Request::Refetch(reply) => drop(reply.send(Ok(()))),
                     other => panic!("nobody asks {other:?} here"),
                 }
             }

@@ -32,6 +32,8 @@ pub(super) struct Memory {
     pub(super) backing_off: BTreeMap<SliverId, BackOff>,
     pub(super) freezes: Vec<Freeze>,
     pub(super) tombstones: BTreeMap<SliverId, Tombstone>,
+    /// When guests were started again because they had ended by themselves, oldest first.
+    pub(super) restarts: BTreeMap<SliverId, Vec<NodeTime>>,
     /// That the state was damaged and made anew.
     pub(super) rebuilt: Option<Rebuilt>,
     /// Node time at the moment at which the agent's own clock began.
@@ -70,6 +72,7 @@ impl Memory {
                 backing_off: state.backing_off()?,
                 freezes: state.freezes()?,
                 tombstones: state.tombstones()?,
+                restarts: state.restarts()?,
                 // The first thing that is written gives it its time.
                 rebuilt: state.rebuilt()?.map(|rebuilt| Rebuilt {
                     time: rebuilt.time.or(Some(time_began)),
@@ -96,6 +99,11 @@ impl Memory {
         }
         for freeze in &self.freezes {
             w.freeze(freeze)?;
+        }
+        for (sliver, times) in &self.restarts {
+            for time in times {
+                w.restart(sliver, *time)?;
+            }
         }
         for (sliver, tombstone) in &self.tombstones {
             w.tombstone(sliver, Some(tombstone))?;

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::task::{Id, JoinError};
+use tokio::time::{Duration, Instant};
 use xeno_model::desired::{DesiredNode, SliverState};
-use xeno_model::id::{Generation, SliverId};
+use xeno_model::id::{Generation, SliverId, Timestamp};
 use xeno_model::normal::current_boot;
 use xeno_model::observed::{DomainState, ObservedNode, Seen, Stranger};
 use xeno_reconciler::action::{Action, ActionKey};
@@ -17,12 +18,16 @@ use xeno_reconciler::ports::{Hypervisor, Retry, Storage};
 use xeno_reconciler::record::{Settlement, settlements};
 use xeno_reconciler::{check, report};
 use xeno_state::node::Writer;
-use xeno_state::record::{BackOff, EventKind, NewEvent, Outcome as Written};
+use xeno_state::record::{BackOff, ChapterEnd, EventKind, NewEvent, Outcome as Written};
 use xeno_state::time::NodeTime;
 
+use super::chapters::chapters;
 use super::progress::{InFlight, Progress, Straggler};
 use super::{Agent, Purpose, RESTLESS_MAX, Stage};
 use crate::dispatch::{Work, carry_out};
+
+/// Longest time for which anything is planned ahead.
+const DUE_MS_MAX: u64 = 86_400_000;
 
 /// A plan with all that is decided together with it.
 pub(super) struct Planned {
@@ -38,6 +43,35 @@ where
     H: Hypervisor + 'static,
     S: Storage + 'static,
 {
+    /// Removals within the delete budget's window, and when the first of them was.
+    pub(super) async fn removed_recently(&self, desired: &DesiredNode) -> (u32, Option<NodeTime>) {
+        let (time, window) = (self.node_time(), desired.delete_budget.window.0);
+        let from = NodeTime(time.0.saturating_sub(window));
+        let removals = self.store.read(move |state| state.removals_since(from)).await;
+        let allowed = desired.delete_budget.slivers;
+        match removals {
+            Ok(removals) => {
+                let known = u32::try_from(removals.known.len()).unwrap_or(u32::MAX);
+                let first = removals.known.first().copied();
+                if removals.forgotten {
+                    (known.max(allowed), removals.rebuilt.or(first))
+                } else {
+                    (known, first)
+                }
+            }
+            // What cannot be counted counts as used up.
+            Err(_) => (allowed, None),
+        }
+    }
+
+    pub(super) fn restarts_by_the_wall(&self) -> BTreeMap<SliverId, Vec<Timestamp>> {
+        let restarts = self.memory.restarts.iter();
+        let by_the_wall = |times: &Vec<NodeTime>| times.iter().map(|at| self.by_the_wall(*at)).collect();
+        restarts
+            .map(|(sliver, times)| (sliver.clone(), by_the_wall(times)))
+            .collect()
+    }
+
     /// Plans from an observation; `Err` is a mistake of the planner. Slivers that are `busy` are left alone, as are those
     /// of actions that were left behind.
     pub(super) async fn make_plan(
@@ -47,28 +81,15 @@ where
         busy: &BTreeMap<SliverId, ActionKey>,
     ) -> Result<Planned, String> {
         let (now, time) = (self.clock.now(), self.node_time());
-        let window = desired.delete_budget.window.0;
-        let from = NodeTime(time.0.saturating_sub(window));
-        let removals = self.store.read(move |state| state.removals_since(from)).await;
-        let allowed = desired.delete_budget.slivers;
-        let (removed_recently, room_at) = match removals {
-            Ok(removals) if removals.forgotten => (removals.counted.max(allowed), removals.first),
-            Ok(removals) => (removals.counted, removals.first),
-            // What cannot be counted counts as used up.
-            Err(_) => (allowed, None),
-        };
+        let (removed_recently, room_at) = self.removed_recently(desired).await;
+        let (restarts, freezes) = (self.restarts_by_the_wall(), self.freezes());
         let accepted = self.memory.accepted.as_ref();
         let mut held = self.memory.reasons(now, time);
         let stragglers = self.stragglers.values();
         let stragglers = stragglers.flat_map(|one| one.serves.iter().map(|sliver| (sliver, &one.key)));
         for (sliver, action) in busy.iter().chain(stragglers) {
-            let reason = Reason::BackingOff {
-                action: action.clone(),
-                why: "it has not ended yet".to_owned(),
-                until: now,
-                retry: Retry::Later,
-            };
-            held.insert(sliver.clone(), reason);
+            let action = action.clone();
+            held.insert(sliver.clone(), Reason::RunUnderway { action });
         }
         let observed = &self.with_straggling_starts(observed);
         let input = PlanInput {
@@ -81,8 +102,8 @@ where
             removed_recently,
             tombstone_ms: self.settings.tombstone_ms,
             backing_off: &held,
-            restarts: &BTreeMap::new(),
-            freezes: &[],
+            restarts: &restarts,
+            freezes: &freezes,
             now,
         };
         let plan = plan::build(&input).map_err(|error| error.to_string())?;
@@ -98,7 +119,7 @@ where
         // One millisecond later the window does not reach back to the first removal any more.
         let room_at = room_at
             .filter(|_| plan.changes.values().any(waits_for_room))
-            .map(|first| first.plus(window + 1));
+            .map(|first| first.plus(desired.delete_budget.window.0.saturating_add(1)));
         Ok(Planned {
             plan,
             findings,
@@ -119,9 +140,17 @@ where
         }
     }
 
+    /// When time alone may change a plan.
+    fn due(&self, plan: &Plan) -> Option<Instant> {
+        let after = plan.next?.0.saturating_sub(self.clock.now().0);
+        // Farther off than any look; also keeps the sum from overflowing.
+        Some(Instant::now() + Duration::from_millis(after.min(DUE_MS_MAX)))
+    }
+
     /// Goes on from a look.
     pub(super) async fn looked(&mut self, observed: ObservedNode) {
         self.tell_blindness(&observed).await;
+        self.end_freezes().await;
         let Some(desired) = self.desired.clone() else {
             self.observed = Some(observed);
             self.rest();
@@ -139,6 +168,8 @@ where
         self.calm(&planned.plan).await;
         self.plan = Some(planned.plan.clone());
         self.room_at = planned.room_at;
+        self.due_at = self.due(&planned.plan);
+        self.forget_restarts(&planned.plan).await;
         if !planned.findings.is_empty() {
             return self.refuse(planned.findings).await;
         }
@@ -150,7 +181,7 @@ where
         } else if self.stopping || self.hold_what_does_not_stay(&planned.plan).await {
             self.rest();
             // The failures just written make the next plan wait.
-            self.next_look = tokio::time::Instant::now() + self.settings.look_every;
+            self.next_look = Instant::now() + self.settings.look_every;
         } else {
             self.begin_run(desired, planned).await;
         }
@@ -216,7 +247,7 @@ where
         self.rest();
     }
 
-    async fn begin_run(&mut self, desired: Arc<DesiredNode>, planned: Planned) {
+    pub(super) async fn begin_run(&mut self, desired: Arc<DesiredNode>, planned: Planned) {
         self.restless += 1;
         if self.restless > RESTLESS_MAX {
             tracing::error!("{RESTLESS_MAX} passes in a row did not come to rest; waiting for the next look");
@@ -239,7 +270,14 @@ where
         } else {
             vec![self.event(EventKind::Planned, None, text)]
         };
-        let begun = self.remember(events, move |w| w.begin_run(generation, &revision, actions, now));
+        let to_begin = plan.clone();
+        let begun = self.remember(events, move |w| {
+            let run = w.begin_run(generation, &revision, actions, now)?;
+            for chapter in chapters(&to_begin, run, now) {
+                w.begin_chapter(&chapter)?;
+            }
+            Ok(run)
+        });
         let Some(number) = begun.await else {
             return self.rest();
         };
@@ -253,6 +291,7 @@ where
             settlements: planned.settlements,
             in_flight: Default::default(),
             done: BTreeSet::new(),
+            restarted: BTreeSet::new(),
             superseded: false,
             abandoned: false,
         };
@@ -305,6 +344,11 @@ where
         };
         let sliver = planned.action.sliver().cloned();
         let work = Work::new(&planned.action, &progress.desired);
+        if matches!(planned.action, Action::Boot { .. } | Action::Resume { .. })
+            && let Some(sliver) = &sliver
+        {
+            self.count_restart(sliver).await;
+        }
         let now = self.clock.now();
         let name = key.0.clone();
         let intent = self
@@ -325,7 +369,7 @@ where
             return;
         }
         let ports = Arc::clone(&self.ports);
-        let late_at = tokio::time::Instant::now() + work.late_after(ports.shutdown_grace);
+        let late_at = Instant::now() + work.late_after(ports.shutdown_grace);
         let abort = self.tasks.spawn(async move { carry_out(&ports, work).await });
         let in_flight = InFlight {
             key,
@@ -498,6 +542,10 @@ where
         if record.is_none() && settled.is_empty() {
             return true;
         }
+        let run = match &self.stage {
+            Stage::Running(progress) => Some(progress.number),
+            Stage::Idle | Stage::Looking => None,
+        };
         let (to_write, back_offs) = (
             settled.clone(),
             record.as_ref().map(|r| r.back_offs.clone()).unwrap_or_default(),
@@ -507,9 +555,12 @@ where
                 w.outcome(record.intent, &record.outcome, now)?;
                 for (sliver, back_off) in &record.back_offs {
                     w.back_off(sliver, back_off)?;
+                    let why = format!("{} failed: {}", back_off.action, back_off.why);
+                    w.end_chapters(run, Some(sliver), ChapterEnd::Failed, Some(&why), now)?;
                 }
             }
             for (sliver, settlement) in &to_write {
+                w.end_chapters(run, Some(sliver), ChapterEnd::Done, None, now)?;
                 match settlement {
                     Settlement::Record(applied) => w.apply(applied, now)?,
                     Settlement::Forget => w.forget(sliver)?,
@@ -561,8 +612,16 @@ where
             events.push(self.event(EventKind::Superseded, None, text));
         }
         let (number, now) = (progress.number, self.clock.now());
+        let rest = if state == RunState::Superseded {
+            ChapterEnd::Superseded
+        } else {
+            ChapterEnd::Unfinished
+        };
         let written = self
-            .remember(events, move |w| w.end_run(number, outcome, now))
+            .remember(events, move |w| {
+                w.end_chapters(Some(number), None, rest, None, now)?;
+                w.end_run(number, outcome, now)
+            })
             .await;
         if self.stopping {
             return;

@@ -24,6 +24,8 @@ pub(super) struct Progress {
     pub(super) settlements: BTreeMap<SliverId, Settlement>,
     pub(super) in_flight: HashMap<Id, InFlight>,
     pub(super) done: BTreeSet<ActionKey>,
+    /// Slivers whose restart has been counted.
+    pub(super) restarted: BTreeSet<SliverId>,
     /// A newer commit came.
     pub(super) superseded: bool,
     /// The state cannot be written: nothing more is begun.

@@ -18,7 +18,9 @@ use xeno_state::node::{Limits, NodeState};
 use xeno_state::time::BootMoment;
 
 use super::{Agent, Inputs, Settings, SourceNews};
-use crate::api::{FactState, HealthWord, Phase, SliverPhase, Status};
+use crate::api::{
+    ApplyAction, ApplyRequest, FactState, FreezeRequest, HealthWord, Phase, ScopeView, SliverPhase, Status,
+};
 use crate::clock::Clock;
 use crate::dispatch::Ports;
 use crate::handle::{AgentHandle, HandleError, WATCH_EVENTS_MAX};
@@ -27,6 +29,7 @@ use crate::store::Store;
 
 mod desired;
 mod failing;
+mod freezing;
 mod passing;
 mod restarting;
 mod state;
@@ -41,7 +44,7 @@ fn revision(number: u8) -> Revision {
     Revision::new(&format!("{number:02x}").repeat(20)).unwrap()
 }
 
-fn sliver(name: &str) -> DesiredSliver {
+pub(crate) fn sliver(name: &str) -> DesiredSliver {
     let id = id(name);
     let template = TemplateRef {
         name: TemplateName::new("debian").unwrap(),

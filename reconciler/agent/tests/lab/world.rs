@@ -323,7 +323,7 @@ impl World {
             node: format!("{observed:#?}"),
             applied: format!("{:#?}", state.applied().unwrap()),
             generation: accepted.generation.0,
-            removals: state.removals_since(NodeTime(0)).unwrap().counted,
+            removals: state.removals_since(NodeTime(0)).unwrap().known.len(),
             backing_off: state.backing_off().unwrap().into_keys().collect(),
         }
     }
@@ -365,6 +365,6 @@ pub(crate) struct End {
     node: String,
     applied: String,
     generation: u64,
-    removals: u32,
+    removals: usize,
     backing_off: Vec<SliverId>,
 }

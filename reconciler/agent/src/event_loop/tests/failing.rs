@@ -80,7 +80,7 @@ async fn reconcile_tries_again_at_once() {
         .until("the failure", |status| status.phase == Phase::Waiting)
         .await;
     let before = world.status().await.node.now_ms;
-    world.running().handle.reconcile().await.unwrap();
+    world.running().handle.reconcile(ScopeView::Node).await.unwrap();
     world.converged(1).await;
     assert!(world.status().await.node.now_ms - before < 2_000);
 }

@@ -1,0 +1,129 @@
+//! Why a sliver is not as desired, in sentences.
+
+use xeno_model::desired::{HypervisorKind, Standing};
+use xeno_model::id::SliverId;
+use xeno_reconciler::change::{Change, ChangeClass, Reason};
+use xeno_reconciler::enforce::unenforced;
+use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_reconciler::report;
+
+use crate::api::{FORMAT_VERSION, HealthWord, SliverPhase, WhyView};
+use crate::event_loop::{Agent, Stage};
+use crate::handle::HandleError;
+
+impl<H, S> Agent<H, S>
+where
+    H: Hypervisor + 'static,
+    S: Storage + 'static,
+{
+    pub(in crate::event_loop) fn why(&self, sliver: SliverId) -> Result<WhyView, HandleError> {
+        let sliver = self.check_known(sliver)?;
+        let phase = self.sliver_phase(&sliver);
+        let health = self.health_view(&sliver);
+        let healthy = matches!(health.verdict, HealthWord::Healthy | HealthWord::NotAsked);
+        let mut sentences = Vec::new();
+        for action in self.doing(&sliver) {
+            sentences.push(format!("{action} is under way."));
+        }
+        if let Some(back_off) = self.failing(&sliver) {
+            let times = match back_off.attempts {
+                1 => "once".to_owned(),
+                n => format!("{n} times in a row"),
+            };
+            let (action, why) = (&back_off.action, &back_off.why);
+            let until = report::utc(self.by_the_wall(back_off.until));
+            sentences.push(if back_off.permanent {
+                format!(
+                    "{action} failed {times}: {why}. That does not pass by itself: it is not tried again until what \
+                     is asked of it changes, {until}, or `xeno reconcile`, whichever comes first."
+                )
+            } else {
+                format!(
+                    "{action} failed {times}: {why}. It is tried again at {until}; `xeno reconcile` tries at once."
+                )
+            });
+        }
+        if let Some(change) = self.change(&sliver) {
+            let reasons = change
+                .reasons
+                .iter()
+                .filter(|reason| !matches!(reason, Reason::BackingOff { .. }));
+            let reasons: Vec<_> = reasons.map(report::sentence).collect();
+            let settled = matches!(phase, SliverPhase::Settled);
+            if !reasons.is_empty() && !settled {
+                let word = match change.class {
+                    ChangeClass::Wait => "waits",
+                    class => class.word(),
+                };
+                sentences.push(format!("{word}: {}.", reasons.join("; ")));
+            }
+        }
+        if let Stage::Running(progress) = &self.stage
+            && let Some((action, xeno_reconciler::exec::ActionState::Blocked { by })) =
+                progress.run.trouble(&sliver)
+        {
+            sentences.push(format!("{action} cannot be done in this run, since {by} failed."));
+        }
+        if let Some(why) = &health.why {
+            sentences.push(format!("Its health check fails: {why}."));
+        } else if health.verdict == HealthWord::Starting {
+            sentences.push("Its health check has not passed yet.".to_owned());
+        }
+        if let Some(why) = self.not_read_again() {
+            sentences.push(format!("Nothing is done: {why}."));
+        } else if self.desired.is_none() {
+            sentences.push("No commit has been accepted yet.".to_owned());
+        }
+        sentences.extend(
+            self.problems()
+                .into_iter()
+                .map(|problem| format!("On the whole node: {problem}.")),
+        );
+        let told = |change: &Change| {
+            let mut reasons = change.reasons.iter();
+            reasons.any(|reason| matches!(reason, Reason::NotEnforced { .. }))
+        };
+        if !self.change(&sliver).is_some_and(told)
+            && let Some((limits, by)) = self.unenforced(&sliver)
+        {
+            sentences.push(format!("Besides, {}.", report::not_enforced(&limits, by)));
+        }
+        let settled = matches!(phase, SliverPhase::Settled) && healthy;
+        if settled {
+            let well = match health.verdict {
+                HealthWord::Healthy => "It is as desired, and healthy.",
+                HealthWord::NotAsked | HealthWord::Unknown | HealthWord::Starting | HealthWord::Unhealthy => {
+                    "It is as desired."
+                }
+            };
+            sentences.insert(0, well.to_owned());
+        } else if matches!(phase, SliverPhase::Leftover) {
+            sentences.insert(
+                0,
+                "It is not desired here; what its removal kept is purged in time.".to_owned(),
+            );
+        } else if sentences.is_empty() {
+            sentences.push("The agent has not looked at it yet.".to_owned());
+        }
+        Ok(WhyView {
+            format_version: FORMAT_VERSION,
+            sliver: sliver.to_string(),
+            phase,
+            settled,
+            sentences,
+        })
+    }
+
+    /// Limits that a sliver asks for and that this node does not keep.
+    pub(in crate::event_loop) fn unenforced(
+        &self,
+        sliver: &SliverId,
+    ) -> Option<(Vec<String>, HypervisorKind)> {
+        let desired = self.desired.as_deref()?;
+        let Standing::Named(node) = &desired.standing else {
+            return None;
+        };
+        let limits = unenforced(desired.slivers.get(sliver)?, node.hypervisor);
+        (!limits.is_empty()).then_some((limits, node.hypervisor))
+    }
+}
