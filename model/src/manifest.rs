@@ -17,17 +17,22 @@ mod text;
 mod tree;
 
 pub use edit::{EditError, Editor};
-pub use kinds::{API_VERSION, FILES_MAX, Kind, SLIVERS_MAX};
+pub use kinds::{API_VERSION, FILES_MAX, Kind, OVERRIDES_MAX, SLIVERS_MAX};
 pub use text::FILE_LEN_MAX;
 pub use tree::{DEPTH_MAX, DOCUMENTS_MAX, Step, VALUES_MAX};
 
 pub(crate) use decode::Body;
 pub(crate) use partial::{Entries, Stated};
 pub(crate) use raw::{
-    RawFile, RawHealth, RawHypervisor, RawLayer, RawMount, RawResources, RawSlice, RawState, RawTemplate,
-    RawWritable,
+    RawDay, RawDefaults, RawFile, RawHealth, RawHypervisor, RawImage, RawLayer, RawLock, RawMigration,
+    RawMigrationPolicy, RawMount, RawOnFailure, RawPolicy, RawPublish, RawQuota, RawResources, RawRollback,
+    RawRollbackData, RawRollout, RawSite, RawSlice, RawSpread, RawStart, RawState, RawTemplate, RawTenant,
+    RawWindow,
 };
-pub(crate) use read::{FilePath, Short, TemplateChoice, TemplateContent, TemplateSource, Text};
+pub(crate) use read::{
+    FilePath, FromText, NumberRange, Overlay, SLIVER_PLACE, Short, TemplateChoice, TemplateContent,
+    TemplateSource, Text, Writable,
+};
 
 use crate::diagnostic::{Code, Diagnostic, Place, did_you_mean};
 use serde_yaml::Value;
@@ -225,20 +230,12 @@ impl ParsedFile {
             Some((_, value)) => {
                 let shown: String = self.tree.text(value).chars().take(80).collect();
                 let place = place(value, &[Step::Key("kind")]);
-                if matches!(shown.as_str(), "Tenant") {
-                    Diagnostic::error(
-                        Code::NotAvailable,
-                        place,
-                        format!("`{shown}` is not available in this version"),
-                    )
-                } else {
-                    let mut finding =
-                        Diagnostic::error(Code::UnknownKind, place, format!("there is no kind `{shown}`"));
-                    finding
-                        .help
-                        .extend(did_you_mean(&shown, known().collect::<Vec<_>>(), "kinds"));
-                    finding
-                }
+                let mut finding =
+                    Diagnostic::error(Code::UnknownKind, place, format!("there is no kind `{shown}`"));
+                finding
+                    .help
+                    .extend(did_you_mean(&shown, known().collect::<Vec<_>>(), "kinds"));
+                finding
             }
             None => {
                 let misspelt = kinds::HEADER

@@ -5,24 +5,37 @@
 //! nothing, so that a half-read repository never removes anything. What has mistakes is resolved all the same, to find
 //! the others; a conclusion is only drawn from what is known, so that no mistake is reported that another one made.
 
+mod draft;
 mod files;
+mod labels;
+mod lock;
+mod mounts;
 mod odd;
 mod room;
+mod service;
+mod site;
 mod slice;
+mod tenant;
 mod unread;
 
 pub use files::{CARRIED_LEN_MAX, SET_LEN_MAX};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::desired::{DeleteBudget, DesiredFleet, HypervisorKind, Node, Site, SitePolicy, Template};
+use crate::desired::{DeleteBudget, DesiredFleet, HypervisorKind, Node, Template};
 use crate::diagnostic::{self, Code, Diagnostic, Place, did_you_mean};
-use crate::id::{ChannelName, Digest, FleetName, NameError, NodeName, SiteName, SliceName, TemplateName};
+use crate::id::{
+    ChannelName, Digest, FleetName, NameError, NodeName, SiteName, SliceName, TemplateName, TenantName,
+};
 use crate::manifest::{
     Body, Document, Kind, ParsedFile, RawHypervisor, RawTemplate, Short, Step, TemplateSource, Text,
 };
+use crate::placement::Ground;
 use crate::repository::RepositoryTree;
 use crate::units::Bytes;
+use draft::Draft;
+use labels::Labels;
+use service::Defaults;
 use unread::UnreadNames;
 
 /// Name of the file that makes its directory a fleet's root.
@@ -44,6 +57,46 @@ pub fn is_manifest(path: &str) -> bool {
 /// # Errors
 /// Everything that is wrong with the commit, in reading order: the findings of the files and those of resolving.
 pub fn resolve(files: &[&ParsedFile], tree: &RepositoryTree) -> Result<DesiredFleet, Vec<Diagnostic>> {
+    run(files, tree, |resolver, survey| {
+        resolver.check_locks(&survey.drafts);
+        if resolver.findings.is_empty() {
+            resolver.check_placements(&survey.drafts, &survey.fleet);
+        }
+        let mut fleet = survey.fleet;
+        for draft in &survey.drafts {
+            let slice = slice::finished(&fleet.name, draft);
+            fleet
+                .slices
+                .extend(slice.map(|slice| (draft.name.clone(), slice)));
+        }
+        resolver.refuse_silence(&fleet);
+        Some(fleet)
+    })
+}
+
+/// Resolves the same as far as slivers have to be placed: what their places depend on, with the locks that there are.
+/// Locks that are missing, out of date or left behind by a slice are no mistakes here.
+///
+/// # Errors
+/// As [`resolve`], but for locks.
+pub fn survey(files: &[&ParsedFile], tree: &RepositoryTree) -> Result<Ground, Vec<Diagnostic>> {
+    run(files, tree, |resolver, survey| {
+        Some(resolver.ground(&survey.drafts, &survey.fleet))
+    })
+}
+
+/// What all documents come to, before slivers are where they are.
+struct Survey<'a> {
+    /// Without its slices.
+    fleet: DesiredFleet,
+    drafts: Vec<Draft<'a>>,
+}
+
+fn run<T>(
+    files: &[&ParsedFile],
+    tree: &RepositoryTree,
+    finish: impl for<'a> FnOnce(&mut Resolver<'a>, Survey<'a>) -> Option<T>,
+) -> Result<T, Vec<Diagnostic>> {
     let mut files = files.to_vec();
     files.sort_by(|a, b| a.path().cmp(b.path()));
     let mut resolver = Resolver {
@@ -53,14 +106,15 @@ pub fn resolve(files: &[&ParsedFile], tree: &RepositoryTree) -> Result<DesiredFl
         twice: BTreeSet::new(),
         unread: UnreadNames::of(&files),
         findings: files.iter().flat_map(|file| file.findings()).cloned().collect(),
+        said: BTreeSet::new(),
     };
     resolver.refuse_odd_modes();
     resolver.define(&files);
     resolver.refuse_other_endings();
-    let fleet = resolver.fleet(&files);
+    let finished = resolver.fleet(&files, finish);
     let mut findings = resolver.findings;
-    match fleet {
-        Some(fleet) if findings.is_empty() => Ok(fleet),
+    match finished {
+        Some(finished) if findings.is_empty() => Ok(finished),
         Some(_) | None => {
             diagnostic::sort(&mut findings);
             Err(findings)
@@ -85,6 +139,13 @@ impl At<'_> {
     }
 }
 
+/// What the one fleet document says.
+struct Head {
+    name: FleetName,
+    budget: DeleteBudget,
+    defaults: Defaults,
+}
+
 struct Resolver<'a> {
     tree: &'a RepositoryTree,
     defined: BTreeMap<(Kind, &'a str), At<'a>>,
@@ -95,6 +156,8 @@ struct Resolver<'a> {
     /// What a name that seems to be missing may be defined in.
     unread: UnreadNames,
     findings: Vec<Diagnostic>,
+    /// Findings that several patterns of a slice may come to: file, place in it, message.
+    said: BTreeSet<(String, String, String)>,
 }
 
 const NAME: &[Step<'_>] = &[Step::Key("metadata"), Step::Key("name")];
@@ -131,7 +194,11 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn fleet(&mut self, files: &[&'a ParsedFile]) -> Option<DesiredFleet> {
+    fn fleet<T>(
+        &mut self,
+        files: &[&'a ParsedFile],
+        finish: impl FnOnce(&mut Self, Survey<'a>) -> Option<T>,
+    ) -> Option<T> {
         let head = self.head(files);
         let documents: Vec<((Kind, &'a str), At<'a>)> =
             self.defined.iter().map(|(key, at)| (*key, *at)).collect();
@@ -145,25 +212,17 @@ impl<'a> Resolver<'a> {
             slices: BTreeMap::new(),
             files: BTreeMap::new(),
         };
-        if let Some((name, budget)) = &head {
-            fleet.name = name.clone();
-            fleet.delete_budget = *budget;
+        let whole = head.is_some();
+        let mut defaults = Defaults::unclear();
+        if let Some(head) = head {
+            (fleet.name, fleet.delete_budget, defaults) = (head.name, head.budget, head.defaults);
         }
         for ((_, name), at) in &documents {
             // Names were checked when their file was.
             let added = match &at.document.body {
-                None | Some(Body::Fleet(_) | Body::Slice(_)) => Ok(()),
+                None | Some(Body::Fleet(_) | Body::Slice(_) | Body::Placement(_)) => Ok(()),
                 Some(Body::Site(raw)) => SiteName::new(name).map(|name| {
-                    let region = raw.region.read(None, |region| Some(Some(region.0.0.clone())));
-                    let policy = SitePolicy {
-                        site: Some(name.clone()),
-                        ..SitePolicy::default()
-                    };
-                    let site = region.map(|region| Site {
-                        region,
-                        distances: BTreeMap::new(),
-                        policy,
-                    });
+                    let site = self.site(*at, &name, raw);
                     fleet.sites.extend(site.map(|site| (name, site)));
                 }),
                 Some(Body::Node(_)) => NodeName::new(name).map(|name| {
@@ -174,31 +233,66 @@ impl<'a> Resolver<'a> {
                         .templates
                         .extend(template(raw).map(|template| (name, template)));
                 }),
+                Some(Body::Tenant(raw)) => TenantName::new(name).map(|name| {
+                    fleet
+                        .tenants
+                        .extend(tenant::tenant(raw).map(|tenant| (name, tenant)));
+                }),
             };
             self.impossible_name(*at, added);
         }
+        let labels = Labels::of(
+            &fleet,
+            self.knows_all(Kind::Node, fleet.nodes.len()),
+            self.knows_all(Kind::Site, fleet.sites.len()),
+        );
+        let mut drafts = Vec::new();
         for ((_, name), at) in &documents {
             if let Some(Body::Slice(raw)) = &at.document.body {
                 let added = SliceName::new(name).map(|name| {
-                    let pattern = self.pattern(*at, raw, &mut fleet);
-                    let slice = pattern.and_then(|pattern| slice::slivers(&fleet.name, &name, raw, &pattern));
-                    fleet.slices.extend(slice.map(|slice| (name, slice)));
+                    drafts.push(self.draft(*at, name, raw, &defaults, &labels, &mut fleet));
                 });
                 self.impossible_name(*at, added);
             }
         }
         for at in std::mem::take(&mut self.again) {
             match &at.document.body {
+                Some(Body::Site(raw)) => drop(self.site(at, &SiteName::new("none").ok()?, raw)),
                 Some(Body::Node(_)) => drop(self.node(at)),
-                Some(Body::Slice(raw)) => drop(self.pattern(at, raw, &mut fleet)),
-                Some(Body::Fleet(_) | Body::Site(_) | Body::Template(_)) | None => {}
+                Some(Body::Slice(raw)) => {
+                    let name = SliceName::new("none").ok()?;
+                    drop(self.draft(at, name, raw, &defaults, &labels, &mut fleet));
+                }
+                Some(Body::Fleet(_) | Body::Template(_) | Body::Tenant(_) | Body::Placement(_)) | None => {}
             }
         }
-        self.check_count();
-        self.check_memory(&fleet);
-        self.check_ports();
-        self.refuse_silence(&fleet);
-        head.map(|_| fleet)
+        self.check_count(&drafts);
+        self.check_memory(&drafts, &fleet);
+        self.check_ports(&drafts);
+        self.check_writables(&drafts);
+        self.check_heirs(&drafts);
+        self.check_claims(&drafts);
+        self.check_quotas(&drafts);
+        let finished = finish(self, Survey { fleet, drafts });
+        finished.filter(|_| whole)
+    }
+
+    /// Whether every document of a kind is among so many that were understood.
+    fn knows_all(&self, kind: Kind, understood: usize) -> bool {
+        let defined = self.defined.keys().filter(|(other, _)| *other == kind).count();
+        self.unread.is_nothing() && defined == understood
+    }
+
+    /// Reports something that may be found several times.
+    fn say(&mut self, finding: Diagnostic) {
+        let place = &finding.place;
+        let at = format!("{}:{} {}", place.line, place.column, place.value);
+        if self
+            .said
+            .insert((place.path.clone(), at, finding.message.clone()))
+        {
+            self.findings.push(finding);
+        }
     }
 
     /// The last line of defence: a document that is not in the fleet, while nothing is said to be wrong, would be taken
@@ -214,7 +308,11 @@ impl<'a> Resolver<'a> {
             Kind::Template => {
                 TemplateName::new(name).map_or(true, |name| !fleet.templates.contains_key(&name))
             }
-            Kind::Slice => SliceName::new(name).map_or(true, |name| !fleet.slices.contains_key(&name)),
+            Kind::Tenant => TenantName::new(name).map_or(true, |name| !fleet.tenants.contains_key(&name)),
+            // A lock is of a slice, which is asked for below.
+            Kind::Slice | Kind::Placement => {
+                SliceName::new(name).map_or(true, |name| !fleet.slices.contains_key(&name))
+            }
         });
         if let Some((_, at)) = lost {
             let message = "this document could not be understood, though nothing in it seems wrong";
@@ -235,7 +333,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// The one fleet document, which must be in `fleet.yaml`.
-    fn head(&mut self, files: &[&'a ParsedFile]) -> Option<(FleetName, DeleteBudget)> {
+    fn head(&mut self, files: &[&'a ParsedFile]) -> Option<Head> {
         let mut all = Vec::new();
         for file in files {
             let fleets = file
@@ -275,6 +373,7 @@ impl<'a> Resolver<'a> {
         let Some(Body::Fleet(raw)) = &first.document.body else {
             return None;
         };
+        let defaults = self.defaults(first, &raw.defaults);
         let budget = raw.delete_budget.read(DeleteBudget::default(), |budget| {
             Some(DeleteBudget {
                 slivers: budget.slivers?,
@@ -282,7 +381,11 @@ impl<'a> Resolver<'a> {
             })
         })?;
         match FleetName::new(first.document.name.as_deref()?) {
-            Ok(name) => Some((name, budget)),
+            Ok(name) => Some(Head {
+                name,
+                budget,
+                defaults,
+            }),
             Err(error) => {
                 self.impossible_name(first, Err(error));
                 None
@@ -319,7 +422,9 @@ impl<'a> Resolver<'a> {
         });
         Some(Node {
             site: raw.site.as_ref()?.0.clone(),
-            address: None,
+            address: raw
+                .address
+                .read(None, |address| Some(Some(address.0.0.clone())))?,
             labels: labels?,
             hypervisor: raw
                 .hypervisor

@@ -72,6 +72,16 @@ codes! {
     Limit = "E0122",
     /// A file that looks like a manifest but for its ending.
     Ending = "E0123",
+    /// A tenant's slices ask for more than its quota.
+    Quota = "E0124",
+    /// A slice has a name that its tenant may not use, or that is another's.
+    Tenant = "E0125",
+    /// A slice takes over from one that it cannot take over from.
+    MovedFrom = "E0126",
+    /// The places of a slice's slivers are not known, out of date, or not to be found.
+    Placement = "E0127",
+    /// Two writers of one place.
+    Writable = "E0128",
 }
 
 impl fmt::Display for Code {

@@ -10,7 +10,7 @@ use serde_path_to_error::Segment;
 use serde_yaml::Value;
 
 use super::kinds::Kind;
-use super::raw::{RawFleet, RawNode, RawSite, RawSlice, RawTemplate};
+use super::raw::{RawFleet, RawLock, RawNode, RawOwner, RawSite, RawSlice, RawTemplate, RawTenant};
 use super::text::{SourceText, Span};
 use super::tree::{NodeId, NodeValue, ScalarKind, Step, Tree, path_text};
 use crate::diagnostic::{Code, Diagnostic};
@@ -18,11 +18,13 @@ use crate::diagnostic::{Code, Diagnostic};
 /// What a document says, by kind.
 #[derive(Clone, Debug)]
 pub(crate) enum Body {
-    Fleet(RawFleet),
+    Fleet(Box<RawFleet>),
     Site(RawSite),
     Node(RawNode),
     Template(RawTemplate),
+    Tenant(RawTenant),
     Slice(Box<RawSlice>),
+    Placement(RawLock),
 }
 
 /// Reads all documents of a file once more, with the other reader: whether each is what the tree holds. Short if the
@@ -104,11 +106,20 @@ pub(crate) fn body(
         findings,
     };
     match kind {
-        Kind::Fleet => Some(Body::Fleet(reader.spec(value)?.unwrap_or_default())),
+        Kind::Fleet => Some(Body::Fleet(Box::new(reader.spec(value)?.unwrap_or_default()))),
         Kind::Site => Some(Body::Site(reader.spec(value)?.unwrap_or_default())),
         Kind::Node => reader.spec(value)?.map(Body::Node),
         Kind::Template => reader.spec(value)?.map(Body::Template),
-        Kind::Slice => reader.spec(value)?.map(|slice| Body::Slice(Box::new(slice))),
+        Kind::Tenant => Some(Body::Tenant(reader.spec(value)?.unwrap_or_default())),
+        Kind::Slice => {
+            let metadata = value.get("metadata").cloned();
+            let mut slice: RawSlice = reader.spec(value)??;
+            // What is wrong in it is nothing by now, and what is right was checked: this cannot fail.
+            let owner = metadata.and_then(|metadata| RawOwner::deserialize(metadata).ok());
+            slice.owner = owner.unwrap_or_else(RawOwner::unclear);
+            Some(Body::Slice(Box::new(slice)))
+        }
+        Kind::Placement => reader.spec(value)?.map(Body::Placement),
     }
 }
 

@@ -1,11 +1,15 @@
-//! The kinds of documents and their fields.
+//! The kinds of documents and their fields, each with the line that the reference and the schema say of it.
 
-use super::read::{
-    self, Content, FilePath, GuestPath, Marker, NodeDirectory, RepositoryPath, RequestPath, Short,
-    TemplateChoice, TemplateSource, reads,
-};
-use super::shape::{Field, MapShape, Shape, optional, required};
-use crate::id::{ChannelName, Digest, FleetName, NodeName, SiteName, SliceName, TemplateName};
+mod fleet;
+mod placement;
+mod site;
+mod slice;
+mod template;
+mod tenant;
+mod text;
+
+use super::read::reads;
+use super::shape::{Field, MapShape, Shape, TextShape, required};
 
 /// The `apiVersion` of every document.
 pub const API_VERSION: &str = "xenoslice/v1";
@@ -14,11 +18,8 @@ pub const API_VERSION: &str = "xenoslice/v1";
 pub const SLIVERS_MAX: usize = 100_000;
 /// Most files that one `files:` layer carries.
 pub const FILES_MAX: usize = 10_000;
-/// Most mounts of a slice, and layers of a mount.
-const MOUNTS_MAX: usize = 64;
-const LAYERS_MAX: usize = 64;
-/// Most ports that a sliver publishes.
-const PORTS_MAX: usize = 256;
+/// Most overrides of a slice: which of them apply to a sliver is kept as bits of one number.
+pub const OVERRIDES_MAX: usize = 64;
 
 /// What a document describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,13 +32,25 @@ pub enum Kind {
     Node,
     /// A published image.
     Template,
+    /// Somebody who owns slices.
+    Tenant,
     /// A service.
     Slice,
+    /// Where the slivers of a slice are: its lock.
+    Placement,
 }
 
 impl Kind {
     /// Every kind there is.
-    pub const ALL: [Self; 5] = [Self::Fleet, Self::Site, Self::Node, Self::Template, Self::Slice];
+    pub const ALL: [Self; 7] = [
+        Self::Fleet,
+        Self::Site,
+        Self::Node,
+        Self::Template,
+        Self::Tenant,
+        Self::Slice,
+        Self::Placement,
+    ];
 
     /// As manifests write it.
     #[must_use]
@@ -47,7 +60,9 @@ impl Kind {
             Self::Site => "Site",
             Self::Node => "Node",
             Self::Template => "Template",
+            Self::Tenant => "Tenant",
             Self::Slice => "Slice",
+            Self::Placement => "Placement",
         }
     }
 
@@ -59,17 +74,37 @@ impl Kind {
             Self::Site => "site",
             Self::Node => "node",
             Self::Template => "template",
+            Self::Tenant => "tenant",
             Self::Slice => "slice",
+            Self::Placement => "placement",
+        }
+    }
+
+    /// What documents of this kind are for, in a line.
+    #[must_use]
+    pub fn doc(self) -> &'static str {
+        match self {
+            Self::Fleet => "All that one repository describes; there is one, in fleet.yaml at its root.",
+            Self::Site => "A place with nodes, and what its owner allows there.",
+            Self::Node => "One machine with one agent.",
+            Self::Template => "A published image: its channels, and where it can be fetched.",
+            Self::Tenant => "Somebody who owns slices, and how much of the fleet they may take.",
+            Self::Slice => "One service in many places: image, resources, placement, state, health.",
+            Self::Placement => {
+                "Where the slivers of a slice with `replicas` are; written by `xeno place`, kept in placement/SLICE.lock.yaml."
+            }
         }
     }
 
     pub(crate) fn shape(self) -> &'static MapShape {
         match self {
-            Self::Fleet => &FLEET,
-            Self::Site => &SITE,
-            Self::Node => &NODE,
-            Self::Template => &TEMPLATE,
-            Self::Slice => &SLICE,
+            Self::Fleet => &fleet::FLEET,
+            Self::Site => &site::SITE,
+            Self::Node => &site::NODE,
+            Self::Template => &template::TEMPLATE,
+            Self::Tenant => &tenant::TENANT,
+            Self::Slice => &slice::SLICE,
+            Self::Placement => &placement::PLACEMENT,
         }
     }
 }
@@ -82,269 +117,81 @@ const fn map(fields: &'static [Field]) -> MapShape {
     }
 }
 
-const API: Field = required("apiVersion", Shape::Word(&[API_VERSION]));
+const API: Field = required(
+    "apiVersion",
+    Shape::Word(&[API_VERSION]),
+    "Version of the format of this document.",
+);
 const KIND: Field = required(
     "kind",
-    Shape::Word(&["Fleet", "Site", "Node", "Template", "Slice"]),
+    Shape::Word(&[
+        "Fleet",
+        "Site",
+        "Node",
+        "Template",
+        "Tenant",
+        "Slice",
+        "Placement",
+    ]),
+    "What this document describes.",
 );
 
 /// What every document has, whatever its kind; used where the kind is not known.
 pub(crate) static HEADER: [&str; 4] = ["apiVersion", "kind", "metadata", "spec"];
 
-static FLEET: MapShape = map(&[
-    API,
-    KIND,
-    required(
-        "metadata",
-        Shape::Map(&map(&[required("name", Shape::Text(reads::<FleetName>))])),
-    ),
-    optional(
-        "spec",
-        Shape::Map(&MapShape {
-            fields: &[optional(
-                "deleteBudget",
-                Shape::Map(&map(&[
-                    required("slivers", Shape::Number { min: 0, max: 100_000 }),
-                    required("window", Shape::Text(read::window)),
-                ])),
-            )],
-            later: &["board", "defaults", "signers"],
-            one_of: &[],
-        }),
-    ),
-]);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-static SITE: MapShape = map(&[
-    API,
-    KIND,
-    required(
-        "metadata",
-        Shape::Map(&map(&[required("name", Shape::Text(reads::<SiteName>))])),
-    ),
-    optional(
-        "spec",
-        Shape::Map(&MapShape {
-            fields: &[optional("region", Shape::Text(reads::<Short>))],
-            later: &["distances", "policy", "caps", "vetoes", "maintenance"],
-            one_of: &[],
-        }),
-    ),
-]);
+    /// Every field of every kind, with where it is.
+    fn fields(path: &str, map: &'static MapShape, all: &mut Vec<(String, &'static Field)>) {
+        for field in map.fields {
+            let path = format!("{path}.{}", field.name);
+            let mut shape = &field.shape;
+            while let Shape::List { item: inner, .. } | Shape::Free { value: inner, .. } = shape {
+                shape = inner;
+            }
+            if let Shape::Map(map) = shape {
+                fields(&path, map, all);
+            }
+            all.push((path, field));
+        }
+    }
 
-static NODE: MapShape = map(&[
-    API,
-    KIND,
-    required(
-        "metadata",
-        Shape::Map(&map(&[required("name", Shape::Text(reads::<NodeName>))])),
-    ),
-    required(
-        "spec",
-        Shape::Map(&MapShape {
-            fields: &[
-                required("site", Shape::Text(reads::<SiteName>)),
-                optional(
-                    "labels",
-                    Shape::Free {
-                        key: reads::<Short>,
-                        value: &Shape::Text(reads::<Short>),
-                        len_max: 100,
-                    },
-                ),
-                required(
-                    "capacity",
-                    Shape::Map(&map(&[
-                        required("memory", Shape::Text(read::memory)),
-                        required("vcpus", Shape::Number { min: 1, max: 4096 }),
-                    ])),
-                ),
-                optional(
-                    "reserved",
-                    Shape::Map(&map(&[required("memory", Shape::Text(read::memory))])),
-                ),
-                optional("hypervisor", Shape::Word(&["qemu", "xen"])),
-            ],
-            later: &["address"],
-            one_of: &[],
-        }),
-    ),
-]);
+    #[test]
+    fn every_field_says_what_it_is_in_one_line() {
+        let mut all = Vec::new();
+        for kind in Kind::ALL {
+            fields(kind.as_str(), kind.shape(), &mut all);
+        }
+        assert!(all.len() > 100, "{}", all.len());
+        for (path, field) in all {
+            let doc = field.doc;
+            assert!(
+                doc.ends_with('.') && doc.len() <= 160 && !doc.contains('\n'),
+                "{path}: {doc}"
+            );
+            assert!(
+                doc.starts_with(|c: char| c.is_ascii_uppercase() || c == '`'),
+                "{path}: {doc}"
+            );
+            assert!(
+                !(field.required && field.default.is_some()),
+                "{path}: a default for what must be given"
+            );
+        }
+    }
 
-static TEMPLATE: MapShape = map(&[
-    API,
-    KIND,
-    required(
-        "metadata",
-        Shape::Map(&map(&[required("name", Shape::Text(reads::<TemplateName>))])),
-    ),
-    required(
-        "spec",
-        Shape::Map(&map(&[
-            required(
-                "channels",
-                Shape::Free {
-                    key: reads::<ChannelName>,
-                    value: &Shape::Text(reads::<Digest>),
-                    len_max: 1000,
-                },
-            ),
-            optional(
-                "sources",
-                Shape::List {
-                    item: &Shape::Text(reads::<TemplateSource>),
-                    len_max: 16,
-                },
-            ),
-        ])),
-    ),
-]);
-
-static SLICE: MapShape = map(&[
-    API,
-    KIND,
-    required(
-        "metadata",
-        Shape::Map(&MapShape {
-            fields: &[required("name", Shape::Text(reads::<SliceName>))],
-            later: &["tenant", "movedFrom"],
-            one_of: &[],
-        }),
-    ),
-    required(
-        "spec",
-        Shape::Map(&MapShape {
-            fields: &[
-                required(
-                    "image",
-                    Shape::Map(&map(&[
-                        required("kernel", Shape::Text(reads::<TemplateChoice>)),
-                        required(
-                            "mounts",
-                            Shape::List {
-                                item: &Shape::Map(&MOUNT),
-                                len_max: MOUNTS_MAX,
-                            },
-                        ),
-                    ])),
-                ),
-                required("resources", Shape::Map(&RESOURCES)),
-                required(
-                    "placement",
-                    Shape::Map(&MapShape {
-                        fields: &[required(
-                            "nodes",
-                            Shape::List {
-                                item: &Shape::Text(reads::<NodeName>),
-                                len_max: SLIVERS_MAX,
-                            },
-                        )],
-                        later: &["replicas", "match", "spread", "maxMoves"],
-                        one_of: &[],
-                    }),
-                ),
-                optional("state", Shape::Word(&["running", "suspended", "stopped"])),
-                optional(
-                    "publish",
-                    Shape::List {
-                        item: &Shape::Map(&map(&[required("guest", PORT), required("host", PORT)])),
-                        len_max: PORTS_MAX,
-                    },
-                ),
-                optional("health", Shape::Map(&HEALTH)),
-            ],
-            later: &[
-                "start",
-                "rollout",
-                "migration",
-                "overrides",
-                "replicas",
-                "tenant",
-                "expiry",
-                "failover",
-                "rollback",
-            ],
-            one_of: &[],
-        }),
-    ),
-]);
-
-const PORT: Shape = Shape::Number { min: 1, max: 65_535 };
-
-static MOUNT: MapShape = map(&[
-    required("path", Shape::Text(reads::<GuestPath>)),
-    required(
-        "layers",
-        Shape::List {
-            item: &Shape::Map(&LAYER),
-            len_max: LAYERS_MAX,
-        },
-    ),
-    optional("writable", Shape::Word(&["local", "none"])),
-]);
-
-static LAYER: MapShape = MapShape {
-    fields: &[
-        optional(
-            "files",
-            Shape::Free {
-                key: reads::<FilePath>,
-                value: &Shape::Map(&FILE),
-                len_max: FILES_MAX,
-            },
-        ),
-        optional("overlay", Shape::Text(reads::<NodeDirectory>)),
-        optional("template", Shape::Text(reads::<TemplateChoice>)),
-    ],
-    later: &[],
-    one_of: &["files", "overlay", "template"],
-};
-
-static FILE: MapShape = MapShape {
-    fields: &[
-        optional("from", Shape::Text(reads::<RepositoryPath>)),
-        optional("text", Shape::Text(reads::<Content>)),
-        optional("executable", Shape::Flag),
-    ],
-    later: &[],
-    one_of: &["from", "text"],
-};
-
-static RESOURCES: MapShape = map(&[
-    optional("vcpus", Shape::Number { min: 1, max: 128 }),
-    required("memory", Shape::Text(read::memory)),
-    optional(
-        "cpu",
-        Shape::Map(&map(&[
-            optional("weight", Shape::Number { min: 1, max: 65_535 }),
-            optional("cap", Shape::Number { min: 1, max: 12_800 }),
-        ])),
-    ),
-    optional("disk", Shape::Text(read::disk)),
-    optional(
-        "net",
-        Shape::Map(&map(&[required("rate", Shape::Text(read::rate))])),
-    ),
-]);
-
-static HEALTH: MapShape = MapShape {
-    fields: &[
-        optional(
-            "http",
-            Shape::Map(&map(&[
-                required("port", PORT),
-                optional("path", Shape::Text(reads::<RequestPath>)),
-                optional("expect", Shape::Number { min: 100, max: 599 }),
-            ])),
-        ),
-        optional("tcp", Shape::Map(&map(&[required("port", PORT)]))),
-        optional(
-            "console",
-            Shape::Map(&map(&[required("marker", Shape::Text(reads::<Marker>))])),
-        ),
-        optional("interval", Shape::Text(read::interval)),
-        optional("threshold", Shape::Number { min: 1, max: 100 }),
-        optional("grace", Shape::Text(read::grace)),
-    ],
-    later: &[],
-    one_of: &["http", "tcp", "console"],
-};
+    #[test]
+    fn the_kinds_are_those_that_the_header_allows() {
+        let Shape::Word(words) = KIND.shape else {
+            panic!("kind is a word");
+        };
+        assert!(
+            words
+                .iter()
+                .copied()
+                .eq(Kind::ALL.iter().map(|kind| kind.as_str()))
+        );
+    }
+}

@@ -3,21 +3,45 @@
 //! A field that must be given is an `Option`, and `None` means that what is wrong with it has been said; so it is with
 //! the items of lists. [`Stated`] and [`Entries`] are the same for optional fields and for mappings from names.
 
+mod slice;
+
+pub(crate) use slice::{
+    RawFile, RawHealth, RawImage, RawLayer, RawMigration, RawMigrationPolicy, RawMount, RawOnFailure,
+    RawOwner, RawPublish, RawResources, RawRollback, RawRollbackData, RawRollout, RawSlice, RawSpread,
+    RawStart, RawState,
+};
+
 use serde::Deserialize;
 
 use super::partial::{Entries, Stated};
-use super::read::{
-    Content, FilePath, GuestPath, Marker, NodeDirectory, RepositoryPath, RequestPath, Short, TemplateChoice,
-    TemplateSource, Text,
-};
-use crate::id::{ChannelName, Digest, NodeName, SiteName};
-use crate::units::{BitRate, Bytes, Millis};
+use super::read::{Address, Clock, Short, TemplateSource, Text};
+use crate::desired::NamePattern;
+use crate::id::{ChannelName, Digest, NodeName, SiteName, SliceName, SliverId, TenantName};
+use crate::units::{Bytes, Millis};
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct RawFleet {
     #[serde(default)]
     pub(crate) delete_budget: Stated<RawDeleteBudget>,
+    #[serde(default)]
+    pub(crate) defaults: Stated<RawDefaults>,
+}
+
+/// What slices do that do not say otherwise.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawDefaults {
+    #[serde(default)]
+    pub(crate) start: Stated<RawStart>,
+    #[serde(default)]
+    pub(crate) health: Stated<RawHealth>,
+    #[serde(default)]
+    pub(crate) rollout: Stated<RawRollout>,
+    #[serde(default)]
+    pub(crate) migration: Stated<RawMigration>,
+    #[serde(default)]
+    pub(crate) rollback: Stated<RawRollback>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -32,12 +56,114 @@ pub(crate) struct RawDeleteBudget {
 pub(crate) struct RawSite {
     #[serde(default)]
     pub(crate) region: Stated<Text<Short>>,
+    #[serde(default)]
+    pub(crate) distances: Stated<Entries<Text<SiteName>, Text<Millis>>>,
+    #[serde(default)]
+    pub(crate) policy: Stated<RawPolicy>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawPolicy {
+    #[serde(default)]
+    pub(crate) caps: Stated<RawCaps>,
+    #[serde(default)]
+    pub(crate) vetoes: Stated<RawVetoes>,
+    #[serde(default)]
+    pub(crate) maintenance: Stated<Vec<Option<RawWindow>>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawCaps {
+    #[serde(default)]
+    pub(crate) sliver: Stated<RawSliverCap>,
+    #[serde(default)]
+    pub(crate) slice: Stated<RawCount>,
+    #[serde(default)]
+    pub(crate) tenant: Stated<RawCount>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawSliverCap {
+    #[serde(default)]
+    pub(crate) memory: Stated<Text<Bytes>>,
+    #[serde(default)]
+    pub(crate) vcpus: Stated<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawCount {
+    pub(crate) slivers: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawVetoes {
+    #[serde(default)]
+    pub(crate) slices: Stated<Vec<Option<Text<SliceName>>>>,
+    #[serde(default)]
+    pub(crate) tenants: Stated<Vec<Option<Text<TenantName>>>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawWindow {
+    #[serde(default)]
+    pub(crate) days: Stated<Vec<Option<RawDay>>>,
+    pub(crate) from: Option<Text<Clock>>,
+    pub(crate) until: Option<Text<Clock>>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum RawDay {
+    Mon,
+    Tue,
+    Wed,
+    Thu,
+    Fri,
+    Sat,
+    Sun,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawTenant {
+    #[serde(default)]
+    pub(crate) quota: Stated<RawQuota>,
+    #[serde(default)]
+    pub(crate) slices: Stated<Vec<Option<Text<NamePattern>>>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawQuota {
+    #[serde(default)]
+    pub(crate) slivers: Stated<u32>,
+    #[serde(default)]
+    pub(crate) memory: Stated<Text<Bytes>>,
+    #[serde(default)]
+    pub(crate) vcpus: Stated<u32>,
+    #[serde(default)]
+    pub(crate) disk: Stated<Text<Bytes>>,
+}
+
+/// A lock.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawLock {
+    pub(crate) slivers: Option<Entries<Text<SliverId>, Text<NodeName>>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawNode {
     pub(crate) site: Option<Text<SiteName>>,
+    #[serde(default)]
+    pub(crate) address: Stated<Text<Address>>,
     #[serde(default)]
     pub(crate) labels: Stated<Entries<Text<Short>, Text<Short>>>,
     pub(crate) capacity: Option<RawCapacity>,
@@ -73,155 +199,4 @@ pub(crate) struct RawTemplate {
     pub(crate) channels: Option<Entries<Text<ChannelName>, Text<Digest>>>,
     #[serde(default)]
     pub(crate) sources: Stated<Vec<Option<Text<TemplateSource>>>>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawSlice {
-    pub(crate) image: Option<RawImage>,
-    pub(crate) resources: Option<RawResources>,
-    pub(crate) placement: Option<RawPlacement>,
-    #[serde(default)]
-    pub(crate) state: Stated<RawState>,
-    #[serde(default)]
-    pub(crate) publish: Stated<Vec<Option<RawPublish>>>,
-    #[serde(default)]
-    pub(crate) health: Stated<RawHealth>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawImage {
-    pub(crate) kernel: Option<Text<TemplateChoice>>,
-    pub(crate) mounts: Option<Vec<Option<RawMount>>>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawMount {
-    pub(crate) path: Option<Text<GuestPath>>,
-    pub(crate) layers: Option<Vec<Option<RawLayer>>>,
-    #[serde(default)]
-    pub(crate) writable: Stated<RawWritable>,
-}
-
-/// Exactly one of its fields should be there.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawLayer {
-    #[serde(default)]
-    pub(crate) files: Stated<Entries<Text<FilePath>, RawFile>>,
-    #[serde(default)]
-    pub(crate) overlay: Stated<Text<NodeDirectory>>,
-    #[serde(default)]
-    pub(crate) template: Stated<Text<TemplateChoice>>,
-}
-
-/// Either `from` or `text` should be there.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawFile {
-    #[serde(default)]
-    pub(crate) from: Stated<Text<RepositoryPath>>,
-    #[serde(default)]
-    pub(crate) text: Stated<Text<Content>>,
-    #[serde(default)]
-    pub(crate) executable: Stated<bool>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) enum RawWritable {
-    Local,
-    None,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawResources {
-    #[serde(default)]
-    pub(crate) vcpus: Stated<u32>,
-    pub(crate) memory: Option<Text<Bytes>>,
-    #[serde(default)]
-    pub(crate) cpu: Stated<RawCpu>,
-    #[serde(default)]
-    pub(crate) disk: Stated<Text<Bytes>>,
-    #[serde(default)]
-    pub(crate) net: Stated<RawNet>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawCpu {
-    #[serde(default)]
-    pub(crate) weight: Stated<u32>,
-    #[serde(default)]
-    pub(crate) cap: Stated<u32>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawNet {
-    pub(crate) rate: Option<Text<BitRate>>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawPlacement {
-    pub(crate) nodes: Option<Vec<Option<Text<NodeName>>>>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) enum RawState {
-    Running,
-    Suspended,
-    Stopped,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawPublish {
-    pub(crate) guest: Option<u16>,
-    pub(crate) host: Option<u16>,
-}
-
-/// Exactly one of `http`, `tcp` and `console` should be there.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawHealth {
-    #[serde(default)]
-    pub(crate) http: Stated<RawHttp>,
-    #[serde(default)]
-    pub(crate) tcp: Stated<RawTcp>,
-    #[serde(default)]
-    pub(crate) console: Stated<RawConsole>,
-    #[serde(default)]
-    pub(crate) interval: Stated<Text<Millis>>,
-    #[serde(default)]
-    pub(crate) threshold: Stated<u32>,
-    #[serde(default)]
-    pub(crate) grace: Stated<Text<Millis>>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawHttp {
-    pub(crate) port: Option<u16>,
-    #[serde(default)]
-    pub(crate) path: Stated<Text<RequestPath>>,
-    #[serde(default)]
-    pub(crate) expect: Stated<u16>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawTcp {
-    pub(crate) port: Option<u16>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RawConsole {
-    pub(crate) marker: Option<Text<Marker>>,
 }

@@ -8,8 +8,14 @@ use std::marker::PhantomData;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
-use crate::id::{ChannelName, Digest, FleetName, NameError, NodeName, SiteName, SliceName, TemplateName};
-use crate::units::{BitRate, Bytes, Millis, UnitError};
+use crate::desired::{NamePattern, Share};
+use crate::diagnostic::nearest;
+use crate::id::{
+    ChannelName, Digest, FleetName, NameError, NodeName, SiteName, SliceName, SliverId, TemplateName,
+    TenantName, Timestamp,
+};
+use crate::time;
+use crate::units::{BitRate, ByteRate, Bytes, Millis, UnitError};
 
 /// Why a text is not the value it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,9 +79,13 @@ from_text!(
     SliceName::new,
     TemplateName::new,
     ChannelName::new,
+    TenantName::new,
+    NamePattern::parse,
+    SliverId::parse,
     Bytes::parse,
     Millis::parse,
     BitRate::parse,
+    ByteRate::parse,
 );
 
 impl FromText for Digest {
@@ -216,24 +226,221 @@ impl FromText for RepositoryPath {
     }
 }
 
-/// A directory on the node, written `file:///srv/overlays/acme`.
+/// A directory that others than guests fill: of the node, or of a remote file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NodeDirectory(pub(crate) String);
+pub(crate) enum Overlay {
+    /// `file:///srv/overlays/acme`, kept as a path.
+    Node(String),
+    /// `nfs://HOST/PATH` or `afs:CELL/PATH`, kept as it is.
+    Remote(String),
+}
 
-impl FromText for NodeDirectory {
+impl FromText for Overlay {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        if let Some(path) = node_path(text) {
+            return Ok(Self::Node(path.to_owned()));
+        }
+        if remote(text) {
+            return Ok(Self::Remote(text.to_owned()));
+        }
+        Err(TextError::new(
+            text,
+            "an overlay",
+            "write the absolute path of a directory on the node, file:///srv/overlays/acme, or nfs://HOST/PATH or afs:CELL/PATH",
+        ))
+    }
+}
+
+/// Where the writes of a mount go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Writable {
+    /// To the node's disk.
+    Local,
+    /// To its memory.
+    Memory,
+    /// Nowhere.
+    Nowhere,
+    /// To a directory elsewhere; `{sliver}` stands for the sliver.
+    Url(String),
+}
+
+/// What stands for the sliver in a URL.
+pub(crate) const SLIVER_PLACE: &str = "{sliver}";
+
+impl FromText for Writable {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        // The sliver's name is a path component like any other.
+        let filled = text.replace(SLIVER_PLACE, "x");
+        match text {
+            "local" => Ok(Self::Local),
+            "memory" => Ok(Self::Memory),
+            "none" => Ok(Self::Nowhere),
+            _ if !filled.contains(['{', '}']) && (node_path(&filled).is_some() || remote(&filled)) => {
+                Ok(Self::Url(text.to_owned()))
+            }
+            _ => {
+                let near = nearest(text, ["local", "memory", "none"]);
+                let help = "write `local`, `memory`, `none`, or a URL: nfs://HOST/PATH/{sliver}";
+                let mut error = TextError::new(text, "a place for writes", help);
+                if let Some(near) = near {
+                    error.help = Some(format!("did you mean `{near}`? ({help})"));
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The path of `file:///PATH`.
+fn node_path(text: &str) -> Option<&str> {
+    let path = text.strip_prefix("file://")?;
+    path.strip_prefix('/').filter(|rest| normal(rest))?;
+    Some(path)
+}
+
+/// Whether a text is `nfs://HOST/PATH` (RFC 2224, without a port) or `afs:CELL/PATH`.
+fn remote(text: &str) -> bool {
+    let (rest, cell) = match (text.strip_prefix("nfs://"), text.strip_prefix("afs:")) {
+        (Some(rest), _) => (rest, false),
+        (None, Some(rest)) => (rest, true),
+        (None, None) => return false,
+    };
+    rest.split_once('/')
+        .is_some_and(|(host, path)| (if cell { host_name(host) } else { address(host) }) && normal(path))
+}
+
+/// Whether a text is a host name (RFC 1123 §2.1).
+fn host_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+/// Whether a text is a host name or an IP address; one of IPv6 may be in brackets.
+fn address(text: &str) -> bool {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let v6 = |text: &str| text.parse::<std::net::Ipv6Addr>().is_ok();
+    match bare {
+        Some(bare) => v6(bare),
+        None => host_name(text) || v6(text),
+    }
+}
+
+/// Where a node is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address(pub(crate) String);
+
+impl FromText for Address {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        // A name of numbers only is an address that somebody has mistyped (RFC 3696 §2).
+        let numbers = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        let right = match numbers {
+            true => text.parse::<std::net::Ipv4Addr>().is_ok(),
+            false => !text.starts_with('[') && address(text),
+        };
+        if right {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(TextError::new(
+            text,
+            "a host",
+            "write a host name or an IP address, without a port: cam-01.example, 192.0.2.7",
+        ))
+    }
+}
+
+/// A moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment(pub(crate) Timestamp);
+
+impl FromText for Moment {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        time::parse(text).map(Self).ok_or_else(|| {
+            let help = match time::parse(&format!("{text}T00:00:00Z")) {
+                Some(_) => format!("did you mean `{text}T00:00:00Z`?"),
+                None => "write it in UTC, to the second: 2026-12-31T00:00:00Z".to_owned(),
+            };
+            TextError::new(text, "a moment", &help)
+        })
+    }
+}
+
+/// A time of day, in minutes since midnight; 24:00 is its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Clock(pub(crate) u32);
+
+impl FromText for Clock {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        let read = || {
+            let (hour, minute) = text.split_once(':')?;
+            let two = |part: &str| {
+                let digits = part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit());
+                digits.then(|| part.parse::<u32>().ok())?
+            };
+            let minutes = two(hour)? * 60 + two(minute).filter(|minute| *minute < 60)?;
+            (minutes <= 24 * 60).then_some(Self(minutes))
+        };
+        read().ok_or_else(|| TextError::new(text, "a time of day", "write it as HH:MM, in UTC: 22:00"))
+    }
+}
+
+impl FromText for Share {
     fn from_text(text: &str) -> Result<Self, TextError> {
         let fail = || {
-            let help = "write the absolute path of a directory on the node: file:///srv/overlays/acme";
-            TextError::new(text, "an overlay", help)
+            TextError::new(
+                text,
+                "a share",
+                "write a number of slivers or a percentage: 2, 25%",
+            )
         };
-        if let Some(later) = later_scheme(text) {
-            return Err(later);
+        let number = |text: &str| {
+            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            digits.then(|| text.parse::<u32>().ok())?
+        };
+        match text.strip_suffix('%') {
+            Some(percent) => {
+                let percent = number(percent).ok_or_else(fail)?;
+                let percent = u8::try_from(percent).ok().filter(|percent| *percent <= 100);
+                percent.map(Self::Percent).ok_or_else(|| TextError {
+                    message: format!("{text} is out of range"),
+                    help: Some("it may be 0% to 100%".to_owned()),
+                })
+            }
+            None => number(text)
+                .filter(|count| *count <= SHARE_MAX)
+                .map(Self::Count)
+                .ok_or_else(fail),
         }
-        let path = text.strip_prefix("file://").ok_or_else(fail)?;
-        path.strip_prefix('/')
-            .filter(|rest| normal(rest))
-            .ok_or_else(fail)?;
-        Ok(Self(path.to_owned()))
+    }
+}
+
+/// Most slivers that a share counts: as many as a slice may have.
+const SHARE_MAX: u32 = 100_000;
+
+/// Numbers of slivers, from the first to the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NumberRange {
+    pub(crate) first: u32,
+    pub(crate) last: u32,
+}
+
+impl FromText for NumberRange {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        let fail = || TextError::new(text, "a number or a range of them", "write 0, or 2-5");
+        let number = |text: &str| {
+            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            digits.then(|| text.parse::<u32>().ok())?
+        };
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let range = Self {
+            first: number(first).ok_or_else(fail)?,
+            last: number(last).ok_or_else(fail)?,
+        };
+        (range.first <= range.last).then_some(range).ok_or_else(fail)
     }
 }
 
@@ -347,6 +554,11 @@ within!(rate, BitRate, "8Kbit", "1000Gbit");
 within!(interval, Millis, "100ms", "1h");
 within!(grace, Millis, "0ms", "1d");
 within!(window, Millis, "1s", "7d");
+within!(bake, Millis, "0ms", "7d");
+within!(downtime, Millis, "1ms", "1m");
+within!(distance, Millis, "0ms", "1m");
+within!(bandwidth, ByteRate, "1MiB/s", "1024GiB/s");
+within!(quota, Bytes, "0B", "1048576TiB");
 within!(memory_range, Bytes, "1MiB", "64TiB");
 
 /// Memory is handed out in whole mebibytes.

@@ -17,20 +17,38 @@ pub(crate) enum Shape {
     Map(&'static MapShape),
     /// A mapping from names that the author chooses.
     Free {
-        key: fn(&str) -> Result<(), TextError>,
+        key: &'static TextShape,
         value: &'static Shape,
         len_max: usize,
     },
     /// A list.
     List { item: &'static Shape, len_max: usize },
-    /// A text that this reads.
-    Text(fn(&str) -> Result<(), TextError>),
+    /// A text of this kind.
+    Text(&'static TextShape),
+    /// The same, also where YAML takes it for a whole number.
+    TextOrNumber(&'static TextShape),
     /// One of these words.
     Word(&'static [&'static str]),
     /// A whole number within bounds.
     Number { min: u64, max: u64 },
     /// `true` or `false`.
     Flag,
+}
+
+/// A kind of text.
+#[allow(
+    dead_code,
+    reason = "the schema and the reference of manifests are made from it"
+)]
+pub(crate) struct TextShape {
+    /// What it is, with its article.
+    pub(crate) what: &'static str,
+    /// How it is written.
+    pub(crate) how: &'static str,
+    /// What an editor may check (ECMA 262); it may allow more than `read` does, never less.
+    pub(crate) pattern: Option<&'static str>,
+    /// Reads it.
+    pub(crate) read: fn(&str) -> Result<(), TextError>,
 }
 
 /// A mapping with known fields.
@@ -43,27 +61,49 @@ pub(crate) struct MapShape {
 }
 
 /// A field of a mapping.
+#[allow(
+    dead_code,
+    reason = "the schema and the reference of manifests are made from it"
+)]
 pub(crate) struct Field {
     pub(crate) name: &'static str,
     pub(crate) required: bool,
     pub(crate) shape: Shape,
+    /// What it says, in a line.
+    pub(crate) doc: &'static str,
+    /// What holds where it is left out, as one would write or say it.
+    pub(crate) default: Option<&'static str>,
+}
+
+impl Field {
+    /// The same with a default.
+    pub(crate) const fn default(self, default: &'static str) -> Self {
+        Self {
+            default: Some(default),
+            ..self
+        }
+    }
 }
 
 /// A field that must be there.
-pub(crate) const fn required(name: &'static str, shape: Shape) -> Field {
+pub(crate) const fn required(name: &'static str, shape: Shape, doc: &'static str) -> Field {
     Field {
         name,
         required: true,
         shape,
+        doc,
+        default: None,
     }
 }
 
 /// A field that may be there.
-pub(crate) const fn optional(name: &'static str, shape: Shape) -> Field {
+pub(crate) const fn optional(name: &'static str, shape: Shape, doc: &'static str) -> Field {
     Field {
         name,
         required: false,
         shape,
+        doc,
+        default: None,
     }
 }
 
@@ -116,7 +156,7 @@ impl<'a> Checker<'a> {
                     }
                     let name = tree.text(*k);
                     self.path.push(Step::Key(name));
-                    let read_key = match key(name) {
+                    let read_key = match (key.read)(name) {
                         Ok(()) => Value::String(name.to_owned()),
                         Err(error) => self.bad_text(*k, error),
                     };
@@ -137,7 +177,10 @@ impl<'a> Checker<'a> {
                 only_if(within, Value::Sequence(read))
             }
             (shape, _) => match (shape, tree.scalar_kind(id)) {
-                (Shape::Text(read), Some(kind)) => self.text(id, kind, *read),
+                (Shape::Text(text), Some(kind)) => self.text(id, kind, text.read),
+                (Shape::TextOrNumber(text), Some(ScalarKind::Text | ScalarKind::Unsigned(_))) => {
+                    self.text(id, ScalarKind::Text, text.read)
+                }
                 (Shape::Word(words), Some(ScalarKind::Text)) => self.word(id, words),
                 (Shape::Number { min, max }, Some(ScalarKind::Unsigned(number))) => {
                     if number >= *min && number <= *max {
@@ -306,6 +349,7 @@ impl<'a> Checker<'a> {
             Shape::Map(_) | Shape::Free { .. } => "a mapping".to_owned(),
             Shape::List { .. } => "a list".to_owned(),
             Shape::Text(_) => "text".to_owned(),
+            Shape::TextOrNumber(text) => text.what.to_owned(),
             Shape::Word(words) => format!("one of `{}`", words.join("`, `")),
             Shape::Number { min, max } => format!("a whole number from {min} to {max}"),
             Shape::Flag => "`true` or `false`".to_owned(),

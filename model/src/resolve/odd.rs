@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Resolver, is_manifest};
 use crate::diagnostic::{Code, Diagnostic, Place};
-use crate::manifest::{Body, Kind, RawLayer, RawSlice, Stated};
+use crate::manifest::{Body, Kind, RawImage, RawLayer, RawSlice, Stated};
 use crate::repository::FileMode;
 
 impl<'a> Resolver<'a> {
@@ -69,7 +69,15 @@ impl<'a> Resolver<'a> {
             match &document.body {
                 Some(Body::Slice(raw)) => carried_by(raw, &mut paths)?,
                 None if document.kind == Kind::Slice => return None,
-                Some(Body::Fleet(_) | Body::Site(_) | Body::Node(_) | Body::Template(_)) | None => {}
+                Some(
+                    Body::Fleet(_)
+                    | Body::Site(_)
+                    | Body::Node(_)
+                    | Body::Template(_)
+                    | Body::Tenant(_)
+                    | Body::Placement(_),
+                )
+                | None => {}
             }
         }
         Some(paths)
@@ -77,9 +85,37 @@ impl<'a> Resolver<'a> {
 }
 
 fn carried_by<'r>(raw: &'r RawSlice, paths: &mut BTreeSet<&'r str>) -> Option<()> {
-    for mount in raw.image.as_ref()?.mounts.as_ref()? {
-        for layer in mount.as_ref()?.layers.as_ref()? {
-            carried_in(layer.as_ref()?, paths)?;
+    carried_by_image(raw.image.as_ref()?, paths)?;
+    let overrides = match &raw.overrides {
+        Stated::Absent => return Some(()),
+        Stated::Unclear => return None,
+        Stated::Given(overrides) => overrides,
+    };
+    for with in overrides {
+        match &with.as_ref()?.patch.as_ref()?.image {
+            Stated::Absent => {}
+            Stated::Unclear => return None,
+            Stated::Given(image) => carried_by_image(image, paths)?,
+        }
+    }
+    Some(())
+}
+
+fn carried_by_image<'r>(raw: &'r RawImage, paths: &mut BTreeSet<&'r str>) -> Option<()> {
+    let mounts = match &raw.mounts {
+        Stated::Absent => return Some(()),
+        Stated::Unclear => return None,
+        Stated::Given(mounts) => mounts,
+    };
+    for mount in mounts {
+        match &mount.as_ref()?.layers {
+            Stated::Absent => {}
+            Stated::Unclear => return None,
+            Stated::Given(layers) => {
+                for layer in layers {
+                    carried_in(layer.as_ref()?, paths)?;
+                }
+            }
         }
     }
     Some(())

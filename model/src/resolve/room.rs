@@ -1,90 +1,68 @@
-//! Whether all slivers of a node fit there together: memory, ports, numbers.
+//! Whether all slivers of a node fit there together: memory, ports, numbers, places that they write to.
 //!
-//! Slices count with what is known of them. They can only become more, so what does not fit now never will.
+//! Slices count with what is known of them. They can only become more, so what does not fit now never will. Slivers that
+//! are where a lock has them are the matter of [`super::lock`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{At, Resolver, slice};
+use super::draft::{Draft, Origin, Pattern, Place};
+use super::{At, Resolver};
 use crate::desired::{DesiredFleet, SliverState};
-use crate::diagnostic::{Code, Diagnostic};
-use crate::id::NodeName;
-use crate::manifest::{Body, Kind, RawSlice, SLIVERS_MAX, Step, Text};
+use crate::diagnostic::{Code, Diagnostic, Place as Position};
+use crate::id::{NodeName, SliverId};
+use crate::manifest::{Kind, SLIVER_PLACE, SLIVERS_MAX, Step, Writable};
 
-const PUBLISH: [Step<'static>; 2] = [Step::Key("spec"), Step::Key("publish")];
+/// The address of a host port.
+fn host_path(origin: Origin, entry: usize) -> Vec<Step<'static>> {
+    origin.path(&[Step::Key("publish"), Step::Index(entry), Step::Key("host")])
+}
 
 impl<'a> Resolver<'a> {
     /// Ports stay ports, however many slivers there are.
-    pub(super) fn check_publish(&mut self, at: At<'a>, raw: &RawSlice) {
-        let last = nodes(raw).len().saturating_sub(1);
-        for (i, host) in hosts(raw) {
+    pub(super) fn check_publish(&mut self, at: At<'a>, pattern: &Pattern, last: usize) {
+        for (i, host) in pattern.hosts() {
             if usize::from(host).saturating_add(last) > usize::from(u16::MAX) {
-                let path = [PUBLISH[0], PUBLISH[1], Step::Index(i), Step::Key("host")];
+                let path = host_path(pattern.publish.origin, i);
                 let message = format!("host port {host} plus sliver number {last} is beyond 65535");
                 let finding = Diagnostic::error(Code::BadValue, at.place(&path), message)
                     .help("sliver N gets the host port plus N");
-                self.findings.push(finding);
+                self.say(finding);
             }
         }
     }
 
-    /// A health check comes from the node, so it can only reach what is published there.
-    pub(super) fn check_health_port(&mut self, at: At<'a>, probe: &'static str, port: u16) {
-        let Some(Body::Slice(raw)) = &at.document.body else {
-            return;
-        };
-        // All published guest ports, if they are known.
-        let guests = raw.publish.read(BTreeSet::new(), |publish| {
-            let ports = publish.iter().map(|publish| publish.as_ref()?.guest);
-            ports.collect::<Option<BTreeSet<u16>>>()
-        });
-        let Some(guests) = guests else {
-            return;
-        };
-        if !guests.contains(&port) {
-            let path = [
-                Step::Key("spec"),
-                Step::Key("health"),
-                Step::Key(probe),
-                Step::Key("port"),
-            ];
-            let message = format!("the health check asks port {port}, which is not published");
-            let guests: Vec<String> = guests.iter().map(u16::to_string).collect();
-            let finding =
-                Diagnostic::error(Code::HealthPort, at.place(&path), message).help(if guests.is_empty() {
-                    format!("publish it: publish: [{{ guest: {port}, host: 18080 }}]")
-                } else {
-                    format!("published guest ports: {}", guests.join(", "))
-                });
-            self.findings.push(finding);
-        }
-    }
-
     /// The fleet as a whole has a bound, so that one push cannot make every node's work unbounded.
-    pub(super) fn check_count(&mut self) {
+    pub(super) fn check_count(&mut self, drafts: &[Draft<'a>]) {
         let mut count = 0_usize;
-        let too_many = self.slices().find_map(|(at, _, raw)| {
-            count += nodes(raw).len();
-            (count > SLIVERS_MAX).then_some(at)
+        let too_many = drafts.iter().find_map(|draft| {
+            count = count.saturating_add(draft.count());
+            let field = match draft.place {
+                Place::Replicas { .. } => "replicas",
+                Place::Nodes(_) | Place::Unclear => "nodes",
+            };
+            (count > SLIVERS_MAX).then_some((draft.at, field))
         });
-        if let Some(at) = too_many {
+        if let Some((at, field)) = too_many {
             let message =
                 format!("with this slice the fleet has {count} slivers, more than the {SLIVERS_MAX} allowed");
-            let place = at.place(&[Step::Key("spec"), Step::Key("placement"), Step::Key("nodes")]);
+            let place = at.place(&[Step::Key("spec"), Step::Key("placement"), Step::Key(field)]);
             self.findings.push(Diagnostic::error(Code::Limit, place, message));
         }
     }
 
     /// Running slivers hold their memory; stopped and suspended ones do not.
-    pub(super) fn check_memory(&mut self, fleet: &DesiredFleet) {
+    pub(super) fn check_memory(&mut self, drafts: &[Draft<'a>], fleet: &DesiredFleet) {
         let mut running = Vec::new();
-        for (at, name, raw) in self.slices() {
-            let memory = raw.resources.as_ref().and_then(|raw| raw.memory.as_ref());
-            let (Some(memory), Some(SliverState::Running)) = (memory, slice::state(raw)) else {
-                continue;
-            };
-            let known = nodes(raw).iter().enumerate();
-            running
-                .extend(known.filter_map(|(i, node)| Some((at, name, i, &node.as_ref()?.0, memory.0.mib()))));
+        for draft in drafts
+            .iter()
+            .filter(|draft| matches!(draft.place, Place::Nodes(_)))
+        {
+            let known = draft
+                .known()
+                .filter(|(_, _, pattern)| pattern.state.value == Some(SliverState::Running));
+            running.extend(known.filter_map(|(i, node, pattern)| {
+                Some((draft.at, &draft.name, i, node, pattern.memory.value?.mib()))
+            }));
         }
         let mut wanted: BTreeMap<&NodeName, u64> = BTreeMap::new();
         for (_, _, _, node, need) in &running {
@@ -149,35 +127,40 @@ impl<'a> Resolver<'a> {
     }
 
     /// A port of a node belongs to one sliver, running or not: states change more easily than ports.
-    pub(super) fn check_ports(&mut self) {
+    pub(super) fn check_ports(&mut self, drafts: &[Draft<'a>]) {
         /// One entry of `publish` for one sliver.
         #[derive(Clone, Copy)]
-        struct Claim<'a> {
-            at: At<'a>,
-            slice: &'a str,
+        struct Claim<'d, 'a> {
+            draft: &'d Draft<'a>,
             number: usize,
+            origin: Origin,
             entry: usize,
         }
-        let place = |claim: Claim<'_>| {
-            let path = [
-                PUBLISH[0],
-                PUBLISH[1],
-                Step::Index(claim.entry),
-                Step::Key("host"),
-            ];
-            claim.at.place(&path)
-        };
-        let mut taken: BTreeMap<(&NodeName, usize), Claim<'a>> = BTreeMap::new();
-        let mut said = BTreeSet::new();
-        let mut findings = Vec::new();
-        for (at, slice, raw) in self.slices() {
-            for (number, node) in nodes(raw).iter().enumerate() {
-                let Some(Text(node)) = node else { continue };
-                for (entry, host) in hosts(raw) {
+        impl Claim<'_, '_> {
+            fn place(self) -> Position {
+                self.draft.at.place(&host_path(self.origin, self.entry))
+            }
+
+            fn sliver(self) -> String {
+                format!("{}/{}", self.draft.name, self.number)
+            }
+
+            fn same_text(self, other: Self) -> bool {
+                (&self.draft.name, self.origin, self.entry) == (&other.draft.name, other.origin, other.entry)
+            }
+        }
+        let mut taken: BTreeMap<(&NodeName, usize), Claim<'_, 'a>> = BTreeMap::new();
+        let mut findings: Vec<(Claim<'_, 'a>, Claim<'_, 'a>, Diagnostic)> = Vec::new();
+        for draft in drafts
+            .iter()
+            .filter(|draft| matches!(draft.place, Place::Nodes(_)))
+        {
+            for (number, node, pattern) in draft.known() {
+                for (entry, host) in pattern.hosts() {
                     let claim = Claim {
-                        at,
-                        slice,
+                        draft,
                         number,
+                        origin: pattern.publish.origin,
                         entry,
                     };
                     let port = usize::from(host) + number;
@@ -186,18 +169,76 @@ impl<'a> Resolver<'a> {
                         continue;
                     };
                     // Two entries that meet on many nodes are one mistake.
-                    if !said.insert((first.slice, first.entry, slice, entry)) {
+                    if findings
+                        .iter()
+                        .any(|(a, b, _)| a.same_text(first) && b.same_text(claim))
+                    {
                         continue;
                     }
-                    let (it, other) = (
-                        format!("{}/{}", first.slice, first.number),
-                        format!("{slice}/{number}"),
-                    );
+                    let (it, other) = (first.sliver(), claim.sliver());
                     let message = format!("port {port} of node `{node}` is wanted by both {it} and {other}");
-                    let mut finding = Diagnostic::error(Code::PortClash, place(claim), message)
+                    let mut finding = Diagnostic::error(Code::PortClash, claim.place(), message)
                         .help("sliver N gets the host port plus N");
-                    if (first.slice, first.entry) != (slice, entry) {
-                        finding = finding.related(place(first), format!("{it} gets it here"));
+                    if !first.same_text(claim) {
+                        finding = finding.related(first.place(), format!("{it} gets it here"));
+                    }
+                    findings.push((first, claim, finding));
+                }
+            }
+        }
+        self.findings
+            .extend(findings.into_iter().map(|(_, _, finding)| finding));
+    }
+
+    /// What one sliver writes to, no other does.
+    pub(super) fn check_writables(&mut self, drafts: &[Draft<'a>]) {
+        let mut taken: BTreeMap<String, (SliverId, Position)> = BTreeMap::new();
+        let mut findings = Vec::new();
+        for draft in drafts {
+            let own: Vec<bool> = draft
+                .patterns
+                .iter()
+                .map(|pattern| pattern.mounts.of_its_own())
+                .collect();
+            let mut said = BTreeSet::new();
+            for (i, seat) in draft.seats.iter().enumerate() {
+                let Some(pattern) = seat.pattern.filter(|pattern| own[*pattern]) else {
+                    continue;
+                };
+                let Ok(number) = u32::try_from(i) else { continue };
+                let sliver = SliverId {
+                    slice: draft.name.clone(),
+                    number,
+                };
+                for mount in &draft.patterns[pattern].mounts.all {
+                    let Some(Writable::Url(url)) = &mount.writable else {
+                        continue;
+                    };
+                    let place = || {
+                        draft
+                            .at
+                            .place(&Pattern::mount_path(mount.writable_spot, Some("writable")))
+                    };
+                    let filled = url.replace(SLIVER_PLACE, &sliver.label());
+                    let Some((first, there)) = taken.get(&filled) else {
+                        taken.insert(filled, (sliver.clone(), place()));
+                        continue;
+                    };
+                    if !said.insert(mount.writable_spot.1) {
+                        continue;
+                    }
+                    let place = place();
+                    let message = format!("{first} and {sliver} would both write to `{filled}`");
+                    let same =
+                        (&there.path, there.line, there.column) == (&place.path, place.line, place.column);
+                    let mut finding = Diagnostic::error(Code::Writable, place, message);
+                    if !same {
+                        finding = finding.related(there.clone(), format!("{first} writes to it here"));
+                    }
+                    if !url.contains(SLIVER_PLACE) {
+                        finding = finding.help(format!(
+                            "put {SLIVER_PLACE} into it, which stands for the sliver: {url}/{SLIVER_PLACE}"
+                        ));
                     }
                     findings.push(finding);
                 }
@@ -206,28 +247,25 @@ impl<'a> Resolver<'a> {
         self.findings.extend(findings);
     }
 
-    /// The slices whose names are right, in order.
-    fn slices(&self) -> impl Iterator<Item = (At<'a>, &'a str, &'a RawSlice)> {
-        self.defined
-            .iter()
-            .filter_map(|((_, name), at)| match &at.document.body {
-                Some(Body::Slice(raw)) => Some((*at, *name, &**raw)),
-                Some(Body::Fleet(_) | Body::Site(_) | Body::Node(_) | Body::Template(_)) | None => None,
-            })
+    /// Data has one heir.
+    pub(super) fn check_heirs(&mut self, drafts: &[Draft<'a>]) {
+        let mut heirs: BTreeMap<&str, &Draft<'a>> = BTreeMap::new();
+        let path = [Step::Key("metadata"), Step::Key("movedFrom")];
+        for draft in drafts {
+            let Some(Some(old)) = &draft.moved_from else {
+                continue;
+            };
+            let Some(first) = heirs.get(old.as_str()) else {
+                heirs.insert(old.as_str(), draft);
+                continue;
+            };
+            let message = format!(
+                "both `{}` and `{}` would take over the data of `{old}`",
+                first.name, draft.name
+            );
+            let finding = Diagnostic::error(Code::MovedFrom, draft.at.place(&path), message)
+                .related(first.at.place(&path), "the first does here");
+            self.findings.push(finding);
+        }
     }
-}
-
-/// Where a slice's slivers go, by number; nothing if that cannot be told.
-fn nodes(raw: &RawSlice) -> &[Option<Text<NodeName>>] {
-    let nodes = raw
-        .placement
-        .as_ref()
-        .and_then(|placement| placement.nodes.as_ref());
-    nodes.map_or(&[], Vec::as_slice)
-}
-
-/// The host ports that a slice's first sliver publishes, with their indices, as far as they are known.
-fn hosts(raw: &RawSlice) -> impl Iterator<Item = (usize, u16)> {
-    let publish = raw.publish.given().into_iter().flatten().enumerate();
-    publish.filter_map(|(i, publish)| Some((i, publish.as_ref()?.host?)))
 }

@@ -1,353 +1,504 @@
-//! One slice: its mounts, its templates, and its slivers on their nodes.
+//! One slice: what it says, what its overrides say, and its slivers on their nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{At, Resolver};
-use crate::desired::{
-    DesiredFleet, DesiredSliver, Health, LayerRef, Migration, Mount, Probe, Publish, Resources, RollbackData,
-    Rollout, Slice, SliverState, Start, TemplateRef, WritableKind,
-};
-use crate::diagnostic::{Code, Diagnostic, did_you_mean};
-use crate::id::{DomainUuid, FleetName, SliceName, SliverId};
-use crate::manifest::{
-    Body, Kind, RawHealth, RawLayer, RawMount, RawResources, RawSlice, RawState, RawWritable, Stated, Step,
-    TemplateChoice, TemplateContent, Text,
-};
-use crate::normal;
-use crate::units::Millis;
+use super::draft::{Draft, Given, Origin, Override, Pattern, Place, Seat};
+use super::labels::Labels;
+use super::service::{Defaults, migration};
+use super::{At, NAME, Resolver};
+use crate::desired::{DesiredFleet, DesiredSliver, Publish, Slice};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::id::{DomainUuid, FleetName, NodeName, SliceName, SliverId, TenantName};
+use crate::manifest::{Kind, RawSlice, RawSpread, Stated, Step, Text};
+use crate::placement::Spread;
 
-/// Share of CPU time of a sliver that asks for none: the default of Xen's credit scheduler (xl(1), "sched-credit2").
-const CPU_WEIGHT: u32 = 256;
-/// A page that answers each of these times is healthy.
-const INTERVAL: Millis = Millis(5_000);
-const THRESHOLD: u32 = 3;
-/// A guest on an emulated CPU needs about half a minute to boot.
-const GRACE: Millis = Millis(120_000);
+impl<'a> Resolver<'a> {
+    /// Reads all of a slice but its room. What is wrong with it is said; what is right can be built upon. Puts the files
+    /// that it carries into `fleet`.
+    pub(super) fn draft(
+        &mut self,
+        at: At<'a>,
+        name: SliceName,
+        raw: &'a RawSlice,
+        defaults: &Defaults,
+        labels: &Labels,
+        fleet: &mut DesiredFleet,
+    ) -> Draft<'a> {
+        let (tenant, moved_from) = self.owner(at, &name, raw);
+        let base = Given {
+            kernel: Stated::Unclear,
+            mounts: Stated::Unclear,
+            resources: raw.resources.as_ref().map_or(Stated::Unclear, Stated::Given),
+            publish: &raw.publish,
+            health: &raw.health,
+            state: &raw.state,
+            start: &raw.start,
+            rollback: &raw.rollback,
+        };
+        let image = raw.image.as_ref().map_or(Stated::Unclear, Stated::Given);
+        let base = self.follow(at, Origin::Slice, base, &image, fleet);
+        let mut pattern = Pattern::new(defaults);
+        pattern.apply(&base, Origin::Slice);
+        let rollout = self.rollout(at, &[Step::Key("spec")], &raw.rollout, defaults.rollout.as_ref());
+        let place = self.place(at, raw, labels);
+        let overrides = self.overrides(at, raw, labels, fleet);
+        let mut draft = Draft {
+            at,
+            name,
+            tenant,
+            moved_from,
+            expires: raw.expiry.read(None, |expiry| Some(Some(expiry.0.0))),
+            rollout,
+            migration: migration(&raw.migration, defaults.migration),
+            place,
+            overrides,
+            patterns: vec![pattern],
+            seats: Vec::new(),
+        };
+        self.seat(&mut draft, fleet);
+        draft
+    }
 
-/// What all slivers of a slice have in common.
-pub(super) struct Pattern {
-    kernel: TemplateRef,
-    mounts: Vec<Mount>,
-    resources: Resources,
-    state: SliverState,
-    health: Option<Health>,
+    /// Whose a slice is, and what it was before.
+    fn owner(
+        &mut self,
+        at: At<'a>,
+        name: &SliceName,
+        raw: &'a RawSlice,
+    ) -> (Option<Option<TenantName>>, Option<Option<SliceName>>) {
+        if let Stated::Given(tenant) = &raw.owner.tenant {
+            let path = [Step::Key("metadata"), Step::Key("tenant")];
+            self.find(Kind::Tenant, tenant.0.as_str(), || at.place(&path));
+        }
+        if let Stated::Given(Text(old)) = &raw.owner.moved_from {
+            let place = || at.place(&[Step::Key("metadata"), Step::Key("movedFrom")]);
+            if old == name {
+                let message = format!("the slice `{old}` cannot take over from itself");
+                self.findings
+                    .push(Diagnostic::error(Code::MovedFrom, place(), message));
+            } else if let Some(there) = self.defined.get(&(Kind::Slice, old.as_str())) {
+                let message =
+                    format!("the slice `{old}` is still there, so `{name}` cannot take over its data");
+                let finding = Diagnostic::error(Code::MovedFrom, place(), message)
+                    .related(there.place(NAME), "it is defined here")
+                    .help("rename it: give this name to its document, or delete that document");
+                self.findings.push(finding);
+            }
+        }
+        (
+            raw.owner.tenant.read(None, |tenant| Some(Some(tenant.0.clone()))),
+            raw.owner.moved_from.read(None, |old| Some(Some(old.0.clone()))),
+        )
+    }
+
+    /// Follows the names in an image.
+    fn follow(
+        &mut self,
+        at: At<'a>,
+        origin: Origin,
+        given: Given<'a>,
+        image: &Stated<&'a crate::manifest::RawImage>,
+        fleet: &mut DesiredFleet,
+    ) -> Given<'a> {
+        let image = match image {
+            Stated::Absent => {
+                return Given {
+                    kernel: Stated::Absent,
+                    mounts: Stated::Absent,
+                    ..given
+                };
+            }
+            Stated::Unclear => return given,
+            Stated::Given(image) => *image,
+        };
+        let kernel = match &image.kernel {
+            Stated::Absent => Stated::Absent,
+            Stated::Unclear => Stated::Unclear,
+            Stated::Given(choice) => {
+                let path = origin.path(&[Step::Key("image"), Step::Key("kernel")]);
+                let template = self.template(at, &path, &choice.0, fleet);
+                template.map_or(Stated::Unclear, Stated::Given)
+            }
+        };
+        let mounts = match &image.mounts {
+            Stated::Absent => Stated::Absent,
+            Stated::Unclear => Stated::Unclear,
+            Stated::Given(mounts) => Stated::Given(self.mount_list(at, origin, mounts, fleet)),
+        };
+        Given {
+            kernel,
+            mounts,
+            ..given
+        }
+    }
+
+    fn overrides(
+        &mut self,
+        at: At<'a>,
+        raw: &'a RawSlice,
+        labels: &Labels,
+        fleet: &mut DesiredFleet,
+    ) -> Vec<Override<'a>> {
+        let mut overrides = Vec::new();
+        let unclear = |given| Override {
+            matching: None,
+            given,
+        };
+        let raws = match &raw.overrides {
+            Stated::Absent => return overrides,
+            // Of every sliver everything might be otherwise.
+            Stated::Unclear => return vec![unclear(nothing())],
+            Stated::Given(raws) => raws,
+        };
+        for (i, raw) in raws.iter().enumerate() {
+            let Some(raw) = raw else {
+                overrides.push(unclear(nothing()));
+                continue;
+            };
+            let path = [
+                Step::Key("spec"),
+                Step::Key("overrides"),
+                Step::Index(i),
+                Step::Key("match"),
+            ];
+            let matching = raw
+                .matching
+                .as_ref()
+                .and_then(|matching| self.matching(at, &path, matching, labels));
+            let given = match &raw.patch {
+                None => {
+                    overrides.push(unclear(nothing()));
+                    continue;
+                }
+                Some(patch) => Given {
+                    kernel: Stated::Unclear,
+                    mounts: Stated::Unclear,
+                    resources: match &patch.resources {
+                        Stated::Absent => Stated::Absent,
+                        Stated::Unclear => Stated::Unclear,
+                        Stated::Given(resources) => Stated::Given(resources),
+                    },
+                    publish: &patch.publish,
+                    health: &patch.health,
+                    state: &patch.state,
+                    start: &patch.start,
+                    rollback: &patch.rollback,
+                },
+            };
+            let image = match &raw.patch.as_ref().map(|patch| &patch.image) {
+                Some(Stated::Given(image)) => Stated::Given(image),
+                Some(Stated::Absent) => Stated::Absent,
+                Some(Stated::Unclear) | None => Stated::Unclear,
+            };
+            let given = self.follow(at, Origin::Override(i), given, &image, fleet);
+            overrides.push(Override { matching, given });
+        }
+        overrides
+    }
+
+    fn place(&mut self, at: At<'a>, raw: &'a RawSlice, labels: &Labels) -> Place {
+        let Some(placement) = &raw.placement else {
+            return Place::Unclear;
+        };
+        let path = |field| [Step::Key("spec"), Step::Key("placement"), Step::Key(field)];
+        match (&placement.nodes, &placement.replicas) {
+            (Stated::Given(nodes), Stated::Absent) => {
+                let fields = [
+                    ("match", !matches!(placement.matching, Stated::Absent)),
+                    ("spread", !matches!(placement.spread, Stated::Absent)),
+                    ("maxMoves", !matches!(placement.max_moves, Stated::Absent)),
+                ];
+                for (field, _) in fields.into_iter().filter(|(_, there)| *there) {
+                    let message =
+                        format!("`{field}` goes with `replicas` only: these slivers are where `nodes` says");
+                    let place = at.key_place(&path(field));
+                    self.findings
+                        .push(Diagnostic::error(Code::BadValue, place, message));
+                }
+                // A name that is wrong many times is one mistake.
+                let mut looked_up = BTreeSet::new();
+                for (i, node) in nodes.iter().enumerate() {
+                    let Some(Text(node)) = node else { continue };
+                    if looked_up.insert(node) {
+                        let steps = [&path("nodes")[..], &[Step::Index(i)]].concat();
+                        self.find(Kind::Node, node.as_str(), || at.place(&steps));
+                    }
+                }
+                Place::Nodes(nodes.iter().map(|node| Some(node.as_ref()?.0.clone())).collect())
+            }
+            (Stated::Absent, Stated::Given(replicas)) => {
+                let matching = match &placement.matching {
+                    Stated::Absent => Some(BTreeMap::new()),
+                    Stated::Unclear => None,
+                    Stated::Given(matching) => self.node_matching(at, &path("match"), matching, labels),
+                };
+                Place::Replicas {
+                    replicas: *replicas,
+                    matching,
+                    spread: placement.spread.read(Spread::default(), |spread| {
+                        Some(match spread {
+                            RawSpread::Site => Spread::Site,
+                            RawSpread::Node => Spread::Node,
+                            RawSpread::None => Spread::None,
+                        })
+                    }),
+                    moves_max: placement.max_moves.read(None, |moves| Some(Some(*moves))),
+                }
+            }
+            // None or both, or it is unclear which: that has been said.
+            _ => Place::Unclear,
+        }
+    }
+
+    /// Finds each sliver's node and pattern, and checks the patterns that there are.
+    fn seat(&mut self, draft: &mut Draft<'a>, fleet: &DesiredFleet) {
+        let nodes: Vec<Option<NodeName>> = match &draft.place {
+            Place::Unclear => Vec::new(),
+            Place::Nodes(nodes) => nodes.clone(),
+            Place::Replicas { replicas, .. } => {
+                let mut lock = self.lock(&draft.name);
+                (0..*replicas)
+                    .map(|number| lock.as_mut()?.remove(&number))
+                    .collect()
+            }
+        };
+        // Patterns by the overrides they have, as bits.
+        let mut known: BTreeMap<u64, usize> = BTreeMap::from([(0, 0)]);
+        let mut last = vec![0_usize; 1];
+        // What is written for all is right by itself; where there are no overrides it is what all follow.
+        last[0] = draft.count().saturating_sub(1);
+        for (number, node) in nodes.into_iter().enumerate() {
+            let pattern = if draft.overrides.is_empty() {
+                Some(0)
+            } else {
+                self.overrides_of(draft, number, node.as_ref(), fleet)
+                    .map(|mask| {
+                        *known.entry(mask).or_insert_with(|| {
+                            draft.patterns.push(draft.merged(mask));
+                            last.push(0);
+                            draft.patterns.len() - 1
+                        })
+                    })
+            };
+            if let Some(pattern) = pattern.filter(|pattern| *pattern > 0) {
+                last[pattern] = number;
+            }
+            draft.seats.push(Seat { node, pattern });
+        }
+        for (pattern, last) in draft.patterns.iter().zip(last) {
+            self.check_pattern(draft.at, pattern, last, fleet);
+        }
+    }
+
+    /// What a sliver would follow on a node; `None` if that cannot be told.
+    pub(super) fn pattern_of(
+        &self,
+        draft: &Draft<'a>,
+        number: usize,
+        node: &NodeName,
+        fleet: &DesiredFleet,
+    ) -> Option<Pattern> {
+        let mask = self.overrides_of(draft, number, Some(node), fleet)?;
+        Some(draft.merged(mask))
+    }
+
+    /// Which overrides a sliver has, as bits; `None` if that cannot be told.
+    fn overrides_of(
+        &self,
+        draft: &Draft<'a>,
+        number: usize,
+        node: Option<&NodeName>,
+        fleet: &DesiredFleet,
+    ) -> Option<u64> {
+        let mut mask = 0;
+        for (i, with) in draft.overrides.iter().enumerate() {
+            let matching = with.matching.as_ref()?;
+            let number = u32::try_from(number).ok()?;
+            if matching
+                .numbers
+                .is_some_and(|range| number < range.first || range.last < number)
+            {
+                continue;
+            }
+            let matches = matching.labels.is_empty() || {
+                let name = node?;
+                let node = fleet.nodes.get(name)?;
+                let site = fleet.sites.get(&node.site);
+                matching.labels.iter().all(|(key, value)| {
+                    let found = match key.as_str() {
+                        "node" => Some(name.as_str()),
+                        "site" => Some(node.site.as_str()),
+                        "region" => site.and_then(|site| site.region.as_deref()),
+                        label => node.labels.get(label).map(String::as_str),
+                    };
+                    found == Some(value.as_str())
+                })
+            };
+            if matches {
+                mask |= 1 << i;
+            }
+        }
+        Some(mask)
+    }
+
+    /// What only shows once a patch is over what it changes. `last` is the highest number that follows the pattern.
+    fn check_pattern(&mut self, at: At<'a>, pattern: &Pattern, last: usize, fleet: &DesiredFleet) {
+        self.check_mounts(at, pattern, fleet);
+        self.check_publish(at, pattern, last);
+        if let (Some(Some(cap)), Some(vcpus)) = (pattern.cap.value, pattern.vcpus.value)
+            && u64::from(cap) > u64::from(vcpus) * 100
+        {
+            let path = match (pattern.cap.origin, pattern.vcpus.origin) {
+                // A patch that takes vCPUs away makes a cap wrong that was right.
+                (Origin::Slice, origin @ Origin::Override(_)) => {
+                    origin.path(&[Step::Key("resources"), Step::Key("vcpus")])
+                }
+                (origin, _) => origin.path(&[Step::Key("resources"), Step::Key("cpu"), Step::Key("cap")]),
+            };
+            let message = format!("a cap of {cap}% is more than {vcpus} vCPUs can use");
+            let finding = Diagnostic::error(Code::BadValue, at.place(&path), message)
+                .help("a cap is in percent of one CPU; leave it out for none");
+            self.say(finding);
+        }
+        if let (Some(Some(most)), Some(memory)) = (pattern.memory_max.value, pattern.memory.value)
+            && most < memory
+        {
+            let (origin, field) = match (pattern.memory_max.origin, pattern.memory.origin) {
+                (Origin::Slice, origin @ Origin::Override(_)) => (origin, "memory"),
+                (origin, _) => (origin, "memoryMax"),
+            };
+            let message = format!("it boots with {memory}, which is more than its most, {most}");
+            let path = origin.path(&[Step::Key("resources"), Step::Key(field)]);
+            let finding = Diagnostic::error(Code::BadValue, at.place(&path), message)
+                .help("`memory` is what it boots with, `memoryMax` what it can be given while it runs");
+            self.say(finding);
+        }
+        self.check_health(at, pattern);
+    }
+
+    fn check_health(&mut self, at: At<'a>, pattern: &Pattern) {
+        if let (Some(None), Some(origin)) = (&pattern.probe.value, pattern.health) {
+            let place = at.key_place(&origin.path(&[Step::Key("health")]));
+            let message = "one of `http`, `tcp`, `console` must be given: the slice has no health check";
+            return self.say(Diagnostic::error(Code::MissingField, place, message));
+        }
+        let Some((field, port)) = pattern.probe_port else {
+            return;
+        };
+        let origin = pattern.probe.origin;
+        // A health check comes from the node, so it can only reach what is published there.
+        let Some(guests) = pattern.guests() else { return };
+        if guests.contains(&port) {
+            return;
+        }
+        let place = match (origin, pattern.publish.origin) {
+            (Origin::Slice, publish @ Origin::Override(_)) => {
+                at.key_place(&publish.path(&[Step::Key("publish")]))
+            }
+            (origin, _) => {
+                at.place(&origin.path(&[Step::Key("health"), Step::Key(field), Step::Key("port")]))
+            }
+        };
+        let message = format!("the health check asks port {port}, which is not published");
+        let guests: BTreeSet<u16> = guests.into_iter().collect();
+        let guests: Vec<String> = guests.iter().map(u16::to_string).collect();
+        let finding = Diagnostic::error(Code::HealthPort, place, message).help(if guests.is_empty() {
+            format!("publish it: publish: [{{ guest: {port}, host: 18080 }}]")
+        } else {
+            format!("published guest ports: {}", guests.join(", "))
+        });
+        self.say(finding);
+    }
 }
 
-/// What a slice's slivers should be doing; `None` if that cannot be told.
-pub(super) fn state(raw: &RawSlice) -> Option<SliverState> {
-    raw.state.read(SliverState::Running, |state| match state {
-        RawState::Running => Some(SliverState::Running),
-        RawState::Suspended => Some(SliverState::Suspended),
-        RawState::Stopped => Some(SliverState::Stopped),
-    })
+/// A patch that may say anything.
+fn nothing<'a>() -> Given<'a> {
+    Given {
+        kernel: Stated::Unclear,
+        mounts: Stated::Unclear,
+        resources: Stated::Unclear,
+        publish: &Stated::Unclear,
+        health: &Stated::Unclear,
+        state: &Stated::Unclear,
+        start: &Stated::Unclear,
+        rollback: &Stated::Unclear,
+    }
 }
 
 /// The slivers of a slice on their nodes; `None` if one of them cannot be told.
-pub(super) fn slivers(
-    fleet: &FleetName,
-    name: &SliceName,
-    raw: &RawSlice,
-    pattern: &Pattern,
-) -> Option<Slice> {
-    let published: Vec<(u16, u16)> = raw.publish.read(Vec::new(), |publish| {
-        let ports = publish.iter().map(|publish| publish.as_ref());
-        ports
-            .map(|publish| publish.and_then(|publish| Some((publish.guest?, publish.host?))))
-            .collect()
-    })?;
+pub(super) fn finished(fleet: &FleetName, draft: &Draft<'_>) -> Option<Slice> {
+    let patterns: Vec<Option<DesiredSliver>> = draft
+        .patterns
+        .iter()
+        .map(|pattern| example(draft, pattern))
+        .collect();
+    let ports: Vec<Option<Vec<(u16, u16)>>> = draft.patterns.iter().map(Pattern::published).collect();
+    // A list that holds no place of its own is the same for all that follow a pattern.
+    let plain: Vec<bool> = draft
+        .patterns
+        .iter()
+        .map(|pattern| !pattern.mounts.of_its_own())
+        .collect();
     let mut slivers = BTreeMap::new();
-    for (i, node) in raw.placement.as_ref()?.nodes.as_ref()?.iter().enumerate() {
+    for (i, seat) in draft.seats.iter().enumerate() {
         let number = u32::try_from(i).ok()?;
         let id = SliverId {
-            slice: name.clone(),
+            slice: draft.name.clone(),
             number,
         };
-        let publish = published.iter().map(|(guest, host)| {
+        let pattern = seat.pattern?;
+        let example = patterns[pattern].as_ref()?;
+        let publish = ports[pattern].as_ref()?.iter().map(|(guest, host)| {
             let host = u32::from(*host).checked_add(number)?;
             Some(Publish {
                 guest: *guest,
                 host: u16::try_from(host).ok()?,
             })
         });
-        let sliver = DesiredSliver {
+        let mut sliver = DesiredSliver {
             uuid: DomainUuid::of(fleet, &id),
-            id,
-            kernel: pattern.kernel.clone(),
-            mounts: pattern.mounts.clone(),
-            resources: pattern.resources.clone(),
-            state: pattern.state,
-            health: pattern.health.clone(),
+            moved_from: example.moved_from.as_ref().map(|from| SliverId {
+                slice: from.slice.clone(),
+                number,
+            }),
             publish: publish.collect::<Option<_>>()?,
-            tenant: None,
-            start: Start::default(),
-            expires: None,
-            moved_from: None,
-            rollout: Rollout::default(),
-            migration: Migration::default(),
-            rollback: RollbackData::default(),
+            id,
+            ..example.clone()
         };
-        slivers.insert(number, (node.as_ref()?.0.clone(), sliver));
+        if !plain[pattern] {
+            sliver.mounts = draft.patterns[pattern].mounts.finished(&sliver.id)?;
+        }
+        slivers.insert(number, (seat.node.clone()?, sliver));
     }
     Some(Slice { slivers })
 }
 
-impl<'a> Resolver<'a> {
-    /// Checks all of a slice but its room; `None` if something about it is wrong. Puts the files that it carries into
-    /// `fleet`.
-    pub(super) fn pattern(
-        &mut self,
-        at: At<'a>,
-        raw: &'a RawSlice,
-        fleet: &mut DesiredFleet,
-    ) -> Option<Pattern> {
-        // Everything is looked at before anything that is wrong ends this.
-        let image = raw.image.as_ref();
-        let kernel = image.and_then(|image| image.kernel.as_ref()).and_then(|kernel| {
-            let path = [Step::Key("spec"), Step::Key("image"), Step::Key("kernel")];
-            self.template(at, &path, &kernel.0, fleet)
-        });
-        let mounts = image.and_then(|image| image.mounts.as_ref());
-        let mounts = mounts.and_then(|mounts| self.mounts(at, mounts, fleet));
-        self.check_publish(at, raw);
-        let resources = raw.resources.as_ref().and_then(|raw| self.resources(at, raw));
-        let health = raw.health.read(None, |health| self.health(at, health).map(Some));
-        let nodes = raw
-            .placement
-            .as_ref()
-            .and_then(|placement| placement.nodes.as_ref());
-        // A name that is wrong many times is one mistake.
-        let mut looked_up = BTreeSet::new();
-        for (i, node) in nodes.into_iter().flatten().enumerate() {
-            let Some(Text(node)) = node else { continue };
-            let path = [
-                Step::Key("spec"),
-                Step::Key("placement"),
-                Step::Key("nodes"),
-                Step::Index(i),
-            ];
-            if looked_up.insert(node) {
-                self.find(Kind::Node, node.as_str(), || at.place(&path));
-            }
-        }
-        Some(Pattern {
-            kernel: kernel?,
-            mounts: mounts?,
-            resources: resources?,
-            state: state(raw)?,
-            health: health?,
-        })
-    }
-
-    fn resources(&mut self, at: At<'a>, raw: &RawResources) -> Option<Resources> {
-        let vcpus = raw.vcpus.read(1, |vcpus| Some(*vcpus));
-        let weight = raw.cpu.read(CPU_WEIGHT, |cpu| {
-            cpu.weight.read(CPU_WEIGHT, |weight| Some(*weight))
-        });
-        let cap = raw
-            .cpu
-            .read(None, |cpu| cpu.cap.read(None, |cap| Some(Some(*cap))));
-        if let (Some(Some(cap)), Some(vcpus)) = (cap, vcpus)
-            && cap > vcpus * 100
-        {
-            let path = [
-                Step::Key("spec"),
-                Step::Key("resources"),
-                Step::Key("cpu"),
-                Step::Key("cap"),
-            ];
-            let message = format!("a cap of {cap}% is more than {vcpus} vCPUs can use");
-            let finding = Diagnostic::error(Code::BadValue, at.place(&path), message)
-                .help("a cap is in percent of one CPU; leave it out for none");
-            self.findings.push(finding);
-        }
-        Some(Resources {
-            vcpus: vcpus?,
-            memory: raw.memory.as_ref()?.0,
-            memory_max: None,
-            cpu_weight: weight?,
-            cpu_cap_percent: cap?,
-            disk: raw.disk.read(None, |disk| Some(Some(disk.0)))?,
-            net_rate: raw.net.read(None, |net| Some(Some(net.rate.as_ref()?.0)))?,
-        })
-    }
-
-    fn mounts(
-        &mut self,
-        at: At<'a>,
-        raw: &'a [Option<RawMount>],
-        fleet: &mut DesiredFleet,
-    ) -> Option<Vec<Mount>> {
-        let path_of = |mount: &'a Option<RawMount>| Some(mount.as_ref()?.path.as_ref()?.0.0.as_str());
-        let first = raw.first().map(path_of);
-        if first.is_none_or(|path| path.is_some_and(|path| path != "/")) {
-            let rest: &[Step<'_>] = match first {
-                Some(_) => &[Step::Index(0), Step::Key("path")],
-                None => &[],
-            };
-            let finding = Diagnostic::error(
-                Code::Mount,
-                at.place(&mount_steps(rest)),
-                "the first mount must be `/`",
-            )
-            .help("the guest boots from it; the others are mounted in it, in order");
-            self.findings.push(finding);
-        }
-        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut mounts = Vec::new();
-        for (i, mount) in raw.iter().enumerate() {
-            if let Some(path) = path_of(mount) {
-                let first = *seen.entry(path).or_insert(i);
-                if first != i {
-                    let first = at.place(&mount_steps(&[Step::Index(first), Step::Key("path")]));
-                    let place = at.place(&mount_steps(&[Step::Index(i), Step::Key("path")]));
-                    let finding = Diagnostic::error(Code::Mount, place, format!("`{path}` is mounted twice"))
-                        .related(first, "it is first mounted here")
-                        .help("put the layers of both into one mount");
-                    self.findings.push(finding);
-                }
-            }
-            let mount = mount.as_ref();
-            mounts.push(mount.and_then(|mount| self.mount(at, i, mount, fleet)));
-        }
-        mounts.into_iter().collect()
-    }
-
-    fn mount(&mut self, at: At<'a>, i: usize, raw: &'a RawMount, fleet: &mut DesiredFleet) -> Option<Mount> {
-        let path = raw.path.as_ref().map(|path| path.0.0.as_str());
-        let writable = raw.writable.read(WritableKind::Local, |writable| match writable {
-            RawWritable::Local => Some(WritableKind::Local),
-            RawWritable::None => Some(WritableKind::ReadOnly),
-        });
-        let given = raw.layers.as_ref()?;
-        if let Some(path) = path
-            && given.is_empty()
-            && (path == "/" || writable == Some(WritableKind::ReadOnly))
-        {
-            let place = at.key_place(&mount_steps(&[Step::Index(i), Step::Key("layers")]));
-            let message = format!("`{path}` has no layer, so nothing would be in it");
-            self.findings.push(Diagnostic::error(Code::Mount, place, message));
-        }
-        let mut layers = Vec::with_capacity(given.len());
-        for (j, layer) in given.iter().enumerate() {
-            let steps = mount_steps(&[Step::Index(i), Step::Key("layers"), Step::Index(j)]);
-            let layer = layer.as_ref();
-            layers.push(layer.and_then(|layer| self.layer(at, &steps, layer, fleet)));
-        }
-        Some(Mount {
-            path: path?.to_owned(),
-            layers: layers.into_iter().collect::<Option<_>>()?,
-            writable: writable?,
-        })
-    }
-
-    fn layer(
-        &mut self,
-        at: At<'a>,
-        path: &[Step<'a>],
-        raw: &'a RawLayer,
-        fleet: &mut DesiredFleet,
-    ) -> Option<LayerRef> {
-        let step = |key| path.iter().copied().chain([Step::Key(key)]).collect::<Vec<_>>();
-        // More than one is a mistake that has been said, but each may have others.
-        let files = raw.files.given().map(|files| {
-            let set = self.file_set(at, &step("files"), files)?;
-            let digest = normal::file_set_digest(&set);
-            fleet.files.insert(digest, set);
-            Some(LayerRef::Files { digest })
-        });
-        let overlay = raw.overlay.given().map(|overlay| {
-            let path = overlay.0.0.clone();
-            Some(LayerRef::Directory { path })
-        });
-        let template = raw.template.given().map(|choice| {
-            self.template(at, &step("template"), &choice.0, fleet)
-                .map(LayerRef::Template)
-        });
-        match (files, overlay, template) {
-            (Some(layer), None, None) | (None, Some(layer), None) | (None, None, Some(layer)) => layer,
-            _ => None,
-        }
-    }
-
-    fn template(
-        &mut self,
-        at: At<'a>,
-        path: &[Step<'_>],
-        choice: &TemplateChoice,
-        fleet: &DesiredFleet,
-    ) -> Option<TemplateRef> {
-        let name = &choice.name;
-        let defined = self.find(Kind::Template, name.as_str(), || at.place(path))?;
-        let Some(Body::Template(raw)) = &defined.document.body else {
-            return None;
-        };
-        if self.twice.contains(&(Kind::Template, name.as_str())) {
-            return None;
-        }
-        let (channel, digest) = match &choice.content {
-            TemplateContent::Digest(digest) => (None, *digest),
-            TemplateContent::Channel(channel) => {
-                let channels = raw.channels.as_ref()?;
-                match channels.known.get(&Text(channel.clone())) {
-                    Some(digest) => (Some(channel.clone()), digest.as_ref()?.0),
-                    None if !channels.whole => return None,
-                    None => {
-                        let known: Vec<&str> =
-                            channels.known.keys().map(|channel| channel.0.as_str()).collect();
-                        let message = format!("the template `{name}` has no channel `{channel}`");
-                        let mut finding = Diagnostic::error(Code::UnknownName, at.place(path), message);
-                        finding
-                            .help
-                            .extend(did_you_mean(channel.as_str(), known, "channels"));
-                        self.findings.push(finding);
-                        return None;
-                    }
-                }
-            }
-        };
-        Some(TemplateRef {
-            name: name.clone(),
-            channel,
-            digest,
-            sources: fleet.templates.get(name)?.sources.clone(),
-        })
-    }
-
-    /// `None` if something about it is wrong.
-    fn health(&mut self, at: At<'a>, raw: &RawHealth) -> Option<Health> {
-        let probe = match (&raw.http, &raw.tcp, &raw.console) {
-            (Stated::Given(http), Stated::Absent, Stated::Absent) => {
-                if let Some(port) = http.port {
-                    self.check_health_port(at, "http", port);
-                }
-                Probe::Http {
-                    port: http.port?,
-                    path: http.path.read("/".to_owned(), |path| Some(path.0.0.clone()))?,
-                    expect: http.expect.read(200, |expect| Some(*expect))?,
-                }
-            }
-            (Stated::Absent, Stated::Given(tcp), Stated::Absent) => {
-                let port = tcp.port?;
-                self.check_health_port(at, "tcp", port);
-                Probe::Tcp { port }
-            }
-            (Stated::Absent, Stated::Absent, Stated::Given(console)) => Probe::Console {
-                marker: console.marker.as_ref()?.0.0.clone(),
-            },
-            // None or several, or it is unclear which: that has been said.
-            _ => return None,
-        };
-        Some(Health {
-            probe,
-            interval: raw.interval.read(INTERVAL, |interval| Some(interval.0))?,
-            threshold: raw.threshold.read(THRESHOLD, |threshold| Some(*threshold))?,
-            grace: raw.grace.read(GRACE, |grace| Some(grace.0))?,
-        })
-    }
-}
-
-/// The address of something in `mounts`.
-fn mount_steps<'s>(rest: &[Step<'s>]) -> Vec<Step<'s>> {
-    let base = [Step::Key("spec"), Step::Key("image"), Step::Key("mounts")];
-    base.into_iter().chain(rest.iter().copied()).collect()
+/// A sliver that follows a pattern, numbered 0.
+fn example(draft: &Draft<'_>, pattern: &Pattern) -> Option<DesiredSliver> {
+    let id = SliverId {
+        slice: draft.name.clone(),
+        number: 0,
+    };
+    let (start, rollback) = pattern.finished_start()?;
+    let moved_from = draft
+        .moved_from
+        .clone()?
+        .map(|slice| SliverId { slice, number: 0 });
+    Some(DesiredSliver {
+        uuid: DomainUuid([0; 16]),
+        kernel: pattern.kernel.value.clone()?,
+        mounts: pattern.mounts.finished(&id)?,
+        resources: pattern.finished_resources()?,
+        state: pattern.state.value?,
+        health: pattern.finished_health()?,
+        publish: Vec::new(),
+        tenant: draft.tenant.clone()?,
+        start,
+        expires: draft.expires?,
+        moved_from,
+        rollout: draft.rollout.clone()?,
+        migration: draft.migration?,
+        rollback,
+        id,
+    })
 }
