@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build image demo demo-stop test lint unit guest test-posix doc deny clean-images
+.PHONY: help setup build image demo demo-stop test lint unit crash-long guest test-posix doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -35,6 +35,9 @@ lint: ## formatting, clippy and shellcheck, warnings denied
 unit: ## tests that need no guest
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked --workspace
+
+crash-long: ## random walks of a whole agent through commits, faults and crashes (WALKS=500, SEED=1)
+	XENO_WALKS=$(or $(WALKS),500) XENO_SEED=$(or $(SEED),1) $(CARGO) test --locked -p xeno-agent --test lab walk
 
 guest: image ## real guests: the QEMU driver, and one push followed to its page
 	$(CARGO) build --locked --workspace --bins

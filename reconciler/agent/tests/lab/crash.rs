@@ -26,7 +26,9 @@ struct Went {
 
 /// Plays a story, with something going wrong in it or without.
 async fn play(story: &Scenario, wrong: Option<Cell>) -> Went {
-    let mut world = World::started().await;
+    let mut world = World::new();
+    world.look_every = Duration::from_secs(30);
+    world.start().await;
     let awaited = wrong.is_some_and(|cell| cell.kind == ActionKind::AwaitHealthy);
     if !(awaited && story.before.iter().all(|commit| !commit.names(story.about))) {
         world.guest_says(&id(story.about), "ready");
@@ -51,7 +53,7 @@ async fn play(story: &Scenario, wrong: Option<Cell>) -> Went {
     world.converged().await;
     world.pass(story.then.then_pass()).await;
     // A failure is only forgotten once a look finds that its end has lasted.
-    world.pass(Duration::from_secs(30)).await;
+    world.pass(Duration::from_secs(60)).await;
     world.converged().await;
     let mut effects = world.all_effects();
     for (key, before) in began {

@@ -5,6 +5,8 @@
 mod crash;
 mod deletion;
 mod fleet;
+mod load;
 mod repository;
 mod runtime;
+mod walk;
 mod world;
