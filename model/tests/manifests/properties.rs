@@ -84,7 +84,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn order_of_files_does_not_matter(order in Just((0..18_usize).collect::<Vec<_>>()).prop_shuffle(), broken in any::<bool>()) {
+    fn order_of_files_does_not_matter(order in Just((0..20_usize).collect::<Vec<_>>()).prop_shuffle(), broken in any::<bool>()) {
         let mut repository = Repository::read(&crate::examples::specs().join("realistic"));
         if broken {
             repository.put("slices/again.yaml", "apiVersion: xenoslice/v1\nkind: Site\nmetadata: { name: cam }\n");
@@ -92,7 +92,7 @@ proptest! {
         let parsed = repository.parse();
         let expected = resolve(&parsed.iter().collect::<Vec<_>>(), &repository.tree());
         let shuffled: Vec<_> = order.iter().filter_map(|i| parsed.get(*i)).collect();
-        prop_assert!((17..=18).contains(&parsed.len()) && shuffled.len() == parsed.len());
+        prop_assert!((19..=20).contains(&parsed.len()) && shuffled.len() == parsed.len());
         prop_assert_eq!(resolve(&shuffled, &repository.tree()), expected);
     }
 }
@@ -194,6 +194,13 @@ spec:
   placement: { nodes: [laptop] }
   publish: [{ guest: 90, host: 19090 }]
   health: { http: { port: 90 }, interval: 5s, grace: 60s }
+  start: resume
+  expiry: 2027-01-01T00:00:00Z
+  rollout: { canary: 1, waves: [50%, 100%] }
+  migration: { downtime: 300ms }
+  overrides:
+    - match: { site: home }
+      patch: { resources: { cpu: { weight: 9 } }, state: stopped }
 ";
 
 /// What is right, what somebody writes instead, and how often that is reported.
@@ -218,6 +225,14 @@ const MISTAKES: &[(&str, &str, usize)] = &[
     ("  health:", "  state: asleep\n  health:", 1),
     ("kind: Slice", "kind: Slice # \u{e9}", 0),
     ("name: extra", "name: Extra", 1),
+    ("start: resume", "start: later", 1),
+    ("expiry: 2027-01-01T00:00:00Z", "expiry: 2027-01-01", 1),
+    ("waves: [50%, 100%]", "waves: [50%, 20%, 100%]", 1),
+    ("canary: 1", "canary: one", 1),
+    ("downtime: 300ms", "downtime: 300", 1),
+    ("site: home", "site: hom", 1),
+    ("weight: 9", "wait: 9", 1),
+    ("state: stopped", "state: stop", 1),
 ];
 
 proptest! {
@@ -261,6 +276,71 @@ fn nothing_is_never_a_value() {
             let mut repository = Repository::read(&crate::examples::specs().join("small"));
             repository.put("slices/extra.yaml", lines.join("\n"));
             assert!(repository.resolve().is_err(), "{}", lines[i]);
+        }
+    }
+}
+
+/// Something that an override says: for which slivers, and one or two fields.
+type Said = (usize, Option<u64>, Option<u64>, bool);
+
+const MATCHES: &[&str] = &[
+    "{}",
+    "{ number: 0 }",
+    "{ number: 1-2 }",
+    "{ node: laptop }",
+    "{ number: 2, site: home }",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Overrides do what somebody does who goes through them in order and writes each over what is there.
+    #[test]
+    fn overrides_are_written_over_each_other_in_order(
+        said in proptest::collection::vec((0..MATCHES.len(), proptest::option::of(1..4_u64), proptest::option::of(1..9_u64), any::<bool>()), 0..6),
+    ) {
+        let mut text = SLICE.split("  health:").next().unwrap().replace("[laptop]", "[laptop, laptop, laptop]");
+        text.push_str("  state: stopped\n  overrides:\n");
+        for (which, memory, weight, mount) in &said {
+            text.push_str(&format!("    - match: {}\n      patch:\n        rollback: {{ data: keep }}\n", MATCHES[*which]));
+            if *mount {
+                text.push_str("        image: { mounts: [{ path: /srv, writable: none }, { path: /new }] }\n");
+            }
+            if let (None, None) = (memory, weight) {
+                continue;
+            }
+            text.push_str("        resources:\n");
+            text.extend(memory.map(|mib| format!("          memory: {mib}MiB\n")));
+            text.extend(weight.map(|weight| format!("          cpu: {{ weight: {weight} }}\n")));
+        }
+        let mut repository = Repository::read(&crate::examples::specs().join("small"));
+        repository.put("slices/extra.yaml", text.replace("  overrides:\n", if said.is_empty() { "" } else { "  overrides:\n" }));
+        let fleet = repository.resolve().map_err(|findings| Report::new(findings).render(Paint::Plain)).unwrap();
+        let slice = &fleet.slices[&xeno_model::id::SliceName::new("extra").unwrap()];
+        for (number, (_, sliver)) in &slice.slivers {
+            let applies = |(which, ..): &&Said| match which {
+                0 | 3 => true,
+                1 => *number == 0,
+                2 => *number > 0,
+                _ => *number == 2,
+            };
+            let mine = || said.iter().filter(applies);
+            let memory = mine().filter_map(|said| said.1).next_back().unwrap_or(1);
+            let weight = mine().filter_map(|said| said.2).next_back().unwrap_or(256);
+            let mount = mine().any(|said| said.3);
+            prop_assert_eq!(sliver.resources.memory.mib(), memory);
+            prop_assert_eq!(u64::from(sliver.resources.cpu_weight), weight);
+            let paths: Vec<(&str, String)> =
+                sliver.mounts.iter().map(|mount| (mount.path.as_str(), mount.writable.to_string())).collect();
+            let mut expected = vec![("/", "local".to_owned()), ("/srv", "local".to_owned())];
+            if mount {
+                expected[1].1 = "none".to_owned();
+                expected.push(("/new", "local".to_owned()));
+            }
+            prop_assert_eq!(paths, expected);
+            prop_assert_eq!(sliver.mounts[1].layers.len(), 1);
+            // What the patch does not speak of is as it was.
+            prop_assert_eq!(sliver.resources.disk.map(|disk| disk.to_string()), Some("1GiB".to_owned()));
         }
     }
 }

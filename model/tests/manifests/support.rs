@@ -7,8 +7,9 @@ use xeno_model::desired::DesiredFleet;
 use xeno_model::diagnostic::Diagnostic;
 use xeno_model::id::Digest;
 use xeno_model::manifest::{ParsedFile, parse_file};
+use xeno_model::placement::Ground;
 use xeno_model::repository::{FileMode, RepositoryTree, TreeEntry};
-use xeno_model::resolve::{is_manifest, resolve};
+use xeno_model::resolve::{is_manifest, resolve, survey};
 
 /// Files and what kind they are.
 #[derive(Clone, Debug, Default)]
@@ -70,5 +71,10 @@ impl Repository {
     pub(crate) fn resolve(&self) -> Result<DesiredFleet, Vec<Diagnostic>> {
         let parsed = self.parse();
         resolve(&parsed.iter().collect::<Vec<_>>(), &self.tree())
+    }
+
+    pub(crate) fn survey(&self) -> Result<Ground, Vec<Diagnostic>> {
+        let parsed = self.parse();
+        survey(&parsed.iter().collect::<Vec<_>>(), &self.tree())
     }
 }
