@@ -1,4 +1,10 @@
-//! Why something happens, or does not happen yet, in sentences.
+//! Why something happens, or does not happen yet, in sentences, and what a person can do about it.
+
+mod hint;
+mod run;
+
+pub use hint::next_step;
+pub use run::of_run;
 
 use xeno_model::desired::HypervisorKind;
 use xeno_model::observed::DomainState;

@@ -445,8 +445,36 @@ pub struct WhyView {
     pub phase: SliverPhase,
     /// Whether it is as desired, and healthy.
     pub settled: bool,
-    /// Sentences, most important first.
+    /// Class of the change that the plan has for it.
+    #[serde(default)]
+    pub class: Option<String>,
+    /// Whether somebody asked for that change, or it came apart by itself: `change`, `drift` or `schedule`.
+    #[serde(default)]
+    pub cause: Option<String>,
+    /// Every reason that the plan and the run under way hold for it, what it waits for first.
+    #[serde(default)]
+    pub reasons: Vec<WhyReason>,
+    /// All of it in sentences, most important first.
     pub sentences: Vec<String>,
+    /// Those of the sentences that no reason says.
+    #[serde(default)]
+    pub besides: Vec<String>,
+}
+
+/// One reason why a sliver is not as desired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WhyReason {
+    /// A word that stays the same.
+    pub code: String,
+    /// In words.
+    pub text: String,
+    /// Whether it is what the sliver waits for, rather than why something happens.
+    pub waits: bool,
+    /// Since when the plan has had it, as far as the agent knows: at the earliest since it began.
+    pub since_ms: Option<u64>,
+    /// What a person can do next.
+    pub next: String,
 }
 
 /// `GET /v1/events?since=N`: what happened.

@@ -14,7 +14,7 @@ use xeno_model::id::SliverId;
 
 use crate::api::{
     Applied, ApplyRequest, Doctor, EventView, Events, Failure, FreezeRequest, Freezes, History, PlanView,
-    SliverStatus, Slivers, Status, ThawRequest, WhyView,
+    SliverStatus, Slivers, Status, ThawRequest, Tombstones, WhyView,
 };
 
 /// Longest answer that is read.
@@ -195,6 +195,14 @@ impl ApiClient {
         let of = sliver.map_or_else(String::new, |sliver| format!("sliver={sliver}&"));
         self.ask(Method::GET, &format!("/v1/history?{of}limit={limit}"))
             .await
+    }
+
+    /// What removals have set aside.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn tombstones(&self) -> Result<Tombstones, ClientError> {
+        self.ask(Method::GET, "/v1/tombstones").await
     }
 
     /// All that the agent sees and has recorded: what `xeno plan --observed` makes a plan from elsewhere.

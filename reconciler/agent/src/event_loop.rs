@@ -13,6 +13,7 @@ mod memory;
 mod mending;
 mod pass;
 mod progress;
+mod since;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -154,6 +155,8 @@ pub(crate) struct Agent<H, S> {
     refused: Vec<String>,
     /// What waited at the last plan, and for what: told once.
     waiting: BTreeMap<SliverId, String>,
+    /// Since when the plan has had its reasons.
+    since: since::Since,
     blind: BTreeSet<&'static str>,
     /// Actions that succeeded in the run before this look, under this desired state.
     just_done: BTreeSet<ActionKey>,
@@ -219,6 +222,7 @@ where
             plan: None,
             refused: Vec::new(),
             waiting: BTreeMap::new(),
+            since: since::Since::default(),
             blind: BTreeSet::new(),
             just_done: BTreeSet::new(),
             restless: 0,

@@ -47,6 +47,10 @@ impl World {
                         phase: crate::api::SliverPhase::Settled,
                         settled: true,
                         sentences: Vec::new(),
+                        class: None,
+                        cause: None,
+                        reasons: Vec::new(),
+                        besides: Vec::new(),
                     }))),
                     Request::Why(sliver, reply) => {
                         drop(reply.send(Err(HandleError::NoSuchSliver { sliver })))

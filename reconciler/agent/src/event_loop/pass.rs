@@ -165,6 +165,7 @@ where
         };
         let idle = planned.plan.actions.is_empty() && planned.settlements.is_empty();
         self.tell_waiting(&planned.plan).await;
+        self.since.note(&planned.plan, self.clock.now());
         self.calm(&planned.plan).await;
         self.plan = Some(planned.plan.clone());
         self.room_at = planned.room_at;

@@ -7,7 +7,8 @@ use xeno_reconciler::enforce::unenforced;
 use xeno_reconciler::ports::{Hypervisor, Storage};
 use xeno_reconciler::report;
 
-use crate::api::{FORMAT_VERSION, HealthWord, SliverPhase, WhyView};
+use crate::api::{FORMAT_VERSION, HealthWord, SliverPhase, WhyReason, WhyView};
+use crate::event_loop::answers::slivers::cause_word;
 use crate::event_loop::{Agent, Stage};
 use crate::handle::HandleError;
 
@@ -64,6 +65,8 @@ where
         {
             sentences.push(format!("{action} cannot be done in this run, since {by} failed."));
         }
+        // What comes up to here is said by reasons too.
+        let said = sentences.len();
         if let Some(why) = &health.why {
             sentences.push(format!("Its health check fails: {why}."));
         } else if health.verdict == HealthWord::Starting {
@@ -88,6 +91,7 @@ where
         {
             sentences.push(format!("Besides, {}.", report::not_enforced(&limits, by)));
         }
+        let besides = sentences[said..].to_vec();
         let settled = matches!(phase, SliverPhase::Settled) && healthy;
         if settled {
             let well = match health.verdict {
@@ -105,13 +109,43 @@ where
         } else if sentences.is_empty() {
             sentences.push("The agent has not looked at it yet.".to_owned());
         }
+        let change = self.change(&sliver);
         Ok(WhyView {
             format_version: FORMAT_VERSION,
-            sliver: sliver.to_string(),
             phase,
             settled,
+            class: change.map(|change| change.class.word().to_owned()),
+            cause: change.map(|change| cause_word(change.cause).to_owned()),
+            reasons: self.reasons(&sliver, change, phase),
+            sliver: sliver.to_string(),
             sentences,
+            besides,
         })
+    }
+
+    /// Every reason that the run under way and the plan hold for a sliver, what it waits for first.
+    fn reasons(&self, sliver: &SliverId, change: Option<&Change>, phase: SliverPhase) -> Vec<WhyReason> {
+        let mut reasons = match &self.stage {
+            Stage::Running(progress) => report::of_run(&progress.run, sliver, self.clock.elapsed_ms()),
+            Stage::Idle | Stage::Looking => Vec::new(),
+        };
+        if !matches!(phase, SliverPhase::Settled) {
+            reasons.extend(
+                change
+                    .into_iter()
+                    .flat_map(|change| change.reasons.iter().cloned()),
+            );
+        }
+        reasons.sort_by_key(|reason| !reason.holds_back());
+        let name = sliver.to_string();
+        let view = |reason: Reason| WhyReason {
+            code: reason.code().to_owned(),
+            text: report::sentence(&reason),
+            waits: reason.holds_back(),
+            since_ms: self.since.of(sliver, reason.code()).map(|since| since.0),
+            next: report::next_step(&reason, &name),
+        };
+        reasons.into_iter().map(view).collect()
     }
 
     /// Limits that a sliver asks for and that this node does not keep.
