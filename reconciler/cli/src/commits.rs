@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use xeno_agent::snapshot::Snapshot;
 use xeno_agent::source::{Manifests, Reader, RepositorySnapshot};
 use xeno_model::desired::{DeleteBudget, DesiredFleet};
 use xeno_model::diagnostic::{Paint, Report};
-use xeno_model::id::{NodeName, Revision, Timestamp};
+use xeno_model::id::{Generation, NodeName, Revision, Timestamp};
 use xeno_reconciler::assume;
 use xeno_reconciler::plan::{Basis, Plan, PlanInput, build};
 
@@ -141,6 +142,32 @@ pub(crate) fn plans(before: Option<&Commit>, after: &Commit, only: Option<&NodeN
             .map_err(|error| Failure::doing(format_args!("plan node {node}"), &error))
         })
         .collect()
+}
+
+/// The plan of the node that `seen` is of, from what it saw and recorded to what a commit asks for.
+///
+/// Time stands still: what waited for a moment when the node was looked at waits for it here, too.
+pub(crate) fn plan_from(seen: &Snapshot, after: &Commit) -> Outcome<Plan> {
+    let node = &seen.observed.node;
+    // The node would accept another commit as its next generation.
+    let same = seen.revision.as_ref() == Some(&after.revision);
+    let generation = if same {
+        seen.generation
+    } else {
+        Generation(seen.generation.0.saturating_add(1))
+    };
+    let desired = after.fleet.project(node, &after.revision);
+    build(&PlanInput {
+        generation,
+        applied_generation: seen.applied_generation,
+        basis: Basis::Observed,
+        removed_recently: seen.removed_recently,
+        tombstone_ms: seen.tombstone_ms,
+        restarts: &seen.restarts,
+        freezes: &seen.freezes,
+        ..PlanInput::plain(&desired, &seen.applied, &seen.observed, seen.observed.at)
+    })
+    .map_err(|error| Failure::doing(format_args!("plan node {node}"), &error))
 }
 
 /// Prints diagnostics to standard error, and how many there are.

@@ -27,7 +27,7 @@ use clap::{Parser, Subcommand};
 
 use commands::{
     agent, apply, completion, console, cowfs, describe, diff, doctor, events, freeze, get, history, hook,
-    init, man, plan, reconcile, status, suspend, template, tree, undelete, validate, version,
+    init, man, plan, reconcile, status, suspend, template, tree, undelete, validate, version, why,
 };
 use exit::Exit;
 use failure::{Failure, Outcome};
@@ -56,7 +56,7 @@ enum Command {
     Undelete(undelete::Undelete),
     Get(get::Get),
     Describe(describe::Describe),
-    Why(describe::Why),
+    Why(why::Why),
     Events(events::EventsArgs),
     Logs(console::Logs),
     Console(console::Console),
@@ -116,7 +116,7 @@ fn run(command: &Command) -> Outcome {
         Command::Undelete(args) => undelete::run(args),
         Command::Get(args) => get::run(args),
         Command::Describe(args) => describe::run(args),
-        Command::Why(args) => describe::why(args),
+        Command::Why(args) => why::run(args),
         Command::Events(args) => events::run(args),
         Command::Logs(args) => console::logs(args),
         Command::Console(args) => console::console(args),

@@ -83,7 +83,7 @@ pub(crate) fn yaml(value: &impl Serialize) -> Outcome<()> {
 /// Writes a listing in the form that was asked for. `rows` is for people, `value` for programs.
 pub(crate) fn listing(format: Format, rows: &Table, value: &Value) -> Outcome<()> {
     match format {
-        Format::Table | Format::Wide => styled(&rows.render(format)),
+        Format::Table | Format::Wide => styled(&rows.render(format, terminal_columns())),
         Format::Json => json(value),
         Format::Yaml => yaml(value),
     }
@@ -114,8 +114,8 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// The table as text.
-    pub(crate) fn render(&self, format: Format) -> String {
+    /// The table as text. Where it is wider than `room`, what is last in a row goes on below itself.
+    pub(crate) fn render(&self, format: Format, room: Option<usize>) -> String {
         if self.rows.is_empty() {
             return format!("{}\n", self.empty);
         }
@@ -145,12 +145,23 @@ impl Table {
                 .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
+        let before: usize = widths.iter().rev().skip(1).map(|width| width + 2).sum();
+        let last = room.map(|room| room.saturating_sub(before).max(LAST_COLUMN_MIN));
         let line = |row: &Vec<String>| {
-            let cells = row
+            let (end, cells) = row
+                .split_last()
+                .map_or(("", &[][..]), |(end, cells)| (end.as_str(), cells));
+            let cells = cells
                 .iter()
                 .zip(&widths)
-                .map(|(cell, width)| format!("{cell:<width$}"));
-            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+                .map(|(cell, width)| format!("{cell:<width$}  "));
+            let ends = match last {
+                Some(last) if end.chars().count() > last => folded(end, last),
+                Some(_) | None => vec![end.to_owned()],
+            };
+            let below = format!("\n{:before$}", "");
+            let text = format!("{}{}", cells.collect::<String>(), ends.join(&below));
+            text.trim_end().to_owned()
         };
         let mut lines = rows.iter().map(line);
         let head = lines.next().unwrap_or_default();
@@ -161,6 +172,15 @@ impl Table {
         }
         out
     }
+}
+
+/// Columns that the last cell of a row gets, however narrow the terminal.
+const LAST_COLUMN_MIN: usize = 24;
+
+/// Columns of the terminal that standard output is; `None` where it is none.
+pub(crate) fn terminal_columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 /// Headings.
@@ -312,12 +332,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_last_in_a_row_goes_on_below_itself() {
+        let mut table = Table::new(&["NAME", "WHY"], 2, "nothing");
+        table.row(vec![
+            "web/0".into(),
+            "needs 512 MiB, and 256 MiB are free for it".into(),
+        ]);
+        let plain = |room| anstream::adapter::strip_str(&table.render(Format::Table, room)).to_string();
+        let folded = "NAME   WHY\nweb/0  needs 512 MiB, and 256\n       MiB are free for it\n";
+        assert_eq!(plain(Some(32)), folded);
+        assert_eq!(plain(Some(80)).lines().count(), 2);
+    }
+
+    #[test]
     fn a_table_lines_up_and_cannot_be_made_to_steer_a_terminal() {
         let mut table = Table::new(&["NAME", "STATE", "MORE"], 2, "nothing");
-        assert_eq!(table.render(Format::Table), "nothing\n");
+        assert_eq!(table.render(Format::Table, None), "nothing\n");
         table.row(vec!["web/0".into(), "ok".into(), "x".into()]);
         table.row(vec!["a\u{1b}[2J".into(), "long text".into(), "y".into()]);
-        let text = anstream::adapter::strip_str(&table.render(Format::Table)).to_string();
-        assert_eq!(text, "NAME   STATE\nweb/0  ok\na\u{fffd}[2J  long text\n");
+        let plain = |room| anstream::adapter::strip_str(&table.render(Format::Table, room)).to_string();
+        assert_eq!(plain(None), "NAME   STATE\nweb/0  ok\na\u{fffd}[2J  long text\n");
     }
 }

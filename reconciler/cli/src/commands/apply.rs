@@ -57,6 +57,13 @@ pub(crate) fn run(args: &Apply) -> Outcome {
             Err(error) => Err(error.into()),
         }
     })?;
+    if applied.actions == 0 {
+        output::text(&format!(
+            "nothing to carry out: {}\n",
+            output::clean(&applied.summary)
+        ))?;
+        return Ok(Exit::Done);
+    }
     let actions = count(applied.actions, "action", "actions");
     output::styled(&format!(
         "{} {actions}: {}\n",

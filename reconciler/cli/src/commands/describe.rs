@@ -1,7 +1,7 @@
-//! `xeno describe` and `xeno why`: one sliver.
+//! `xeno describe`: one sliver.
 
 use clap::Args;
-use xeno_agent::api::{SliverPhase, SliverStatus};
+use xeno_agent::api::SliverStatus;
 use xeno_model::desired::DesiredSliver;
 use xeno_model::id::SliverId;
 
@@ -9,24 +9,11 @@ use super::{get, status};
 use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::link::{AgentArgs, sliver, wait};
-use crate::output::{self, BOLD, FAIR, GOOD, TextFormat, bytes, moment, paint};
+use crate::output::{self, BOLD, TextFormat, bytes, moment, paint};
 
 /// Shows everything about one sliver.
 #[derive(Args)]
 pub(crate) struct Describe {
-    /// The sliver, as in web/0.
-    #[arg(value_parser = sliver)]
-    sliver: SliverId,
-    #[command(flatten)]
-    agent: AgentArgs,
-    /// Form of the result.
-    #[arg(short, long, value_enum, default_value_t)]
-    output: TextFormat,
-}
-
-/// Says why a sliver is not as desired.
-#[derive(Args)]
-pub(crate) struct Why {
     /// The sliver, as in web/0.
     #[arg(value_parser = sliver)]
     sliver: SliverId,
@@ -43,25 +30,6 @@ pub(crate) fn run(args: &Describe) -> Outcome {
         TextFormat::Json => output::json(&sliver)?,
         TextFormat::Text => output::styled(&text(&sliver))?,
     }
-    Ok(Exit::Done)
-}
-
-pub(crate) fn why(args: &Why) -> Outcome {
-    let view = wait(async { Ok(args.agent.client().why(&args.sliver).await?) })?;
-    if args.output == TextFormat::Json {
-        output::json(&view)?;
-        return Ok(Exit::Done);
-    }
-    let (style, word) = match (view.settled, view.phase) {
-        (true, _) => (GOOD, "as desired"),
-        (false, SliverPhase::Settled) => (FAIR, "as desired, but not healthy"),
-        (false, _) => (FAIR, "not as desired"),
-    };
-    let mut text = format!("{} is {}\n", view.sliver, paint(style, word));
-    for sentence in &view.sentences {
-        text.push_str(&format!("  {}\n", output::clean(sentence)));
-    }
-    output::styled(&text)?;
     Ok(Exit::Done)
 }
 
@@ -90,6 +58,28 @@ fn text(sliver: &SliverStatus) -> String {
             );
         }
         None => line("domain", summary.domain.clone()),
+    }
+    if let Some(image) = &seen.image {
+        let fits = match (image.sealed, image.fits) {
+            (false, _) => ", not sealed yet",
+            (true, Some(false)) => ", its disk has changed since",
+            (true, Some(true) | None) => "",
+        };
+        line(
+            "image",
+            format!(
+                "{} of {} MiB, stored on {}{fits}",
+                bytes(image.bytes),
+                image.memory_mib,
+                moment(image.at_ms)
+            ),
+        );
+    }
+    if summary.restarts > 0 {
+        line(
+            "restarts",
+            format!("{} of late: it ended by itself", summary.restarts),
+        );
     }
     if let Some(uuid) = &sliver.uuid {
         line("uuid", uuid.clone());

@@ -47,6 +47,9 @@ enum What {
     /// Writable layers that a removal set aside.
     #[value(alias = "tombstone")]
     Tombstones,
+    /// Memory of suspended slivers.
+    #[value(alias = "image")]
+    Images,
     /// What the agent leaves alone because somebody said so.
     #[value(alias = "freeze")]
     Freezes,
@@ -62,6 +65,7 @@ pub(crate) fn run(args: &Get) -> Outcome {
             What::Templates => templates(&client).await,
             What::Observed => observed(&client, args.output).await,
             What::Tombstones => tombstones(&client).await,
+            What::Images => images(&client).await,
             What::Freezes => {
                 let freezes = client.freezes().await?;
                 Ok((freeze::table(&freezes), json!(freezes)))
@@ -202,29 +206,50 @@ async fn templates(client: &ApiClient) -> Outcome<(Table, Value)> {
 }
 
 async fn tombstones(client: &ApiClient) -> Outcome<(Table, Value)> {
+    let tombstones = client.tombstones().await?;
+    let now = output::now_ms();
+    let head = ["SLIVER", "SET ASIDE", "PURGED IN", "WRITTEN", "PURGED ON"];
+    let mut table = Table::new(&head, 4, "nothing is set aside");
+    for tombstone in &tombstones.tombstones {
+        table.row(vec![
+            tombstone.sliver.clone(),
+            output::ago(tombstone.since_ms, now),
+            output::span(tombstone.purge_ms.saturating_sub(now)),
+            bytes(tombstone.bytes),
+            output::moment(tombstone.purge_ms),
+        ]);
+    }
+    Ok((table, json!(tombstones)))
+}
+
+async fn images(client: &ApiClient) -> Outcome<(Table, Value)> {
     let slivers = client.slivers().await?.slivers;
-    let mut table = Table::new(
-        &["SLIVER", "SET ASIDE", "WRITTEN", "ON"],
-        3,
-        "nothing is set aside",
-    );
+    let head = ["SLIVER", "STORED", "SIZE", "MEMORY", "RESUMES", "ON"];
+    let mut table = Table::new(&head, 5, "no memory is stored");
     let mut values = Vec::new();
     for status in details(client, &slivers).await? {
-        let storage = status.observed.storage.as_ref();
-        let Some((at, storage)) = storage.and_then(|storage| Some((storage.tombstone_ms?, storage))) else {
+        let Some(image) = &status.observed.image else {
             continue;
+        };
+        let resumes = match (image.sealed, image.fits) {
+            (false, _) => "no: not sealed yet",
+            (true, Some(true)) => "yes",
+            (true, Some(false)) => "no: its disk has changed",
+            (true, None) => "not known",
         };
         table.row(vec![
             status.summary.id.clone(),
-            output::ago(at, output::now_ms()),
-            bytes(storage.bytes),
-            output::moment(at),
+            output::ago(image.at_ms, output::now_ms()),
+            bytes(image.bytes),
+            format!("{} MiB", image.memory_mib),
+            resumes.to_owned(),
+            output::moment(image.at_ms),
         ]);
-        values.push(json!({ "sliver": status.summary.id, "setAsideMs": at, "bytes": storage.bytes }));
+        values.push(json!({ "sliver": status.summary.id, "image": image }));
     }
     Ok((
         table,
-        json!({ "formatVersion": FORMAT_VERSION, "tombstones": values }),
+        json!({ "formatVersion": FORMAT_VERSION, "images": values }),
     ))
 }
 

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
+use xeno_agent::snapshot::{LEN_MAX, Snapshot};
 use xeno_model::id::NodeName;
 use xeno_reconciler::plan::Plan;
 use xeno_reconciler::render::{self, Colour};
 
-use crate::commits::{Commit, History, Range, plans, show};
+use crate::commits::{Commit, History, Range, plan_from, plans, show};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::graph;
@@ -19,10 +20,10 @@ use crate::plan_file;
 
 /// Shows what would be done, and why.
 ///
-/// Asks the agent of this node, which looks at itself. With --rev or --repo nobody is asked: the plan leads from one
-/// commit to another, and assumes that every node has carried out the first.
+/// Asks the agent of this node, which looks at itself. With --rev nobody is asked: the plan leads from one commit to
+/// another, and assumes that every node has carried out the first. With --observed it leads from what a node saw.
 #[derive(Args)]
-#[command(group = ArgGroup::new("offline").args(["repo", "rev", "base"]).multiple(true).conflicts_with_all(["socket", "refresh"]))]
+#[command(group = ArgGroup::new("offline").args(["repo", "rev", "base", "observed"]).multiple(true).conflicts_with_all(["socket", "refresh"]))]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     agent: AgentArgs,
@@ -32,7 +33,10 @@ pub(crate) struct PlanArgs {
     /// From commit A to commit B, or to B from its first parent, without an agent [default with --repo: HEAD].
     #[arg(long, value_name = "A..B")]
     rev: Option<String>,
-    /// The repository of --rev [default: the one around the current directory].
+    /// From what a node saw, as in this file, to commit B. `xeno get observed -o json` writes it there.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["base", "node"])]
+    observed: Option<PathBuf>,
+    /// The repository of --rev and --observed [default: the one around the current directory].
     #[arg(long, value_name = "PATH")]
     repo: Option<PathBuf>,
     /// The commit to come from, as A in --rev A..B.
@@ -54,7 +58,7 @@ pub(crate) struct PlanArgs {
     #[arg(short, long, value_enum, default_value_t)]
     output: PlanFormat,
     /// Also writes the plan to a file, for `xeno apply`.
-    #[arg(long, value_name = "FILE", conflicts_with = "offline")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["repo", "rev", "base"])]
     out: Option<PathBuf>,
     /// Ends with 0 if there is nothing to do, 2 if there is, 1 on failure.
     #[arg(long)]
@@ -63,7 +67,11 @@ pub(crate) struct PlanArgs {
 
 pub(crate) fn run(args: &PlanArgs) -> Outcome {
     let offline = args.repo.is_some() || args.rev.is_some() || args.base.is_some();
-    let empty = if offline { commits(args)? } else { ask(args)? };
+    let empty = match &args.observed {
+        Some(file) => observed(args, file)?,
+        None if offline => commits(args)?,
+        None => ask(args)?,
+    };
     Ok(if args.detailed_exitcode && !empty {
         Exit::Changes
     } else {
@@ -95,9 +103,50 @@ fn ask(args: &PlanArgs) -> Outcome<bool> {
     Ok(view.empty && view.findings.is_empty())
 }
 
+/// What a node saw is in a file; what is asked for, in a commit.
+fn observed(args: &PlanArgs, file: &Path) -> Outcome<bool> {
+    let failed =
+        |error: &dyn std::error::Error| Failure::doing(format_args!("read {}", file.display()), error);
+    let length = std::fs::metadata(file).map_err(|error| failed(&error))?.len();
+    if length > LEN_MAX as u64 {
+        return Err(Failure::said(format!(
+            "{} is longer than any observation",
+            file.display()
+        )));
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| failed(&error))?;
+    let seen = Snapshot::from_json(&text).map_err(|error| {
+        Failure::tried(&error).hint(format!(
+            "write it on the node: xeno get observed -o json >{}",
+            file.display()
+        ))
+    })?;
+    let range = Range::parse(args.rev.as_deref().unwrap_or("HEAD"))?;
+    if range.from.is_some() {
+        return Err(Failure::said(
+            "--observed says already where to come from: leave out A..".to_owned(),
+        ));
+    }
+    let mut history = open(args)?;
+    let revision = history.reader().resolve(&range.to)?;
+    let fleet = history.fleet(&revision)?.map_err(|report| show(&report))?;
+    let plan = plan_from(&seen, &Commit { revision, fleet })?;
+    if let Some(path) = &args.out {
+        plan_file::write(path, &value(std::slice::from_ref(&plan), true)?)?;
+        output::note(&format!(
+            "written to {0}; `xeno apply {0}` on the node carries it out",
+            path.display()
+        ));
+    }
+    print(&[plan], args.output, true)
+}
+
+fn open(args: &PlanArgs) -> Outcome<History> {
+    History::open(args.repo.as_deref().unwrap_or(Path::new(".")), &args.subpath)
+}
+
 fn commits(args: &PlanArgs) -> Outcome<bool> {
-    let path = args.repo.as_deref().unwrap_or(Path::new("."));
-    let mut history = History::open(path, &args.subpath)?;
+    let mut history = open(args)?;
     let range = Range::parse(args.rev.as_deref().unwrap_or("HEAD"))?;
     if range.from.is_some() && args.base.is_some() {
         return Err(Failure::said(
@@ -113,8 +162,13 @@ fn commits(args: &PlanArgs) -> Outcome<bool> {
     let before = base_commit(&mut history, base)?;
     let after = Commit { revision, fleet };
     let plans = plans(before.as_ref(), &after, args.node.as_ref())?;
-    match args.output {
-        PlanFormat::Json => output::json(&value(&plans, args.node.is_some())?)?,
+    print(&plans, args.output, args.node.is_some())
+}
+
+/// Prints plans, and says whether there is nothing to do in any.
+fn print(plans: &[Plan], format: PlanFormat, single: bool) -> Outcome<bool> {
+    match format {
+        PlanFormat::Json => output::json(&value(plans, single)?)?,
         PlanFormat::Text => {
             let texts: Vec<String> = plans
                 .iter()
@@ -122,8 +176,8 @@ fn commits(args: &PlanArgs) -> Outcome<bool> {
                 .collect();
             output::styled(&texts.join("\n"))?;
         }
-        PlanFormat::Dot => output::text(&graph::dot(&documents(&plans)?))?,
-        PlanFormat::Mermaid => output::text(&graph::mermaid(&documents(&plans)?))?,
+        PlanFormat::Dot => output::text(&graph::dot(&documents(plans)?))?,
+        PlanFormat::Mermaid => output::text(&graph::mermaid(&documents(plans)?))?,
     }
     Ok(plans.iter().all(render::is_empty))
 }

@@ -3,6 +3,7 @@
 use clap::Args;
 use xeno_agent::api::{HealthView, HealthWord, Phase, SliverPhase, SliverSummary, Status};
 
+use super::freeze;
 use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::link::{AgentArgs, wait};
@@ -121,6 +122,9 @@ fn text(status: &Status, format: Format) -> String {
     for problem in status.problems.iter().filter(|problem| !told(problem)) {
         line("problem", paint(BAD, &output::clean(problem)));
     }
+    for freeze in &status.freezes {
+        line("frozen", paint(FAIR, &freeze::line(freeze)));
+    }
     if !status.strangers.is_empty() {
         line(
             "strangers",
@@ -132,7 +136,7 @@ fn text(status: &Status, format: Format) -> String {
     }
     let mut out = lines.join("\n");
     out.push_str("\n\n");
-    out.push_str(&slivers(&status.slivers).render(format));
+    out.push_str(&slivers(&status.slivers).render(format, output::terminal_columns()));
     if let Some(rejected) = &status.rejected {
         let at = ago(rejected.at_ms, now);
         out.push_str(&format!(
@@ -155,8 +159,8 @@ pub(crate) fn slivers(slivers: &[SliverSummary]) -> Table {
         let ports: Vec<&str> = sliver.ports.iter().map(|port| port.url.as_str()).collect();
         table.row(vec![
             sliver.id.clone(),
-            phase(sliver.phase).to_owned(),
-            sliver.domain.clone(),
+            state(sliver),
+            domain(sliver),
             health(&sliver.health),
             if ports.is_empty() {
                 "-".to_owned()
@@ -169,6 +173,35 @@ pub(crate) fn slivers(slivers: &[SliverSummary]) -> Table {
         ]);
     }
     table
+}
+
+/// A phase, and what else is to be known at a glance.
+fn state(sliver: &SliverSummary) -> String {
+    let mut text = phase(sliver.phase).to_owned();
+    if sliver.frozen {
+        text.push_str(", frozen");
+    }
+    text
+}
+
+/// What a domain does, or has done.
+fn domain(sliver: &SliverSummary) -> String {
+    let mut text = if sliver.suspended && sliver.domain == "none" {
+        "suspended".to_owned()
+    } else {
+        sliver.domain.clone()
+    };
+    if sliver.restarts > 0 {
+        text.push_str(&format!(
+            ", {}",
+            output::count(restarts(sliver), "restart", "restarts")
+        ));
+    }
+    text
+}
+
+fn restarts(sliver: &SliverSummary) -> usize {
+    usize::try_from(sliver.restarts).unwrap_or(usize::MAX)
 }
 
 /// A phase as a word.

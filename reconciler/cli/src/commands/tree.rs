@@ -227,6 +227,7 @@ fn state(sliver: &DesiredSliver, summary: Option<&SliverSummary>) -> String {
     };
     let settled = summary.phase == xeno_agent::api::SliverPhase::Settled;
     let mut text = match summary.domain.as_str() {
+        "none" if summary.suspended => "suspended".to_owned(),
         "none" => desired.clone(),
         domain => domain.to_owned(),
     };

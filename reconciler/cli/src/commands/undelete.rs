@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 use git2::{ObjectType, Oid};
-use xeno_agent::api_client::ClientError;
 use xeno_agent::source::{Reader, RepositorySnapshot};
 use xeno_model::desired::{CarriedContent, DesiredFleet, LayerRef};
 use xeno_model::id::{NodeName, SliceName, SliverId};
@@ -279,27 +278,24 @@ fn tell_what_is_kept(agent: &AgentArgs, slivers: &[(&NodeName, &SliverId)]) {
     let client = agent.client();
     let asked = wait(async {
         let here = client.status().await?.node.name;
-        let mut lines = Vec::new();
-        for (node, id) in slivers {
-            if node.as_str() != here {
-                continue;
-            }
-            let kept = match client.describe(id).await {
-                Ok(sliver) => sliver
-                    .observed
-                    .storage
-                    .filter(|storage| storage.on_disk || storage.tombstone_ms.is_some()),
-                Err(ClientError::Refused { status: 404, .. }) => None,
-                Err(error) => return Err(error.into()),
-            };
-            lines.push(match kept {
-                Some(storage) => format!(
-                    "{node} keeps what {id} wrote ({}), and gives it back",
-                    output::bytes(storage.bytes)
-                ),
-                None => format!("{node} keeps nothing of {id}: it begins anew"),
-            });
-        }
+        let tombstones = client.tombstones().await?.tombstones;
+        let lines: Vec<String> = slivers
+            .iter()
+            .filter(|(node, _)| node.as_str() == here)
+            .map(|(node, id)| {
+                let kept = tombstones
+                    .iter()
+                    .find(|tombstone| tombstone.sliver == id.to_string());
+                match kept {
+                    Some(kept) => format!(
+                        "{node} keeps what {id} wrote ({}) until {}, and gives it back",
+                        output::bytes(kept.bytes),
+                        moment(kept.purge_ms)
+                    ),
+                    None => format!("{node} has set nothing of {id} aside"),
+                }
+            })
+            .collect();
         Ok((here, lines))
     });
     let elsewhere: BTreeSet<&str> = match &asked {

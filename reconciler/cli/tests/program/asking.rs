@@ -197,3 +197,40 @@ fn a_plan_is_applied_as_it_was_written_or_not_at_all() {
         &["flowchart LR", "p0_1 --> p0_2"],
     );
 }
+
+#[test]
+fn undelete_says_what_the_node_still_keeps() {
+    let world = World::with_hook();
+    let agent = Scripted::new(&world);
+    assert_eq!(world.git("work", &["rm", "-q", "slices/web.yaml"]).code, Some(0));
+    world.commit("web is over");
+    let tombstone =
+        json!({ "sliver": "web/0", "sinceMs": 1_000, "purgeMs": 4_102_444_800_000_u64, "bytes": 2048 });
+    agent.answer(
+        "GET /v1/tombstones",
+        200,
+        json!({ "formatVersion": 1, "tombstones": [tombstone] }),
+    );
+    let parts = [
+        "node-a keeps what web/0 wrote (2.0 KiB) until 2100-",
+        "nothing was written",
+    ];
+    check(
+        &world,
+        &["undelete", "web", "--repo", "work", "--dry-run"],
+        0,
+        &parts,
+    );
+    check(&world, &["get", "tombstones"], 0, &["SLIVER", "web/0", "2.0 KiB"]);
+    agent.answer(
+        "GET /v1/tombstones",
+        200,
+        json!({ "formatVersion": 1, "tombstones": [] }),
+    );
+    check(
+        &world,
+        &["undelete", "web", "--repo", "work"],
+        0,
+        &["node-a has set nothing of web/0 aside"],
+    );
+}

@@ -88,6 +88,94 @@ fn an_agent_answers_keeps_its_place_and_leaves_when_asked() {
     assert!(unknown.err.contains("there is no sliver web/9"), "{unknown:?}");
     assert!(xeno(&["events"]).out.contains("accepted"));
 
+    // Everything it plans from goes into a file, and makes the same plan elsewhere.
+    let seen = xeno(&["get", "observed", "-o", "json"]);
+    assert_eq!(seen.code, Some(0), "{seen:?}");
+    std::fs::write(world.path("seen.json"), &seen.out).expect("written");
+    let offline = ["plan", "--observed", "seen.json", "--repo", "work"];
+    let away = world.xeno(".", &offline);
+    assert_eq!(away.code, Some(0), "{away:?}");
+    let without_marks = away
+        .out
+        .replace("  observed\n", "\n")
+        .replace("  (observed)\n\n", "\n\n");
+    let here = xeno(&["plan"]).out;
+    let changes = |text: &str| {
+        text.lines()
+            .skip(1)
+            .map(|line| line.trim_end().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let (away_lines, here_lines) = (changes(&without_marks), changes(&here));
+    assert_eq!(
+        away_lines[..away_lines.len() - 1],
+        here_lines[..here_lines.len() - 1],
+        "{}\n{here}",
+        away.out
+    );
+    world.edit("seen.json", "\"formatVersion\": 1", "\"formatVersion\": 99");
+    let newer = world.xeno(".", &offline);
+    assert!(
+        newer.code == Some(1) && newer.err.contains("version 99"),
+        "{newer:?}"
+    );
+
+    // A plan in a file is carried out as long as the agent makes the same one.
+    assert_eq!(xeno(&["plan", "--out", "plan.json"]).code, Some(0));
+    let applied = xeno(&["apply", "plan.json"]);
+    // The file server does not run, so everything waits.
+    assert!(
+        applied.out.contains("nothing to carry out: ") && applied.out.contains("1 waiting"),
+        "{applied:?}"
+    );
+
+    // What is frozen is left alone, and says so.
+    let frozen = xeno(&["freeze", "--reason", "an audit", "--for", "2h", "--by", "eve"]);
+    assert!(frozen.out.contains("node is frozen until"), "{frozen:?}");
+    assert!(xeno(&["get", "freezes"]).out.contains("an audit"));
+    assert!(
+        xeno(&["status"]).out.contains("frozen     node by eve, "),
+        "{}",
+        xeno(&["status"]).out
+    );
+    let reconcile = xeno(&["reconcile"]);
+    assert!(
+        reconcile.code == Some(1) && reconcile.err.contains("an audit"),
+        "{reconcile:?}"
+    );
+    assert_eq!(xeno(&["thaw"]).code, Some(0));
+    assert_eq!(xeno(&["thaw"]).code, Some(1));
+    assert_eq!(xeno(&["reconcile"]).code, Some(0));
+
+    for (what, text) in [
+        ("tombstones", "nothing is set aside"),
+        ("images", "no memory is stored"),
+    ] {
+        assert!(xeno(&["get", what]).out.contains(text), "{what}");
+    }
+    assert!(
+        xeno(&["history"]).out.contains("accepted"),
+        "{:?}",
+        xeno(&["history"])
+    );
+    let why = xeno(&["why", "web/0", "-o", "json"]);
+    let why: serde_json::Value = serde_json::from_str(&why.out).expect("JSON");
+    for reason in why["reasons"].as_array().expect("reasons") {
+        assert!(reason["next"].is_string() && reason["sinceMs"].is_u64(), "{why}");
+    }
+    let tree = world.xeno("work", &["tree", "--socket", "../agent.sock"]);
+    assert!(tree.out.contains("web/0  "), "{tree:?}");
+
+    world.edit("work/slices/web.yaml", "vcpus: 1", "vcpus: 2");
+    world.commit("another");
+    assert_eq!(world.push(&["main"]).code, Some(0));
+    assert_eq!(xeno(&["plan", "--refresh"]).code, Some(0));
+    let stale = xeno(&["apply", "plan.json"]);
+    assert!(
+        stale.code == Some(1) && flat(&stale.err).contains("plan.json is stale"),
+        "{stale:?}"
+    );
+
     let second = world.xeno(".", &["agent", "--config", "agent.toml"]);
     assert_eq!(second.code, Some(1), "{second:?}");
     assert!(flat(&second.err).contains("another agent"), "{}", second.err);
