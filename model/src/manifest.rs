@@ -12,12 +12,16 @@ mod kinds;
 mod partial;
 mod raw;
 mod read;
+mod reference;
+mod schema;
 mod shape;
 mod text;
 mod tree;
 
 pub use edit::{EditError, Editor};
 pub use kinds::{API_VERSION, FILES_MAX, Kind, OVERRIDES_MAX, SLIVERS_MAX};
+pub use reference::markdown as reference;
+pub use schema::json_schema;
 pub use text::FILE_LEN_MAX;
 pub use tree::{DEPTH_MAX, DOCUMENTS_MAX, Step, VALUES_MAX};
 

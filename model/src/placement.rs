@@ -12,6 +12,7 @@
 
 mod ground;
 mod ledger;
+mod lock;
 mod outcome;
 mod score;
 mod solve;
@@ -19,5 +20,6 @@ mod solve;
 mod tests;
 
 pub use ground::{Ask, Fixed, Ground, Matching, Size, Spot, Spread};
+pub use lock::{lock_path, lock_text};
 pub use outcome::{Move, Placed, Refusal, Shortage, Why};
 pub use solve::{Effort, place};

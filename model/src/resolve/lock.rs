@@ -10,6 +10,8 @@ use crate::id::{NodeName, SliceName};
 use crate::manifest::{Body, Kind, RawLock, Step};
 use crate::placement::{Ask, Effort, Fixed, Ground, Matching, Placed, Size, Spot, place};
 
+/// The way on from a lock that is missing or out of date.
+const PLACE_IT: &str = "in the fleet's directory: xeno place && git add placement && git commit";
 /// Moves that a message names at most.
 const NAMED_MAX: usize = 3;
 
@@ -191,10 +193,7 @@ impl<'a> Resolver<'a> {
                     None => {
                         let message =
                             format!("nobody has said yet where the slivers of `{}` are", draft.name);
-                        Diagnostic::error(Code::Placement, draft.at.place(&REPLICAS), message).help(format!(
-                            "run `xeno place` and commit placement/{}.lock.yaml",
-                            draft.name
-                        ))
+                        Diagnostic::error(Code::Placement, draft.at.place(&REPLICAS), message).help(PLACE_IT)
                     }
                 },
             };
@@ -227,7 +226,7 @@ fn stale(name: &SliceName, at: At<'_>, placed: &Placed) -> Diagnostic {
         None => at.key_place(&SLIVERS),
     };
     let message = format!("the lock of `{name}` is out of date: {}", said.join("; "));
-    Diagnostic::error(Code::Placement, place, message).help("run `xeno place` and commit what it writes")
+    Diagnostic::error(Code::Placement, place, message).help(PLACE_IT)
 }
 
 /// What slivers take that are where their slice says.

@@ -8,4 +8,6 @@ mod bad;
 mod examples;
 mod init;
 mod properties;
+mod reference;
+mod schema;
 mod support;
