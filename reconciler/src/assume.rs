@@ -3,15 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xeno_model::desired::{DesiredNode, SliverState, WritableKind};
+use xeno_model::desired::{DesiredNode, HypervisorKind, Mount, SliverState, Standing, WritableKind};
 use xeno_model::id::{Digest, Epoch, NodeName, SliverId, Timestamp};
 use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::{
-    DomainState, Domains, HealthVerdict, ObservedDomain, ObservedNode, ObservedStorage, Seen,
+    DomainState, Domains, HealthVerdict, ObservedDomain, ObservedImage, ObservedNode, ObservedStorage, Seen,
 };
 
 use crate::action::Ingredients;
 use crate::change::AppliedSliver;
+use crate::effective::effective;
+use crate::enforce::usual;
 use crate::ports::Tuning;
 
 /// What all writable layers are like that nobody looked at.
@@ -42,42 +44,57 @@ pub fn observed_from(
     let mut here = Ingredients::default();
     let mut health = BTreeMap::new();
     let mut applied = BTreeMap::new();
+    domains.able = match &before.standing {
+        Standing::Named(node) => usual(node.hypervisor),
+        Standing::NotNamed => usual(HypervisorKind::Xen),
+    };
     for (id, sliver) in &before.slivers {
+        let (sliver, _) = effective(before, sliver, at);
         let runs = match sliver.state {
             SliverState::Running => true,
             SliverState::Stopped | SliverState::Suspended => false,
         };
+        let tuning = Tuning::of(&sliver);
         if runs {
             let domain = ObservedDomain {
                 uuid: sliver.uuid,
                 state: DomainState::Running,
-                booted: boot_digest(sliver),
-                memory_mib: sliver.resources.memory.mib(),
-                memory_max_mib: sliver.resources.memory.mib(),
-                limits: Tuning::of(sliver).limits,
+                booted: boot_digest(&sliver),
+                memory_mib: tuning.memory_mib,
+                memory_max_mib: sliver.resources.memory_most().mib(),
                 vcpus: sliver.resources.vcpus,
-                publish: sliver.publish.clone(),
+                limits: tuning.limits,
+                publish: tuning.publish,
             };
             domains.ours.insert(id.clone(), domain);
             health.insert(id.clone(), HealthVerdict::Healthy);
-            let Ingredients { templates, files } = Ingredients::of(sliver);
+            let Ingredients { templates, files } = Ingredients::of(&sliver);
             here.templates.extend(templates);
             here.files.extend(files);
+        } else if sliver.state == SliverState::Suspended {
+            let image = ObservedImage {
+                uuid: sliver.uuid,
+                boot: boot_digest(&sliver),
+                memory_mib: tuning.memory_mib,
+                memory_max_mib: sliver.resources.memory_most().mib(),
+                publish: tuning.publish,
+                mark: Some(UNTOUCHED),
+                bytes: tuning.memory_mib << 20,
+                at,
+            };
+            domains.images.insert(id.clone(), image);
+            here.templates.insert(sliver.kernel.digest);
         }
+        let writes = |mount: &Mount| mount.writable == WritableKind::Local;
         let kept = ObservedStorage {
             on_disk: true,
             open: runs.then_some(Epoch(1)),
-            limits: if runs
-                && sliver
-                    .mounts
-                    .iter()
-                    .any(|mount| mount.writable == WritableKind::Local)
-            {
+            limits: if runs && sliver.mounts.iter().any(writes) {
                 BTreeSet::from([sliver.resources.disk])
             } else {
                 BTreeSet::new()
             },
-            stack: runs.then(|| stack_digest(sliver)),
+            stack: runs.then(|| stack_digest(&sliver)),
             exported: runs,
             bytes: 0,
             tombstone: None,
@@ -85,7 +102,7 @@ pub fn observed_from(
         };
         storage.insert(id.clone(), kept);
         let record = AppliedSliver {
-            desired: sliver.clone(),
+            desired: sliver.into_owned(),
             epoch: Epoch(1),
             complete: true,
         };

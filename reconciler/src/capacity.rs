@@ -1,5 +1,5 @@
-//! What a node has only once: memory and published ports. A boot that finds them taken waits for the shutdown that
-//! frees them, and one for which they will never be free does not begin.
+//! What a node has only once: memory and published ports. What finds them taken waits for what frees them, and that for
+//! which they will never be free does not begin.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,10 +11,10 @@ use crate::diff::{Study, domains};
 use crate::plan::{MemoryForecast, PlanInput};
 use crate::situation::Step;
 
-/// Shutdowns that must come before a sliver's boot because they free what it takes.
+/// Slivers whose end, or whose change while they run, must come first because it frees what another takes.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    /// For memory. The sliver's own shutdown waits for them too, so that it is not away while others stop.
+    /// For memory. The sliver's own end waits for them too, so that it is not away while others stop.
     pub(crate) memory: BTreeMap<SliverId, BTreeSet<SliverId>>,
     /// For published ports.
     pub(crate) ports: BTreeMap<SliverId, BTreeSet<SliverId>>,
@@ -28,22 +28,17 @@ struct Demand<'a> {
     wanted: u64,
 }
 
-/// Makes slivers wait for whose boot the node has no memory, or whose ports a domain holds that stays.
-pub(crate) fn hold_what_does_not_fit(input: &PlanInput<'_>, studies: &mut BTreeMap<SliverId, Study>) {
-    // A sliver that waits keeps what it holds, which may be what another counted on: again until nothing changes.
-    // Every round but the last holds at least one more, so there are no more rounds than slivers.
-    loop {
-        let mut held = ports_taken(input, studies);
-        held.extend(no_room(input, studies));
-        if held.is_empty() {
-            return;
-        }
-        for (sliver, reason) in held {
-            if let Some(study) = studies.get_mut(&sliver) {
-                study.hold(vec![reason]);
-            }
+/// Makes slivers wait for which the node has no memory, or whose ports a domain holds that stays. Whether there were
+/// any.
+pub(crate) fn hold_what_does_not_fit(input: &PlanInput<'_>, studies: &mut BTreeMap<SliverId, Study>) -> bool {
+    let mut held = ports_taken(input, studies);
+    held.extend(no_room(input, studies));
+    for (sliver, reason) in &held {
+        if let Some(study) = studies.get_mut(sliver) {
+            study.hold(vec![reason.clone()]);
         }
     }
+    !held.is_empty()
 }
 
 /// Memory of guests, now and when all steps are done; `None` where it cannot be known.
@@ -107,7 +102,7 @@ pub(crate) fn claims(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>)
         }
     }
     let holders = port_holders(input);
-    for sliver in booting(studies) {
+    for sliver in starting(studies) {
         for port in wanted_ports(input, sliver) {
             if let Some(holder) = holders.get(&port)
                 && *holder != sliver
@@ -136,18 +131,20 @@ fn held_in_all(input: &PlanInput<'_>) -> Option<u64> {
 
 /// What a sliver's steps do to memory; `None` if nothing.
 fn demand<'a>(input: &PlanInput<'_>, sliver: &'a SliverId, study: &Study) -> Option<Demand<'a>> {
-    let shuts_down = study.steps.contains(&Step::Shutdown);
-    let boots = study.steps.contains(&Step::Boot);
-    if !shuts_down && !boots {
+    let retunes = study.steps.contains(&Step::Retune);
+    if !study.ends() && !study.starts() && !retunes {
         return None;
     }
     let domain = domains(input).and_then(|domains| domains.ours.get(sliver));
     let desired = input.desired.slivers.get(sliver);
+    let wanted = desired.filter(|_| study.starts() || retunes);
     Some(Demand {
         sliver,
         class: study.change.class,
-        held: domain.filter(|_| shuts_down).map_or(0, |d| d.memory_mib),
-        wanted: desired.filter(|_| boots).map_or(0, |d| d.resources.memory.mib()),
+        held: domain
+            .filter(|_| study.ends() || retunes)
+            .map_or(0, |d| d.memory_mib),
+        wanted: wanted.map_or(0, |d| d.resources.memory.mib()),
     })
 }
 
@@ -205,11 +202,10 @@ fn precedence(class: ChangeClass) -> u8 {
     }
 }
 
-fn booting(studies: &BTreeMap<SliverId, Study>) -> impl Iterator<Item = &SliverId> {
-    let boots = studies
-        .iter()
-        .filter(|(_, study)| study.steps.contains(&Step::Boot));
-    boots.map(|(sliver, _)| sliver)
+/// Slivers that get a domain.
+fn starting(studies: &BTreeMap<SliverId, Study>) -> impl Iterator<Item = &SliverId> {
+    let starts = studies.iter().filter(|(_, study)| study.starts());
+    starts.map(|(sliver, _)| sliver)
 }
 
 fn wanted_ports<'a>(input: &PlanInput<'a>, sliver: &SliverId) -> impl Iterator<Item = u16> + use<'a> {
@@ -227,28 +223,43 @@ fn port_holders<'a>(input: &PlanInput<'a>) -> BTreeMap<u16, &'a SliverId> {
         .collect()
 }
 
-/// Slivers whose boot wants a port that a domain holds that stays, or that another boot takes first: one that holds it
-/// already, else the first by name.
+/// Slivers that want a port that a domain holds that stays, or that another takes first: one that holds it already, else
+/// the first by name. Who changes ports while running takes only what is free now: two that wait for each other's
+/// would wait for ever.
 fn ports_taken(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>) -> BTreeMap<SliverId, Reason> {
     let now = port_holders(input);
-    let stays = |holder: &SliverId| {
-        studies
-            .get(holder)
-            .is_none_or(|study| !study.steps.contains(&Step::Shutdown))
+    let gives_up = |holder: &SliverId, port: u16| {
+        studies.get(holder).is_some_and(|study| {
+            let retunes = study.steps.contains(&Step::Retune);
+            study.ends() || retunes && wanted_ports(input, holder).all(|wanted| wanted != port)
+        })
     };
     let mut taken: BTreeMap<u16, &SliverId> = BTreeMap::new();
     taken.extend(
         now.iter()
-            .filter(|(_, holder)| stays(holder))
+            .filter(|(port, holder)| !gives_up(holder, **port))
             .map(|(port, holder)| (*port, *holder)),
     );
-    let boots: Vec<_> = booting(studies)
-        .flat_map(|sliver| wanted_ports(input, sliver).map(move |port| (port, sliver)))
-        .collect();
-    let (already, anew): (Vec<_>, Vec<_>) = boots
-        .into_iter()
-        .partition(|(port, sliver)| now.get(port) == Some(sliver));
+    let wants = |sliver| wanted_ports(input, sliver).map(move |port| (port, sliver));
+    let retunes = studies
+        .iter()
+        .filter(|(_, study)| study.steps.contains(&Step::Retune))
+        .map(|(sliver, _)| sliver);
     let mut held = BTreeMap::new();
+    for (port, sliver) in retunes.flat_map(wants) {
+        let by = match now.get(&port) {
+            Some(holder) => *holder,
+            None => *taken.entry(port).or_insert(sliver),
+        };
+        if by != sliver {
+            let by = by.clone();
+            held.entry(sliver.clone())
+                .or_insert(Reason::PortTaken { port, by });
+        }
+    }
+    let (already, anew): (Vec<_>, Vec<_>) = starting(studies)
+        .flat_map(wants)
+        .partition(|(port, sliver)| now.get(port) == Some(sliver));
     for (port, sliver) in already.into_iter().chain(anew) {
         let by = *taken.entry(port).or_insert(sliver);
         if by != sliver {

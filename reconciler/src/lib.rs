@@ -15,6 +15,7 @@ mod capacity;
 pub mod change;
 pub mod check;
 pub mod diff;
+mod effective;
 pub mod enforce;
 pub mod exec;
 pub mod freeze;

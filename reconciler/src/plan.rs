@@ -1,5 +1,7 @@
 //! A plan: an immutable graph of actions on a stated basis, and what it will cost.
 
+mod next;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use petgraph::algo::tarjan_scc;
@@ -9,7 +11,7 @@ use xeno_model::desired::{CarriedContent, DesiredNode, DesiredSliver, LayerRef};
 use xeno_model::id::{Digest, Generation, NodeName, Revision, SliverId, Timestamp};
 use xeno_model::observed::{DomainState, HealthVerdict, ObservedNode, ObservedStorage};
 
-use crate::action::{Action, ActionKey, Condition, Ingredients};
+use crate::action::{Action, ActionKey, ActionKind, Condition, Ingredients};
 use crate::capacity::{self, Claims};
 use crate::change::{AppliedSliver, Change, Reason};
 use crate::diff::{Study, domains, epoch_of, study};
@@ -194,6 +196,7 @@ pub fn build(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     actions.connect(input)?;
     actions.connect_claims(&capacity::claims(input, &studies));
     let memory_mib = capacity::forecast(input, &studies);
+    let next = next::next(input, studies.values().map(|study| &study.change));
     let actions = in_order(actions.planned)?;
     Ok(Plan {
         node: input.desired.node.clone(),
@@ -207,7 +210,7 @@ pub fn build(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
             .collect(),
         actions,
         memory_mib,
-        next: None,
+        next,
     })
 }
 
@@ -394,18 +397,25 @@ impl Actions {
     }
 
     fn connect_claims(&mut self, claims: &Claims) {
-        let shutdown = |sliver: &SliverId| ActionKey(format!("shutdown:{sliver}"));
-        let boot = |sliver: &SliverId| ActionKey(format!("boot:{sliver}"));
-        for (sliver, holders) in &claims.memory {
-            for holder in holders {
-                self.edge(&shutdown(holder), &boot(sliver));
-                self.edge(&shutdown(holder), &shutdown(sliver));
+        use ActionKind::{Boot, Resume, Retune, Shutdown, Suspend};
+        // A sliver that ends and is started again gives up everything at its end.
+        let frees = [Shutdown, Suspend, Retune];
+        let each = |claims: &BTreeMap<SliverId, BTreeSet<SliverId>>, takes: &[ActionKind]| {
+            let mut edges = Vec::new();
+            for (sliver, holders) in claims {
+                for holder in holders {
+                    let pairs = frees
+                        .iter()
+                        .flat_map(|frees| takes.iter().map(move |takes| (frees, takes)));
+                    edges.extend(pairs.map(|(frees, takes)| (frees.key(holder), takes.key(sliver))));
+                }
             }
-        }
-        for (sliver, holders) in &claims.ports {
-            for holder in holders {
-                self.edge(&shutdown(holder), &boot(sliver));
-            }
+            edges
+        };
+        let mut edges = each(&claims.memory, &[Boot, Resume, Retune, Shutdown]);
+        edges.extend(each(&claims.ports, &[Boot, Resume]));
+        for (before, after) in edges {
+            self.edge(&before, &after);
         }
     }
 
@@ -493,7 +503,8 @@ fn cost(input: &PlanInput<'_>, action: &Action) -> Cost {
         Action::ImportFiles { digest } => (input.desired.files.get(digest).map(file_bytes), 0),
         Action::OpenWritable { sliver, .. } => {
             let storage = input.observed.storage.known();
-            let kept = storage.and_then(|s| s.get(sliver)).is_some_and(|s| s.on_disk);
+            let kept = storage.and_then(|s| s.get(sliver));
+            let kept = kept.is_some_and(|s| s.on_disk || s.tombstone.is_some());
             let mounts = input.desired.slivers.get(sliver).map_or(0, |d| d.mounts.len());
             let new = NEW_WRITABLE_BYTES.saturating_mul(u64::try_from(mounts).unwrap_or(u64::MAX));
             (Some(if kept { 0 } else { new }), 0)

@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use xeno_model::desired::{DesiredSliver, LayerRef, Publish, SliverState, Standing, WritableKind};
-use xeno_model::id::{Digest, Epoch, NodeName, Timestamp};
+use xeno_model::desired::{DesiredSliver, LayerRef, Publish, SliverState, Standing, Start, WritableKind};
+use xeno_model::id::{Digest, Epoch, NodeName, SiteName, Timestamp};
 use xeno_model::normal::{boot_digest, stack_digest};
-use xeno_model::observed::{DomainState, Limits, ObservedDomain, ObservedStorage, Seen, Stranger};
+use xeno_model::observed::{
+    DomainState, Limits, ObservedDomain, ObservedImage, ObservedStorage, Seen, Stranger,
+};
 use xeno_model::units::Bytes;
 
 use crate::action::Action;
 use crate::change::{AppliedSliver, ChangeClass};
 use crate::check::check;
+use crate::effective::effective;
 use crate::exec::{ActionState, Outcome, RetryPolicy, Run, RunState};
 use crate::ports::{PortError, Retry};
 use crate::record::{Settlement, settlements};
@@ -33,6 +36,9 @@ struct Variant {
     port: Option<u16>,
     reads_only: bool,
     disk_gib: Option<u64>,
+    start: Start,
+    most_mib: Option<u64>,
+    expires: Option<u64>,
 }
 
 /// On disk, open, stack, exported, tombstone, limit.
@@ -42,6 +48,8 @@ type Kept = (bool, Option<u64>, Option<u8>, bool, Option<u64>, Option<u64>);
 struct Sight {
     domain: Option<(DomainState, u8, u64)>,
     storage: Option<Kept>,
+    /// Of which boot, and how sealed: not, with the disk that is there, with another.
+    image: Option<(u8, u8)>,
     healthy: bool,
 }
 
@@ -62,9 +70,14 @@ fn variant() -> impl Strategy<Value = Variant> {
         prop::option::of(8080u16..8084),
         prop::bool::weighted(0.2),
         prop::option::of(1u64..3),
+        (
+            prop::sample::select(vec![Start::Boot, Start::Boot, Start::Resume]),
+            prop::option::of(prop::sample::select(vec![256u64, 512])),
+            prop::option::weighted(0.1, 9_000_000u64..11_000_000),
+        ),
     )
         .prop_map(
-            |(memory_mib, content, files, weight, state, health, port, reads_only, disk_gib)| Variant {
+            |(
                 memory_mib,
                 content,
                 files,
@@ -74,6 +87,20 @@ fn variant() -> impl Strategy<Value = Variant> {
                 port,
                 reads_only,
                 disk_gib,
+                (start, most_mib, expires),
+            )| Variant {
+                memory_mib,
+                content,
+                files,
+                weight,
+                state,
+                health,
+                port,
+                reads_only,
+                disk_gib,
+                start,
+                most_mib,
+                expires,
             },
         )
 }
@@ -91,6 +118,9 @@ fn made(name: &str, variant: &Variant) -> DesiredSliver {
     sliver.resources.cpu_weight = variant.weight;
     sliver.resources.disk = variant.disk_gib.map(|gib| Bytes(gib << 30));
     sliver.state = variant.state;
+    sliver.start = variant.start;
+    sliver.resources.memory_max = variant.most_mib.map(|mib| Bytes(mib << 20));
+    sliver.expires = variant.expires.map(Timestamp);
     sliver.health = variant.health.then(health);
     sliver.publish = variant
         .port
@@ -120,9 +150,11 @@ fn sight() -> impl Strategy<Value = Sight> {
         prop::option::weighted(0.2, 9_998_000u64..10_000_000),
         prop::option::of(1u64..4),
     ));
-    (domain, storage, any::<bool>()).prop_map(|(domain, storage, healthy)| Sight {
+    let image = prop::option::weighted(0.3, (0u8..3, 0u8..3));
+    (domain, storage, image, any::<bool>()).prop_map(|(domain, storage, image, healthy)| Sight {
         domain,
         storage,
+        image,
         healthy,
     })
 }
@@ -142,6 +174,13 @@ struct Surroundings {
     removed: u32,
     named: bool,
     here: u8,
+    able: bool,
+    /// Whether the site's maintenance window is closed.
+    closed: bool,
+    frozen: bool,
+    /// Whether web/10 was db/1 before.
+    moved: bool,
+    restarts: u64,
 }
 
 fn surroundings() -> impl Strategy<Value = Surroundings> {
@@ -152,15 +191,35 @@ fn surroundings() -> impl Strategy<Value = Surroundings> {
         0u32..3,
         prop::bool::weighted(0.9),
         0u8..16,
+        (
+            prop::bool::weighted(0.8),
+            prop::bool::weighted(0.2),
+            prop::bool::weighted(0.1),
+            any::<bool>(),
+            0u64..4,
+        ),
     )
         .prop_map(
-            |(capacity_mib, stranger_mib, budget, removed, named, here)| Surroundings {
+            |(
                 capacity_mib,
                 stranger_mib,
                 budget,
                 removed,
                 named,
                 here,
+                (able, closed, frozen, moved, restarts),
+            )| Surroundings {
+                capacity_mib,
+                stranger_mib,
+                budget,
+                removed,
+                named,
+                here,
+                able,
+                closed,
+                frozen,
+                moved,
+                restarts,
             },
         )
 }
@@ -175,6 +234,26 @@ fn world(sides: &[Sides], around: &Surroundings) -> World {
     world.removed_recently = around.removed;
     if !around.named {
         world.desired.standing = Standing::NotNamed;
+    }
+    world.desired.site.site = Some(SiteName::new("cambridge").unwrap());
+    if around.closed {
+        world.close_windows();
+    }
+    if around.frozen {
+        world.freeze("web/1");
+    }
+    if !around.able {
+        world.domains().able.clear();
+    }
+    if around.moved
+        && !world.desired.slivers.contains_key(&id("db/1"))
+        && let Some(heir) = world.desired.slivers.get_mut(&id("web/10"))
+    {
+        heir.moved_from = Some(id("db/1"));
+    }
+    for name in NAMES {
+        let restarts = (0..around.restarts).map(|n| Timestamp(world.now - 60_000 * n - 1));
+        world.restarts.insert(id(name), restarts.collect());
     }
     let bit = |n: u8| around.here & (1 << n) != 0;
     let contents = (1u8..3).filter(|n| bit(n - 1)).map(|n| Digest([n; 32]));
@@ -226,7 +305,7 @@ fn world(sides: &[Sides], around: &Surroundings) -> World {
                 state,
                 booted: pick(which, boot_digest),
                 memory_mib,
-                memory_max_mib: memory_mib,
+                memory_max_mib: memory_mib.max(256),
                 limits: Limits::default(),
                 vcpus: 1,
                 publish,
@@ -247,6 +326,25 @@ fn world(sides: &[Sides], around: &Surroundings) -> World {
                 tombstone: tombstone.map(Timestamp),
                 mark: Some(Digest([7; 32])),
             };
+        }
+        if let Some((which, sealed)) = sight.image {
+            let there = world.observed.storage.known().and_then(|s| s.get(&id(name)));
+            let disk = ObservedStorage::mark_of(there);
+            let image = ObservedImage {
+                uuid: sliver(name).uuid,
+                boot: pick(which, boot_digest),
+                memory_mib: 128,
+                memory_max_mib: 256,
+                publish: vec![],
+                mark: match sealed {
+                    0 => None,
+                    1 => disk,
+                    _ => Some(other),
+                },
+                bytes: 128 << 20,
+                at: Timestamp(1),
+            };
+            world.domains().images.insert(id(name), image);
         }
         if sight.healthy {
             let verdict = xeno_model::observed::HealthVerdict::Healthy;
@@ -317,6 +415,14 @@ fn fault() -> impl Strategy<Value = (&'static str, Fault)> {
         "import",
         "open",
         "limit",
+        "suspend",
+        "seal",
+        "resume",
+        "discard",
+        "unpause",
+        "retune",
+        "revive",
+        "adopt",
         "stack",
         "export",
         "boot",
@@ -368,7 +474,7 @@ proptest! {
             prop_assert!(matches!(change.class, ChangeClass::Keep | ChangeClass::Wait), "{:?}", change);
             if change.class == ChangeClass::Keep {
                 let wanted = &world.desired.slivers[sliver];
-                let running = wanted.state == SliverState::Running;
+                let running = effective(&world.desired, wanted, Timestamp(world.now)).0.state == SliverState::Running;
                 let domain = world.observed.domains.known().unwrap().ours.get(sliver);
                 prop_assert_eq!(domain.is_some(), running);
                 prop_assert!(domain.is_none_or(|domain| domain.booted == boot_digest(wanted)));

@@ -9,6 +9,7 @@ use xeno_model::id::SliverId;
 
 use crate::change::{AppliedSliver, ChangeClass};
 use crate::diff::epoch_of;
+use crate::effective::effective;
 use crate::plan::{Plan, PlanInput};
 
 /// What to do with a sliver's record once its actions are done.
@@ -38,7 +39,10 @@ pub fn settlements(input: &PlanInput<'_>, plan: &Plan) -> BTreeMap<SliverId, Set
         | ChangeClass::Suspend
         | ChangeClass::Stop => {
             let applied = AppliedSliver {
-                desired: input.desired.slivers.get(sliver)?.clone(),
+                // As it was reconciled: one that was kept down has been stopped, and is started when that is over.
+                desired: effective(input.desired, input.desired.slivers.get(sliver)?, input.now)
+                    .0
+                    .into_owned(),
                 epoch: epoch_of(input, sliver),
                 complete: true,
             };

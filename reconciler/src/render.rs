@@ -362,6 +362,8 @@ fn step(planned: &PlannedAction) -> String {
         Action::Retune { tuning, .. } => {
             let limits = &tuning.limits;
             let mut words = vec![format!("{} MiB", tuning.memory_mib)];
+            let weight = Some(limits.cpu_weight).filter(|weight| *weight != 256);
+            words.extend(weight.map(|weight| format!("cpu weight {weight}")));
             words.extend(limits.cpu_cap_percent.map(|cap| format!("cpu cap {cap}%")));
             words.extend(limits.net_rate.map(|rate| format!("network rate {rate}")));
             words.extend(

@@ -104,8 +104,13 @@ pub fn sentence(reason: &Reason) -> String {
             "the image of its memory cannot be used ({}): it starts anew",
             misfit(*what)
         ),
-        Reason::Vetoed { site, what } => format!("site {site} does not run {what}; what it wrote is kept"),
-        Reason::Expired { since } => format!("its time was over on {}; what it wrote is kept", utc(*since)),
+        Reason::Vetoed { site, rule } | Reason::SiteCap { site, rule } => {
+            format!("kept stopped: site {site} {rule}; what it wrote is kept")
+        }
+        Reason::Expired { since } => format!(
+            "kept stopped: its time was over on {}; what it wrote is kept",
+            utc(*since)
+        ),
         Reason::MovedFrom { from } => format!("was {from} before, and takes over what it wrote"),
         Reason::MovedTo { to } => format!("goes by the name of {to} now, which takes over what it wrote"),
         Reason::ImageStale { what } => format!(
@@ -116,14 +121,10 @@ pub fn sentence(reason: &Reason) -> String {
             let until = until.map_or_else(|| "somebody thaws it".to_owned(), utc);
             format!("frozen by {by} ({why}) until {until}")
         }
-        Reason::OutsideWindow { site, opens } => match opens {
-            Some(opens) => format!(
-                "would disturb a service, and the maintenance window of site {site} opens on {}",
-                utc(*opens)
-            ),
-            None => format!("would disturb a service, and site {site} has no maintenance window to come"),
-        },
-        Reason::SiteCap { site, what } => format!("site {site} allows less: {what}"),
+        Reason::OutsideWindow { site, opens } => format!(
+            "would disturb a service, and the maintenance window of site {site} opens on {}",
+            utc(*opens)
+        ),
         Reason::Crashing { restarts, until } => {
             let times = if *restarts == 1 {
                 "once".to_owned()

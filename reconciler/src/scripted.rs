@@ -373,7 +373,7 @@ fn domain_spec(wanted: &DesiredSliver, boot: Digest) -> DomainSpec {
         boot,
         vcpus: wanted.resources.vcpus,
         memory_mib: tuning.memory_mib,
-        memory_max_mib: tuning.memory_mib,
+        memory_max_mib: wanted.resources.memory_most().mib(),
         limits: tuning.limits,
         kernel: PathBuf::new(),
         initramfs: PathBuf::new(),

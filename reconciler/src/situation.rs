@@ -1,20 +1,26 @@
 //! One sliver seen from its three sides, and the steps from how it is to how it should be.
 
+mod tuning;
+
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use xeno_model::desired::{DesiredSliver, SliverState, WritableKind};
+use xeno_model::desired::{DesiredSliver, SliverState, Start, WritableKind};
 use xeno_model::id::{Digest, Epoch, SliverId};
 use xeno_model::normal::{boot_digest, stack_digest};
-use xeno_model::observed::{Ability, DomainState, HealthVerdict, ObservedDomain, ObservedStorage, Seen};
-use xeno_model::units::BitRate;
+use xeno_model::observed::{
+    Ability, DomainState, HealthVerdict, ObservedDomain, ObservedImage, ObservedStorage, Seen,
+};
 
-use crate::change::{AppliedSliver, Reason};
+use crate::change::{AppliedSliver, ImageMisfit, Reason};
+use crate::effective::effective;
 use crate::plan::PlanInput;
 use crate::ports::Tuning;
 
+pub(crate) use tuning::{can_be_tuned, mistuned, same_ports};
+
 /// One step of one sliver, in the order in which steps are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(dead_code, reason = "the transitions that take all of them are being written")]
 pub(crate) enum Step {
     Shutdown,
     Suspend,
@@ -39,10 +45,17 @@ pub(crate) enum Step {
 
 /// One sliver from its three sides. Only made where both domains and storage could be seen.
 pub(crate) struct Situation<'a> {
-    pub(crate) desired: Option<&'a DesiredSliver>,
+    /// As it is reconciled: stopped where the site or its end keep it down.
+    pub(crate) desired: Option<Cow<'a, DesiredSliver>>,
+    /// Why it is kept down.
+    pub(crate) kept_down: Option<Reason>,
     pub(crate) applied: Option<&'a AppliedSliver>,
     pub(crate) domain: Option<&'a ObservedDomain>,
+    pub(crate) image: Option<&'a ObservedImage>,
     pub(crate) storage: Option<&'a ObservedStorage>,
+    pub(crate) able: &'a BTreeSet<Ability>,
+    /// Whose writable layers it is to take over first.
+    pub(crate) adopts: Option<SliverId>,
     health: Option<&'a HealthVerdict>,
     pub(crate) epoch: Epoch,
 }
@@ -63,6 +76,19 @@ impl Marks {
     }
 }
 
+/// What to make of the image of a sliver's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ImageUse {
+    /// There is none.
+    None,
+    /// It can be resumed.
+    Fits,
+    /// It cannot.
+    Misfit(ImageMisfit),
+    /// Whether it can cannot be told.
+    Untold,
+}
+
 impl<'a> Situation<'a> {
     /// Looks at `sliver`; fails with the reasons why it cannot be judged.
     pub(crate) fn of(input: &PlanInput<'a>, sliver: &SliverId) -> Result<Self, Vec<Reason>> {
@@ -75,21 +101,41 @@ impl<'a> Situation<'a> {
             return Err(facets.into_iter().flatten().collect());
         };
         let applied = input.applied.get(sliver);
-        let storage = storage.get(sliver);
+        let desired = input.desired.slivers.get(sliver);
+        let (desired, kept_down) = match desired.map(|desired| effective(input.desired, desired, input.now)) {
+            Some((desired, kept_down)) => (Some(desired), kept_down),
+            None => (None, None),
+        };
+        let from = desired.as_deref().and_then(|desired| desired.moved_from.as_ref());
+        let adopts = from.filter(|from| can_adopt(input, from, sliver)).cloned();
+        let mut epoch = epoch(applied, storage.get(sliver));
+        if let Some(from) = &adopts {
+            epoch = epoch.max(self::epoch(input.applied.get(from), storage.get(from)));
+        }
         Ok(Self {
-            desired: input.desired.slivers.get(sliver),
+            desired,
+            kept_down,
             applied,
             domain: domains.ours.get(sliver),
-            storage,
+            image: domains.images.get(sliver),
+            storage: storage.get(sliver),
+            able: &domains.able,
+            adopts,
             health: observed.health.get(sliver),
-            epoch: epoch(applied, storage),
+            epoch,
         })
     }
 
     /// Whether anything of it exists on the node that a removal would have to take away.
     pub(crate) fn exists(&self) -> bool {
-        let kept = self.storage.is_some_and(|s| s.on_disk && s.tombstone.is_none());
-        self.domain.is_some() || self.held() || kept
+        let set_aside = self.storage.is_some_and(|s| s.tombstone.is_some());
+        let image = self.image.is_some() && !set_aside;
+        self.domain.is_some() || self.held() || self.kept() || image
+    }
+
+    /// Whether writable layers of it lie on disk, and are not set aside.
+    pub(crate) fn kept(&self) -> bool {
+        self.storage.is_some_and(|s| s.on_disk && s.tombstone.is_none())
     }
 
     /// Whether its storage is in use: open, assembled or served.
@@ -104,29 +150,75 @@ impl<'a> Situation<'a> {
             .map_or_else(|| self.exists(), |applied| !applied.complete)
     }
 
-    /// Whether its domain runs, as `marks` say.
-    pub(crate) fn runs_as(&self, marks: Marks) -> bool {
-        self.domain.is_some_and(|domain| {
-            domain.state == DomainState::Running
-                && domain.booted == marks.boot
-                && self.desired.is_none_or(|desired| sized(domain, desired))
+    /// Whether there is a domain of the state `running` or one that can be let go on.
+    fn lives(&self) -> bool {
+        self.domain.is_some_and(|domain| match domain.state {
+            DomainState::Running | DomainState::Paused => true,
+            DomainState::Stopping | DomainState::Crashed => false,
         })
+    }
+
+    /// Whether its domain can become what is desired without being started anew.
+    fn usable(&self, desired: &DesiredSliver, marks: Marks) -> bool {
+        self.lives()
+            && self.domain.is_some_and(|domain| {
+                domain.booted == marks.boot
+                    && domain.uuid == desired.uuid
+                    && can_be_tuned(domain, desired, self.able)
+            })
+    }
+
+    /// What to make of its image, where no domain has gone on since.
+    pub(crate) fn image_use(&self, desired: &DesiredSliver, marks: Marks) -> ImageUse {
+        let Some(image) = self.image.filter(|_| !self.domain_is_newer()) else {
+            return ImageUse::None;
+        };
+        let disk = ObservedStorage::mark_of(self.storage);
+        if image.uuid != desired.uuid {
+            ImageUse::Misfit(ImageMisfit::Identity)
+        } else if image.boot != marks.boot {
+            ImageUse::Misfit(ImageMisfit::Boot)
+        } else if desired.resources.memory.mib() > image.memory_max_mib {
+            ImageUse::Misfit(ImageMisfit::Memory)
+        } else if disk.is_none() {
+            ImageUse::Untold
+        } else if image.mark.is_some() && image.mark != disk || self.adopts.is_some() || self.lost(desired) {
+            ImageUse::Misfit(ImageMisfit::Disk)
+        } else {
+            ImageUse::Fits
+        }
+    }
+
+    /// Whether the layers that it wrote to are gone.
+    fn lost(&self, desired: &DesiredSliver) -> bool {
+        writes(desired) && self.storage.is_none_or(|s| !s.on_disk && s.tombstone.is_none())
+    }
+
+    /// Whether the domain has gone on since its image was stored. One that has not got so far is reported as crashed.
+    fn domain_is_newer(&self) -> bool {
+        self.domain
+            .is_some_and(|domain| domain.state != DomainState::Crashed)
+    }
+
+    /// Whether an image that does not fit may be thrown away: its slice says so, or it is what an interrupted suspend
+    /// of a service left that was to go on running.
+    pub(crate) fn may_discard(&self, desired: &DesiredSliver) -> bool {
+        let ran = self
+            .applied
+            .is_some_and(|applied| applied.complete && applied.desired.state == SliverState::Running);
+        desired.start == Start::Resume || ran
     }
 
     /// Whether what is assembled or open cannot be built upon, and has to be taken apart first.
     fn misfit(&self, desired: &DesiredSliver, marks: Marks) -> bool {
         let Some(storage) = self.storage else { return false };
-        // A sliver that writes nowhere has nothing to open.
-        let writes = desired
-            .mounts
-            .iter()
-            .any(|mount| mount.writable == WritableKind::Local);
         let stack_wrong = storage.stack.is_some_and(|stack| stack != marks.stack);
         let open_wrong = storage.open.is_some_and(|open| open != self.epoch);
-        let floating = storage.stack.is_some() && storage.open.is_none() && writes;
+        let floating = storage.stack.is_some() && storage.open.is_none() && writes(desired);
         let served_from_nothing = storage.exported && storage.stack.is_none();
-        let set_aside_in_use = storage.tombstone.is_some() && self.held();
-        stack_wrong || open_wrong || floating || served_from_nothing || set_aside_in_use
+        let set_aside_in_use = storage.tombstone.is_some() && (self.held() || self.domain.is_some());
+        let adopted_in_use = self.adopts.is_some() && self.held();
+        stack_wrong || open_wrong || floating || served_from_nothing || set_aside_in_use || adopted_in_use
     }
 
     /// The steps after which it runs as desired.
@@ -140,24 +232,41 @@ impl<'a> Situation<'a> {
         };
         let storage = self.storage.cloned().unwrap_or_default();
         let misfit = self.misfit(desired, marks);
-        let boot = add(misfit || !self.runs_as(marks), Step::Boot);
-        add(boot && self.domain.is_some(), Step::Shutdown);
-        add(misfit, Step::Unexport);
-        add(misfit, Step::Close);
-        let stack = add(misfit || storage.stack != Some(marks.stack), Step::Stack);
-        add(stack && (misfit || storage.open != Some(self.epoch)), Step::Open);
+        let anew = misfit || !self.usable(desired, marks) || self.adopts.is_some();
+        let resume = anew && self.image_use(desired, marks) == ImageUse::Fits;
+        let unsealed = resume && self.image.is_some_and(|image| image.mark.is_none());
+        add(anew && self.domain.is_some(), Step::Shutdown);
+        // Sealing needs closed layers.
+        let apart = add(misfit || unsealed && self.held(), Step::Unexport);
+        add(apart, Step::Close);
+        add(unsealed, Step::Seal);
+        add(self.image.is_some() && !resume, Step::Discard);
+        add(storage.tombstone.is_some(), Step::Revive);
+        add(self.adopts.is_some(), Step::Adopt);
+        let stack = add(apart || storage.stack != Some(marks.stack), Step::Stack);
+        add(stack && (apart || storage.open != Some(self.epoch)), Step::Open);
         // Opening says what the limit is; layers that stay open are told.
         let limit_wrong = storage
             .limits
             .iter()
             .any(|limit| *limit != desired.resources.disk);
         add(
-            !misfit && storage.open == Some(self.epoch) && limit_wrong,
+            !apart && storage.open == Some(self.epoch) && limit_wrong,
             Step::Limit,
         );
         add(stack || !storage.exported, Step::Export);
+        add(anew && !resume, Step::Boot);
+        add(resume, Step::Resume);
+        let paused = self
+            .domain
+            .is_some_and(|domain| domain.state == DomainState::Paused);
+        add(!anew && paused, Step::Unpause);
+        let wrong = self
+            .domain
+            .is_some_and(|domain| !mistuned(domain, &Tuning::of(desired), self.able).is_empty());
+        add(!anew && wrong, Step::Retune);
         let unproven = self.unsettled(desired, marks) && self.health != Some(&HealthVerdict::Healthy);
-        add(desired.health.is_some() && (boot || unproven), Step::Await);
+        add(desired.health.is_some() && (anew || unproven), Step::Await);
         steps
     }
 
@@ -173,10 +282,14 @@ impl<'a> Situation<'a> {
         })
     }
 
-    /// The steps after which no domain is there and its storage is closed.
-    pub(crate) fn steps_to_stop(&self) -> BTreeSet<Step> {
+    /// The steps after which no domain is there and its storage is closed. Where `keep_memory`, what lives is stored in
+    /// an image first.
+    pub(crate) fn steps_down(&self, keep_memory: bool) -> BTreeSet<Step> {
         let mut steps = BTreeSet::new();
-        if self.domain.is_some() {
+        let suspend = keep_memory && self.lives() && self.able.contains(&Ability::Suspend);
+        if suspend {
+            steps.insert(Step::Suspend);
+        } else if self.domain.is_some() {
             steps.insert(Step::Shutdown);
         }
         if self.held() {
@@ -189,17 +302,73 @@ impl<'a> Situation<'a> {
         {
             steps.insert(Step::Close);
         }
+        let left = self.image.filter(|_| !self.domain_is_newer());
+        if suspend || left.is_some_and(|image| image.mark.is_none()) {
+            steps.insert(Step::Seal);
+        } else if self.image.is_some() && left.is_none() {
+            // The domain has gone on since, and ends now.
+            steps.insert(Step::Discard);
+        }
         steps
     }
 
-    /// The steps after which only a tombstone is left.
+    /// The steps after which nothing of it is in use, though it is desired.
+    pub(crate) fn steps_to_rest(&self, keep_memory: bool, keep_image: bool) -> BTreeSet<Step> {
+        let mut steps = self.steps_down(keep_memory);
+        if !keep_image && self.image.is_some() && !steps.contains(&Step::Suspend) {
+            steps.remove(&Step::Seal);
+            steps.insert(Step::Discard);
+        }
+        if self.storage.is_some_and(|s| s.tombstone.is_some()) {
+            steps.insert(Step::Revive);
+        }
+        if self.adopts.is_some() {
+            steps.insert(Step::Adopt);
+        }
+        steps
+    }
+
+    /// The steps after which only a tombstone is left, and the image that belongs to it.
     pub(crate) fn steps_to_remove(&self) -> BTreeSet<Step> {
-        let mut steps = self.steps_to_stop();
-        if self.storage.is_some_and(|s| s.on_disk && s.tombstone.is_none()) {
+        let resumes = self
+            .applied
+            .is_some_and(|applied| applied.desired.start == Start::Resume);
+        let stays = self.storage.is_some_and(|s| s.on_disk || s.tombstone.is_some());
+        let mut steps = self.steps_down(resumes && stays);
+        if !stays && self.image.is_some() {
+            steps.remove(&Step::Seal);
+            steps.insert(Step::Discard);
+        }
+        if self.kept() {
             steps.insert(Step::Tombstone);
         }
         steps
     }
+}
+
+/// Whether the sliver writes to layers of the node; one that does not has nothing to open.
+fn writes(desired: &DesiredSliver) -> bool {
+    let mut mounts = desired.mounts.iter();
+    mounts.any(|mount| mount.writable == WritableKind::Local)
+}
+
+/// Whether `to` can take over the writable layers of `from`: nobody else is to have them, and it has none itself.
+pub(crate) fn can_adopt(input: &PlanInput<'_>, from: &SliverId, to: &SliverId) -> bool {
+    let Some(storage) = input.observed.storage.known() else {
+        return false;
+    };
+    let left = storage
+        .get(from)
+        .is_some_and(|s| s.on_disk && s.tombstone.is_none());
+    let own = storage
+        .get(to)
+        .is_some_and(|s| s.on_disk || s.tombstone.is_some());
+    is_moved(input, from) && left && !own
+}
+
+/// Whether `from` is no longer desired anywhere, so that another sliver may go on with what it wrote.
+pub(crate) fn is_moved(input: &PlanInput<'_>, from: &SliverId) -> bool {
+    !input.desired.slivers.contains_key(from) && !input.desired.elsewhere.contains(from)
 }
 
 /// The right to run that a sliver's writable layers are opened under: the highest it was ever seen with, at first 1.
@@ -208,62 +377,6 @@ pub(crate) fn epoch(applied: Option<&AppliedSliver>, storage: Option<&ObservedSt
     let applied = applied.map(|applied| applied.epoch);
     let open = storage.and_then(|storage| storage.open);
     applied.max(open).unwrap_or(Epoch(1))
-}
-
-/// Whether a domain has the memory and the ports that are asked for.
-pub(crate) fn sized(domain: &ObservedDomain, desired: &DesiredSliver) -> bool {
-    domain.memory_mib == desired.resources.memory.mib() && domain.publish == desired.publish
-}
-
-/// In what a domain differs from `tuning`, as far as a driver with these abilities can change it.
-pub(crate) fn mistuned(domain: &ObservedDomain, tuning: &Tuning, able: &BTreeSet<Ability>) -> Vec<String> {
-    let limits = (&domain.limits, &tuning.limits);
-    let percent = |cap: Option<u32>| cap.map_or_else(|| "none".to_owned(), |cap| format!("{cap}%"));
-    let rate = |rate: Option<BitRate>| rate.map_or_else(|| "none".to_owned(), |rate| rate.to_string());
-    let mut found = Vec::new();
-    for ability in able {
-        let (differs, what) = match ability {
-            Ability::Memory => (
-                domain.memory_mib != tuning.memory_mib,
-                format!(
-                    "memory {} MiB instead of {} MiB",
-                    domain.memory_mib, tuning.memory_mib
-                ),
-            ),
-            Ability::Ports => (
-                domain.publish.iter().collect::<BTreeSet<_>>() != tuning.publish.iter().collect(),
-                "published ports".to_owned(),
-            ),
-            Ability::CpuWeight => (
-                limits.0.cpu_weight != limits.1.cpu_weight,
-                format!(
-                    "cpu weight {} instead of {}",
-                    limits.0.cpu_weight, limits.1.cpu_weight
-                ),
-            ),
-            Ability::CpuCap => (
-                limits.0.cpu_cap_percent != limits.1.cpu_cap_percent,
-                format!(
-                    "cpu cap {} instead of {}",
-                    percent(limits.0.cpu_cap_percent),
-                    percent(limits.1.cpu_cap_percent)
-                ),
-            ),
-            Ability::NetRate => (
-                limits.0.net_rate != limits.1.net_rate,
-                format!(
-                    "network rate {} instead of {}",
-                    rate(limits.0.net_rate),
-                    rate(limits.1.net_rate)
-                ),
-            ),
-            Ability::Suspend => (false, String::new()),
-        };
-        if differs {
-            found.push(what);
-        }
-    }
-    found
 }
 
 /// The reason why a facet that could not be seen makes a sliver wait.

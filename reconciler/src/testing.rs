@@ -8,7 +8,7 @@ use xeno_model::observed::*;
 use xeno_model::units::*;
 
 use crate::change::{AppliedSliver, ChangeClass, Reason};
-use crate::freeze::Freeze;
+use crate::freeze::{Freeze, FreezeScope};
 use crate::plan::{Basis, Plan, PlanInput, build};
 
 /// One node from its three sides.
@@ -128,7 +128,13 @@ impl World {
                 files,
             },
             applied: BTreeMap::new(),
-            observed: crate::assume::empty(&node, Timestamp(1)),
+            observed: {
+                let mut observed = crate::assume::empty(&node, Timestamp(1));
+                if let Seen::Known(domains) = &mut observed.domains {
+                    domains.able = crate::enforce::usual(HypervisorKind::Xen);
+                }
+                observed
+            },
             removed_recently: 0,
             restarts: BTreeMap::new(),
             freezes: vec![],
@@ -182,6 +188,26 @@ impl World {
 
     pub(crate) fn class(&self, sliver: &str) -> ChangeClass {
         self.plan().changes[&id(sliver)].class
+    }
+
+    /// A site whose maintenance windows are closed now, and open on Mondays.
+    pub(crate) fn close_windows(&mut self) {
+        self.desired.site.site = Some(SiteName::new("cambridge").unwrap());
+        self.desired.site.windows.weekly = vec![Window {
+            days: BTreeSet::from([Weekday::Mon]),
+            from_min: 0,
+            until_min: 60,
+        }];
+    }
+
+    pub(crate) fn freeze(&mut self, sliver: &str) {
+        self.freezes.push(Freeze {
+            scope: FreezeScope::Sliver(id(sliver)),
+            reason: "audit".to_owned(),
+            by: "eve".to_owned(),
+            since: Timestamp(0),
+            until: None,
+        });
     }
 
     /// Carries out what is desired to the letter, at once.

@@ -285,7 +285,7 @@ async fn domain_spec<H: Hypervisor, S: Storage>(
         boot: *boot,
         vcpus: sliver.resources.vcpus,
         memory_mib: tuning.memory_mib,
-        memory_max_mib: tuning.memory_mib,
+        memory_max_mib: sliver.resources.memory_most().mib(),
         limits: tuning.limits,
         kernel: files.kernel,
         initramfs: files.initramfs,

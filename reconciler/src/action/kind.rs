@@ -1,5 +1,9 @@
 //! Actions without what they are about: what all of a kind have in common.
 
+use xeno_model::id::SliverId;
+
+use super::ActionKey;
+
 /// What an action does, without to what. The order is that in which the steps of one sliver are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ActionKind {
@@ -99,6 +103,11 @@ impl ActionKind {
             Self::AwaitHealthy => "await",
             Self::Purge => "purge",
         }
+    }
+
+    /// The key of the action of this kind for a sliver.
+    pub(crate) fn key(self, sliver: &SliverId) -> ActionKey {
+        ActionKey(format!("{}:{sliver}", self.verb()))
     }
 
     /// Where it stands among actions that nothing orders; also the order of the steps of one sliver.

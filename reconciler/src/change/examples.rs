@@ -1,6 +1,6 @@
 //! One of every reason, for tests and documents that must not forget any.
 
-use xeno_model::desired::HypervisorKind;
+use xeno_model::desired::{HypervisorKind, SiteRule};
 use xeno_model::id::{Digest, DomainUuid, SiteName, SliverId, Timestamp};
 use xeno_model::normal::Difference;
 use xeno_model::observed::DomainState;
@@ -108,7 +108,7 @@ impl Reason {
             },
             Reason::Vetoed {
                 site: site(),
-                what: "slice miner".to_owned(),
+                rule: SiteRule::VetoedSlice(sliver("miner/0").slice),
             },
             Reason::Expired { since: at },
             Reason::MovedFrom {
@@ -139,15 +139,11 @@ impl Reason {
             },
             Reason::OutsideWindow {
                 site: site(),
-                opens: Some(at),
-            },
-            Reason::OutsideWindow {
-                site: site(),
-                opens: None,
+                opens: at,
             },
             Reason::SiteCap {
                 site: site(),
-                what: "memory 4GiB, at most 2GiB a sliver".to_owned(),
+                rule: SiteRule::SliverVcpus { asked: 8, cap: 4 },
             },
             Reason::Crashing {
                 restarts: 3,

@@ -1,6 +1,6 @@
 //! Why something happens, or does not happen yet: every reason that a plan or a run can hold.
 
-use xeno_model::desired::HypervisorKind;
+use xeno_model::desired::{HypervisorKind, SiteRule};
 use xeno_model::id::{Digest, DomainUuid, SiteName, SliverId, Timestamp};
 use xeno_model::normal::Difference;
 use xeno_model::observed::DomainState;
@@ -82,8 +82,8 @@ pub enum Reason {
     Vetoed {
         /// The site.
         site: SiteName,
-        /// The slice or the tenant, as people know it.
-        what: String,
+        /// Which of its rules says so.
+        rule: SiteRule,
     },
     /// It is kept stopped: the time that its slice was asked for is over.
     Expired {
@@ -186,15 +186,15 @@ pub enum Reason {
     OutsideWindow {
         /// The site.
         site: SiteName,
-        /// When the next window opens; `None`: never.
-        opens: Option<Timestamp>,
+        /// When the next window opens.
+        opens: Timestamp,
     },
-    /// Waits: the site allows less.
+    /// It is kept stopped: the site allows less.
     SiteCap {
         /// The site.
         site: SiteName,
-        /// What is above which cap, as people know it.
-        what: String,
+        /// Which of its rules says so.
+        rule: SiteRule,
     },
     /// Waits: it ended by itself again and again, and is started again later.
     Crashing {
@@ -339,7 +339,6 @@ impl Reason {
             | Self::ImageStale { .. }
             | Self::Frozen { .. }
             | Self::OutsideWindow { .. }
-            | Self::SiteCap { .. }
             | Self::Crashing { .. }
             | Self::Together { .. }
             | Self::RunPausing { .. }
@@ -372,6 +371,7 @@ impl Reason {
             | Self::ImageLost
             | Self::ImageDiscarded { .. }
             | Self::Vetoed { .. }
+            | Self::SiteCap { .. }
             | Self::Expired { .. }
             | Self::MovedFrom { .. }
             | Self::MovedTo { .. }

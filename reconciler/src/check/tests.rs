@@ -2,6 +2,8 @@ use xeno_model::desired::DeleteBudget;
 use xeno_model::id::Timestamp;
 use xeno_model::units::Bytes;
 
+use xeno_model::observed::Seen;
+
 use super::*;
 use crate::action::Ingredients;
 use crate::plan::{Cost, PlannedAction};

@@ -126,8 +126,12 @@ fn nothing_to_do_is_one_line() {
     check(&["web/0", "db/0", "db/1"], "all 3 slivers are as desired");
 }
 
-/// Compares with what a file beside this one expects, and shows what differs.
+/// Compares with what a file beside this one expects, and shows what differs. `UPDATE=1` rewrites the file.
 fn golden(name: &str, expected: &str, found: &str) {
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(format!("src/render/{name}"), found).unwrap();
+        return;
+    }
     let difference = similar::TextDiff::from_lines(expected, found)
         .unified_diff()
         .header(name, "found")

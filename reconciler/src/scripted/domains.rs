@@ -28,7 +28,9 @@ impl Hypervisor for ScriptedNode {
 
     async fn shutdown(&self, sliver: &SliverId, _: Grace) -> PortResult<()> {
         let effect = |state: &mut State| {
-            if state.domains.ours.remove(sliver).is_some() {
+            let gone = state.domains.ours.remove(sliver);
+            // One that has crashed writes nothing more; it may never have run.
+            if gone.is_some_and(|domain| domain.state != DomainState::Crashed) {
                 state.write(sliver);
             }
         };

@@ -114,13 +114,42 @@ impl State {
             merge(&mut state.domains.ours, &before.domains.ours, &after.domains.ours);
             let (images, then) = (&before.domains.images, &after.domains.images);
             merge(&mut state.domains.images, images, then);
-            merge(&mut state.storage, &before.storage, &after.storage);
+            merge_storage(&mut state.storage, &before.storage, &after.storage);
             merge(&mut state.written, &before.written, &after.written);
             state
                 .templates
                 .extend(after.templates.difference(&before.templates));
             state.files.extend(after.files.difference(&before.files));
         });
+    }
+}
+
+/// As [`merge`], but of storage that is there before, after and now only what the call itself has changed: what others
+/// have done to it since stays.
+fn merge_storage(
+    now: &mut BTreeMap<SliverId, ObservedStorage>,
+    before: &BTreeMap<SliverId, ObservedStorage>,
+    after: &BTreeMap<SliverId, ObservedStorage>,
+) {
+    let nothing = ObservedStorage::default();
+    for sliver in before.keys().chain(after.keys()) {
+        let old = before.get(sliver).unwrap_or(&nothing);
+        let Some(new) = after.get(sliver) else {
+            now.remove(sliver);
+            continue;
+        };
+        if old == new {
+            continue;
+        }
+        let kept = now.entry(sliver.clone()).or_default();
+        macro_rules! changed {
+            ($($field:ident)+) => {
+                $(if old.$field != new.$field {
+                    kept.$field = new.$field.clone();
+                })+
+            };
+        }
+        changed!(on_disk open limits stack exported bytes tombstone mark);
     }
 }
 

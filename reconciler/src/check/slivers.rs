@@ -1,0 +1,531 @@
+//! Plays each sliver's actions in the plan's order, and asks of each whether its moment has come. That edges force this
+//! order is asked as well.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use xeno_model::desired::{DesiredSliver, LayerRef, Mount, SliverState, Start, WritableKind};
+use xeno_model::id::{Digest, DomainUuid, SliverId};
+use xeno_model::normal::{boot_digest, stack_digest};
+use xeno_model::observed::{Ability, DomainState, ObservedDomain, ObservedStorage, Seen};
+
+use super::{Finding, wanted_state};
+use crate::action::{Action, ActionKey};
+use crate::change::ChangeClass;
+use crate::plan::{Plan, PlanInput};
+use crate::ports::Tuning;
+
+/// What one sliver is like at a moment of the plan.
+#[derive(Clone, Debug, Default)]
+struct Now {
+    domain: Option<Domain>,
+    image: Option<Image>,
+    open: bool,
+    /// Open under the highest right to run that is known, and not set aside: nothing to be said against it.
+    rightly_open: bool,
+    stack: Option<Digest>,
+    exported: bool,
+    /// Writable layers lie on disk.
+    kept: bool,
+    set_aside: bool,
+    /// What they are like; `None`: nobody can say.
+    mark: Option<Digest>,
+}
+
+#[derive(Clone, Debug)]
+struct Domain {
+    booted: Digest,
+    uuid: DomainUuid,
+    state: DomainState,
+    memory_max_mib: u64,
+    /// Whether it has the memory and the ports that are asked for, and the limits that the driver keeps.
+    tuned: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Image {
+    boot: Digest,
+    uuid: DomainUuid,
+    memory_max_mib: u64,
+    sealed: Seal,
+    /// Its domain went on after it was stored.
+    outdated: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seal {
+    Not,
+    With(Digest),
+    /// By this plan, with what is there then.
+    Now,
+}
+
+impl Now {
+    fn in_use(&self) -> bool {
+        self.domain.is_some() || self.exported || self.open || self.stack.is_some()
+    }
+
+    fn runs(&self) -> bool {
+        self.domain
+            .as_ref()
+            .is_some_and(|domain| domain.state == DomainState::Running)
+    }
+
+    /// Whether its image could be resumed as `desired`.
+    fn can_resume(&self, desired: &DesiredSliver) -> bool {
+        self.image.as_ref().is_some_and(|image| {
+            let disk = match image.sealed {
+                Seal::Not => self.mark.is_some(),
+                Seal::With(mark) => self.mark == Some(mark),
+                Seal::Now => true,
+            };
+            let writes = |mount: &Mount| mount.writable == WritableKind::Local;
+            let there = self.kept || self.set_aside || !desired.mounts.iter().any(writes);
+            disk && there
+                && !image.outdated
+                && image.boot == boot_digest(desired)
+                && image.uuid == desired.uuid
+                && desired.resources.memory.mib() <= image.memory_max_mib
+        })
+    }
+}
+
+fn tuned(domain: &ObservedDomain, desired: &DesiredSliver, able: &BTreeSet<Ability>) -> bool {
+    let tuning = Tuning::of(desired);
+    let (has, wants) = (&domain.limits, &tuning.limits);
+    let ports: BTreeSet<_> = domain.publish.iter().collect();
+    domain.memory_mib == tuning.memory_mib
+        && ports == tuning.publish.iter().collect()
+        && (has.cpu_weight == wants.cpu_weight || !able.contains(&Ability::CpuWeight))
+        && (has.cpu_cap_percent == wants.cpu_cap_percent || !able.contains(&Ability::CpuCap))
+        && (has.net_rate == wants.net_rate || !able.contains(&Ability::NetRate))
+}
+
+/// What was observed of every sliver of the plan.
+fn beginning(plan: &Plan, input: &PlanInput<'_>) -> Option<BTreeMap<SliverId, Now>> {
+    let (Seen::Known(domains), Seen::Known(storage)) = (&input.observed.domains, &input.observed.storage)
+    else {
+        return None;
+    };
+    let now = |sliver: &SliverId| {
+        let kept = storage.get(sliver);
+        let desired = input.desired.slivers.get(sliver);
+        Now {
+            domain: domains.ours.get(sliver).map(|domain| Domain {
+                booted: domain.booted,
+                uuid: domain.uuid,
+                state: domain.state,
+                memory_max_mib: domain.memory_max_mib,
+                tuned: desired.is_some_and(|desired| tuned(domain, desired, &domains.able)),
+            }),
+            image: domains.images.get(sliver).map(|image| Image {
+                boot: image.boot,
+                uuid: image.uuid,
+                memory_max_mib: image.memory_max_mib,
+                sealed: image.mark.map_or(Seal::Not, Seal::With),
+                outdated: false,
+            }),
+            open: kept.is_some_and(|s| s.open.is_some()),
+            rightly_open: kept.is_some_and(|s| {
+                let applied = input.applied.get(sliver).map(|applied| applied.epoch);
+                s.open.is_some() && s.open >= applied && s.tombstone.is_none()
+            }),
+            stack: kept.and_then(|s| s.stack),
+            exported: kept.is_some_and(|s| s.exported),
+            kept: kept.is_some_and(|s| s.on_disk),
+            set_aside: kept.is_some_and(|s| s.tombstone.is_some()),
+            mark: ObservedStorage::mark_of(kept),
+        }
+    };
+    Some(
+        plan.changes
+            .keys()
+            .map(|sliver| (sliver.clone(), now(sliver)))
+            .collect(),
+    )
+}
+
+pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Finding>) {
+    let Some(mut now) = beginning(plan, input) else {
+        return;
+    };
+    let mut here = Here {
+        templates: input.observed.templates.known().cloned().unwrap_or_default(),
+        files: input.observed.file_layers.known().cloned().unwrap_or_default(),
+        able: input
+            .observed
+            .domains
+            .known()
+            .map(|d| d.able.clone())
+            .unwrap_or_default(),
+    };
+    let mut last: BTreeMap<&SliverId, ActionKey> = BTreeMap::new();
+    let with = |test: fn(&Action) -> bool| -> BTreeSet<&SliverId> {
+        let actions = plan.actions.iter().map(|planned| &planned.action);
+        actions
+            .filter(|action| test(action))
+            .filter_map(Action::sliver)
+            .collect()
+    };
+    let stacked = with(|action| matches!(action, Action::Stack { .. }));
+    let purged = with(|action| matches!(action, Action::Purge { .. }));
+    for planned in &plan.actions {
+        let action = &planned.action;
+        let mut fault = |broken: bool, what: &'static str| {
+            if broken {
+                let action = action.key();
+                findings.insert(Finding::Unsafe { action, what });
+            }
+        };
+        let Some(sliver) = action.sliver() else {
+            here.add(action);
+            continue;
+        };
+        if let Action::Adopt { from, .. } = action {
+            let behind = last.get(from).is_none_or(|before| planned.after.contains(before));
+            fault(
+                !behind,
+                "is not held behind the last step of whom it takes over from",
+            );
+            let old = now.entry(from.clone()).or_default();
+            fault(old.in_use(), "takes over what is in use");
+            fault(!old.kept, "takes over what is not there");
+            old.kept = false;
+        }
+        if let Some(before) = last.insert(sliver, action.key()) {
+            fault(
+                !planned.after.contains(&before),
+                "is not held behind the step before it",
+            );
+        }
+        let mut play = Play {
+            action,
+            state: now.entry(sliver.clone()).or_default(),
+            desired: input.desired.slivers.get(sliver),
+            runs: input
+                .desired
+                .slivers
+                .get(sliver)
+                .filter(|desired| wanted_state(input, desired) == SliverState::Running),
+            input,
+            here: &here,
+            restacks: stacked.contains(sliver),
+            purges: purged.contains(sliver),
+        };
+        play.play(&mut fault);
+    }
+    for (sliver, change) in &plan.changes {
+        if let Some(what) = lacks(input, sliver, change.class, &now[sliver]) {
+            let sliver = sliver.clone();
+            findings.insert(Finding::Lacking { sliver, what });
+        }
+    }
+}
+
+/// What the node has.
+struct Here {
+    templates: BTreeSet<Digest>,
+    files: BTreeSet<Digest>,
+    able: BTreeSet<Ability>,
+}
+
+impl Here {
+    fn add(&mut self, action: &Action) {
+        if let Action::FetchTemplate { digest, .. } = action {
+            self.templates.insert(*digest);
+        }
+        if let Action::ImportFiles { digest } = action {
+            self.files.insert(*digest);
+        }
+    }
+
+    /// Whether a sliver could start; its layers are asked for only where they have to be stacked anew.
+    fn can_start(&self, desired: &DesiredSliver, restacks: bool) -> bool {
+        let layers = desired.mounts.iter().flat_map(|mount| &mount.layers);
+        let mut layers = layers.map(|layer| match layer {
+            LayerRef::Template(template) => self.templates.contains(&template.digest),
+            LayerRef::Files { digest } => self.files.contains(digest),
+            LayerRef::Directory { .. } | LayerRef::Remote { .. } => true,
+        });
+        self.templates.contains(&desired.kernel.digest) && (!restacks || layers.all(|here| here))
+    }
+}
+
+/// One action at its moment.
+struct Play<'a> {
+    action: &'a Action,
+    state: &'a mut Now,
+    desired: Option<&'a DesiredSliver>,
+    /// As it is desired, where it should run.
+    runs: Option<&'a DesiredSliver>,
+    input: &'a PlanInput<'a>,
+    here: &'a Here,
+    /// Whether the plan stacks it.
+    restacks: bool,
+    /// Whether the plan purges it.
+    purges: bool,
+}
+
+impl Play<'_> {
+    fn play(&mut self, fault: &mut impl FnMut(bool, &'static str)) {
+        let (runs, state) = (self.runs, &mut *self.state);
+        match self.action {
+            Action::FetchTemplate { .. } | Action::ImportFiles { .. } => {}
+            Action::OpenWritable { .. } => {
+                fault(runs.is_none(), "opens what should not run");
+                fault(state.open || state.stack.is_some(), "opens what is open");
+                fault(state.set_aside, "opens what is set aside");
+                state.open = true;
+                state.kept = true;
+            }
+            Action::Limit { disk, .. } => {
+                fault(!state.open, "limits writable layers that are not open");
+                fault(
+                    runs.is_none_or(|desired| desired.resources.disk != *disk),
+                    "limits to what is not desired",
+                );
+            }
+            Action::Stack { stack, .. } => {
+                fault(!state.open, "stacks on a writable layer that is not open");
+                fault(
+                    runs.map(stack_digest) != Some(*stack),
+                    "stacks what is not desired",
+                );
+                let ready = runs.is_none_or(|desired| self.here.can_start(desired, true));
+                fault(!ready, "stacks layers that are not here");
+                fault(
+                    state.exported || state.stack.is_some(),
+                    "stacks over a stack that is in use",
+                );
+                state.stack = Some(*stack);
+            }
+            Action::Export { stack, .. } => {
+                fault(
+                    state.stack != Some(*stack),
+                    "serves a stack that is not assembled",
+                );
+                let booted = state.domain.as_ref().map(|domain| domain.booted);
+                let foreign = booted.is_some_and(|booted| runs.map(boot_digest) != Some(booted));
+                fault(foreign, "serves a domain that was started on something else");
+                state.exported = true;
+            }
+            Action::Boot { boot, .. } => {
+                fault(
+                    state.image.is_some(),
+                    "starts a domain while an image of it is left",
+                );
+                self.start(boot, fault);
+            }
+            Action::Resume { boot, .. } => {
+                let fits = runs.is_some_and(|desired| state.can_resume(desired));
+                fault(!fits, "resumes an image that does not fit");
+                let unsealed = state.image.as_ref().is_none_or(|image| image.sealed == Seal::Not);
+                fault(unsealed, "resumes an image that is not sealed");
+                state.image = None;
+                self.start(boot, fault);
+            }
+            Action::Unpause { stack, .. } => {
+                let (ready, domain) = (state.exported && state.stack == Some(*stack), &mut state.domain);
+                fault(!ready, "lets a domain go on without its export");
+                let right = domain.as_mut().is_some_and(|domain| {
+                    let paused = domain.state == DomainState::Paused;
+                    domain.state = DomainState::Running;
+                    paused && runs.map(boot_digest) == Some(domain.booted)
+                });
+                fault(!right, "lets something else go on than is desired");
+            }
+            Action::Retune { tuning, .. } => {
+                fault(!state.runs(), "changes a domain that does not run");
+                fault(
+                    runs.map(Tuning::of).as_ref() != Some(tuning),
+                    "changes to what is not desired",
+                );
+                if let Some(domain) = &mut state.domain {
+                    let beyond = tuning.memory_mib > domain.memory_max_mib;
+                    fault(beyond, "gives more memory than the domain was started with");
+                    domain.tuned = true;
+                }
+            }
+            Action::AwaitHealthy { .. } => fault(!state.runs(), "waits for a domain that does not run"),
+            Action::Shutdown { .. } | Action::Suspend { .. } => self.end(fault),
+            Action::Seal { .. } => {
+                fault(state.in_use(), "seals an image with what is in use");
+                match &mut state.image {
+                    Some(image) => image.sealed = Seal::Now,
+                    None => fault(true, "seals an image that is not there"),
+                }
+            }
+            Action::DiscardImage { .. } => self.discard(fault),
+            Action::Unexport { .. } => {
+                fault(state.domain.is_some(), "stops serving a domain that is there");
+                state.exported = false;
+            }
+            Action::CloseWritable { .. } => {
+                fault(state.domain.is_some() || state.exported, "closes what is in use");
+                state.open = false;
+                state.stack = None;
+            }
+            Action::Tombstone { .. } => {
+                fault(state.in_use(), "sets aside what is in use");
+                state.set_aside = true;
+            }
+            Action::Revive { .. } => {
+                fault(self.desired.is_none(), "revives what nobody desires");
+                fault(
+                    state.in_use() || !state.set_aside,
+                    "revives what is not set aside",
+                );
+                state.set_aside = false;
+                state.kept = true;
+            }
+            Action::Adopt { from, .. } => {
+                let named = self.desired.and_then(|desired| desired.moved_from.as_ref());
+                fault(named != Some(from), "takes over what is not its own");
+                let wanted = &self.input.desired;
+                let still = wanted.slivers.contains_key(from) || wanted.elsewhere.contains(from);
+                fault(still, "takes over what is still desired under its name");
+                let own = state.kept || state.set_aside || state.in_use();
+                fault(own, "takes over others while it has its own");
+                state.kept = true;
+            }
+            Action::Purge { .. } => {
+                fault(state.in_use() || !state.set_aside, "deletes what is in use");
+                fault(state.image.is_some(), "leaves an image behind");
+                state.kept = false;
+                state.set_aside = false;
+            }
+        }
+    }
+
+    fn start(&mut self, boot: &Digest, fault: &mut impl FnMut(bool, &'static str)) {
+        let (runs, state) = (self.runs, &mut *self.state);
+        fault(
+            !state.exported || state.stack != runs.map(stack_digest),
+            "starts a domain without its export",
+        );
+        fault(state.domain.is_some(), "starts a second domain");
+        fault(runs.map(boot_digest) != Some(*boot), "starts what is not desired");
+        let kernel = runs.is_some_and(|desired| self.here.can_start(desired, false));
+        fault(!kernel, "starts without its kernel");
+        if let Some(desired) = runs {
+            state.domain = Some(Domain {
+                booted: *boot,
+                uuid: desired.uuid,
+                state: DomainState::Running,
+                memory_max_mib: desired.resources.memory_most().mib(),
+                tuned: true,
+            });
+        }
+        // From here on its guest writes.
+        state.mark = None;
+    }
+
+    fn end(&mut self, fault: &mut impl FnMut(bool, &'static str)) {
+        let (runs, state) = (self.runs, &mut *self.state);
+        let Some(domain) = state.domain.take() else {
+            return fault(true, "stops a domain that is not ours");
+        };
+        let right = domain.state == DomainState::Running
+            && domain.tuned
+            && state.exported
+            && runs.is_some_and(|desired| {
+                boot_digest(desired) == domain.booted
+                    && desired.uuid == domain.uuid
+                    && state.stack == Some(stack_digest(desired))
+            });
+        fault(right && state.rightly_open, "stops a domain that is as desired");
+        let ready = runs.is_none_or(|desired| self.here.can_start(desired, self.restacks));
+        fault(!ready, "stops a domain before it can start again");
+        if matches!(self.action, Action::Suspend { .. }) {
+            let lives = matches!(domain.state, DomainState::Running | DomainState::Paused);
+            fault(!lives, "stores the memory of a domain that does not live");
+            let able = self.here.able.contains(&Ability::Suspend);
+            fault(!able, "asks the driver for what it cannot do");
+            state.image = Some(Image {
+                boot: domain.booted,
+                uuid: domain.uuid,
+                memory_max_mib: domain.memory_max_mib,
+                sealed: Seal::Not,
+                outdated: false,
+            });
+        } else if domain.state != DomainState::Crashed {
+            // It has gone on since its image was stored, which says nothing any more.
+            state.mark = None;
+            if let Some(image) = &mut state.image {
+                image.outdated = true;
+            }
+        }
+    }
+
+    /// An image is memory that somebody may want back.
+    fn discard(&mut self, fault: &mut impl FnMut(bool, &'static str)) {
+        let state = &mut *self.state;
+        fault(state.image.is_none(), "deletes an image that is not there");
+        let domain_is_newer = state.domain.is_some();
+        let wanted = match self.desired {
+            // A removal keeps it with what else is set aside, until that is purged.
+            None => (state.kept || state.set_aside) && !self.purges,
+            Some(desired) => match desired.state {
+                SliverState::Stopped => desired.start == Start::Resume,
+                SliverState::Suspended => true,
+                SliverState::Running => {
+                    let applied = self.input.applied.get(&desired.id);
+                    let ran = applied.is_some_and(|a| a.complete && a.desired.state == SliverState::Running);
+                    let unasked = desired.start == Start::Boot && !ran;
+                    self.runs.is_none() || unasked || state.can_resume(desired)
+                }
+            },
+        };
+        let outdated = domain_is_newer || state.mark.is_none();
+        fault(wanted && !outdated, "deletes memory that nobody gave up");
+        state.image = None;
+    }
+}
+
+/// What is not so once a change of that class is made.
+fn lacks(input: &PlanInput<'_>, sliver: &SliverId, class: ChangeClass, state: &Now) -> Option<&'static str> {
+    let closed = state.domain.is_none() && !state.exported && !state.open && state.stack.is_none();
+    let unsealed = state
+        .image
+        .as_ref()
+        .is_some_and(|image| image.sealed == Seal::Not || image.outdated);
+    match class {
+        ChangeClass::Keep | ChangeClass::Wait => None,
+        ChangeClass::Purge => state.set_aside.then_some("set aside"),
+        ChangeClass::InPlace
+        | ChangeClass::Create
+        | ChangeClass::Start
+        | ChangeClass::Resume
+        | ChangeClass::Reboot => {
+            let Some(desired) = input.desired.slivers.get(sliver) else {
+                return Some("changing although nobody desires it");
+            };
+            if wanted_state(input, desired) != SliverState::Running {
+                return (!closed || state.set_aside).then_some("in use or set aside though it should rest");
+            }
+            let right = state.exported
+                && state.domain.as_ref().is_some_and(|domain| {
+                    domain.state == DomainState::Running
+                        && domain.tuned
+                        && domain.booted == boot_digest(desired)
+                        && domain.uuid == desired.uuid
+                });
+            (!right || state.image.is_some()).then_some("without its domain or its export")
+        }
+        ChangeClass::Suspend | ChangeClass::Stop => {
+            // Who asks for `stopped` gives up the memory, unless the slice resumes; who is kept down does not.
+            let desired = input.desired.slivers.get(sliver);
+            let gives_up = desired.is_some_and(|d| d.state == SliverState::Stopped && d.start == Start::Boot);
+            let left = unsealed || gives_up && state.image.is_some();
+            (!closed || left || state.set_aside)
+                .then_some("running, open, set aside or with an image that says nothing")
+        }
+        ChangeClass::HandOver => {
+            (!closed || state.kept || state.image.is_some()).then_some("running, open or not handed over")
+        }
+        ChangeClass::Remove => {
+            let stays = state.kept && !state.set_aside;
+            let image = state.image.is_some() && !state.set_aside;
+            (!closed || stays || image || unsealed).then_some("running, open or not set aside")
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What must not happen now: freezes and maintenance windows.
+
+use std::collections::BTreeSet;
+
+use xeno_model::normal::{boot_digest, stack_digest};
+use xeno_model::observed::DomainState;
+
+use super::Finding;
+use crate::change::{Change, ChangeClass, Disruption};
+use crate::plan::{Plan, PlanInput};
+
+pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Finding>) {
+    for planned in &plan.actions {
+        let action = &planned.action;
+        let frozen = |sliver| input.freezes.iter().any(|freeze| freeze.holds(sliver, input.now));
+        if planned.serves.iter().chain(action.sliver()).any(frozen) {
+            findings.insert(Finding::Frozen(action.key()));
+        }
+    }
+    let site = &input.desired.site;
+    if site.windows.open_at(input.now) || site.site.is_none() {
+        return;
+    }
+    for change in plan.changes.values() {
+        let class = change.class;
+        if class.disruption() != Disruption::None && !repairs(input, change) {
+            let sliver = change.sliver.clone();
+            findings.insert(Finding::OutsideWindow { sliver, class });
+        }
+    }
+}
+
+/// Whether a change only brings back what was last applied, or touches a service that is broken anyway.
+fn repairs(input: &PlanInput<'_>, change: &Change) -> bool {
+    let sliver = &change.sliver;
+    let Some(applied) = input.applied.get(sliver).filter(|applied| applied.complete) else {
+        return false;
+    };
+    if change.class != ChangeClass::Reboot {
+        // Something of what was put to rest has come back.
+        let desired = input.desired.slivers.get(sliver);
+        return desired.is_some_and(|desired| {
+            let mut wanted = desired.clone();
+            wanted.state = super::wanted_state(input, desired);
+            wanted == applied.desired
+        });
+    }
+    let domain = input.observed.domains.known().and_then(|d| d.ours.get(sliver));
+    let storage = input.observed.storage.known().and_then(|s| s.get(sliver));
+    let up = domain.is_some_and(|domain| {
+        domain.state == DomainState::Running
+            && domain.booted == boot_digest(&applied.desired)
+            && domain.uuid == applied.desired.uuid
+    });
+    let served = storage.is_some_and(|s| s.exported && s.stack == Some(stack_digest(&applied.desired)));
+    let same = input.desired.slivers.get(sliver) == Some(&applied.desired);
+    !(up && served) || same
+}
