@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use xeno_model::desired::DesiredNode;
-use xeno_model::id::{Generation, NodeName, Revision, SliverId, Timestamp};
+use xeno_model::id::{Digest, Generation, NodeName, Revision, SliverId, Timestamp};
 use xeno_model::manifest::parse_file;
 use xeno_model::observed::{DomainState, ObservedNode, Seen, Stranger};
 use xeno_model::repository::{FileMode, RepositoryTree, TreeEntry};
@@ -82,6 +82,13 @@ impl World {
                 let at = Timestamp(NOON - ago * HOUR_MS);
                 let storage = self.storage().entry(sliver(name)).or_default();
                 (storage.on_disk, storage.tombstone) = (false, Some(at));
+            }
+            ["disk", name, "changed"] => {
+                let storage = self.storage().get_mut(&sliver(name)).expect("it was there");
+                storage.mark = Some(Digest::of(b"changed"));
+            }
+            ["image", name, "missing"] => {
+                self.domains().images.remove(&sliver(name));
             }
             ["removed", count] => self.removed_recently = count.parse().expect("a number"),
             ["blind", "domains"] => self.observed.domains = Seen::Unknown { why: why() },

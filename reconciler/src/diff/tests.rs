@@ -1,3 +1,8 @@
+//! What the comparison decides, story by story.
+
+mod hold;
+mod suspend;
+
 use xeno_model::desired::{HypervisorKind, Publish};
 use xeno_model::id::{Digest, Timestamp};
 use xeno_model::observed::ObservedStorage;

@@ -86,10 +86,9 @@ pub fn next_step(reason: &Reason, sliver: &str) -> String {
             ),
         },
         Reason::Frozen { .. } => "ask whoever froze it; `xeno get freezes` shows what is frozen, `xeno thaw` ends it".to_owned(),
-        Reason::OutsideWindow { site, opens } => match opens {
-            Some(_) => format!("wait for the window, or ask the owner of site {site} for an earlier one"),
-            None => format!("ask the owner of site {site} for a window in its `policy.maintenance`"),
-        },
+        Reason::OutsideWindow { site, .. } => {
+            format!("wait for the window, or ask the owner of site {site} for an earlier one")
+        }
         Reason::SiteCap { site, .. } => {
             format!("ask for less, or ask the owner of site {site}, whose `policy.caps` say so")
         }

@@ -369,8 +369,8 @@ fn lasts(reason: &Reason) -> bool {
         | Reason::NotSupported { .. }
         | Reason::ImageStale { .. }
         | Reason::SiteCap { .. } => true,
-        Reason::OutsideWindow { opens, .. } => opens.is_none(),
         Reason::New
+        | Reason::OutsideWindow { .. }
         | Reason::Differs(_)
         | Reason::Revived { .. }
         | Reason::Unfinished

@@ -1,0 +1,140 @@
+//! Memory in images: stored, sealed, resumed once, and never over another disk.
+
+use xeno_model::desired::Start;
+use xeno_model::observed::ObservedImage;
+
+use super::*;
+use crate::change::ImageMisfit;
+
+/// A settled node on which web/0 is suspended, and wanted to run again.
+fn woken() -> World {
+    let mut world = settled();
+    world.want("web/0").state = SliverState::Suspended;
+    let mut world = world.settle();
+    world.want("web/0").state = SliverState::Running;
+    world
+}
+
+fn image(world: &mut World) -> &mut ObservedImage {
+    world.domains().images.get_mut(&id("web/0")).unwrap()
+}
+
+#[test]
+fn memory_is_stored_and_sealed_with_the_closed_disk() {
+    let mut world = settled();
+    world.want("web/0").state = SliverState::Suspended;
+    check(
+        &world,
+        ChangeClass::Suspend,
+        &[
+            "state running → suspended",
+            "should be suspended; its memory and what it wrote are kept",
+        ],
+        &["suspend:web/0", "unexport:web/0", "close:web/0", "seal:web/0"],
+    );
+    world.domains().able.clear();
+    assert_eq!(
+        story(&world).0,
+        ChangeClass::Wait,
+        "a driver that cannot is not asked to"
+    );
+}
+
+#[test]
+fn it_goes_on_from_its_image() {
+    check(
+        &woken(),
+        ChangeClass::Resume,
+        &["state suspended → running"],
+        &["open:web/0", "stack:web/0", "export:web/0", "resume:web/0"],
+    );
+}
+
+#[test]
+fn an_image_over_another_disk_waits_for_a_person() {
+    let mut world = woken();
+    world.storage("web/0").mark = Some(Digest([9; 32]));
+    let plan = world.plan();
+    assert!(plan.actions.is_empty());
+    let change = &plan.changes[&id("web/0")];
+    assert_eq!(
+        change.reasons[0],
+        Reason::ImageStale {
+            what: ImageMisfit::Disk
+        }
+    );
+    // The way on: to give the image up.
+    world.want("web/0").state = SliverState::Stopped;
+    assert_eq!(story(&world).2, ["discard:web/0"]);
+    // A slice that starts as it can says so beforehand.
+    world.want("web/0").state = SliverState::Running;
+    world.want("web/0").start = Start::Resume;
+    let (class, why, steps) = story(&world);
+    assert_eq!(class, ChangeClass::Start);
+    assert!(why.iter().any(|why| why.contains("cannot be used")), "{why:?}");
+    assert!(steps.contains(&"discard:web/0".to_owned()) && steps.contains(&"boot:web/0".to_owned()));
+}
+
+#[test]
+fn what_cannot_be_told_is_not_resumed() {
+    let mut world = woken();
+    world.storage("web/0").mark = None;
+    assert_eq!(story(&world).0, ChangeClass::Wait);
+}
+
+#[test]
+fn an_image_of_another_boot_or_domain_is_not_resumed() {
+    let mut world = woken();
+    image(&mut world).boot = Digest([9; 32]);
+    assert_eq!(story(&world).0, ChangeClass::Wait);
+    let mut world = woken();
+    image(&mut world).uuid = xeno_model::id::DomainUuid([9; 16]);
+    assert_eq!(story(&world).0, ChangeClass::Wait);
+}
+
+#[test]
+fn an_image_that_is_not_sealed_is_sealed_first() {
+    let mut world = woken();
+    image(&mut world).mark = None;
+    let (class, _, steps) = story(&world);
+    assert_eq!(class, ChangeClass::Resume);
+    assert!(steps.contains(&"seal:web/0".to_owned()));
+}
+
+#[test]
+fn a_lost_image_means_a_new_start() {
+    let mut world = woken();
+    world.domains().images.clear();
+    let (class, why, _) = story(&world);
+    assert_eq!(class, ChangeClass::Start);
+    assert!(
+        why.iter().any(|why| why.contains("no image of its memory")),
+        "{why:?}"
+    );
+}
+
+#[test]
+fn a_domain_that_stands_still_goes_on() {
+    let mut world = settled();
+    world.domains().ours.get_mut(&id("web/0")).unwrap().state = DomainState::Paused;
+    check(
+        &world,
+        ChangeClass::InPlace,
+        &["its domain stands still, and is let go on"],
+        &["unpause:web/0"],
+    );
+}
+
+#[test]
+fn a_slice_that_resumes_is_stopped_with_its_memory() {
+    let mut world = settled();
+    world.want("web/0").start = Start::Resume;
+    let mut world = world.settle();
+    world.want("web/0").state = SliverState::Stopped;
+    let (class, _, steps) = story(&world);
+    assert_eq!(class, ChangeClass::Stop);
+    assert_eq!(steps[0], "suspend:web/0");
+    world.unwant("web/0");
+    world.desired.slivers.insert(id("keep/0"), sliver("keep/0"));
+    assert!(keys(&world.plan()).contains(&"suspend:web/0".to_owned()));
+}
