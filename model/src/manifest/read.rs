@@ -3,13 +3,16 @@
 //! The structural check uses these to report everything at once, the typed decoder to make the values; so the two
 //! cannot disagree.
 
+mod place;
+
+pub(crate) use place::{Address, Overlay, SLIVER_PLACE, TemplateSource, Writable};
+
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use crate::desired::{NamePattern, Share};
-use crate::diagnostic::nearest;
 use crate::id::{
     ChannelName, Digest, FleetName, NameError, NodeName, SiteName, SliceName, SliverId, TemplateName,
     TenantName, Timestamp,
@@ -226,133 +229,6 @@ impl FromText for RepositoryPath {
     }
 }
 
-/// A directory that others than guests fill: of the node, or of a remote file system.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Overlay {
-    /// `file:///srv/overlays/acme`, kept as a path.
-    Node(String),
-    /// `nfs://HOST/PATH` or `afs:CELL/PATH`, kept as it is.
-    Remote(String),
-}
-
-impl FromText for Overlay {
-    fn from_text(text: &str) -> Result<Self, TextError> {
-        if let Some(path) = node_path(text) {
-            return Ok(Self::Node(path.to_owned()));
-        }
-        if remote(text) {
-            return Ok(Self::Remote(text.to_owned()));
-        }
-        Err(TextError::new(
-            text,
-            "an overlay",
-            "write the absolute path of a directory on the node, file:///srv/overlays/acme, or nfs://HOST/PATH or afs:CELL/PATH",
-        ))
-    }
-}
-
-/// Where the writes of a mount go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Writable {
-    /// To the node's disk.
-    Local,
-    /// To its memory.
-    Memory,
-    /// Nowhere.
-    Nowhere,
-    /// To a directory elsewhere; `{sliver}` stands for the sliver.
-    Url(String),
-}
-
-/// What stands for the sliver in a URL.
-pub(crate) const SLIVER_PLACE: &str = "{sliver}";
-
-impl FromText for Writable {
-    fn from_text(text: &str) -> Result<Self, TextError> {
-        // The sliver's name is a path component like any other.
-        let filled = text.replace(SLIVER_PLACE, "x");
-        match text {
-            "local" => Ok(Self::Local),
-            "memory" => Ok(Self::Memory),
-            "none" => Ok(Self::Nowhere),
-            _ if !filled.contains(['{', '}']) && (node_path(&filled).is_some() || remote(&filled)) => {
-                Ok(Self::Url(text.to_owned()))
-            }
-            _ => {
-                let near = nearest(text, ["local", "memory", "none"]);
-                let help = "write `local`, `memory`, `none`, or a URL: nfs://HOST/PATH/{sliver}";
-                let mut error = TextError::new(text, "a place for writes", help);
-                if let Some(near) = near {
-                    error.help = Some(format!("did you mean `{near}`? ({help})"));
-                }
-                Err(error)
-            }
-        }
-    }
-}
-
-/// The path of `file:///PATH`.
-fn node_path(text: &str) -> Option<&str> {
-    let path = text.strip_prefix("file://")?;
-    path.strip_prefix('/').filter(|rest| normal(rest))?;
-    Some(path)
-}
-
-/// Whether a text is `nfs://HOST/PATH` (RFC 2224, without a port) or `afs:CELL/PATH`.
-fn remote(text: &str) -> bool {
-    let (rest, cell) = match (text.strip_prefix("nfs://"), text.strip_prefix("afs:")) {
-        (Some(rest), _) => (rest, false),
-        (None, Some(rest)) => (rest, true),
-        (None, None) => return false,
-    };
-    rest.split_once('/')
-        .is_some_and(|(host, path)| (if cell { host_name(host) } else { address(host) }) && normal(path))
-}
-
-/// Whether a text is a host name (RFC 1123 §2.1).
-fn host_name(text: &str) -> bool {
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    text.len() <= 253 && text.split('.').all(label)
-}
-
-/// Whether a text is a host name or an IP address; one of IPv6 may be in brackets.
-fn address(text: &str) -> bool {
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let v6 = |text: &str| text.parse::<std::net::Ipv6Addr>().is_ok();
-    match bare {
-        Some(bare) => v6(bare),
-        None => host_name(text) || v6(text),
-    }
-}
-
-/// Where a node is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Address(pub(crate) String);
-
-impl FromText for Address {
-    fn from_text(text: &str) -> Result<Self, TextError> {
-        // A name of numbers only is an address that somebody has mistyped (RFC 3696 §2).
-        let numbers = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-        let right = match numbers {
-            true => text.parse::<std::net::Ipv4Addr>().is_ok(),
-            false => !text.starts_with('[') && address(text),
-        };
-        if right {
-            return Ok(Self(text.to_owned()));
-        }
-        Err(TextError::new(
-            text,
-            "a host",
-            "write a host name or an IP address, without a port: cam-01.example, 192.0.2.7",
-        ))
-    }
-}
-
 /// A moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment(pub(crate) Timestamp);
@@ -442,31 +318,6 @@ impl FromText for NumberRange {
         };
         (range.first <= range.last).then_some(range).ok_or_else(fail)
     }
-}
-
-/// Where a template can be fetched.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TemplateSource(pub(crate) String);
-
-impl FromText for TemplateSource {
-    fn from_text(text: &str) -> Result<Self, TextError> {
-        if let Some(later) = later_scheme(text) {
-            return Err(later);
-        }
-        let path = text.strip_prefix("file:///").filter(|rest| normal(rest));
-        path.map(|_| Self(text.to_owned())).ok_or_else(|| {
-            let help = "write the absolute path of a template store: file:///srv/templates";
-            TextError::new(text, "a source of templates", help)
-        })
-    }
-}
-
-fn later_scheme(text: &str) -> Option<TextError> {
-    let (scheme, _) = text.split_once(':')?;
-    matches!(scheme, "nfs" | "afs" | "oci" | "https").then(|| TextError {
-        message: format!("`{scheme}:` is not available in this version"),
-        help: Some("only file:///… is".to_owned()),
-    })
 }
 
 /// The path of an HTTP request (RFC 9110 §4.2.1, RFC 3986 §3.3): sent as it stands.
