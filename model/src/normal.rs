@@ -66,7 +66,11 @@ pub fn current_boot<'a>(
     known: impl IntoIterator<Item = &'a DesiredSliver>,
 ) -> Digest {
     let started_as = |sliver: &&DesiredSliver| {
-        let memory = [sliver.resources.memory.0, domain.memory_mib << 20];
+        let memory = [
+            domain.memory_max_mib << 20,
+            domain.memory_mib << 20,
+            sliver.resources.memory.0,
+        ];
         let publish = [&sliver.publish, &domain.publish];
         let tried = memory
             .into_iter()

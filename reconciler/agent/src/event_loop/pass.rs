@@ -136,6 +136,11 @@ where
         for (id, domain) in &mut domains.ours {
             let applied = self.memory.applied.get(id).map(|applied| &applied.desired);
             let desired = self.desired.as_ref().and_then(|desired| desired.slivers.get(id));
+            // The ports that such a guest was started with are part of what it is recognised by: it starts again when they
+            // change, as it would have under that version, and not without a reason at the look after.
+            if desired.is_some_and(|desired| desired.publish != domain.publish) {
+                continue;
+            }
             domain.booted = current_boot(domain, applied.into_iter().chain(desired));
         }
     }
