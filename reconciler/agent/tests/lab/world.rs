@@ -85,12 +85,6 @@ impl World {
         }
     }
 
-    pub(crate) async fn started() -> Self {
-        let mut world = Self::new();
-        world.start().await;
-        world
-    }
-
     /// Has a repository to follow instead of being told, from the next start on.
     pub(crate) fn follow(&mut self, repository: RemoteUrl) {
         self.repository = Some(repository);
