@@ -16,6 +16,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::record::CpuShare;
 
@@ -23,6 +24,9 @@ use crate::record::CpuShare;
 const WEIGHT_PLAIN: u32 = 256;
 /// Within this many microseconds a domain gets what its cap grants.
 const PERIOD_US: u64 = 100_000;
+/// How often, and after which pause, a group is tried to be removed.
+const REMOVE_TRIES: u32 = 50;
+const REMOVE_PAUSE: Duration = Duration::from_millis(20);
 /// What the kernel takes as the least of a period.
 const QUOTA_US_MIN: u64 = 1_000;
 /// Where version 2 needs processes that are in a group with controlled children: nowhere; so they go here.
@@ -134,13 +138,19 @@ impl CpuGroups {
         expected.filter(|share| is(*share)).or_else(|| self.read(&group))
     }
 
-    /// Removes the group of a domain that is gone. What cannot be removed is empty and does nothing.
+    /// Removes the group of a domain that is gone. Its process may not have been collected yet, which is waited for a
+    /// little. What cannot be removed does nothing.
     pub(crate) fn remove(&self, label: &str) {
         let group = self.of(label);
-        if let Err(error) = fs::remove_dir(&group)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::debug!(group = %group.display(), %error, "an empty control group stays");
+        for _ in 0..REMOVE_TRIES {
+            match fs::remove_dir(&group) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => std::thread::sleep(REMOVE_PAUSE),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::debug!(group = %group.display(), %error, "a control group stays");
+                    return;
+                }
+                _ => return,
+            }
         }
     }
 

@@ -46,6 +46,8 @@ pub(crate) enum RunState {
     Stopping,
     /// It cannot go on.
     Crashed,
+    /// Its QEMU is there and does not answer.
+    Silent,
 }
 
 impl RunState {
@@ -64,7 +66,8 @@ impl RunState {
     /// In the reconciler's words.
     pub(crate) fn observed(self) -> DomainState {
         match self {
-            Self::Running => DomainState::Running,
+            // Its memory, its ports and its right to its disk are taken, and all that follows from "running" is safe.
+            Self::Running | Self::Silent => DomainState::Running,
             Self::Stopping => DomainState::Stopping,
             // One that was being loaded will not go on by itself; its image is still there.
             Self::Crashed | Self::Incoming => DomainState::Crashed,
@@ -115,7 +118,7 @@ impl Domain {
                     return Ok(None);
                 }
                 tracing::warn!(sliver = %record.sliver, error = chain(&error), "QEMU is there but does not answer");
-                Ok(Some(RunState::Running))
+                Ok(Some(RunState::Silent))
             }
         }
     }
@@ -189,9 +192,11 @@ impl Ending<'_> {
                 match run_state(&mut qmp).await? {
                     RunState::Running | RunState::Stopping => {}
                     // Nobody is there to notice.
-                    RunState::Paused | RunState::Incoming | RunState::Outgone | RunState::Crashed => {
-                        return Ok(false);
-                    }
+                    RunState::Paused
+                    | RunState::Incoming
+                    | RunState::Outgone
+                    | RunState::Crashed
+                    | RunState::Silent => return Ok(false),
                 }
                 qmp.execute("system_powerdown").await.map(|_| true)
             };

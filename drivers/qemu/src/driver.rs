@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Mutex;
@@ -48,6 +49,8 @@ pub struct QemuDriver {
     cpu: Result<CpuGroups, String>,
     /// Held while an accelerator is probed, so that it is done once.
     probing: Mutex<()>,
+    /// Domains that were there and did not answer when they were last looked at.
+    silent: std::sync::Mutex<BTreeSet<SliverId>>,
 }
 
 impl QemuDriver {
@@ -65,6 +68,7 @@ impl QemuDriver {
             cpu,
             state_dir,
             probing: Mutex::new(()),
+            silent: std::sync::Mutex::default(),
         })
     }
 
@@ -135,6 +139,11 @@ impl QemuDriver {
             let (groups, label) = (groups.clone(), sliver.label());
             blocking(move || groups.remove(&label)).await;
         }
+    }
+
+    /// Domains that did not answer when they were last looked at.
+    pub(crate) fn silent_ones(&self) -> BTreeSet<SliverId> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What this driver can do here beside starting and stopping.
@@ -334,11 +343,15 @@ impl Hypervisor for QemuDriver {
                 (domain.record, limits, state)
             });
         }
+        let mut silent = BTreeSet::new();
         while let Some(answer) = asked.join_next().await {
             let (record, limits, state) =
                 answer.map_err(|error| PortError::later(format!("a question failed: {error}")))?;
             // `None`: it ended while it was asked.
             let Some(state) = state? else { continue };
+            if state == RunState::Silent {
+                silent.insert(record.sliver.clone());
+            }
             let observed = ObservedDomain {
                 uuid: record.uuid,
                 state: state.observed(),
@@ -351,6 +364,7 @@ impl Hypervisor for QemuDriver {
             };
             domains.ours.insert(record.sliver, observed);
         }
+        *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = silent;
         Ok(domains)
     }
 
@@ -466,7 +480,9 @@ async fn already_there(spec: &DomainSpec, domain: &Domain) -> PortResult<()> {
         )));
     }
     match domain.state().await? {
-        Some(RunState::Running | RunState::Paused | RunState::Incoming | RunState::Outgone) => Ok(()),
+        Some(
+            RunState::Running | RunState::Silent | RunState::Paused | RunState::Incoming | RunState::Outgone,
+        ) => Ok(()),
         Some(RunState::Crashed) => Err(PortError::never(format!(
             "{sliver} has crashed and is still there: shut it down first"
         ))),

@@ -75,6 +75,14 @@ impl QemuDriver {
                 .then(|| "put the program back, or start the agent again from where it is now".into()),
         });
         facts.push(self.cpu_fact());
+        facts.extend(self.silent_ones().into_iter().map(|sliver| Fact {
+            name: "silent",
+            status: FactStatus::Limited,
+            what: format!("the QEMU of {sliver} is there and does not answer: it is taken to run, and nothing is started twice"),
+            help: Some(
+                "look at its process and its qemu.log; `state: stopped` destroys it, whether it answers or not".into(),
+            ),
+        }));
         facts
     }
 

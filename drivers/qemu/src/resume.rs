@@ -59,6 +59,9 @@ impl QemuDriver {
                         "{sliver} has a domain: shut it down first"
                     )));
                 }
+                (Some(RunState::Silent), _) => {
+                    return Err(PortError::later(format!("QEMU of {sliver} does not answer")));
+                }
                 (None, _) => domain.clean(&lock).await?,
             }
         }

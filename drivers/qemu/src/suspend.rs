@@ -52,7 +52,12 @@ impl QemuDriver {
                 // An earlier attempt got as far as the image. If the guest has gone on since, it is worth nothing.
                 let record = &domain.record;
                 let is_other = image.uuid != record.uuid || image.boot != record.boot;
-                if is_other || domain.state().await? == Some(RunState::Running) {
+                let state = domain.state().await?;
+                if state == Some(RunState::Silent) {
+                    // It may be running, and then the image is the past; or not, and then it is all there is.
+                    return Err(PortError::later(format!("QEMU of {sliver} does not answer")));
+                }
+                if is_other || state == Some(RunState::Running) {
                     self.on_images(&lock, sliver, "remove an outdated image", Images::discard)
                         .await?;
                     return self.store(&lock, &domain).await;
@@ -134,6 +139,7 @@ impl QemuDriver {
             Some(RunState::Crashed) => {
                 Err(PortError::never(format!("{sliver} has crashed and cannot go on")))
             }
+            Some(RunState::Silent) => Err(PortError::later(format!("QEMU of {sliver} does not answer"))),
             Some(RunState::Stopping) | None => Err(PortError::later(format!("{sliver} is just ending"))),
         }
     }
@@ -217,7 +223,9 @@ impl QemuDriver {
             RunState::Incoming => {
                 return Err(PortError::later(format!("{sliver} is being resumed")));
             }
-            RunState::Stopping => return Err(PortError::later(format!("{sliver} is just ending"))),
+            RunState::Stopping | RunState::Silent => {
+                return Err(PortError::later(format!("{sliver} is just ending")));
+            }
             RunState::Crashed => {
                 return Err(PortError::never(format!(
                     "{sliver} has crashed and cannot be suspended"

@@ -319,6 +319,11 @@ async fn a_process_that_contradicts_its_record_is_neither_trusted_nor_touched() 
     // A QEMU that hangs is still there.
     let _busy = UnixStream::connect(lab.dir.path().join("state/web-0/qmp.sock")).unwrap();
     assert_eq!(lab.state(&spec).await, Some(DomainState::Running));
+    let facts = lab.driver.facts().await;
+    let said = |fact: &xeno_qemu::Fact| fact.name == "silent" && fact.what.contains("web/0");
+    assert!(facts.iter().any(said), "{facts:?}");
+    let suspended = lab.driver.suspend(&spec.sliver).await.unwrap_err();
+    assert!(suspended.retry == Retry::Later, "{suspended}");
     lab.driver
         .shutdown(&spec.sliver, Grace { ms: 60_000 })
         .await

@@ -23,6 +23,8 @@
 //! kind = "qemu"                           # the only one so far
 //! accel = "auto"                          # auto, kvm or tcg; default: auto
 //! shutdown_grace = "20s"                  # how long a guest may take to stop by itself; default: 20s
+//! cgroup = "/sys/fs/cgroup/xeno"          # group in which guests get processor shares; default: the agent's own, if
+//!                                         # it was given one
 //! ```
 //!
 //! Paths are relative to the file.
@@ -76,6 +78,8 @@ pub struct AgentConfig {
     pub accel: AccelChoice,
     /// How long a guest may take to stop by itself.
     pub shutdown_grace: Duration,
+    /// Control group in which guests get their shares of the processors.
+    pub cgroup: Option<PathBuf>,
     /// Actions at a time.
     pub parallel: usize,
     /// How long what a removal set aside is kept.
@@ -153,6 +157,7 @@ struct RawHypervisor {
     kind: Option<Spanned<String>>,
     accel: Option<Spanned<String>>,
     shutdown_grace: Option<Spanned<String>>,
+    cgroup: Option<PathBuf>,
 }
 
 fn main_branch() -> Spanned<String> {
@@ -275,6 +280,7 @@ impl AgentConfig {
             overlay_roots: raw.overlay_roots.into_iter().map(at).collect(),
             accel,
             shutdown_grace: time(raw.hypervisor.shutdown_grace.as_ref(), 20_000)?,
+            cgroup: raw.hypervisor.cgroup.as_ref().map(|path| base.join(path)),
             parallel,
             tombstone: time(raw.tombstone.as_ref(), 7 * 86_400_000)?,
             accept_rewrites: raw.accept_rewrites,
@@ -338,6 +344,7 @@ mod tests {
             kind = "qemu"
             accel = "tcg"
             shutdown_grace = "5s"
+            cgroup = "/sys/fs/cgroup/xeno"
         "#;
         let config = parse(text).unwrap();
         assert_eq!(config.folder, "fleets/north");
@@ -347,6 +354,7 @@ mod tests {
             [Path::new("/srv/overlays"), Path::new("/etc/xenoslice/more")]
         );
         assert_eq!(config.shutdown_grace, Duration::from_secs(5));
+        assert_eq!(config.cgroup.as_deref(), Some(Path::new("/sys/fs/cgroup/xeno")));
     }
 
     #[test]

@@ -116,6 +116,7 @@ pub async fn run(
     .map_err(AgentError::Storage)?;
     let hypervisor = QemuDriver::new(QemuConfig {
         accel: config.accel,
+        cgroup: config.cgroup.clone(),
         ..QemuConfig::new(config.state_dir.join("qemu"), xeno)
     })
     .map_err(AgentError::Hypervisor)?;

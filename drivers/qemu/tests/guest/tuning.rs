@@ -1,12 +1,15 @@
 //! What changes while a guest runs.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use xeno_model::desired::Publish;
 use xeno_model::id::SliverId;
-use xeno_model::observed::{DomainState, Limits};
+use xeno_model::observed::{Ability, DomainState, Limits};
+use xeno_qemu::QemuDriver;
 use xeno_reconciler::ports::{DomainSpec, Grace, Hypervisor, PortResult, Retry, Tuning};
 
 use crate::lab::{Lab, free_port, until};
@@ -147,4 +150,78 @@ async fn memory_and_ports_change_while_a_guest_runs() {
         Retry::Later,
         "has no domain",
     );
+}
+
+/// A control group for this test, where the machine has one that can be divided.
+struct Group(PathBuf);
+
+impl Group {
+    fn new() -> Option<Self> {
+        let name = format!("xeno-test-{}", std::process::id());
+        let roots = ["/sys/fs/cgroup/cpu", "/sys/fs/cgroup"];
+        roots.iter().find_map(|root| {
+            let dir = Path::new(root).join(&name);
+            fs::create_dir(&dir).ok()?;
+            let has_cpu = dir.join("cpu.shares").exists()
+                || fs::read_to_string(dir.join("cgroup.controllers")).is_ok_and(|all| all.contains("cpu"));
+            let group = Self(dir);
+            has_cpu.then_some(group)
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(entry.path());
+        }
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn shares_of_the_processors_are_kept_where_there_is_a_group_for_them() {
+    let mut lab = Lab::new();
+    let mut config = Lab::config_in(lab.dir.path());
+    let group = Group::new();
+    match &group {
+        Some(group) => config.cgroup = Some(group.0.clone()),
+        None => println!("no control group can be made here: only that this is said is tested"),
+    }
+    lab.driver = QemuDriver::new(config).unwrap();
+    let is_able = lab.observe().await.able.contains(&Ability::CpuCap);
+    let facts = lab.driver.facts().await;
+    let fact = facts.iter().find(|fact| fact.name == "cpu limits").unwrap();
+    println!("{}", fact.what);
+    if group.is_none() {
+        assert_eq!(is_able, fact.what.starts_with("weight and cap are kept"));
+        return;
+    }
+    assert!(is_able);
+    let mut spec = lab.spec("web/0");
+    let limits = |cpu_weight, cpu_cap_percent| Limits {
+        cpu_weight,
+        cpu_cap_percent,
+        net_rate: None,
+    };
+    spec.limits = limits(512, Some(50));
+    lab.driver.boot(&spec).await.unwrap();
+    let seen = async || lab.observe().await.ours[&spec.sliver].limits;
+    assert_eq!(seen().await, limits(512, Some(50)));
+    let other = Tuning {
+        limits: limits(300, None),
+        ..tuning(128, &[])
+    };
+    lab.driver.retune(&spec.sliver, &other).await.unwrap();
+    assert_eq!(seen().await, other.limits);
+    // Somebody else turns it: seen as what it is now.
+    let dir = group.as_ref().unwrap().0.join("xeno-web-0");
+    let (file, value) = match dir.join("cpu.shares").exists() {
+        true => ("cpu.shares", "4096"),
+        false => ("cpu.weight", "400"),
+    };
+    fs::write(dir.join(file), value).unwrap();
+    assert_eq!(seen().await, limits(1024, None));
+    lab.driver.shutdown(&spec.sliver, Grace { ms: 0 }).await.unwrap();
+    assert!(!dir.exists(), "its group is still there");
 }
