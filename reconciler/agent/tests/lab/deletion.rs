@@ -247,6 +247,27 @@ async fn a_rename_without_a_word_is_a_removal_and_can_be_taken_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rename_that_says_so_takes_everything_along_and_is_no_removal() {
+    let mut story = Story::of(&[slice("db"), slice("web").replicas(4)]).await;
+    let written = story.written();
+    let renamed = || slice("site").replicas(4).metadata("movedFrom: web");
+    story.push(&[slice("db"), renamed()]).await;
+    story.world.settled().await;
+    let moved = story.written();
+    for n in 0..4 {
+        let (old, new) = (id(&format!("web/{n}")), id(&format!("site/{n}")));
+        assert_eq!(moved.get(&new), written.get(&old), "{new}");
+    }
+    assert_eq!((story.removed(), story.purged()), (0, 0));
+    // What was said once does no harm when it is read again.
+    story.world.kill().await;
+    story.world.start_again().await;
+    story.push(&[slice("db"), renamed().page("other")]).await;
+    story.world.settled().await;
+    assert_eq!(story.written(), moved);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_driver_that_sees_nothing_after_an_error_loses_nothing() {
     let mut story = Story::of_eleven().await;
     let written = story.written();

@@ -49,7 +49,7 @@ impl Dice {
                 .page(self.of(&["one", "two"]))
                 .template(self.of(&["debian", "fedora"]))
                 .memory(self.of(&["128MiB", "256MiB"]))
-                .limits(self.of(&["", "disk: 1GiB"]))
+                .limits(self.of(&["", "disk: 1GiB", "memoryMax: 512MiB"]))
                 .with(self.of(STATES));
             if self.below(2) == 0 {
                 one = one.asked();
@@ -72,7 +72,12 @@ impl Dice {
     }
 }
 
-const STATES: &[&str] = &["state: running", "state: running", "state: stopped"];
+const STATES: &[&str] = &[
+    "state: running",
+    "state: running",
+    "state: suspended",
+    "state: stopped",
+];
 
 /// What is remembered on the way, to judge by.
 struct Judge {
@@ -199,6 +204,11 @@ async fn walk(seed: u64) {
         judge.look(&world, &told);
     }
     world.node.clear_faults();
+    // An image that fits no longer waits for a person, who has it discarded.
+    let stopped = NAMES.map(|name| slice(name).with("state: stopped"));
+    number += 1;
+    world.push(commit(number, &stopped)).await;
+    world.pass(HOUR).await;
     let slices = dice.slices();
     told.push(format!("at last: {slices:?}"));
     world.push(commit(number + 1, &slices)).await;

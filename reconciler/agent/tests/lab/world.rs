@@ -301,6 +301,11 @@ impl World {
         let mut observed = self.node.observed(&node);
         observed.at = Timestamp(0);
         observed.health.clear();
+        if let xeno_model::observed::Seen::Known(domains) = &mut observed.domains {
+            for image in domains.images.values_mut() {
+                image.at = Timestamp(0);
+            }
+        }
         if let xeno_model::observed::Seen::Known(storage) = &mut observed.storage {
             for storage in storage.values_mut() {
                 storage.tombstone = storage.tombstone.map(|_| Timestamp(0));
