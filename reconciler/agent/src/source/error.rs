@@ -56,6 +56,8 @@ pub enum SourceError {
     Refused {
         /// The address, without secrets.
         url: String,
+        /// What was offered, and what to do about it.
+        remedy: String,
         /// What git says.
         #[source]
         source: git2::Error,
@@ -171,10 +173,7 @@ impl SourceError {
                 "push it to a repository made by `git init --bare --object-format=sha1 --ref-format=files`, and name that one"
                     .to_owned(),
             ),
-            Self::Refused { .. } => Some(
-                "for ssh: name a key in `ssh_key`, or run an ssh agent; for https: set XENO_GIT_USERNAME and XENO_GIT_PASSWORD"
-                    .to_owned(),
-            ),
+            Self::Refused { remedy, .. } => Some(remedy.clone()),
             Self::Rewritten { .. } => Some(
                 "the node keeps what it runs; push a commit that descends from the last one, or set `accept_rewrites = true`"
                     .to_owned(),

@@ -15,7 +15,7 @@ use git2::{
 use xeno_model::id::Revision;
 
 use super::reader::{Reader, revision};
-use super::remote::{callbacks, check_form};
+use super::remote::{callbacks, check_form, remedy, unreadable_key};
 use super::{Fetched, Relation, RepositorySnapshot, SourceConfig, SourceError};
 
 /// Packs in a mirror before it is made anew. Each fetch brings one, and lookups ask every pack.
@@ -186,7 +186,16 @@ fn fetch_into(mirror: &Repository, config: &SourceConfig, deadline: Instant) -> 
     }
     let url = || config.url.to_string();
     let failed = |source: git2::Error| match source.code() {
-        ErrorCode::Auth => SourceError::Refused { url: url(), source },
+        ErrorCode::Auth | ErrorCode::Certificate => SourceError::Refused {
+            url: url(),
+            remedy: remedy(&config.url, &config.credentials, source.code()),
+            source,
+        },
+        _ if unreadable_key(&config.url, &config.credentials) => SourceError::Refused {
+            url: url(),
+            remedy: remedy(&config.url, &config.credentials, ErrorCode::Auth),
+            source,
+        },
         ErrorCode::User if Instant::now() >= deadline => SourceError::TimedOut {
             what: "fetch the branch",
             after: config.timeout,

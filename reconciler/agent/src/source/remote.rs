@@ -92,6 +92,10 @@ impl RemoteUrl {
         self.local.as_deref()
     }
 
+    pub(super) fn is_ssh(&self) -> bool {
+        self.local.is_none() && !self.url.starts_with("https://")
+    }
+
     pub(super) fn for_git(&self) -> String {
         match &self.local {
             Some(path) => path.to_string_lossy().into_owned(),
@@ -184,6 +188,49 @@ pub(super) fn callbacks(credentials: &Credentials, deadline: Instant) -> RemoteC
     callbacks
 }
 
+/// Whether the key that is to be offered cannot even be read; libgit2 says so in many ways.
+pub(super) fn unreadable_key(url: &RemoteUrl, credentials: &Credentials) -> bool {
+    let key = credentials.ssh_key.as_deref();
+    url.is_ssh() && key.is_some_and(|key| std::fs::File::open(key).is_err())
+}
+
+/// What was offered to a remote that did not let us in, and what to do about it.
+pub(super) fn remedy(url: &RemoteUrl, credentials: &Credentials, code: git2::ErrorCode) -> String {
+    if code == git2::ErrorCode::Certificate {
+        return if url.is_ssh() {
+            "the host's key is not among the known ones: put it into ~/.ssh/known_hosts of the user that the agent runs \
+             as (ssh-keyscan shows it; compare it with what the host's owner says)"
+                .to_owned()
+        } else {
+            "the host's certificate is signed by nobody this machine trusts: add its authority to the system's".to_owned()
+        };
+    }
+    if !url.is_ssh() {
+        return match &credentials.https {
+            Some((user, _)) => format!("user `{user}` and the password in XENO_GIT_PASSWORD were offered"),
+            None => "set XENO_GIT_USERNAME and XENO_GIT_PASSWORD".to_owned(),
+        };
+    }
+    let Some(key) = &credentials.ssh_key else {
+        return "no key is configured, and the ssh agent had none that was accepted: name one in `ssh_key`"
+            .to_owned();
+    };
+    let key = key.display();
+    match std::fs::read_to_string(format!("{key}.pub")) {
+        _ if unreadable_key(url, credentials) => {
+            format!("the key {key} cannot be read: correct `ssh_key`, or its owner")
+        }
+        Ok(public) => format!(
+            "the key {key} was offered (it must have no passphrase); the host has to accept its public half: {}",
+            public.trim()
+        ),
+        Err(_) => format!(
+            "the key {key} was offered (it must have no passphrase); the host has to accept its public half, which \
+             `ssh-keygen -y -f {key}` shows"
+        ),
+    }
+}
+
 /// `user@host:path`, as git-clone(1) reads it: a colon before the first slash.
 fn is_scp_like(text: &str) -> bool {
     text.split_once(':')
@@ -215,6 +262,39 @@ mod tests {
             (Err(error), Err(why)) => assert!(error.to_string().contains(why), "{error}"),
             (got, expect) => panic!("{text}: got {got:?}, expected {expect:?}"),
         }
+    }
+
+    #[test]
+    fn who_is_not_let_in_is_told_what_was_offered() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("id");
+        let check = |url: &str, credentials: &Credentials, code, expected: &str| {
+            let told = remedy(&RemoteUrl::parse(url).unwrap(), credentials, code);
+            assert!(told.contains(expected), "{told}");
+        };
+        let (ssh, https, auth) = (
+            "git@host:fleet.git",
+            "https://host/fleet.git",
+            git2::ErrorCode::Auth,
+        );
+        let none = Credentials {
+            ssh_key: None,
+            https: None,
+        };
+        let with_key = Credentials {
+            ssh_key: Some(key.clone()),
+            https: Some(("bot".to_owned(), "hunter2".to_owned())),
+        };
+        check(ssh, &none, auth, "no key is configured");
+        check(https, &none, auth, "XENO_GIT_USERNAME");
+        check(https, &with_key, auth, "user `bot`");
+        check(ssh, &with_key, auth, "cannot be read");
+        std::fs::write(&key, "a key").unwrap();
+        check(ssh, &with_key, auth, "ssh-keygen -y");
+        std::fs::write(dir.path().join("id.pub"), "ssh-ed25519 AAAA node\n").unwrap();
+        check(ssh, &with_key, auth, "ssh-ed25519 AAAA node");
+        check(ssh, &with_key, git2::ErrorCode::Certificate, "known_hosts");
+        check(https, &none, git2::ErrorCode::Certificate, "authority");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+mod ssh;
+
 use super::*;
 
 /// A work tree with one commit, a mirror that is not made yet, and git without anybody's configuration.

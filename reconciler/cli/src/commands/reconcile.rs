@@ -74,13 +74,18 @@ pub(crate) fn run(args: &Reconcile) -> Outcome {
                 ))?;
                 return Ok(Exit::Done);
             }
-            if Instant::now() >= deadline {
-                bar.finish_and_clear();
-                let mut left = status
+            let left = || {
+                status
                     .slivers
                     .iter()
-                    .filter(|sliver| sliver.phase != SliverPhase::Settled);
-                let first = left.next().and_then(|sliver| SliverId::parse(&sliver.id).ok());
+                    .filter(|sliver| !matches!(sliver.phase, SliverPhase::Settled | SliverPhase::Leftover))
+            };
+            // Waiting longer would change nothing.
+            let for_a_person =
+                status.run.is_none() && left().next().is_some() && left().all(|sliver| sliver.needs_person);
+            if for_a_person || Instant::now() >= deadline {
+                bar.finish_and_clear();
+                let first = left().next().and_then(|sliver| SliverId::parse(&sliver.id).ok());
                 let hint = match first {
                     Some(sliver) => {
                         let why = client.why(&sliver).await?;
@@ -88,7 +93,11 @@ pub(crate) fn run(args: &Reconcile) -> Outcome {
                     }
                     None => None,
                 };
-                let what = format!("not converged within {} s: {}", args.timeout, status.summary);
+                let what = if for_a_person {
+                    format!("it does not go on by itself: {}", status.summary)
+                } else {
+                    format!("not converged within {} s: {}", args.timeout, status.summary)
+                };
                 return Err(Failure::said(what).hint(hint));
             }
             bar.set_message(output::clean(&status.summary));
