@@ -4,16 +4,21 @@ use std::fs;
 use std::io::{BufRead, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use xeno_agent::api_client::ApiClient;
+use xeno_agent::snapshot::Snapshot;
 use xeno_agent::source::Reader;
 use xeno_model::id::Revision;
+use xeno_reconciler::plan::{Basis, Plan};
 use xeno_reconciler::render::{self, Colour};
 
 use super::plan::base_commit;
-use crate::commits::{Commit, History, plans, show};
+use crate::commits::{Commit, History, plan_from, plans, show};
 use crate::exit::Exit;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, chain};
+use crate::link::wait;
 use crate::output;
 
 /// First words of every hook that this program wrote.
@@ -21,6 +26,9 @@ const MARK: &str = "# Written by `xeno hook install`";
 
 /// Most bytes of what git says on standard input: one line for each reference of the push.
 const STDIN_BYTES_MAX: u64 = 16 << 20;
+
+/// How long an agent may take to say what it sees.
+const ASK_MAX: Duration = Duration::from_secs(10);
 
 /// Nodes whose plans are shown in full; of the others, only what would change.
 const NODES_IN_FULL_MAX: usize = 20;
@@ -50,6 +58,9 @@ pub(crate) struct Install {
     /// The branch that nodes follow [default: the repository's own].
     #[arg(long)]
     branch: Option<String>,
+    /// Socket of an agent that is asked what its node looks like; may be given again. Plans of other nodes assume.
+    #[arg(long = "agent", value_name = "FILE")]
+    agents: Vec<PathBuf>,
 }
 
 #[derive(Args)]
@@ -60,6 +71,9 @@ pub(crate) struct Run {
     /// Directory of the fleet inside the repository.
     #[arg(long = "path", default_value = "")]
     subpath: String,
+    /// Sockets of agents that are asked.
+    #[arg(long = "agent", value_name = "FILE")]
+    agents: Vec<PathBuf>,
 }
 
 pub(crate) fn run(command: &Hook) -> Outcome {
@@ -80,13 +94,20 @@ fn install(args: &Install) -> Outcome {
     let directory = hooks_directory(&repository);
     let hook = directory.join("pre-receive");
     let program = std::env::current_exe().map_err(|error| Failure::doing("find this program", &error))?;
-    let script = script(&program, &branch, &args.subpath)?;
+    // A hook runs in the repository, wherever this was said.
+    let agents = args
+        .agents
+        .iter()
+        .map(std::path::absolute)
+        .collect::<Result<Vec<_>, _>>();
+    let agents = agents.map_err(|error| Failure::doing("find an agent's socket", &error))?;
+    let command = command(&program, &branch, &args.subpath, &agents)?;
+    let script = script(&command);
     match fs::read(&hook) {
         Ok(there) if !String::from_utf8_lossy(&there).contains(MARK) => {
             return Err(
                 Failure::said(format!("{} is there already, and is not ours", hook.display())).hint(format!(
-                    "call this from it, with the same standard input:\n{}",
-                    command(&program, &branch, &args.subpath)?
+                    "call this from it, with the same standard input:\n{command}"
                 )),
             );
         }
@@ -130,23 +151,27 @@ fn hooks_directory(repository: &git2::Repository) -> PathBuf {
     configured.map_or_else(|| repository.path().join("hooks"), |path| around.join(path))
 }
 
-fn script(program: &Path, branch: &str, subpath: &str) -> Outcome<String> {
-    Ok(format!(
-        "#!/bin/sh\n{MARK}; running that again rewrites it.\n# Answers a push to `{branch}` with its plan, or refuses it.\nexec {}\n",
-        command(program, branch, subpath)?
-    ))
+fn script(command: &str) -> String {
+    format!(
+        "#!/bin/sh\n{MARK}; running that again rewrites it.\n# Answers a push with its plan, or refuses it.\nexec {command}\n"
+    )
 }
 
-fn command(program: &Path, branch: &str, subpath: &str) -> Outcome<String> {
-    let program = program
-        .to_str()
-        .ok_or_else(|| Failure::said("the path of this program is not UTF-8"))?;
-    Ok(format!(
+fn command(program: &Path, branch: &str, subpath: &str, agents: &[PathBuf]) -> Outcome<String> {
+    let text = |path: &Path| {
+        let text = path.to_str().map(quoted);
+        text.ok_or_else(|| Failure::said(format!("the path {} is not UTF-8", path.display())))
+    };
+    let mut command = format!(
         "{} hook run --branch={} --path={}",
-        quoted(program),
+        text(program)?,
         quoted(branch),
         quoted(subpath)
-    ))
+    );
+    for agent in agents {
+        command.push_str(&format!(" --agent={}", text(agent)?));
+    }
+    Ok(command)
 }
 
 /// One word of a POSIX shell.
@@ -210,13 +235,45 @@ fn pre_receive(args: &Run) -> Outcome {
         }
     };
     let before = base_commit(&mut history, old)?;
-    answer(before.as_ref(), &Commit { revision: new, fleet })?;
+    let after = Commit { revision: new, fleet };
+    let mut plans = plans(before.as_ref(), &after, None)?;
+    for agent in &args.agents {
+        match seen(agent) {
+            Ok(seen) => {
+                let observed = plan_from(&seen, &after)?;
+                // An agent of a node that the fleet does not name has no say here.
+                if let Some(plan) = plans.iter_mut().find(|plan| plan.node == observed.node) {
+                    *plan = observed;
+                }
+            }
+            Err(why) => output::note(&format!(
+                "{} was not asked what its node looks like: {why}",
+                agent.display()
+            )),
+        }
+    }
+    answer(&plans)?;
     Ok(Exit::Done)
 }
 
-/// The plan of every node, on what the commit before asked for: nobody has looked.
-fn answer(before: Option<&Commit>, after: &Commit) -> Outcome<()> {
-    let plans = plans(before, after, None)?;
+/// What an agent sees, if it says so in time: a push must not hang on it.
+fn seen(socket: &Path) -> Result<Snapshot, String> {
+    let client = ApiClient::new(socket);
+    let answer = wait(async {
+        tokio::time::timeout(ASK_MAX, client.observed())
+            .await
+            .map_err(|_| Failure::said(format!("no answer within {} s", ASK_MAX.as_secs())))?
+            .map_err(Failure::from)
+    });
+    match answer {
+        Ok(value) => Snapshot::from_json(&value.to_string()).map_err(|error| chain(&error)),
+        Err(Failure::Said { what, .. }) => Err(what),
+        Err(Failure::Shown | Failure::Unread) => Err("it did not answer".to_owned()),
+    }
+}
+
+/// The plan of every node, observed where its agent was asked, else on what the commit before asked for.
+fn answer(plans: &[Plan]) -> Outcome<()> {
     let (same, changed): (Vec<_>, Vec<_>) = plans.iter().partition(|plan| render::is_empty(plan));
     let mut text = String::new();
     for (i, plan) in changed.iter().enumerate() {
@@ -224,22 +281,38 @@ fn answer(before: Option<&Commit>, after: &Commit) -> Outcome<()> {
         if i < NODES_IN_FULL_MAX {
             text.push_str(&render::marked(plan, Colour::Plain));
         } else {
-            text.push_str(&format!("{}: {}  (assumed)\n", plan.node, render::summary(plan)));
+            let basis = basis(&[plan]);
+            text.push_str(&format!("{}: {}  ({basis})\n", plan.node, render::summary(plan)));
         }
     }
+    let basis = basis(&same);
     match (changed.is_empty(), same.as_slice()) {
         (_, []) => {}
         (true, _) => {
-            text.push_str("\nNothing to do on any node: this commit changes no sliver.  (assumed)\n")
+            text.push_str(&format!(
+                "\nNothing to do on any node: this commit changes no sliver.  ({basis})\n"
+            ));
         }
-        (false, [one]) => text.push_str(&format!("\nNothing to do on {}.  (assumed)\n", one.node)),
-        (false, many) => text.push_str(&format!(
-            "\nNothing to do on {} other nodes.  (assumed)\n",
-            many.len()
-        )),
+        (false, [one]) => text.push_str(&format!("\nNothing to do on {}.  ({basis})\n", one.node)),
+        (false, many) => {
+            text.push_str(&format!(
+                "\nNothing to do on {} other nodes.  ({basis})\n",
+                many.len()
+            ));
+        }
     }
     text.push('\n');
     output::text(&text)
+}
+
+/// What a statement about several plans is based on.
+fn basis(plans: &[&Plan]) -> String {
+    let observed = plans.iter().filter(|plan| plan.basis == Basis::Observed).count();
+    match plans.len() - observed {
+        0 if observed > 0 => "observed".to_owned(),
+        _ if observed == 0 => "assumed".to_owned(),
+        assumed => format!("{observed} observed, {assumed} assumed"),
+    }
 }
 
 /// All zeros stand for "none".
@@ -265,10 +338,12 @@ mod tests {
 
     #[test]
     fn the_script_is_one_command_whatever_the_names() {
-        let text = script(Path::new("/opt/it's here/xeno"), "main", "a b").expect("a script");
+        let agents = [PathBuf::from("/run/a b.sock")];
+        let command = command(Path::new("/opt/it's here/xeno"), "main", "a b", &agents);
+        let text = script(&command.expect("a command"));
         assert!(text.starts_with("#!/bin/sh\n# Written by"));
         assert!(
-            text.ends_with("exec '/opt/it'\\''s here/xeno' hook run --branch='main' --path='a b'\n"),
+            text.ends_with("exec '/opt/it'\\''s here/xeno' hook run --branch='main' --path='a b' --agent='/run/a b.sock'\n"),
             "{text}"
         );
     }

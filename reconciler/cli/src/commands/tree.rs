@@ -276,7 +276,7 @@ fn stack(node: &NodeName, sliver: &DesiredSliver, summary: Option<&SliverSummary
     root.below.push(Branch::new(format!(
         "kernel  {}  {}",
         sliver.kernel,
-        paint(FAINT, &sliver.kernel.digest.to_string())
+        paint(FAINT, &format!("sha256:{}…", sliver.kernel.digest.short()))
     )));
     for mount in &sliver.mounts {
         let mut branch = Branch::new(paint(BOLD, &mount.path));
@@ -291,7 +291,10 @@ fn stack(node: &NodeName, sliver: &DesiredSliver, summary: Option<&SliverSummary
         for layer in &mount.layers {
             let line = match layer {
                 LayerRef::Template(template) => {
-                    format!("{layer}  {}", paint(FAINT, &template.digest.to_string()))
+                    format!(
+                        "{layer}  {}",
+                        paint(FAINT, &format!("sha256:{}…", template.digest.short()))
+                    )
                 }
                 LayerRef::Directory { .. } | LayerRef::Remote { .. } | LayerRef::Files { .. } => {
                     output::clean(&layer.to_string())

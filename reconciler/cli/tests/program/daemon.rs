@@ -166,9 +166,35 @@ fn an_agent_answers_keeps_its_place_and_leaves_when_asked() {
     let tree = world.xeno("work", &["tree", "--socket", "../agent.sock"]);
     assert!(tree.out.contains("web/0  "), "{tree:?}");
 
+    // A hook that may ask the agent answers with what the node looks like.
+    let hook = world.xeno(
+        ".",
+        &[
+            "hook",
+            "install",
+            "repo.git",
+            "--agent",
+            "agent.sock",
+            "--agent",
+            "none.sock",
+        ],
+    );
+    assert_eq!(hook.code, Some(0), "{hook:?}");
     world.edit("work/slices/web.yaml", "vcpus: 1", "vcpus: 2");
     world.commit("another");
-    assert_eq!(world.push(&["main"]).code, Some(0));
+    let push = world.push(&["main"]);
+    assert_eq!(push.code, Some(0), "{push:?}");
+    assert!(
+        push.err.contains("(observed)") && !push.err.contains("assumed"),
+        "{}",
+        push.err
+    );
+    assert!(
+        push.err
+            .contains("none.sock was not asked what its node looks like: failed to reach"),
+        "{}",
+        push.err
+    );
     assert_eq!(xeno(&["plan", "--refresh"]).code, Some(0));
     let stale = xeno(&["apply", "plan.json"]);
     assert!(

@@ -78,6 +78,54 @@ fn suspending_changes_one_word_and_commits_it() {
 }
 
 #[test]
+fn one_sliver_of_many_is_suspended_by_an_override_that_goes_again() {
+    let world = World::with_hook();
+    world.edit("work/slices/web.yaml", "[node-a]", "[node-a, node-a]");
+    world.commit("two");
+    let before = read(&world, "work/slices/web.yaml");
+    let added = "+    - { match: { number: 1 }, patch: { state: suspended } }";
+    check(
+        &world,
+        &["suspend", "web/1"],
+        0,
+        &["+  overrides:", added, "Suspend web/1"],
+    );
+    check(
+        &world,
+        &["suspend", "web/1"],
+        0,
+        &["nothing to do: web/1 is suspended already"],
+    );
+    check(
+        &world,
+        &["tree", "web/1"],
+        0,
+        &["web/1  suspended on node node-a"],
+    );
+    check(&world, &["tree", "web/0"], 0, &["web/0  running on node node-a"]);
+    check(&world, &["resume", "web/1"], 0, &["Resume web/1"]);
+    assert_eq!(read(&world, "work/slices/web.yaml"), before);
+    // Where an override says more than that, only its state changes.
+    let richer = "spec:\n  overrides:\n    - match: { number: 1 }   # the odd one\n      patch: { state: suspended, resources: { vcpus: 2 } }\n";
+    world.edit("work/slices/web.yaml", "spec:\n", richer);
+    world.commit("richer");
+    check(
+        &world,
+        &["resume", "web/1"],
+        0,
+        &["+      patch: { state: running, resources: { vcpus: 2 } }"],
+    );
+    check(
+        &world,
+        &["suspend", "web"],
+        0,
+        &["Suspend web", "web/1 stays running: an override says so"],
+    );
+    clean(&world);
+    assert_eq!(world.push(&["main"]).code, Some(0));
+}
+
+#[test]
 fn what_cannot_be_done_is_said_and_nothing_is_written() {
     let world = World::with_hook();
     check(
