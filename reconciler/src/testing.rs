@@ -238,3 +238,17 @@ impl World {
 pub(crate) fn keys(plan: &Plan) -> Vec<String> {
     plan.actions.iter().map(|a| a.action.key().0).collect()
 }
+
+/// Compares with what the file `path` of this crate expects, and shows what differs. `UPDATE=1` rewrites the file.
+#[expect(clippy::disallowed_methods, reason = "a person rewrites what a test expects")]
+pub(crate) fn golden(path: &str, expected: &str, found: &str) {
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, found).expect("the file can be written");
+        return;
+    }
+    let difference = similar::TextDiff::from_lines(expected, found)
+        .unified_diff()
+        .header(path, "found")
+        .to_string();
+    assert!(expected == found, "{difference}");
+}

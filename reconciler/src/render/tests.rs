@@ -3,7 +3,7 @@ use xeno_model::observed::{ObservedStorage, Stranger};
 use xeno_model::units::Bytes;
 
 use super::*;
-use crate::testing::{World, health, sliver, template};
+use crate::testing::{World, golden, health, sliver, template};
 
 #[test]
 fn amounts_are_short() {
@@ -56,7 +56,11 @@ fn busy() -> World {
 fn everything_at_once_reads_well() {
     let plan = busy().plan();
     assert_eq!(crate::check::check(&plan, &busy().input()), []);
-    golden("busy.txt", include_str!("busy.txt"), &text(&plan, Colour::Plain));
+    golden(
+        "src/render/busy.txt",
+        include_str!("busy.txt"),
+        &text(&plan, Colour::Plain),
+    );
     let colourful = text(&plan, Colour::Ansi);
     assert!(
         colourful.contains("\x1b[32m+ create   web/0\x1b[0m"),
@@ -105,7 +109,11 @@ fn every_statement_can_say_what_it_is_based_on() {
 
 #[test]
 fn json_keeps_its_promise() {
-    golden("busy.json", include_str!("busy.json"), &json(&busy().plan()));
+    golden(
+        "src/render/busy.json",
+        include_str!("busy.json"),
+        &json(&busy().plan()),
+    );
 }
 
 #[test]
@@ -124,17 +132,4 @@ fn nothing_to_do_is_one_line() {
     check(&["web/0"], "web/0 is as desired");
     check(&["web/0", "db/0"], "db/0 and web/0 are as desired");
     check(&["web/0", "db/0", "db/1"], "all 3 slivers are as desired");
-}
-
-/// Compares with what a file beside this one expects, and shows what differs. `UPDATE=1` rewrites the file.
-fn golden(name: &str, expected: &str, found: &str) {
-    if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(format!("src/render/{name}"), found).unwrap();
-        return;
-    }
-    let difference = similar::TextDiff::from_lines(expected, found)
-        .unified_diff()
-        .header(name, "found")
-        .to_string();
-    assert!(expected == found, "{difference}");
 }

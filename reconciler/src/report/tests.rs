@@ -1,16 +1,14 @@
 use xeno_model::id::Timestamp;
 
 use super::*;
+use crate::testing::golden;
 
 /// The golden text is rewritten on request by `UPDATE=1`.
 #[test]
 fn every_reason_reads_well() {
     let line = |reason: &Reason| format!("{}: {}\n", reason.code(), sentence(reason));
     let text: String = Reason::examples().iter().map(line).collect();
-    if std::env::var_os("UPDATE").is_some() {
-        std::fs::write("src/report/reasons.txt", &text).unwrap();
-    }
-    assert_eq!(text, include_str!("reasons.txt"));
+    golden("src/report/reasons.txt", include_str!("reasons.txt"), &text);
 }
 
 #[test]
