@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build image demo demo-stop test lint unit crash-long guest test-posix doc deny clean-images
+.PHONY: help setup build image demo demo-stop test lint unit crash-long guest test-posix test-ssh doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -47,6 +47,9 @@ guest: image ## real guests: the QEMU driver, and one push followed to its page
 test-posix: image ## what programs expect of a root file system: 309 cases on four kinds of objects in a guest, and on ext4 (root)
 	$(CARGO) build --locked --workspace --bins
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test posix -- --nocapture
+
+test-ssh: ## a repository read over ssh from a real sshd (needs openssh-server, which `make setup` leaves alone: it opens a port)
+	$(CARGO) test --locked -p xeno-agent --features sshd ssh
 
 doc: ## the code's own documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[cfg(feature = "sshd")]
 mod ssh;
 
 use super::*;
