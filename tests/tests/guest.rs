@@ -82,6 +82,7 @@ fn story(options: &run::Options) -> LabResult<()> {
         nonce: "first-page",
         nodes: &["cam-01"],
         state: "running",
+        memory: "192MiB",
     };
     manifests::write_slice(&repository, &step)?;
     let push = repository.push("One sliver")?;

@@ -14,6 +14,8 @@ pub struct Step<'a> {
     pub nodes: &'a [&'a str],
     /// `running` or `stopped`.
     pub state: &'a str,
+    /// Memory of each guest.
+    pub memory: &'a str,
 }
 
 /// Prints what a guest sees of itself.
@@ -105,12 +107,13 @@ spec:
                   LoadModule cgi_module /usr/lib/apache2/modules/mod_cgi.so
           - template: debian-web/current
         writable: local
-  resources: {{ vcpus: 1, memory: 192MiB, disk: 1GiB }}
+  resources: {{ vcpus: 1, memory: {}, disk: 1GiB }}
   placement: {{ nodes: [{}] }}
   state: {}
   publish: [{{ guest: 80, host: {PORT} }}]         # sliver N is at this port plus N
   health: {{ http: {{ port: 80, path: /, expect: 200 }}, interval: 1s, threshold: 1, grace: 180s }}
 ",
+        step.memory,
         step.nodes.join(", "),
         step.state,
     )

@@ -4,3 +4,4 @@ pub mod manifests;
 pub mod report;
 pub mod run;
 pub mod stop;
+mod transitions;

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::manifests::{self, PORT, Step};
 use super::report::{Report, human, quote, say};
-use super::stop;
+use super::{stop, transitions};
 use crate::lab::node::Node;
 use crate::lab::repository::Repository;
 use crate::lab::{LabError, LabResult, Parts, ensure, http, template, wait_for};
@@ -29,10 +29,10 @@ pub struct Options {
 }
 
 /// A guest under emulation boots in about 20 s; a shared machine may be several times slower.
-const BOOT_DEADLINE: Duration = Duration::from_secs(300);
+pub(super) const BOOT_DEADLINE: Duration = Duration::from_secs(300);
 /// How long nodes may take to have nothing left to do once the pages are right.
-const SETTLE_DEADLINE: Duration = Duration::from_secs(120);
-const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const SETTLE_DEADLINE: Duration = Duration::from_secs(120);
+pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Tells the whole story; the report is written in any case.
 ///
@@ -83,6 +83,7 @@ fn tell(report: &mut Report, options: &Options, dir: &Path) -> LabResult<()> {
         nonce: &nonce(1),
         nodes: &["cam-01", "cam-01", "nyc-02"],
         state: "running",
+        memory: "192MiB",
     };
     let boots = report.step("push: a slice of three slivers on two nodes", |report| {
         manifests::write_fleet(&repository, &parts)?;
@@ -118,11 +119,30 @@ fn tell(report: &mut Report, options: &Options, dir: &Path) -> LabResult<()> {
             converged(report, &nodes)
         },
     )?;
-    let fewer = Step {
-        nodes: &["cam-01", "cam-01"],
+    let leaner = Step {
+        memory: "160MiB",
         ..second.clone()
     };
+    report.step("push: less memory, while they run", |report| {
+        manifests::write_slice(&repository, &leaner)?;
+        accepted(report, &repository, "Give some memory back", "~ in place web/0")?;
+        converged(report, &nodes)?;
+        transitions::memory_is(report, &nodes, 160)?;
+        same_boots(report, &boots, "nothing was rebooted")
+    })?;
+    report.step("xeno suspend web, push; xeno resume web, push", |report| {
+        transitions::suspend_and_resume(report, &repository, &parts, &nodes, &boots)
+    })?;
+    let boots = report.step("kill -9 a guest, and push nothing", |report| {
+        transitions::guest_comes_back(report, &nodes[0], &boots)
+    })?;
+    let fewer = Step {
+        nodes: &["cam-01", "cam-01"],
+        ..leaner.clone()
+    };
+    let note = nonce(3);
     report.step("push: one sliver less", |report| {
+        transitions::write_down(2, &note)?;
         manifests::write_slice(&repository, &fewer)?;
         accepted(report, &repository, "Leave New York", "- remove   web/2")?;
         wait_for("web/2 to be gone", SETTLE_DEADLINE, || {
@@ -140,13 +160,16 @@ fn tell(report: &mut Report, options: &Options, dir: &Path) -> LabResult<()> {
             .collect();
         same_boots(report, &left, "web/0 and web/1 went on undisturbed")
     })?;
+    report.step("xeno undelete web/2, push", |report| {
+        transitions::undelete(report, &repository, &parts, &nodes, &note)
+    })?;
     for line in costs {
         say(&line);
     }
     report.print_times();
     if options.keep {
         say("\nLeft running:");
-        for number in 0..2 {
+        for number in 0..3 {
             say(&format!("  web/{number}  http://127.0.0.1:{}/", PORT + number));
         }
         say(&format!(
@@ -164,7 +187,7 @@ fn tell(report: &mut Report, options: &Options, dir: &Path) -> LabResult<()> {
                 &repository,
                 &Step {
                     state: "stopped",
-                    ..fewer
+                    ..leaner
                 },
             )?;
             accepted(report, &repository, "Good night", "o stop     web/0")?;
@@ -217,9 +240,20 @@ pub fn import(report: &mut Report, options: &Options, dir: &Path) -> LabResult<P
     })
 }
 
-fn accepted(report: &mut Report, repository: &Repository, message: &str, planned: &str) -> LabResult<()> {
+pub(super) fn accepted(
+    report: &mut Report,
+    repository: &Repository,
+    message: &str,
+    planned: &str,
+) -> LabResult<()> {
+    repository.commit(message)?;
+    pushed(report, repository, planned)
+}
+
+/// Pushes what has been committed; the answer must be a plan with `planned` in it.
+pub(super) fn pushed(report: &mut Report, repository: &Repository, planned: &str) -> LabResult<()> {
     let start = Instant::now();
-    let push = repository.push(message)?;
+    let push = repository.push_commits()?;
     quote(&push.output);
     ensure(push.accepted, || {
         format!("the push was refused:\n{}", push.output)
@@ -291,7 +325,7 @@ fn push_and_await(
 }
 
 /// What a guest says of itself.
-fn guest(number: u16) -> LabResult<String> {
+pub(super) fn guest(number: u16) -> LabResult<String> {
     wait_for(
         &format!("web/{number} to speak of itself"),
         SETTLE_DEADLINE,
@@ -306,13 +340,13 @@ fn guest(number: u16) -> LabResult<String> {
     )
 }
 
-fn field(seen: &str, name: &str) -> LabResult<String> {
+pub(super) fn field(seen: &str, name: &str) -> LabResult<String> {
     seen.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned))
         .ok_or_else(|| LabError::Check(format!("the guest did not say its {name}")))
 }
 
-fn same_boots(report: &mut Report, boots: &BTreeMap<u16, String>, what: &str) -> LabResult<()> {
+pub(super) fn same_boots(report: &mut Report, boots: &BTreeMap<u16, String>, what: &str) -> LabResult<()> {
     for (number, before) in boots {
         let after = field(&guest(*number)?, "boot_id")?;
         ensure(after == *before, || {
@@ -323,7 +357,7 @@ fn same_boots(report: &mut Report, boots: &BTreeMap<u16, String>, what: &str) ->
     Ok(())
 }
 
-fn converged(report: &mut Report, nodes: &[Node]) -> LabResult<()> {
+pub(super) fn converged(report: &mut Report, nodes: &[Node]) -> LabResult<()> {
     for node in nodes {
         node.await_converged(SETTLE_DEADLINE)?;
     }

@@ -53,7 +53,7 @@ pub fn end_all(dir: &Path) -> LabResult<()> {
 }
 
 /// QEMU processes whose command line names a path in `dir`: nobody else's can.
-fn guests(dir: &Path) -> Vec<u32> {
+pub(super) fn guests(dir: &Path) -> Vec<u32> {
     let Ok(dir) = dir.canonicalize() else {
         return Vec::new();
     };

@@ -82,8 +82,24 @@ impl Repository {
     /// # Errors
     /// If git cannot be run or the commit fails.
     pub fn push(&self, message: &str) -> LabResult<Push> {
+        self.commit(message)?;
+        self.push_commits()
+    }
+
+    /// Commits everything.
+    ///
+    /// # Errors
+    /// What git said.
+    pub fn commit(&self, message: &str) -> LabResult<()> {
         git(&self.work, &["add", "-A"])?;
-        git(&self.work, &["commit", "-q", "-m", message])?;
+        git(&self.work, &["commit", "-q", "-m", message]).map(drop)
+    }
+
+    /// Pushes what has been committed; a refusal is an outcome, not an error.
+    ///
+    /// # Errors
+    /// If git cannot be run.
+    pub fn push_commits(&self) -> LabResult<Push> {
         let revision = git(&self.work, &["rev-parse", "HEAD"])?.trim().to_owned();
         let output = command(&self.work)
             .args(["push", "origin", "main"])
@@ -99,6 +115,36 @@ impl Repository {
             output: text,
             revision,
         })
+    }
+
+    /// Runs a `xeno` command that edits manifests and commits, in the clone and as its author; returns what it printed.
+    ///
+    /// # Errors
+    /// What it said if it failed.
+    pub fn intend(&self, xeno: &Path, arguments: &[&str]) -> LabResult<String> {
+        let output = Command::new(xeno)
+            .current_dir(&self.work)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("NO_COLOR", "1")
+            .envs([
+                ("GIT_AUTHOR_NAME", "Demo"),
+                ("GIT_AUTHOR_EMAIL", "demo@example.invalid"),
+                ("GIT_COMMITTER_NAME", "Demo"),
+                ("GIT_COMMITTER_EMAIL", "demo@example.invalid"),
+            ])
+            .args(arguments)
+            .output()
+            .map_err(LabError::io(format!("running xeno {}", arguments.join(" "))))?;
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        ensure(output.status.success(), || {
+            format!("xeno {}: {said}", arguments.join(" "))
+        })?;
+        Ok(said)
     }
 
     /// Takes back a commit that was refused.
