@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build image demo demo-stop test lint unit crash-long guest test-posix test-ssh doc deny clean-images
+.PHONY: help setup build man image demo demo-stop test lint unit crash-long guest test-posix test-ssh doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -15,6 +15,11 @@ setup: ## install what is missing (Debian packages; asks for nothing if all is t
 
 build: setup ## the release build of xeno
 	$(CARGO) build --release --locked --workspace --bins
+
+man: build ## manual pages and completions, in target/share
+	target/release/xeno man target/share/man/man1
+	@mkdir -p target/share/completions
+	@for shell in bash fish zsh; do target/release/xeno completion $$shell >target/share/completions/xeno.$$shell; done
 
 image: setup ## a Debian + Apache root, kernel and modules, from Debian packages, in target/images
 	@tools/make-debian-template $(IMAGES)

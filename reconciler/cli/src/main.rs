@@ -27,7 +27,8 @@ use clap::{Parser, Subcommand};
 
 use commands::{
     agent, apply, completion, console, cowfs, describe, diff, doctor, events, freeze, get, history, hook,
-    init, man, plan, reconcile, status, suspend, template, tree, undelete, validate, version, why,
+    init, man, place, plan, reconcile, schema, status, suspend, template, tree, undelete, validate, version,
+    why,
 };
 use exit::Exit;
 use failure::{Failure, Outcome};
@@ -45,6 +46,7 @@ struct Cli {
 enum Command {
     Init(init::Init),
     Validate(validate::Validate),
+    Place(place::Place),
     Plan(plan::PlanArgs),
     Apply(apply::Apply),
     Diff(diff::DiffArgs),
@@ -73,6 +75,7 @@ enum Command {
     Agent(agent::Agent),
     Completion(completion::Completion),
     Man(man::ManArgs),
+    Schema(schema::Schema),
     Version(version::Version),
     /// Joins standard input and output to a socket, for QEMU.
     #[command(hide = true)]
@@ -105,6 +108,7 @@ fn run(command: &Command) -> Outcome {
     match command {
         Command::Init(args) => init::run(args),
         Command::Validate(args) => validate::run(args),
+        Command::Place(args) => place::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Apply(args) => apply::run(args),
         Command::Diff(args) => diff::run(args),
@@ -129,6 +133,7 @@ fn run(command: &Command) -> Outcome {
         Command::Agent(args) => agent::run(args),
         Command::Cowfs(command) => cowfs::run(command),
         Command::Completion(args) => completion::run(args),
+        Command::Schema(args) => schema::run(args),
         Command::Man(args) => man::run::<Cli>(args),
         Command::Version(args) => version::run(args),
         Command::Guestfwd { socket } => forward(socket),

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use xeno_model::desired::DesiredFleet;
 use xeno_model::diagnostic::{Code, Diagnostic, Place, Report};
 use xeno_model::manifest::{ParsedFile, parse_file};
-use xeno_model::resolve::resolve;
+use xeno_model::placement::Ground;
+use xeno_model::repository::RepositoryTree;
+use xeno_model::resolve::{resolve, survey};
 
 use super::{Problem, ProblemKind, RepositorySnapshot};
 
@@ -25,6 +27,22 @@ impl Manifests {
     /// # Errors
     /// Everything that is wrong with it, at once. It then asks for nothing: not for less.
     pub fn fleet(&mut self, snapshot: &RepositorySnapshot) -> Result<DesiredFleet, Report> {
+        self.read(snapshot, resolve)
+    }
+
+    /// What slivers have to be placed on, with the locks that a commit has.
+    ///
+    /// # Errors
+    /// Everything else that is wrong with it.
+    pub fn survey(&mut self, snapshot: &RepositorySnapshot) -> Result<Ground, Report> {
+        self.read(snapshot, survey)
+    }
+
+    fn read<T>(
+        &mut self,
+        snapshot: &RepositorySnapshot,
+        resolve: impl FnOnce(&[&ParsedFile], &RepositoryTree) -> Result<T, Vec<Diagnostic>>,
+    ) -> Result<T, Report> {
         let mut keep = BTreeMap::new();
         self.parsed = 0;
         for file in &snapshot.files {
@@ -43,7 +61,7 @@ impl Manifests {
         let files: Vec<&ParsedFile> = self.kept.values().map(Arc::as_ref).chain(&too_large).collect();
         let mut findings: Vec<Diagnostic> = snapshot.problems.iter().filter_map(diagnostic).collect();
         match resolve(&files, &snapshot.tree) {
-            Ok(fleet) if findings.is_empty() => Ok(fleet),
+            Ok(read) if findings.is_empty() => Ok(read),
             Ok(_) => Err(Report::new(findings)),
             Err(found) => {
                 findings.extend(found);

@@ -15,7 +15,7 @@ use crate::{names, output};
 /// What says that a shell asks for completions.
 const VARIABLE: &str = "XENO_COMPLETE";
 
-/// Prints a completion script: `source <(xeno completion bash)`.
+/// Prints a completion script: `source <(xeno completion bash)`
 ///
 /// Completes commands, options and, inside a fleet's directory or beside an agent, the names of slices, slivers and nodes.
 ///

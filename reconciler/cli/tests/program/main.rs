@@ -6,6 +6,7 @@ mod diff;
 mod hook;
 mod intent;
 mod offline;
+mod place;
 mod plan;
 mod scripted;
 mod words;
