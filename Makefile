@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image demo demo-stop test lint unit crash-long guest test-posix test-ssh doc deny clean-images
+.PHONY: help setup build man image demo demo-stop test lint unit crash-long guest test-crash test-posix test-ssh doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -15,6 +15,7 @@ setup: ## install what is missing (Debian packages; asks for nothing if all is t
 
 build: setup ## the release build of xeno
 	$(CARGO) build --release --locked --workspace --bins
+	@! grep -q XENO_CRASH_AT target/release/xeno || { echo "xeno was built with the feature lab of xeno-agent" >&2; exit 1; }
 
 man: build ## manual pages and completions, in target/share
 	target/release/xeno man target/share/man/man1
@@ -48,6 +49,10 @@ guest: image ## real guests: the QEMU driver, and one push followed to its page
 	$(CARGO) build --locked --workspace --bins
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-qemu --features guest
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test guest -- --nocapture
+
+test-crash: image ## every kind of action once on a real guest, its agent ended by kill -9 just after the effect
+	$(CARGO) build --locked --workspace --bins
+	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test crash -- --nocapture
 
 test-posix: image ## what programs expect of a root file system: 309 cases on four kinds of objects in a guest, and on ext4 (root)
 	$(CARGO) build --locked --workspace --bins

@@ -17,6 +17,7 @@ use xeno_reconciler::ports::{
     DomainSpec, Grace, Hypervisor, MountSpec, PortError, PortResult, Retry, Storage, Tuning,
 };
 
+use crate::crash::{self, Moment};
 use crate::health::{self, Probers};
 
 /// Most bytes that the files of one layer may have in memory while it is made.
@@ -143,12 +144,17 @@ impl Work {
 /// Carries out one action.
 pub(crate) async fn carry_out<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: Work) -> Outcome {
     let deadline = work.deadline(ports.shutdown_grace);
+    let kind = work.action.kind();
+    crash::at(kind, Moment::BeforeEffect);
     let result = match timeout(deadline, act(ports, &work)).await {
         Ok(result) => result,
         Err(_) => Err(late(ports, &work, deadline)),
     };
     match result {
-        Ok(()) => Outcome::Done,
+        Ok(()) => {
+            crash::at(kind, Moment::AfterEffect);
+            Outcome::Done
+        }
         Err(PortError { what, retry }) => Outcome::Failed { why: what, retry },
     }
 }

@@ -9,6 +9,7 @@ pub mod api_client;
 pub mod api_server;
 mod clock;
 pub mod config;
+mod crash;
 mod dispatch;
 mod event_loop;
 mod follow;

@@ -88,6 +88,21 @@ impl Node {
         await_socket(&mut self.agent, &self.dir.join(AGENT_SOCKET))
     }
 
+    /// Starts another program in the agent's place, with these variables in its environment.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] if it cannot be started.
+    pub fn start_as_agent(&mut self, program: &Path, variables: &[(&str, &str)]) -> LabResult<()> {
+        let config = self.dir.join("agent.toml");
+        self.agent = Daemon::start_with(
+            program,
+            &["agent", "--config", &config.to_string_lossy()],
+            variables,
+            &self.dir.join("agent.log"),
+        )?;
+        Ok(())
+    }
+
     /// Starts the file server again, as a service manager would.
     ///
     /// # Errors

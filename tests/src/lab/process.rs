@@ -25,6 +25,19 @@ impl Daemon {
     /// # Errors
     /// [`LabError::Io`] if the log or the program cannot be opened.
     pub fn start(program: &Path, arguments: &[&str], log: &Path) -> LabResult<Self> {
+        Self::start_with(program, arguments, &[], log)
+    }
+
+    /// Starts `program` with `arguments` and variables of its environment, its output appended to `log`.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] if the log or the program cannot be opened.
+    pub fn start_with(
+        program: &Path,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+        log: &Path,
+    ) -> LabResult<Self> {
         let failed = || LabError::io(format!("starting {}", program.display()));
         if let Some(parent) = log.parent() {
             std::fs::create_dir_all(parent).map_err(failed())?;
@@ -41,6 +54,7 @@ impl Daemon {
             .stdout(out)
             .stderr(err)
             .env("NO_COLOR", "1")
+            .envs(variables.iter().copied())
             .process_group(0)
             .spawn()
             .map_err(failed())?;
@@ -54,6 +68,21 @@ impl Daemon {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits for it to end by itself; the signal that ended it, if one did.
+    ///
+    /// # Errors
+    /// [`LabError::Check`] if it goes on beyond `deadline`.
+    pub fn await_end(&mut self, deadline: Duration) -> LabResult<Option<i32>> {
+        use std::os::unix::process::ExitStatusExt as _;
+        let mut signal = None;
+        wait_for(&format!("process {} to end", self.pid()), deadline, || {
+            let status = self.child.try_wait().map_err(|error| error.to_string())?;
+            signal = status.ok_or("it goes on")?.signal();
+            Ok(())
+        })?;
+        Ok(signal)
     }
 
     /// Ends it at once, as `kill -9` does, and waits until it is gone.

@@ -20,6 +20,7 @@ use super::chapters::chapters;
 use super::pass::Planned;
 use super::progress::{InFlight, Progress, Straggler};
 use super::{Agent, Purpose, RESTLESS_MAX, Stage};
+use crate::crash::{self, Moment};
 use crate::dispatch::{Work, carry_out};
 
 impl<H, S> Agent<H, S>
@@ -195,6 +196,9 @@ where
         };
         let planned = progress.run.action(&key);
         let sliver = planned.and_then(|planned| planned.action.sliver().cloned());
+        let done = planned
+            .filter(|_| state == ActionState::Done)
+            .map(|planned| planned.action.kind());
         let serves = planned.map(|planned| planned.serves.clone()).unwrap_or_default();
         let settled = progress.take_settled();
         let mut events = Vec::new();
@@ -228,9 +232,11 @@ where
             outcome: written,
             back_offs,
         };
-        if !self.settle(settled, Some(record), events).await
-            && let Stage::Running(progress) = &mut self.stage
-        {
+        if self.settle(settled, Some(record), events).await {
+            if let Some(kind) = done {
+                crash::at(kind, Moment::AfterRecord);
+            }
+        } else if let Stage::Running(progress) = &mut self.stage {
             progress.abandoned = true;
         }
         self.pump().await;

@@ -1,0 +1,38 @@
+//! Where a laboratory ends an agent: this very process, as `kill -9` does, at one moment of one kind of action. Built
+//! without the feature `lab` there is nothing of it.
+
+use xeno_reconciler::action::ActionKind;
+
+/// A moment of an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// It is journalled that it begins, and nothing has happened.
+    BeforeEffect,
+    /// It has happened, and nobody has written that down.
+    AfterEffect,
+    /// It is written down.
+    AfterRecord,
+}
+
+/// Ends the process if `XENO_CRASH_AT` says so, as in `boot:after-effect`.
+#[cfg(feature = "lab")]
+pub(crate) fn at(kind: ActionKind, moment: Moment) {
+    use std::sync::OnceLock;
+
+    static WHERE: OnceLock<Option<String>> = OnceLock::new();
+    let Some(wanted) = WHERE.get_or_init(|| std::env::var("XENO_CRASH_AT").ok()) else {
+        return;
+    };
+    let moment = match moment {
+        Moment::BeforeEffect => "before-effect",
+        Moment::AfterEffect => "after-effect",
+        Moment::AfterRecord => "after-record",
+    };
+    if *wanted == format!("{}:{moment}", kind.verb()) {
+        // Nothing is dropped, flushed or said.
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    }
+}
+
+#[cfg(not(feature = "lab"))]
+pub(crate) fn at(_: ActionKind, _: Moment) {}
