@@ -195,6 +195,7 @@ pub fn build(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     }
     actions.connect(input)?;
     actions.connect_claims(&capacity::claims(input, &studies));
+    actions.connect_moves();
     let memory_mib = capacity::forecast(input, &studies);
     let next = next::next(input, studies.values().map(|study| &study.change));
     let actions = in_order(actions.planned)?;
@@ -416,6 +417,27 @@ impl Actions {
         edges.extend(each(&claims.ports, &[Boot, Resume]));
         for (before, after) in edges {
             self.edge(&before, &after);
+        }
+    }
+
+    /// What takes over another's writable layers ends only once those are free: so that whoever stops the run between
+    /// the two leaves it running, not waiting for the other.
+    fn connect_moves(&mut self) {
+        use ActionKind::{CloseWritable, Shutdown, Suspend, Unexport};
+        let moves: Vec<_> = self
+            .planned
+            .values()
+            .filter_map(|planned| match &planned.action {
+                Action::Adopt { sliver, from } => Some((from.clone(), sliver.clone())),
+                _ => None,
+            })
+            .collect();
+        for (from, sliver) in moves {
+            for frees in [Shutdown, Suspend, Unexport, CloseWritable] {
+                for ends in [Shutdown, Suspend] {
+                    self.edge(&frees.key(&from), &ends.key(&sliver));
+                }
+            }
         }
     }
 

@@ -575,7 +575,11 @@ proptest! {
                 let boot = of("boot", name);
                 let waits_for_port = run.actions().any(|(a, _)| {
                     a.action.key().0 == format!("boot:{name}")
-                        && a.after.iter().any(|k| k.0.starts_with("shutdown:") && k.0 != format!("shutdown:{name}"))
+                        && a.after.iter().any(|k| {
+                            k.0.split_once(':').is_some_and(|(verb, of)| {
+                                ["shutdown", "suspend", "retune"].contains(&verb) && of != name
+                            })
+                        })
                 });
                 prop_assert!(waits_for_port || matches!(boot, None | Some(ActionState::Done)), "{name}: {boot:?}");
             }
