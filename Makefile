@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image demo demo-stop test lint unit crash-long guest test-crash test-posix test-ssh doc deny clean-images
+.PHONY: help setup build man image demo demo-stop test lint unit crash-long guest test-crash test-posix test-ssh bench doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -60,6 +60,10 @@ test-posix: image ## what programs expect of a root file system: 309 cases on fo
 
 test-ssh: ## a repository read over ssh from a real sshd (needs openssh-server, which `make setup` leaves alone: it opens a port)
 	$(CARGO) test --locked -p xeno-agent --features sshd ssh
+
+bench: build ## measure what is promised: a table, and target/bench/report.json (tests/bench/README.md)
+	$(CARGO) build --release --locked -p xeno-bench --features lab
+	@target/release/xeno-bench --report target/bench/report.json
 
 doc: ## the code's own documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items

@@ -5,12 +5,14 @@ mod service;
 mod site;
 mod tenant;
 
+pub use project::{ByNode, Elsewhere};
 pub use service::{Migration, MigrationPolicy, OnFailure, RollbackData, Rollout, Share, Start};
 pub use site::{SiteCaps, SitePolicy, SiteRule, Vetoes, Weekday, Window, Windows};
 pub use tenant::{NamePattern, Quota, Tenant};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::id::{
     ChannelName, Digest, DomainUuid, FleetName, NodeName, Revision, SiteName, SliceName, SliverId,
@@ -34,8 +36,8 @@ pub struct DesiredFleet {
     pub tenants: BTreeMap<TenantName, Tenant>,
     /// Templates by name.
     pub templates: BTreeMap<TemplateName, Template>,
-    /// Slices by name.
-    pub slices: BTreeMap<SliceName, Slice>,
+    /// Slices by name. One that two commits have in common is one in memory.
+    pub slices: BTreeMap<SliceName, Arc<Slice>>,
     /// Files that slices carry in the repository, by the digest their layers name.
     pub files: BTreeMap<Digest, FileSet>,
 }
@@ -365,7 +367,7 @@ pub struct DesiredNode {
     /// Those of its slivers that the site does not run, and why not.
     pub ruled_out: BTreeMap<SliverId, SiteRule>,
     /// Slivers that the repository places on other nodes.
-    pub elsewhere: BTreeSet<SliverId>,
+    pub elsewhere: Elsewhere,
     /// Files its slivers carry.
     pub files: BTreeMap<Digest, FileSet>,
 }

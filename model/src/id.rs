@@ -1,6 +1,7 @@
 //! Names and numbers that must not be confused with each other.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// Why a text is not a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,11 +39,12 @@ fn check_name(text: &str) -> Result<(), NameError> {
     Ok(())
 }
 
+/// A name's text is shared: a hundred thousand slivers name the same few thousand slices and nodes, over and over.
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Takes a text that is a valid name: a DNS label of lower-case letters, digits and `-`.
@@ -51,7 +53,7 @@ macro_rules! name {
             /// [`NameError`] says what is wrong with it.
             pub fn new(text: &str) -> Result<Self, NameError> {
                 check_name(text)?;
-                Ok(Self(text.to_owned()))
+                Ok(Self(Arc::from(text)))
             }
 
             /// The name as text.

@@ -15,12 +15,15 @@ mod room;
 mod service;
 mod site;
 mod slice;
+mod successive;
 mod tenant;
 mod unread;
 
 pub use files::{CARRIED_LEN_MAX, SET_LEN_MAX};
+pub use successive::Successive;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::desired::{DeleteBudget, DesiredFleet, HypervisorKind, Node, Template};
 use crate::diagnostic::{self, Code, Diagnostic, Place, did_you_mean};
@@ -67,7 +70,7 @@ pub fn resolve(files: &[&ParsedFile], tree: &RepositoryTree) -> Result<DesiredFl
             let slice = slice::finished(&fleet.name, draft);
             fleet
                 .slices
-                .extend(slice.map(|slice| (draft.name.clone(), slice)));
+                .extend(slice.map(|slice| (draft.name.clone(), Arc::new(slice))));
         }
         resolver.refuse_silence(&fleet);
         Some(fleet)

@@ -124,7 +124,7 @@ impl World {
                 site: SitePolicy::default(),
                 ruled_out: BTreeMap::new(),
                 slivers,
-                elsewhere: BTreeSet::from([id("other/0")]),
+                elsewhere: [id("other/0")].into_iter().collect(),
                 files,
             },
             applied: BTreeMap::new(),

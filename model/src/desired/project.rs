@@ -1,25 +1,136 @@
-//! What a commit means for one node.
+//! What a commit means for one node, or for each of many.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{DesiredFleet, DesiredNode, DesiredSliver, LayerRef, SitePolicy, SiteRule, Standing};
 use crate::id::{Digest, NodeName, Revision, SiteName, SliceName, SliverId, TenantName};
+
+/// The slivers that a repository places on other nodes than one. What all its nodes have in common is one in memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Elsewhere {
+    all: Arc<BTreeSet<SliverId>>,
+    /// Those of `all` that are on the one node.
+    here: BTreeSet<SliverId>,
+}
+
+impl Elsewhere {
+    /// Whether a sliver is on another node.
+    #[must_use]
+    pub fn contains(&self, sliver: &SliverId) -> bool {
+        self.all.contains(sliver) && !self.here.contains(sliver)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.len() == self.here.len()
+    }
+
+    /// Adds one.
+    pub fn insert(&mut self, sliver: SliverId) {
+        self.here.remove(&sliver);
+        Arc::make_mut(&mut self.all).insert(sliver);
+    }
+
+    /// Forgets them.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl FromIterator<SliverId> for Elsewhere {
+    fn from_iter<I: IntoIterator<Item = SliverId>>(slivers: I) -> Self {
+        Self {
+            all: Arc::new(slivers.into_iter().collect()),
+            here: BTreeSet::new(),
+        }
+    }
+}
+
+/// A fleet sorted by node, for whoever wants to know what it means for many of them: sorting takes one look at each
+/// sliver, and each node after that only its own.
+#[derive(Clone, Debug)]
+pub struct ByNode<'a> {
+    fleet: &'a DesiredFleet,
+    slivers: BTreeMap<&'a NodeName, Vec<&'a DesiredSliver>>,
+    all: Arc<BTreeSet<SliverId>>,
+    /// For sites that forbid something.
+    ruled_out: BTreeMap<&'a SiteName, BTreeMap<SliverId, SiteRule>>,
+}
+
+impl ByNode<'_> {
+    /// What the commit means for one node: the same as [`DesiredFleet::project`].
+    #[must_use]
+    pub fn project(&self, node: &NodeName, revision: &Revision) -> DesiredNode {
+        let here = self.slivers.get(node).map_or(&[][..], Vec::as_slice);
+        let site = self.fleet.nodes.get(node).map(|node| &node.site);
+        let ruled_out = site.and_then(|site| self.ruled_out.get(site));
+        let nothing = BTreeMap::new();
+        let ruled_out = ruled_out.unwrap_or(&nothing);
+        self.fleet.assemble(node, revision, here, &self.all, ruled_out)
+    }
+}
 
 impl DesiredFleet {
     /// What the commit means for one node.
     #[must_use]
     pub fn project(&self, node: &NodeName, revision: &Revision) -> DesiredNode {
-        let mut slivers = BTreeMap::new();
-        let mut elsewhere = BTreeSet::new();
-        for slice in self.slices.values() {
-            for (place, sliver) in slice.slivers.values() {
-                if place == node {
-                    slivers.insert(sliver.id.clone(), sliver.clone());
-                } else {
-                    elsewhere.insert(sliver.id.clone());
-                }
-            }
+        let here: Vec<&DesiredSliver> = self
+            .placed()
+            .filter(|(place, _)| *place == node)
+            .map(|(_, sliver)| sliver)
+            .collect();
+        let ruled_out = self.ruled_out(&self.policy_at(node));
+        self.assemble(node, revision, &here, &self.all_slivers(), &ruled_out)
+    }
+
+    /// Sorts the fleet by node.
+    #[must_use]
+    pub fn by_node(&self) -> ByNode<'_> {
+        let mut slivers: BTreeMap<&NodeName, Vec<&DesiredSliver>> = BTreeMap::new();
+        for (node, sliver) in self.placed() {
+            slivers.entry(node).or_default().push(sliver);
         }
+        let sites = self.sites.iter();
+        ByNode {
+            fleet: self,
+            slivers,
+            all: self.all_slivers(),
+            ruled_out: sites
+                .filter(|(_, site)| !site.policy.forbids_nothing())
+                .map(|(name, site)| (name, self.ruled_out(&site.policy)))
+                .collect(),
+        }
+    }
+
+    /// Every sliver and its node, by slice and number.
+    fn placed(&self) -> impl Iterator<Item = (&NodeName, &DesiredSliver)> {
+        let slivers = self.slices.values().flat_map(|slice| slice.slivers.values());
+        slivers.map(|(node, sliver)| (node, sliver))
+    }
+
+    fn all_slivers(&self) -> Arc<BTreeSet<SliverId>> {
+        Arc::new(self.placed().map(|(_, sliver)| sliver.id.clone()).collect())
+    }
+
+    fn policy_at(&self, node: &NodeName) -> SitePolicy {
+        let site = self.nodes.get(node).and_then(|node| self.sites.get(&node.site));
+        site.map_or_else(SitePolicy::default, |site| site.policy.clone())
+    }
+
+    fn assemble(
+        &self,
+        node: &NodeName,
+        revision: &Revision,
+        here: &[&DesiredSliver],
+        all: &Arc<BTreeSet<SliverId>>,
+        ruled_out: &BTreeMap<SliverId, SiteRule>,
+    ) -> DesiredNode {
+        let slivers: BTreeMap<SliverId, DesiredSliver> = here
+            .iter()
+            .map(|sliver| (sliver.id.clone(), (*sliver).clone()))
+            .collect();
         let layers = slivers
             .values()
             .flat_map(|sliver| &sliver.mounts)
@@ -33,22 +144,27 @@ impl DesiredFleet {
         let files = wanted
             .into_iter()
             .filter_map(|digest| Some((digest, self.files.get(&digest)?.clone())));
-        let named = self.nodes.get(node).cloned();
-        let site = named.as_ref().and_then(|node| self.sites.get(&node.site));
-        let site = site.map_or_else(SitePolicy::default, |site| site.policy.clone());
-        let mut ruled_out = self.ruled_out(&site);
-        ruled_out.retain(|sliver, _| slivers.contains_key(sliver));
+        let ruled_out = slivers
+            .keys()
+            .filter_map(|sliver| Some((sliver.clone(), ruled_out.get(sliver)?.clone())));
         DesiredNode {
             node: node.clone(),
             fleet: self.name.clone(),
             revision: revision.clone(),
-            standing: named.map_or(Standing::NotNamed, Standing::Named),
+            standing: self
+                .nodes
+                .get(node)
+                .cloned()
+                .map_or(Standing::NotNamed, Standing::Named),
             delete_budget: self.delete_budget,
             files: files.collect(),
-            site,
+            site: self.policy_at(node),
+            ruled_out: ruled_out.collect(),
+            elsewhere: Elsewhere {
+                all: Arc::clone(all),
+                here: slivers.keys().cloned().collect(),
+            },
             slivers,
-            ruled_out,
-            elsewhere,
         }
     }
 

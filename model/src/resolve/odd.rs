@@ -84,7 +84,8 @@ impl<'a> Resolver<'a> {
     }
 }
 
-fn carried_by<'r>(raw: &'r RawSlice, paths: &mut BTreeSet<&'r str>) -> Option<()> {
+/// Adds what a slice carries from the repository; `None` if that cannot be told.
+pub(super) fn carried_by<'r>(raw: &'r RawSlice, paths: &mut BTreeSet<&'r str>) -> Option<()> {
     carried_by_image(raw.image.as_ref()?, paths)?;
     let overrides = match &raw.overrides {
         Stated::Absent => return Some(()),
@@ -140,7 +141,7 @@ fn carried_in<'r>(layer: &'r RawLayer, paths: &mut BTreeSet<&'r str>) -> Option<
 }
 
 /// Whether a file is not read as a manifest only because of how its ending is written.
-fn other_ending(path: &str) -> bool {
+pub(super) fn other_ending(path: &str) -> bool {
     let ending = path.rsplit('/').next().and_then(|name| name.rsplit_once('.'));
     let yaml = ending
         .is_some_and(|(_, ending)| ending.eq_ignore_ascii_case("yml") || ending.eq_ignore_ascii_case("yaml"));

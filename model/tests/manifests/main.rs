@@ -10,4 +10,5 @@ mod init;
 mod properties;
 mod reference;
 mod schema;
+mod successive;
 mod support;

@@ -127,21 +127,42 @@ pub(crate) fn plans(before: Option<&Commit>, after: &Commit, only: Option<&NodeN
         ));
     }
     let now = Timestamp(output::now_ms());
-    let wanted = named
+    let wanted: Vec<&NodeName> = named
         .into_iter()
-        .filter(|node| only.is_none_or(|only| only == *node));
-    wanted
-        .map(|node| {
-            let (observed, applied) = assume::observed_from(&old.project(node, old_revision), now);
-            let desired = after.fleet.project(node, &after.revision);
-            build(&PlanInput {
-                basis: Basis::Assumed,
-                tombstone_ms: TOMBSTONE_MS,
-                ..PlanInput::plain(&desired, &applied, &observed, now)
-            })
-            .map_err(|error| Failure::doing(format_args!("plan node {node}"), &error))
-        })
-        .collect()
+        .filter(|node| only.is_none_or(|only| only == *node))
+        .collect();
+    let (old, new) = (old.by_node(), after.fleet.by_node());
+    let plan = |node: &&NodeName| {
+        let (observed, applied) = assume::observed_from(&old.project(node, old_revision), now);
+        let desired = new.project(node, &after.revision);
+        let planned = build(&PlanInput {
+            basis: Basis::Assumed,
+            tombstone_ms: TOMBSTONE_MS,
+            ..PlanInput::plain(&desired, &applied, &observed, now)
+        });
+        planned.map_err(|error| Failure::doing(format_args!("plan node {node}"), &error))
+    };
+    on_all_cores(&wanted, plan).into_iter().collect()
+}
+
+/// Does the same with each, all cores at it; the results are in order.
+fn on_all_cores<T: Sync, R: Send>(all: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = all.len().div_ceil(threads).max(1);
+    let (work, mut results) = (&work, Vec::with_capacity(all.len()));
+    std::thread::scope(|scope| {
+        let shares: Vec<_> = all
+            .chunks(share)
+            .map(|share| scope.spawn(move || share.iter().map(work).collect::<Vec<R>>()))
+            .collect();
+        for share in shares {
+            match share.join() {
+                Ok(part) => results.extend(part),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
+    results
 }
 
 /// The plan of the node that `seen` is of, from what it saw and recorded to what a commit asks for.

@@ -110,7 +110,7 @@ fn desired(
         site: SitePolicy::default(),
         ruled_out: BTreeMap::new(),
         slivers: slivers.into_iter().map(|s| (s.id.clone(), s)).collect(),
-        elsewhere,
+        elsewhere: elsewhere.into_iter().collect(),
         files: BTreeMap::new(),
     }))
 }

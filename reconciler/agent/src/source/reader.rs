@@ -17,9 +17,17 @@ pub struct Reader {
     pub(super) repository: Repository,
     path: PathBuf,
     limits: Limits,
-    /// Content of the files read last, by blob id: a push that changes one file reads one file. Bounded by
-    /// [`Limits::total_bytes`], since only what the last snapshot holds is kept.
-    kept: BTreeMap<Oid, Arc<[u8]>>,
+    /// What is known of the files read last, by blob id: a push that changes one file asks for one file. Bounded by
+    /// [`Limits::entries`] and [`Limits::total_bytes`], since only what the last snapshot holds is kept.
+    kept: BTreeMap<Oid, Known>,
+}
+
+/// What is known of a blob.
+#[derive(Clone)]
+struct Known {
+    size: u64,
+    /// Its bytes, where it is read as a manifest somewhere.
+    content: Option<Arc<[u8]>>,
 }
 
 impl Reader {
@@ -142,10 +150,6 @@ impl Reader {
     /// there, for limits on the whole, and for damage.
     pub fn read(&mut self, at: &Revision, subpath: &str) -> Result<RepositorySnapshot, SourceError> {
         let commit = self.find_commit(at)?;
-        let damaged = |what: &str| {
-            let what = what.to_owned();
-            move |source| SourceError::Damaged { what, source }
-        };
         let mut root = commit.tree_id();
         let no_directory = || SourceError::NoDirectory {
             revision: at.clone(),
@@ -250,13 +254,13 @@ struct Walk<'a> {
     repository: &'a Repository,
     odb: Odb<'a>,
     limits: Limits,
-    kept: BTreeMap<Oid, Arc<[u8]>>,
+    kept: BTreeMap<Oid, Known>,
     seen: u64,
     bytes: u64,
     files: Vec<SourceFile>,
     tree: RepositoryTree,
     problems: Vec<Problem>,
-    keep: BTreeMap<Oid, Arc<[u8]>>,
+    keep: BTreeMap<Oid, Known>,
 }
 
 impl Walk<'_> {
@@ -312,60 +316,56 @@ impl Walk<'_> {
     }
 
     fn file(&mut self, path: String, id: Oid, mode: FileMode) -> Result<(), SourceError> {
-        let damaged = |source| SourceError::Damaged {
-            what: path.clone(),
-            source,
-        };
-        let size = match mode {
-            FileMode::Submodule => 0,
-            FileMode::Regular | FileMode::Executable | FileMode::Symlink => {
-                self.odb.read_header(id).map_err(damaged)?.0 as u64
-            }
-        };
-        let ordinary = matches!(mode, FileMode::Regular | FileMode::Executable);
+        let mut known = self.known(&path, id, mode)?;
+        let (blob, size) = (id.to_string(), known.size);
         self.tree.entries.insert(
             path.clone(),
             TreeEntry {
-                blob: id.to_string(),
+                blob: blob.clone(),
                 size,
                 mode,
             },
         );
-        if !is_manifest(&path) {
-            return Ok(());
+        let max = self.limits.file_bytes;
+        match mode {
+            _ if !is_manifest(&path) => {}
+            FileMode::Symlink | FileMode::Submodule => self.problem(path, ProblemKind::NotOrdinary(mode)),
+            FileMode::Regular | FileMode::Executable if size > max => {
+                self.problem(path, ProblemKind::TooLarge { size, max });
+            }
+            FileMode::Regular | FileMode::Executable => {
+                self.bytes += size;
+                over("the manifests, in bytes", self.bytes, self.limits.total_bytes)?;
+                let files = self.files.len() as u64 + 1;
+                over("the manifests, in files", files, self.limits.files)?;
+                let content = match known.content.take() {
+                    Some(content) => content,
+                    None => Arc::from(self.odb.read(id).map_err(damaged(&path))?.data()),
+                };
+                known.content = Some(Arc::clone(&content));
+                self.files.push(SourceFile { path, blob, content });
+            }
         }
-        if !ordinary {
-            self.problem(path, ProblemKind::NotOrdinary(mode));
-            return Ok(());
+        // A submodule's id names a commit of another repository.
+        if mode != FileMode::Submodule {
+            self.keep.insert(id, known);
         }
-        if size > self.limits.file_bytes {
-            self.problem(
-                path,
-                ProblemKind::TooLarge {
-                    size,
-                    max: self.limits.file_bytes,
-                },
-            );
-            return Ok(());
-        }
-        self.bytes += size;
-        over("the manifests, in bytes", self.bytes, self.limits.total_bytes)?;
-        over(
-            "the manifests, in files",
-            self.files.len() as u64 + 1,
-            self.limits.files,
-        )?;
-        let content: Arc<[u8]> = match self.kept.get(&id).or_else(|| self.keep.get(&id)) {
-            Some(content) => Arc::clone(content),
-            None => Arc::from(self.odb.read(id).map_err(damaged)?.data()),
-        };
-        self.keep.insert(id, Arc::clone(&content));
-        self.files.push(SourceFile {
-            path,
-            blob: id.to_string(),
-            content,
-        });
         Ok(())
+    }
+
+    /// What is known of a file, or its size. For that only its header is inflated: a blob of a hundred megabytes costs no
+    /// more than one of a hundred bytes.
+    fn known(&mut self, path: &str, id: Oid, mode: FileMode) -> Result<Known, SourceError> {
+        let none = |size| Known { size, content: None };
+        if mode == FileMode::Submodule {
+            return Ok(none(0));
+        }
+        // The same content may lie at several paths.
+        if let Some(known) = self.kept.remove(&id).or_else(|| self.keep.get(&id).cloned()) {
+            return Ok(known);
+        }
+        let (size, _) = self.odb.read_header(id).map_err(damaged(path))?;
+        Ok(none(size as u64))
     }
 
     fn problem(&mut self, path: String, kind: ProblemKind) {
@@ -385,6 +385,11 @@ fn usable_name(bytes: &[u8]) -> Option<&str> {
         || name.contains('/')
         || name.contains(char::is_control);
     (!bad).then_some(name)
+}
+
+fn damaged(what: &str) -> impl FnOnce(git2::Error) -> SourceError {
+    let what = what.to_owned();
+    move |source| SourceError::Damaged { what, source }
 }
 
 fn over(what: &str, size: u64, max: u64) -> Result<(), SourceError> {
