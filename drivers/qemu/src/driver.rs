@@ -413,6 +413,7 @@ impl Hypervisor for QemuDriver {
         if let Some(domain) = find(&dir, sliver).await? {
             domain.end(Duration::from_millis(grace.ms)).await?;
         }
+        self.ungroup(sliver).await;
         self.on_images(&lock, sliver, "clean the directory of images", Images::clean)
             .await?;
         changing(&lock, move || dir.remove_traces())
