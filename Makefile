@@ -47,7 +47,7 @@ crash-long: ## random walks of a whole agent through commits, faults and crashes
 
 guest: image ## real guests: the QEMU driver, and one push followed to its page
 	$(CARGO) build --locked --workspace --bins
-	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-qemu --features guest
+	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-qemu --features guest -- --test-threads=1
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test guest -- --nocapture
 
 test-crash: image ## every kind of action once on a real guest, its agent ended by kill -9 just after the effect
