@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use xeno_model::id::SliverId;
 
 use crate::action::{Action, ActionKey};
-use crate::change::Reason;
 use crate::plan::{Plan, PlannedAction};
 use crate::ports::Retry;
 
@@ -382,51 +381,6 @@ impl Run {
                 }
             })
             .map(|(planned, state)| (planned.action.key(), state))
-    }
-
-    /// What a sliver's actions that are not done wait for or came to, in the order of the plan: of those that wait only
-    /// the first.
-    #[must_use]
-    pub fn reasons(&self, sliver: &SliverId, now_ms: u64) -> Vec<Reason> {
-        let mut reasons = Vec::new();
-        let mut queued = false;
-        for (planned, state) in self.actions() {
-            if !planned.serves.contains(sliver) {
-                continue;
-            }
-            let action = planned.action.key();
-            match state {
-                ActionState::Done => {}
-                ActionState::InFlight => reasons.push(Reason::RunUnderway { action }),
-                ActionState::Waiting if queued => {}
-                ActionState::Waiting => {
-                    queued = true;
-                    let open = |key: &&ActionKey| {
-                        let before = self.index.get(*key).map(|i| &self.state[*i]);
-                        before.is_some_and(|state| *state != ActionState::Done)
-                    };
-                    let after = planned.after.iter().find(open).cloned();
-                    reasons.push(Reason::RunQueued { action, after });
-                }
-                ActionState::Pausing { until_ms, tries, why } => reasons.push(Reason::RunPausing {
-                    action,
-                    why: why.clone(),
-                    tries: *tries,
-                    wait_ms: until_ms.saturating_sub(now_ms),
-                }),
-                ActionState::Failed { tries, why } => reasons.push(Reason::RunFailed {
-                    action,
-                    why: why.clone(),
-                    tries: *tries,
-                }),
-                ActionState::Blocked { by } => reasons.push(Reason::RunBlocked {
-                    action,
-                    by: by.clone(),
-                }),
-                ActionState::Cancelled => reasons.push(Reason::RunGaveWay { action }),
-            }
-        }
-        reasons
     }
 
     /// Slivers all of whose actions are done; those whose change needs no action are among them from the beginning.

@@ -2,6 +2,7 @@
 
 use xeno_model::id::SliverId;
 
+use crate::action::ActionKey;
 use crate::change::Reason;
 use crate::exec::{ActionState, Run};
 
@@ -9,12 +10,13 @@ use crate::exec::{ActionState, Run};
 /// next. `now_ms` is of the clock that the run is told the time by.
 #[must_use]
 pub fn of_run(run: &Run, sliver: &SliverId, now_ms: u64) -> Vec<Reason> {
-    let done = |key| {
+    let done = |key: &ActionKey| {
         let mut actions = run.actions();
-        actions.any(|(planned, state)| planned.action.key() == key && *state == ActionState::Done)
+        actions.any(|(planned, state)| planned.action.key() == *key && *state == ActionState::Done)
     };
-    let (mut trouble, mut underway, mut queued) = (Vec::new(), Vec::new(), Vec::new());
-    let mut gave_way = Vec::new();
+    let (mut trouble, mut underway) = (Vec::new(), Vec::new());
+    // What is further away follows from what is next.
+    let (mut queued, mut gave_way) = (None, None);
     for (planned, state) in run
         .actions()
         .filter(|(planned, _)| planned.serves.contains(sliver))
@@ -22,10 +24,11 @@ pub fn of_run(run: &Run, sliver: &SliverId, now_ms: u64) -> Vec<Reason> {
         let action = planned.action.key();
         match state {
             ActionState::Done => {}
-            ActionState::Waiting => queued.push(Reason::RunQueued {
-                action,
-                after: planned.after.iter().find(|key| !done((*key).clone())).cloned(),
-            }),
+            ActionState::Waiting if queued.is_some() => {}
+            ActionState::Waiting => {
+                let after = planned.after.iter().find(|key| !done(key)).cloned();
+                queued = Some(Reason::RunQueued { action, after });
+            }
             ActionState::InFlight => underway.push(Reason::RunUnderway { action }),
             ActionState::Pausing { until_ms, tries, why } => trouble.push(Reason::RunPausing {
                 action,
@@ -42,12 +45,11 @@ pub fn of_run(run: &Run, sliver: &SliverId, now_ms: u64) -> Vec<Reason> {
                 action,
                 by: by.clone(),
             }),
-            ActionState::Cancelled => gave_way.push(Reason::RunGaveWay { action }),
+            ActionState::Cancelled => {
+                gave_way.get_or_insert(Reason::RunGaveWay { action });
+            }
         }
     }
-    // What is further away follows from what is next.
-    queued.truncate(1);
-    gave_way.truncate(1);
     trouble
         .into_iter()
         .chain(underway)
