@@ -18,6 +18,7 @@ mod plan_document;
 mod plan_file;
 mod telemetry;
 mod unified;
+mod whole_file;
 mod worktree;
 
 use std::path::{Path, PathBuf};

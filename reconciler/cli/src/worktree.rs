@@ -25,6 +25,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, GOOD, paint};
 use crate::unified::unified;
+use crate::whole_file;
 
 /// Where and how a command changes what is wanted.
 #[derive(Args)]
@@ -281,24 +282,13 @@ impl Worktree {
 
     fn write(&self, change: &FileChange) -> Outcome<()> {
         let file = self.root.join(&change.path);
-        let failed = |error: io::Error| Failure::doing(format_args!("write {}", file.display()), &error);
-        let directory = file.parent().unwrap_or(&self.root);
-        fs::create_dir_all(directory).map_err(failed)?;
         let mode = match fs::metadata(&file) {
             Ok(metadata) => metadata.permissions().mode(),
             Err(_) if change.executable => 0o755,
             Err(_) => 0o644,
         };
-        // Whoever looks meanwhile sees the old text or the new one.
-        let name = file
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let fresh = directory.join(format!(".{name}.{}", std::process::id()));
-        fs::write(&fresh, &change.content).map_err(failed)?;
-        fs::set_permissions(&fresh, fs::Permissions::from_mode(mode)).map_err(failed)?;
-        fs::rename(&fresh, &file).map_err(failed)
+        whole_file::replace(&file, &change.content, Some(mode))
+            .map_err(|error| Failure::doing(format_args!("write {}", file.display()), &error))
     }
 
     /// By git itself, so that hooks, identity and signing are those of every other commit here.

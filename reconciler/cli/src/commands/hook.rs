@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{BufRead, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome, chain};
 use crate::link::wait;
 use crate::output;
+use crate::whole_file;
 
 /// First words of every hook that this program wrote.
 const MARK: &str = "# Written by `xeno hook install`";
@@ -91,8 +91,7 @@ fn install(args: &Install) -> Outcome {
         Some(branch) => branch.clone(),
         None => own_branch(&repository)?,
     };
-    let directory = hooks_directory(&repository);
-    let hook = directory.join("pre-receive");
+    let hook = hooks_directory(&repository).join("pre-receive");
     let program = std::env::current_exe().map_err(|error| Failure::doing("find this program", &error))?;
     // A hook runs in the repository, wherever this was said.
     let agents = args
@@ -115,13 +114,9 @@ fn install(args: &Install) -> Outcome {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(Failure::doing(format_args!("read {}", hook.display()), &error)),
     }
-    let failed = |error: std::io::Error| Failure::doing(format_args!("write {}", hook.display()), &error);
-    fs::create_dir_all(&directory).map_err(failed)?;
-    // Under another name first: a push that comes in between finds the old hook or the new one.
-    let fresh = directory.join(format!("pre-receive.{}", std::process::id()));
-    fs::write(&fresh, script).map_err(failed)?;
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).map_err(failed)?;
-    fs::rename(&fresh, &hook).map_err(failed)?;
+    // A push that comes in between finds the old hook or the new one.
+    whole_file::replace(&hook, script.as_bytes(), Some(0o755))
+        .map_err(|error| Failure::doing(format_args!("write {}", hook.display()), &error))?;
     output::text(&format!(
         "pushes to `{branch}` are answered by {}\n",
         hook.display()

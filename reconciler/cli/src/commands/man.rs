@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Command, CommandFactory};
 use clap_mangen::Man;
@@ -11,6 +11,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output;
+use crate::whole_file;
 
 /// Writes a manual page for every command: `xeno man /usr/local/share/man/man1`.
 ///
@@ -38,7 +39,9 @@ pub(crate) fn run<C: CommandFactory>(args: &ManArgs) -> Outcome {
     fs::create_dir_all(&args.directory).map_err(failed)?;
     let pages = pages(C::command()).map_err(|error| Failure::doing("write a manual page", &error))?;
     for (name, page) in &pages {
-        replace(&args.directory.join(name), page)?;
+        let path = args.directory.join(name);
+        whole_file::replace(&path, page, None)
+            .map_err(|error| Failure::doing(format_args!("write {}", path.display()), &error))?;
     }
     output::text(&format!(
         "wrote {} to {}\n",
@@ -46,17 +49,6 @@ pub(crate) fn run<C: CommandFactory>(args: &ManArgs) -> Outcome {
         args.directory.display()
     ))?;
     Ok(Exit::Done)
-}
-
-/// A reader that comes in between finds the old page or the new one.
-fn replace(path: &Path, content: &[u8]) -> Outcome<()> {
-    let failed = |error: std::io::Error| Failure::doing(format_args!("write {}", path.display()), &error);
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(format!(".{}", std::process::id()));
-    fs::write(&fresh, content)
-        .and_then(|()| fs::rename(&fresh, path))
-        .inspect_err(|_| drop(fs::remove_file(&fresh)))
-        .map_err(failed)
 }
 
 /// Names and contents of all pages, the program's own first.

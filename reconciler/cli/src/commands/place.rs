@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -18,6 +17,7 @@ use crate::directory;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, BOLD, FAINT, GOOD, TextFormat, count, paint};
+use crate::whole_file;
 
 /// Decides where slivers of slices with `replicas` go, and writes that down.
 ///
@@ -231,7 +231,7 @@ fn write(root: &Path, changes: &[Change], left_behind: &[(String, String)]) -> O
     for change in changes {
         let Some(text) = &change.text else { continue };
         let path = root.join(&change.path);
-        replace(&path, text.as_bytes())
+        whole_file::replace(&path, text.as_bytes(), None)
             .map_err(|error| Failure::doing(format_args!("write {}", path.display()), &error))?;
     }
     for (path, _) in left_behind {
@@ -240,21 +240,6 @@ fn write(root: &Path, changes: &[Change], left_behind: &[(String, String)]) -> O
             .map_err(|error| Failure::doing(format_args!("remove {}", path.display()), &error))?;
     }
     Ok(())
-}
-
-/// A name that begins with a dot is no manifest, should this be interrupted.
-fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(directory)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let fresh = directory.join(format!(".{name}.{}", std::process::id()));
-    let written = fs::File::create(&fresh).and_then(|mut file| {
-        file.write_all(content)?;
-        file.sync_all()
-    });
-    written
-        .and_then(|()| fs::rename(&fresh, path))
-        .inspect_err(|_| drop(fs::remove_file(&fresh)))
 }
 
 fn as_text(args: &Place, changes: &[Change], left_behind: &[(String, String)], stale: bool) -> String {
