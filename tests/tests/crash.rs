@@ -10,32 +10,15 @@ use std::time::Duration;
 use xeno_reconciler::action::ActionKind;
 use xeno_tests::demo::manifests::{self, PORT, Step};
 use xeno_tests::demo::{report::Report, run, stop};
-use xeno_tests::lab::{LabError, LabResult, ensure, http, node::Node, repository::Repository, wait_for};
+use xeno_tests::lab::{
+    LabError, LabResult, built, ensure, http, node::Node, repository::Repository, wait_for,
+};
 
 const DEADLINE: Duration = Duration::from_secs(240);
 const FETCH: Duration = Duration::from_secs(5);
 const KILLED: i32 = 9;
 /// The port of this test's guest, apart from the demonstration's.
 const OURS: u16 = PORT + 40;
-
-/// The `xeno` program that was built beside this test.
-fn xeno() -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let target = test.parent().and_then(Path::parent).expect("tests lie in deps/");
-    let xeno = target.join("xeno");
-    assert!(
-        xeno.exists(),
-        "{} is missing: cargo build --workspace --bins",
-        xeno.display()
-    );
-    xeno
-}
-
-fn images() -> PathBuf {
-    std::env::var_os("XENO_IMAGES")
-        .map(PathBuf::from)
-        .expect("XENO_IMAGES says where `make image` left its files")
-}
 
 /// The slice as one commit has it.
 #[derive(Clone)]
@@ -196,8 +179,8 @@ fn no_action_minds_a_kill_of_its_agent() -> LabResult<()> {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let dir = scratch.path().canonicalize().expect("it exists");
     let options = run::Options {
-        xeno: xeno(),
-        images: images(),
+        xeno: built::program("xeno"),
+        images: built::images(),
         dir: dir.clone(),
         keep: false,
     };

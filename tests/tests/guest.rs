@@ -1,37 +1,14 @@
 //! One real guest, end to end: a push boots it, a killed file server does not stop it, a push ends it.
 #![cfg(feature = "guest")]
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use xeno_tests::demo::manifests::{self, PORT, Step};
 use xeno_tests::demo::{report::Report, run, stop};
-use xeno_tests::lab::{LabResult, http, node::Node, repository::Repository, wait_for};
+use xeno_tests::lab::{LabResult, built, http, node::Node, repository::Repository, wait_for};
 
 const DEADLINE: Duration = Duration::from_secs(300);
 const FETCH: Duration = Duration::from_secs(5);
-
-/// The `xeno` program that was built beside this test.
-fn xeno() -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let xeno = test
-        .parent()
-        .and_then(|deps| deps.parent())
-        .expect("tests lie in deps/")
-        .join("xeno");
-    assert!(
-        xeno.exists(),
-        "{} is missing: cargo build --workspace --bins",
-        xeno.display()
-    );
-    xeno
-}
-
-fn images() -> PathBuf {
-    std::env::var_os("XENO_IMAGES")
-        .map(PathBuf::from)
-        .expect("XENO_IMAGES says where `make image` left its files")
-}
 
 fn page(number: u16, nonce: &str) -> LabResult<()> {
     wait_for(&format!("the page of web/{number}"), DEADLINE, || {
@@ -60,8 +37,8 @@ fn a_push_becomes_a_page_and_outlives_a_killed_file_server() -> LabResult<()> {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let dir = scratch.path().canonicalize().expect("it exists");
     let options = run::Options {
-        xeno: xeno(),
-        images: images(),
+        xeno: built::program("xeno"),
+        images: built::images(),
         dir: dir.clone(),
         keep: false,
     };

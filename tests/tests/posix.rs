@@ -5,13 +5,13 @@
 #![cfg(feature = "guest")]
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use xeno_tests::demo::{report::say, stop};
 use xeno_tests::lab::{
-    LabError, LabResult, Parts, ensure, node::Node, repository::Repository, template, wait_for,
+    LabError, LabResult, Parts, built, ensure, node::Node, repository::Repository, template, wait_for,
 };
 
 const DEADLINE: Duration = Duration::from_secs(1_200);
@@ -21,25 +21,6 @@ const DEVIATIONS: &[(&str, &str)] = &[(
     "times.before_1970",
     "times are unsigned seconds since 1970 on the wire (RFC 1813, nfstime3)",
 )];
-
-/// A program that was built beside this test.
-fn built(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let deps = test.parent().and_then(Path::parent).expect("tests lie in deps/");
-    let program = deps.join(name);
-    assert!(
-        program.exists(),
-        "{} is missing: cargo build --workspace --bins",
-        program.display()
-    );
-    program
-}
-
-fn images() -> PathBuf {
-    std::env::var_os("XENO_IMAGES")
-        .map(PathBuf::from)
-        .expect("XENO_IMAGES says where `make image` left its files")
-}
 
 #[test]
 fn every_case_holds_on_ext4() -> LabResult<()> {
@@ -57,7 +38,7 @@ fn every_case_holds_on_ext4() -> LabResult<()> {
     open_to_all(scratch.path())?;
     // Where another user may reach it.
     let suite = scratch.path().join("suite");
-    std::fs::copy(built("posix-suite"), &suite).map_err(LabError::io("copying the suite"))?;
+    std::fs::copy(built::program("posix-suite"), &suite).map_err(LabError::io("copying the suite"))?;
     for (origin, copied) in [("fresh", false), ("copied", true)] {
         let mut run = Command::new(&suite);
         run.arg("run")
@@ -116,10 +97,10 @@ spec:
 ";
 
 fn in_a_guest(dir: &Path) -> LabResult<()> {
-    let xeno = built("xeno");
-    let suite = built("posix-suite");
+    let xeno = built::program("xeno");
+    let suite = built::program("posix-suite");
     let published = dir.join("templates");
-    let root = template::import_root(&xeno, &images(), &published, "debian", "sh /posix/run.sh")?;
+    let root = template::import_root(&xeno, &built::images(), &published, "debian", "sh /posix/run.sh")?;
 
     let (lower, overlay) = (dir.join("ground"), dir.join("overlays/posix"));
     for (path, names) in [

@@ -12,6 +12,20 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
 /// Length of `file`.
 pub(crate) const FILE_LEN: usize = 10_000;
 
+/// Objects whose times are set, a directory after what is in it.
+const WITH_TIMES: [&str; 10] = [
+    "file",
+    "empty",
+    "hard1",
+    "dir/a",
+    "dir/sub/b",
+    "fifo",
+    "dir/sub",
+    "dir",
+    "vacant",
+    "",
+];
+
 /// What stands in `file`.
 pub(crate) fn pattern() -> Vec<u8> {
     (0..FILE_LEN)
@@ -78,18 +92,7 @@ impl Ground {
         rustix::fs::mknodat(CWD, self.p("fifo"), FileType::Fifo, Mode::from_raw_mode(0o644), 0)?;
         mode(&self.p("fifo"), 0o644)?;
         // Long ago, so that a case sees whether a time changed.
-        for name in [
-            "file",
-            "empty",
-            "hard1",
-            "dir/a",
-            "dir/sub/b",
-            "fifo",
-            "dir/sub",
-            "dir",
-            "vacant",
-            "",
-        ] {
+        for name in WITH_TIMES {
             set_times(&self.p(name), OLD)?;
         }
         Ok(())
@@ -111,18 +114,7 @@ impl Ground {
             let open = fs::OpenOptions::new().write(true).open(&path)?;
             open.set_len(before.len())?;
         }
-        for name in [
-            "file",
-            "empty",
-            "hard1",
-            "dir/a",
-            "dir/sub/b",
-            "fifo",
-            "dir/sub",
-            "dir",
-            "vacant",
-            "",
-        ] {
+        for name in WITH_TIMES {
             let path = self.p(name);
             let mode = fs::symlink_metadata(&path)?.permissions();
             fs::set_permissions(&path, fs::Permissions::from_mode(mode.mode() ^ 0o010))?;

@@ -145,12 +145,7 @@ fn tell(report: &mut Report, options: &Options, dir: &Path) -> LabResult<()> {
         transitions::write_down(2, &note)?;
         manifests::write_slice(&repository, &fewer)?;
         accepted(report, &repository, "Leave New York", "- remove   web/2")?;
-        wait_for("web/2 to be gone", SETTLE_DEADLINE, || {
-            match http::get(PORT + 2, "/", FETCH_TIMEOUT) {
-                Ok(page) => Err(format!("it still answers: {}", page.status)),
-                Err(_) => Ok(()),
-            }
-        })?;
+        transitions::gone(2)?;
         converged(report, &nodes)?;
         report.held("web/2 is gone");
         let left: BTreeMap<_, _> = boots

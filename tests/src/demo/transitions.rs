@@ -117,7 +117,8 @@ fn uptimes(boots: &BTreeMap<u16, String>) -> LabResult<Vec<f64>> {
         .collect()
 }
 
-fn gone(number: u16) -> LabResult<()> {
+/// Waits until a guest answers no more.
+pub(super) fn gone(number: u16) -> LabResult<()> {
     wait_for(
         &format!("web/{number} to be gone"),
         SETTLE_DEADLINE,

@@ -1,5 +1,6 @@
 //! The laboratory: real parts in one directory, ended by their own process ids.
 
+pub mod built;
 pub mod http;
 pub mod node;
 pub mod process;

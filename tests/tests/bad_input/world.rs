@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use xeno_tests::lab::node::Node;
 use xeno_tests::lab::repository::{Push, Repository};
-use xeno_tests::lab::{Parts, wait_for};
+use xeno_tests::lab::{Parts, built, wait_for};
 
 /// Generous: machines are shared.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -51,17 +51,9 @@ pub(crate) fn says(text: &str, parts: &[&str]) {
     }
 }
 
-/// The `xeno` program that was built beside this test.
+/// The program that is given bad input.
 pub(crate) fn program() -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let deps = test.parent().expect("tests lie in deps/");
-    let xeno = deps.parent().expect("deps/ lies in a profile").join("xeno");
-    assert!(
-        xeno.exists(),
-        "{} is missing: cargo build --workspace --bins",
-        xeno.display()
-    );
-    xeno
+    built::program("xeno")
 }
 
 /// Runs `xeno` in a directory.
