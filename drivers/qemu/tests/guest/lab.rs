@@ -111,12 +111,13 @@ impl Lab {
     }
 
     /// Types a line, as a person at the console would, and reads until its echo has come: there is one client at a time,
-    /// and one that does not read holds up the guest, whose serial port waits for it after a few hundred characters.
+    /// and one that does not read holds up the guest, whose serial port waits for it after a few hundred characters. A
+    /// guest that was told to crash may do so, and stand still, before its echo comes: its kernel's last words will do.
     pub(crate) fn type_line(&self, spec: &DomainSpec, line: &str) {
         let mut console = UnixStream::connect(self.driver.console_socket(&spec.sliver)).unwrap();
         console.set_read_timeout(Some(PATIENCE)).unwrap();
         writeln!(console, "{line}").unwrap();
-        let echo = |text: &str| text.lines().any(|said| said.trim() == line);
+        let echo = |text: &str| text.lines().any(|said| said.trim() == line) || text.contains("Kernel panic");
         let (mut seen, mut chunk) = (Vec::new(), [0; 1024]);
         while !echo(&String::from_utf8_lossy(&seen)) {
             let len = console.read(&mut chunk).unwrap();
@@ -137,11 +138,27 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         let state = self.dir.path().join("state");
+        if std::thread::panicking() {
+            show_consoles(&state);
+        }
         for process in xeno_qemu::process::scan().unwrap_or_default() {
             if process.run_dir().is_some_and(|dir| dir.starts_with(&state)) {
                 kill(process.pid);
             }
         }
+    }
+}
+
+/// What each guest printed last, for whoever has to find out why a test failed.
+fn show_consoles(state: &Path) {
+    for entry in fs::read_dir(state).into_iter().flatten().flatten() {
+        let bytes = fs::read(entry.path().join("console.log")).unwrap_or_default();
+        let tail = &bytes[bytes.len().saturating_sub(2_000)..];
+        println!(
+            "console of {:?}, at its end:\n{}",
+            entry.file_name(),
+            String::from_utf8_lossy(tail)
+        );
     }
 }
 
