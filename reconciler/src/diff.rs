@@ -5,7 +5,7 @@
 //! does not name, or beyond the delete budget; what a removal set aside is taken into use again when the sliver is
 //! desired again, since what it wrote must not be lost; an image is resumed only over the disk it was taken with.
 //!
-//! The rooms: [`run`] brings a sliver to run, [`rest`] to suspend, stop or leave, [`hold`] makes wait what must not
+//! The rooms: `run` brings a sliver to run, `rest` to suspend, stop or leave, `hold` makes wait what must not
 //! happen now.
 
 mod hold;

@@ -94,8 +94,8 @@ pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<
     }
 }
 
-/// The plan's actions in an order that its edges allow, with everything that gives something back as late as can be. Actions that can never
-/// start are left out; [`check_order`] finds those.
+/// The plan's actions in an order that its edges allow, with everything that gives something back as late as can be.
+/// Actions that can never start are left out; [`super::check_order`] finds those.
 fn greedy(plan: &Plan) -> Vec<&Action> {
     let gives = |i: usize| match plan.actions[i].action {
         Action::Shutdown { .. } | Action::Suspend { .. } => true,
