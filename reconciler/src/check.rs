@@ -1,6 +1,7 @@
 //! Is a finished plan safe? An independent judge: it does not use the planner's reasoning, only the plan, what was
 //! observed, and the rules.
 
+mod rule;
 mod shared;
 mod slivers;
 mod timing;
@@ -14,6 +15,8 @@ use xeno_model::id::SliverId;
 use crate::action::{Action, ActionKey};
 use crate::change::ChangeClass;
 use crate::plan::{Plan, PlanInput};
+
+pub use rule::{Left, Rule};
 
 /// A rule that a plan breaks. A plan with findings must not be carried out.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,15 +47,15 @@ pub enum Finding {
     Lacking {
         /// Whose.
         sliver: SliverId,
-        /// What is not so when the plan is done.
-        what: &'static str,
+        /// How it is when the plan is done.
+        left: Left,
     },
     /// An action that breaks a rule at the moment its turn comes, whatever order the run takes.
     Unsafe {
         /// The action.
         action: ActionKey,
         /// Which rule.
-        what: &'static str,
+        rule: Rule,
     },
     /// Guests would hold more memory than the node has.
     Memory {
@@ -97,8 +100,8 @@ impl fmt::Display for Finding {
             Self::NoChange(key) => write!(f, "{key} is for a sliver that should stay as it is"),
             Self::Misfit { action, class } => write!(f, "{action} is no part of `{}`", class.word()),
             Self::NoReason(sliver) => write!(f, "{sliver} changes without a reason"),
-            Self::Lacking { sliver, what } => write!(f, "{sliver} is left {what}"),
-            Self::Unsafe { action, what } => write!(f, "{action} {what}"),
+            Self::Lacking { sliver, left } => write!(f, "{sliver} is left {left}"),
+            Self::Unsafe { action, rule } => write!(f, "{action} {rule}"),
             Self::Memory { action, held, limit } => {
                 write!(f, "{action} may take guests to {held} MiB of {limit}")
             }
@@ -260,7 +263,7 @@ fn check_removals(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fi
                 if !due || !gone(sliver) {
                     findings.insert(Finding::Unsafe {
                         action: planned.action.key(),
-                        what: "deletes what is not due for it",
+                        rule: Rule::DeletesWhatIsNotDueForIt,
                     });
                 }
             }
@@ -269,7 +272,7 @@ fn check_removals(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fi
                 if !gone(sliver) {
                     findings.insert(Finding::Unsafe {
                         action: planned.action.key(),
-                        what: "sets aside what is desired",
+                        rule: Rule::SetsAsideWhatIsDesired,
                     });
                 }
             }

@@ -8,7 +8,7 @@ use xeno_model::id::{Digest, DomainUuid, SliverId};
 use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::{Ability, DomainState, ObservedDomain, ObservedStorage, Seen};
 
-use super::{Finding, wanted_state};
+use super::{Finding, Left, Rule, wanted_state};
 use crate::action::{Action, ActionKey};
 use crate::change::ChangeClass;
 use crate::plan::{Plan, PlanInput};
@@ -170,10 +170,10 @@ pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<
     let purged = with(|action| matches!(action, Action::Purge { .. }));
     for planned in &plan.actions {
         let action = &planned.action;
-        let mut fault = |broken: bool, what: &'static str| {
+        let mut fault = |broken: bool, rule: Rule| {
             if broken {
                 let action = action.key();
-                findings.insert(Finding::Unsafe { action, what });
+                findings.insert(Finding::Unsafe { action, rule });
             }
         };
         let Some(sliver) = action.sliver() else {
@@ -182,20 +182,14 @@ pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<
         };
         if let Action::Adopt { from, .. } = action {
             let behind = last.get(from).is_none_or(|before| planned.after.contains(before));
-            fault(
-                !behind,
-                "is not held behind the last step of whom it takes over from",
-            );
+            fault(!behind, Rule::NotBehindGiver);
             let old = now.entry(from.clone()).or_default();
-            fault(old.in_use(), "takes over what is in use");
-            fault(!old.kept, "takes over what is not there");
+            fault(old.in_use(), Rule::TakesOverWhatIsInUse);
+            fault(!old.kept, Rule::TakesOverWhatIsNotThere);
             old.kept = false;
         }
         if let Some(before) = last.insert(sliver, action.key()) {
-            fault(
-                !planned.after.contains(&before),
-                "is not held behind the step before it",
-            );
+            fault(!planned.after.contains(&before), Rule::NotBehindPrevious);
         }
         let mut play = Play {
             action,
@@ -214,9 +208,9 @@ pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<
         play.play(&mut fault);
     }
     for (sliver, change) in &plan.changes {
-        if let Some(what) = lacks(input, sliver, change.class, &now[sliver]) {
+        if let Some(left) = lacks(input, sliver, change.class, &now[sliver]) {
             let sliver = sliver.clone();
-            findings.insert(Finding::Lacking { sliver, what });
+            findings.insert(Finding::Lacking { sliver, left });
         }
     }
 }
@@ -266,146 +260,137 @@ struct Play<'a> {
 }
 
 impl Play<'_> {
-    fn play(&mut self, fault: &mut impl FnMut(bool, &'static str)) {
+    fn play(&mut self, fault: &mut impl FnMut(bool, Rule)) {
         let (runs, state) = (self.runs, &mut *self.state);
         match self.action {
             Action::FetchTemplate { .. } | Action::ImportFiles { .. } => {}
             Action::OpenWritable { .. } => {
-                fault(runs.is_none(), "opens what should not run");
-                fault(state.open || state.stack.is_some(), "opens what is open");
-                fault(state.set_aside, "opens what is set aside");
+                fault(runs.is_none(), Rule::OpensWhatShouldNotRun);
+                fault(state.open || state.stack.is_some(), Rule::OpensWhatIsOpen);
+                fault(state.set_aside, Rule::OpensWhatIsSetAside);
                 state.open = true;
                 state.kept = true;
             }
             Action::Limit { disk, .. } => {
-                fault(!state.open, "limits writable layers that are not open");
+                fault(!state.open, Rule::LimitsWritableLayersThatAreNotOpen);
                 fault(
                     runs.is_none_or(|desired| desired.resources.disk != *disk),
-                    "limits to what is not desired",
+                    Rule::LimitsToWhatIsNotDesired,
                 );
             }
             Action::Stack { stack, .. } => {
-                fault(!state.open, "stacks on a writable layer that is not open");
+                fault(!state.open, Rule::StacksOnAWritableLayerThatIsNotOpen);
                 fault(
                     runs.map(stack_digest) != Some(*stack),
-                    "stacks what is not desired",
+                    Rule::StacksWhatIsNotDesired,
                 );
                 let ready = runs.is_none_or(|desired| self.here.can_start(desired, true));
-                fault(!ready, "stacks layers that are not here");
+                fault(!ready, Rule::StacksLayersThatAreNotHere);
                 fault(
                     state.exported || state.stack.is_some(),
-                    "stacks over a stack that is in use",
+                    Rule::StacksOverAStackThatIsInUse,
                 );
                 state.stack = Some(*stack);
             }
             Action::Export { stack, .. } => {
-                fault(
-                    state.stack != Some(*stack),
-                    "serves a stack that is not assembled",
-                );
+                fault(state.stack != Some(*stack), Rule::ServesAStackThatIsNotAssembled);
                 let booted = state.domain.as_ref().map(|domain| domain.booted);
                 let foreign = booted.is_some_and(|booted| runs.map(boot_digest) != Some(booted));
-                fault(foreign, "serves a domain that was started on something else");
+                fault(foreign, Rule::ServesADomainThatWasStartedOnSomethingElse);
                 state.exported = true;
             }
             Action::Boot { boot, .. } => {
-                fault(
-                    state.image.is_some(),
-                    "starts a domain while an image of it is left",
-                );
+                fault(state.image.is_some(), Rule::StartsADomainWhileAnImageOfItIsLeft);
                 self.start(boot, fault);
             }
             Action::Resume { boot, .. } => {
                 let fits = runs.is_some_and(|desired| state.can_resume(desired));
-                fault(!fits, "resumes an image that does not fit");
+                fault(!fits, Rule::ResumesAnImageThatDoesNotFit);
                 let unsealed = state.image.as_ref().is_none_or(|image| image.sealed == Seal::Not);
-                fault(unsealed, "resumes an image that is not sealed");
+                fault(unsealed, Rule::ResumesAnImageThatIsNotSealed);
                 state.image = None;
                 self.start(boot, fault);
             }
             Action::Unpause { stack, .. } => {
                 let (ready, domain) = (state.exported && state.stack == Some(*stack), &mut state.domain);
-                fault(!ready, "lets a domain go on without its export");
+                fault(!ready, Rule::LetsADomainGoOnWithoutItsExport);
                 let right = domain.as_mut().is_some_and(|domain| {
                     let paused = domain.state == DomainState::Paused;
                     domain.state = DomainState::Running;
                     paused && runs.map(boot_digest) == Some(domain.booted)
                 });
-                fault(!right, "lets something else go on than is desired");
+                fault(!right, Rule::LetsSomethingElseGoOnThanIsDesired);
             }
             Action::Retune { tuning, .. } => {
-                fault(!state.runs(), "changes a domain that does not run");
+                fault(!state.runs(), Rule::ChangesADomainThatDoesNotRun);
                 fault(
                     runs.map(Tuning::of).as_ref() != Some(tuning),
-                    "changes to what is not desired",
+                    Rule::ChangesToWhatIsNotDesired,
                 );
                 if let Some(domain) = &mut state.domain {
                     let beyond = tuning.memory_mib > domain.memory_max_mib;
-                    fault(beyond, "gives more memory than the domain was started with");
+                    fault(beyond, Rule::GivesMoreMemoryThanTheDomainWasStartedWith);
                     domain.tuned = true;
                 }
             }
-            Action::AwaitHealthy { .. } => fault(!state.runs(), "waits for a domain that does not run"),
+            Action::AwaitHealthy { .. } => fault(!state.runs(), Rule::WaitsForADomainThatDoesNotRun),
             Action::Shutdown { .. } | Action::Suspend { .. } => self.end(fault),
             Action::Seal { .. } => {
-                fault(state.in_use(), "seals an image with what is in use");
+                fault(state.in_use(), Rule::SealsAnImageWithWhatIsInUse);
                 match &mut state.image {
                     Some(image) => image.sealed = Seal::Now,
-                    None => fault(true, "seals an image that is not there"),
+                    None => fault(true, Rule::SealsAnImageThatIsNotThere),
                 }
             }
             Action::DiscardImage { .. } => self.discard(fault),
             Action::Unexport { .. } => {
-                fault(state.domain.is_some(), "stops serving a domain that is there");
+                fault(state.domain.is_some(), Rule::StopsServingADomainThatIsThere);
                 state.exported = false;
             }
             Action::CloseWritable { .. } => {
-                fault(state.domain.is_some() || state.exported, "closes what is in use");
+                fault(state.domain.is_some() || state.exported, Rule::ClosesWhatIsInUse);
                 state.open = false;
                 state.stack = None;
             }
             Action::Tombstone { .. } => {
-                fault(state.in_use(), "sets aside what is in use");
+                fault(state.in_use(), Rule::SetsAsideWhatIsInUse);
                 state.set_aside = true;
             }
             Action::Revive { .. } => {
-                fault(self.desired.is_none(), "revives what nobody desires");
-                fault(
-                    state.in_use() || !state.set_aside,
-                    "revives what is not set aside",
-                );
+                fault(self.desired.is_none(), Rule::RevivesWhatNobodyDesires);
+                fault(state.in_use() || !state.set_aside, Rule::RevivesWhatIsNotSetAside);
                 state.set_aside = false;
                 state.kept = true;
             }
             Action::Adopt { from, .. } => {
                 let named = self.desired.and_then(|desired| desired.moved_from.as_ref());
-                fault(named != Some(from), "takes over what is not its own");
+                fault(named != Some(from), Rule::TakesOverWhatIsNotItsOwn);
                 let wanted = &self.input.desired;
                 let still = wanted.slivers.contains_key(from) || wanted.elsewhere.contains(from);
-                fault(still, "takes over what is still desired under its name");
+                fault(still, Rule::TakesOverWhatIsStillDesiredUnderItsName);
                 let own = state.kept || state.set_aside || state.in_use();
-                fault(own, "takes over others while it has its own");
+                fault(own, Rule::TakesOverOthersWhileItHasItsOwn);
                 state.kept = true;
             }
             Action::Purge { .. } => {
-                fault(state.in_use() || !state.set_aside, "deletes what is in use");
-                fault(state.image.is_some(), "leaves an image behind");
+                fault(state.in_use() || !state.set_aside, Rule::DeletesWhatIsInUse);
+                fault(state.image.is_some(), Rule::LeavesAnImageBehind);
                 state.kept = false;
                 state.set_aside = false;
             }
         }
     }
 
-    fn start(&mut self, boot: &Digest, fault: &mut impl FnMut(bool, &'static str)) {
+    fn start(&mut self, boot: &Digest, fault: &mut impl FnMut(bool, Rule)) {
         let (runs, state) = (self.runs, &mut *self.state);
         fault(
             !state.exported || state.stack != runs.map(stack_digest),
-            "starts a domain without its export",
+            Rule::StartsADomainWithoutItsExport,
         );
-        fault(state.domain.is_some(), "starts a second domain");
-        fault(runs.map(boot_digest) != Some(*boot), "starts what is not desired");
+        fault(state.domain.is_some(), Rule::StartsASecondDomain);
+        fault(runs.map(boot_digest) != Some(*boot), Rule::StartsWhatIsNotDesired);
         let kernel = runs.is_some_and(|desired| self.here.can_start(desired, false));
-        fault(!kernel, "starts without its kernel");
+        fault(!kernel, Rule::StartsWithoutItsKernel);
         if let Some(desired) = runs {
             state.domain = Some(Domain {
                 booted: *boot,
@@ -419,10 +404,10 @@ impl Play<'_> {
         state.mark = None;
     }
 
-    fn end(&mut self, fault: &mut impl FnMut(bool, &'static str)) {
+    fn end(&mut self, fault: &mut impl FnMut(bool, Rule)) {
         let (runs, state) = (self.runs, &mut *self.state);
         let Some(domain) = state.domain.take() else {
-            return fault(true, "stops a domain that is not ours");
+            return fault(true, Rule::StopsADomainThatIsNotOurs);
         };
         let right = domain.state == DomainState::Running
             && domain.tuned
@@ -432,14 +417,14 @@ impl Play<'_> {
                     && desired.uuid == domain.uuid
                     && state.stack == Some(stack_digest(desired))
             });
-        fault(right && state.rightly_open, "stops a domain that is as desired");
+        fault(right && state.rightly_open, Rule::StopsADomainThatIsAsDesired);
         let ready = runs.is_none_or(|desired| self.here.can_start(desired, self.restacks));
-        fault(!ready, "stops a domain before it can start again");
+        fault(!ready, Rule::StopsADomainBeforeItCanStartAgain);
         if matches!(self.action, Action::Suspend { .. }) {
             let lives = matches!(domain.state, DomainState::Running | DomainState::Paused);
-            fault(!lives, "stores the memory of a domain that does not live");
+            fault(!lives, Rule::StoresTheMemoryOfADomainThatDoesNotLive);
             let able = self.here.able.contains(&Ability::Suspend);
-            fault(!able, "asks the driver for what it cannot do");
+            fault(!able, Rule::AsksTheDriverForWhatItCannotDo);
             state.image = Some(Image {
                 boot: domain.booted,
                 uuid: domain.uuid,
@@ -457,9 +442,9 @@ impl Play<'_> {
     }
 
     /// An image is memory that somebody may want back.
-    fn discard(&mut self, fault: &mut impl FnMut(bool, &'static str)) {
+    fn discard(&mut self, fault: &mut impl FnMut(bool, Rule)) {
         let state = &mut *self.state;
-        fault(state.image.is_none(), "deletes an image that is not there");
+        fault(state.image.is_none(), Rule::DeletesAnImageThatIsNotThere);
         let domain_is_newer = state.domain.is_some();
         let wanted = match self.desired {
             // A removal keeps it with what else is set aside, until that is purged.
@@ -476,13 +461,13 @@ impl Play<'_> {
             },
         };
         let outdated = domain_is_newer || state.mark.is_none();
-        fault(wanted && !outdated, "deletes memory that nobody gave up");
+        fault(wanted && !outdated, Rule::DeletesMemoryThatNobodyGaveUp);
         state.image = None;
     }
 }
 
 /// What is not so once a change of that class is made.
-fn lacks(input: &PlanInput<'_>, sliver: &SliverId, class: ChangeClass, state: &Now) -> Option<&'static str> {
+fn lacks(input: &PlanInput<'_>, sliver: &SliverId, class: ChangeClass, state: &Now) -> Option<Left> {
     let closed = state.domain.is_none() && !state.exported && !state.open && state.stack.is_none();
     let unsealed = state
         .image
@@ -490,17 +475,17 @@ fn lacks(input: &PlanInput<'_>, sliver: &SliverId, class: ChangeClass, state: &N
         .is_some_and(|image| image.sealed == Seal::Not || image.outdated);
     match class {
         ChangeClass::Keep | ChangeClass::Wait => None,
-        ChangeClass::Purge => state.set_aside.then_some("set aside"),
+        ChangeClass::Purge => state.set_aside.then_some(Left::SetAside),
         ChangeClass::InPlace
         | ChangeClass::Create
         | ChangeClass::Start
         | ChangeClass::Resume
         | ChangeClass::Reboot => {
             let Some(desired) = input.desired.slivers.get(sliver) else {
-                return Some("changing although nobody desires it");
+                return Some(Left::Undesired);
             };
             if wanted_state(input, desired) != SliverState::Running {
-                return (!closed || state.set_aside).then_some("in use or set aside though it should rest");
+                return (!closed || state.set_aside).then_some(Left::NotResting);
             }
             let right = state.exported
                 && state.domain.as_ref().is_some_and(|domain| {
@@ -509,23 +494,22 @@ fn lacks(input: &PlanInput<'_>, sliver: &SliverId, class: ChangeClass, state: &N
                         && domain.booted == boot_digest(desired)
                         && domain.uuid == desired.uuid
                 });
-            (!right || state.image.is_some()).then_some("without its domain or its export")
+            (!right || state.image.is_some()).then_some(Left::NotRunning)
         }
         ChangeClass::Suspend | ChangeClass::Stop => {
             // Who asks for `stopped` gives up the memory, unless the slice resumes; who is kept down does not.
             let desired = input.desired.slivers.get(sliver);
             let gives_up = desired.is_some_and(|d| d.state == SliverState::Stopped && d.start == Start::Boot);
             let left = unsealed || gives_up && state.image.is_some();
-            (!closed || left || state.set_aside)
-                .then_some("running, open, set aside or with an image that says nothing")
+            (!closed || left || state.set_aside).then_some(Left::NotAtRest)
         }
         ChangeClass::HandOver => {
-            (!closed || state.kept || state.image.is_some()).then_some("running, open or not handed over")
+            (!closed || state.kept || state.image.is_some()).then_some(Left::NotHandedOver)
         }
         ChangeClass::Remove => {
             let stays = state.kept && !state.set_aside;
             let image = state.image.is_some() && !state.set_aside;
-            (!closed || stays || image || unsealed).then_some("running, open or not set aside")
+            (!closed || stays || image || unsealed).then_some(Left::NotRemoved)
         }
     }
 }

@@ -1,3 +1,5 @@
+mod every;
+
 use xeno_model::desired::DeleteBudget;
 use xeno_model::id::Timestamp;
 use xeno_model::units::Bytes;
