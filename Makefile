@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image demo demo-stop test lint unit crash-long guest test-crash test-posix test-ssh bench doc deny clean-images
+.PHONY: help setup build man image demo demo-stop test lint unit crash-long guest test-crash test-posix test-overlayfs test-ssh bench doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -57,6 +57,9 @@ test-crash: image ## every kind of action once on a real guest, its agent ended 
 test-posix: image ## what programs expect of a root file system: 309 cases on four kinds of objects in a guest, and on ext4 (root)
 	$(CARGO) build --locked --workspace --bins
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test posix -- --nocapture
+
+test-overlayfs: ## random operations on cowfs, on the kernel's overlayfs and in memory, compared step by step (root; OVERLAY_SECONDS=45, SEED=1)
+	XENO_OVERLAY_SECONDS=$(or $(OVERLAY_SECONDS),45) XENO_SEED=$(or $(SEED),1) $(CARGO) test --locked -p xeno-tests --features overlayfs --test overlayfs -- --nocapture
 
 test-ssh: ## a repository read over ssh from a real sshd (needs openssh-server, which `make setup` leaves alone: it opens a port)
 	$(CARGO) test --locked -p xeno-agent --features sshd ssh

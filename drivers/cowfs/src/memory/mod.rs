@@ -276,6 +276,12 @@ impl Tree {
         }
         let parent = self.node(dir);
         parent.check(caller, WRITE | EXECUTE)?;
+        if let Body::Special(special) = &body
+            && matches!(special.file_type, FileType::Block | FileType::Character)
+            && caller.uid != 0
+        {
+            return Err(Status::Perm);
+        }
         let is_directory = matches!(body, Body::Directory(_));
         let default_mode = if matches!(body, Body::Symlink(_)) {
             0o777

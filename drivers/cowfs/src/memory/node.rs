@@ -162,12 +162,14 @@ impl Node {
         {
             return Err(Status::Perm);
         }
-        for time in [set.atime, set.mtime] {
-            match time {
-                SetTime::Keep => {}
-                SetTime::ServerNow if !is_root && !is_owner => self.check(caller, WRITE)?,
-                SetTime::Client(_) if !is_root && !is_owner => return Err(Status::Perm),
-                SetTime::ServerNow | SetTime::Client(_) => {}
+        if !is_root && !is_owner {
+            // A value needs the owner, the clock's time needs leave to write: utimensat(2).
+            let times = [set.atime, set.mtime];
+            if times.iter().any(|time| matches!(time, SetTime::Client(_))) {
+                return Err(Status::Perm);
+            }
+            if times.contains(&SetTime::ServerNow) {
+                self.check(caller, WRITE)?;
             }
         }
         if set.size.is_some() {

@@ -261,7 +261,6 @@ impl FileService for Memory {
         set: &SetAttr,
     ) -> FsResult<Changed<InDirectory>> {
         let device = match special.file_type {
-            FileType::Block | FileType::Character if caller.uid != 0 => return Err(Status::Perm),
             FileType::Block | FileType::Character => special.device,
             FileType::Socket | FileType::Fifo => Device::default(),
             FileType::Regular | FileType::Directory | FileType::Symlink => return Err(Status::BadType),
@@ -356,26 +355,33 @@ impl FileService for Memory {
             tree.remember(key, None);
             return Ok(changed(renamed(&tree)));
         }
+        // Which of several mistakes is told follows Linux: loops, then leave, then types.
+        let directory = tree.is_directory(moved);
+        if directory && tree.is_within(to_dir, moved) {
+            return Err(Status::Inval);
+        }
+        if target.is_some_and(|target| tree.is_within(from_dir, target)) {
+            return Err(Status::NotEmpty);
+        }
         tree.check_removal(caller, from_dir, moved)?;
         match target {
-            Some(target) => tree.check_removal(caller, to_dir, target)?,
+            Some(target) => {
+                tree.check_removal(caller, to_dir, target)?;
+                match (directory, tree.is_directory(target)) {
+                    (true, false) => return Err(Status::NotDir),
+                    (false, true) => return Err(Status::IsDir),
+                    (true, true) | (false, false) => {}
+                }
+            }
             None => tree.node(to_dir).check(caller, WRITE | EXECUTE)?,
         }
-        if tree.is_directory(moved) {
-            if tree.is_within(to_dir, moved) {
-                return Err(Status::Inval);
-            }
-            if from_dir != to_dir {
-                // Its `..` changes.
-                tree.node(moved).check(caller, WRITE)?;
-            }
+        if directory && from_dir != to_dir {
+            // Its `..` changes.
+            tree.node(moved).check(caller, WRITE)?;
         }
         if let Some(target) = target {
-            match (tree.is_directory(moved), tree.is_directory(target)) {
-                (true, false) => return Err(Status::NotDir),
-                (false, true) => return Err(Status::IsDir),
-                (true, true) if !tree.directory(target)?.is_empty() => return Err(Status::NotEmpty),
-                (true, true) | (false, false) => {}
+            if directory && !tree.directory(target)?.is_empty() {
+                return Err(Status::NotEmpty);
             }
             tree.detach(to_dir, to_name, target);
             tree.unlink(target);

@@ -56,6 +56,9 @@ impl Stack {
             return Err(Status::Exist);
         }
         permit::require(caller, &attr, W | X)?;
+        if matches!(new.file_type, FileType::Block | FileType::Character) && caller.uid != 0 {
+            return Err(Status::Perm);
+        }
         self.make_in(&mut state, caller, call, (&node, &attr), name, new)
     }
 
@@ -298,12 +301,7 @@ impl Stack {
         set: &SetAttr,
     ) -> FsResult<Changed<InDirectory>> {
         let device = match special.file_type {
-            FileType::Block | FileType::Character => {
-                if caller.uid != 0 {
-                    return Err(Status::Perm);
-                }
-                special.device
-            }
+            FileType::Block | FileType::Character => special.device,
             FileType::Socket | FileType::Fifo => Device::default(),
             FileType::Regular | FileType::Directory | FileType::Symlink => return Err(Status::BadType),
         };

@@ -157,19 +157,39 @@ impl Stack {
         if replaced.as_ref().is_some_and(|there| there.key() == node.key()) {
             return self.renamed_nothing(state, call, &from, &to);
         }
+        // Which of several mistakes is told follows Linux (`do_renameat2`, `vfs_rename`): loops, then leave, then types.
+        let directory = attr.file_type == FileType::Directory;
+        let moves = directory && from.dir.key() != to.dir.key();
+        if moves && self.is_within(state, &to.dir, node.key())? {
+            return Err(Status::Inval);
+        }
+        if let Some(there) = &replaced
+            && self.is_within(state, &from.dir, there.key())?
+        {
+            return Err(Status::NotEmpty);
+        }
         permit::unlinkable(caller, &from.attr, &attr)?;
         match &replaced {
-            Some(there) => permit::unlinkable(caller, &to.attr, &self.attr(state, there)?)?,
+            Some(there) => {
+                let there = self.attr(state, there)?;
+                permit::unlinkable(caller, &to.attr, &there)?;
+                match (directory, there.file_type == FileType::Directory) {
+                    (true, false) => return Err(Status::NotDir),
+                    (false, true) => return Err(Status::IsDir),
+                    (true, true) | (false, false) => {}
+                }
+            }
             None => permit::require(caller, &to.attr, W | X)?,
         }
-        let directory = attr.file_type == FileType::Directory;
-        if directory && from.dir.key() != to.dir.key() {
-            self.check_not_below(state, &to.dir, node.key())?;
+        if moves {
             // Its `..` changes, which is a write to the directory itself.
             permit::require(caller, &attr, W)?;
         }
-        if let Some(there) = &replaced {
-            self.check_replaceable(state, there, directory)?;
+        if let Some(there) = &replaced
+            && directory
+            && !lock(&*self.listing(state, there)?).is_empty()
+        {
+            return Err(Status::NotEmpty);
         }
         self.writable()?;
         self.check_call(state, call)?;
@@ -260,25 +280,15 @@ impl Stack {
         })
     }
 
-    fn check_replaceable(&self, state: &State, there: &Node, directory: bool) -> FsResult<()> {
-        let attr = self.attr(state, there)?;
-        match (directory, attr.file_type == FileType::Directory) {
-            (true, false) => Err(Status::NotDir),
-            (false, true) => Err(Status::IsDir),
-            (true, true) if !lock(&*self.listing(state, there)?).is_empty() => Err(Status::NotEmpty),
-            _ => Ok(()),
-        }
-    }
-
-    /// Refuses to move a directory into itself.
-    fn check_not_below(&self, state: &State, dir: &Node, moved: ObjectKey) -> FsResult<()> {
-        let mut current = dir.clone();
+    /// Whether `inner` is the object `outer` or lies below it.
+    fn is_within(&self, state: &State, inner: &Node, outer: ObjectKey) -> FsResult<bool> {
+        let mut current = inner.clone();
         loop {
-            if current.key() == moved {
-                return Err(Status::Inval);
+            if current.key() == outer {
+                return Ok(true);
             }
             if current.key() == self.root {
-                return Ok(());
+                return Ok(false);
             }
             current = self.parent(state, &current)?;
         }
