@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image demo demo-stop test lint unit crash-long guest test-crash test-posix test-overlayfs test-ssh bench doc deny clean-images
+.PHONY: help setup build man image demo demo-stop test lint unit crash-long guest test-crash test-posix test-overlayfs test-ssh bench bench-cowfs doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -67,6 +67,12 @@ test-ssh: ## a repository read over ssh from a real sshd (needs openssh-server, 
 bench: build ## measure what is promised: a table, and target/bench/report.json (tests/bench/README.md)
 	$(CARGO) build --release --locked -p xeno-bench --features lab
 	@target/release/xeno-bench --report target/bench/report.json
+
+bench-cowfs: setup ## the file server beside nfs-ganesha over overlayfs (root; installs nfs-ganesha; tests/bench-cowfs/README.md)
+	@tools/setup nfs-ganesha nfs-ganesha-vfs rpcbind iproute2 e2fsprogs
+	$(CARGO) build --release --locked -p xeno-bench-cowfs
+	@mkdir -p target/bench
+	@target/release/xeno-bench-cowfs --dir target/bench/ground --report target/bench/cowfs.json
 
 doc: ## the code's own documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
