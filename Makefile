@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image demo demo-stop test lint unit crash-long guest test-crash test-posix test-overlayfs test-ssh bench bench-cowfs doc deny clean-images
+.PHONY: help setup build man image demo demo-stop test lint unit crash-long guest test-crash test-setbacks test-posix test-overlayfs test-ssh bench bench-cowfs doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -53,6 +53,10 @@ guest: image ## real guests: the QEMU driver, and one push followed to its page
 test-crash: image ## every kind of action once on a real guest, its agent ended by kill -9 just after the effect
 	$(CARGO) build --locked --workspace --bins
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test crash -- --nocapture
+
+test-setbacks: image ## disks below a whole node that are full, read-only or from another day (root)
+	$(CARGO) build --locked --workspace --bins
+	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test setbacks -- --nocapture
 
 test-posix: image ## what programs expect of a root file system: 309 cases on four kinds of objects in a guest, and on ext4 (root)
 	$(CARGO) build --locked --workspace --bins

@@ -184,9 +184,8 @@ fn no_action_minds_a_kill_of_its_agent() -> LabResult<()> {
         dir: dir.clone(),
         keep: false,
     };
-    let outcome = story(&options);
-    stop::end_all(&dir)?;
-    outcome
+    let _stop = stop::AtTheEnd::of(&dir);
+    story(&options)
 }
 
 fn story(options: &run::Options) -> LabResult<()> {

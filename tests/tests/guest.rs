@@ -42,9 +42,8 @@ fn a_push_becomes_a_page_and_outlives_a_killed_file_server() -> LabResult<()> {
         dir: dir.clone(),
         keep: false,
     };
-    let outcome = story(&options);
-    stop::end_all(&dir)?;
-    outcome
+    let _stop = stop::AtTheEnd::of(&dir);
+    story(&options)
 }
 
 fn story(options: &run::Options) -> LabResult<()> {

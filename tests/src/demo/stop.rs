@@ -1,6 +1,6 @@
 //! Ending what a demonstration started: its guests by a push, its daemons by their own pids.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -50,6 +50,26 @@ pub fn end_all(dir: &Path) -> LabResult<()> {
         say(&format!("ended {ended} processes of the demonstration"));
     }
     Ok(())
+}
+
+/// Ends everything in its directory when it goes, so that a failed check leaves nobody behind on a port.
+#[derive(Debug)]
+pub struct AtTheEnd(PathBuf);
+
+impl AtTheEnd {
+    /// For what is started in `dir` from now on.
+    #[must_use]
+    pub fn of(dir: &Path) -> Self {
+        Self(dir.to_owned())
+    }
+}
+
+impl Drop for AtTheEnd {
+    fn drop(&mut self) {
+        if let Err(error) = end_all(&self.0) {
+            say(&error.to_string());
+        }
+    }
 }
 
 /// QEMU processes whose command line names a path in `dir`: nobody else's can.
