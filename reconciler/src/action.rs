@@ -303,7 +303,7 @@ impl Action {
             | Self::AwaitHealthy { sliver, .. }
             | Self::Purge { sliver, .. } => sliver.to_string(),
         };
-        ActionKey(format!("{}:{object}", self.verb()))
+        ActionKey([self.verb(), ":", &object].concat())
     }
 
     /// Where it stands among actions that nothing orders; also the order of the steps of one sliver.

@@ -5,7 +5,7 @@ mod next;
 use std::collections::{BTreeMap, BTreeSet};
 
 use petgraph::algo::tarjan_scc;
-use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
 use xeno_model::desired::{CarriedContent, DesiredNode, DesiredSliver, LayerRef};
 use xeno_model::id::{Digest, Generation, NodeName, Revision, SliverId, Timestamp};
@@ -345,54 +345,54 @@ impl Actions {
 
     /// Derives the order from what actions need, provide and revoke.
     fn connect(&mut self, input: &PlanInput<'_>) -> Result<(), PlanError> {
+        let actions: Vec<&Action> = self.planned.values().map(|planned| &planned.action).collect();
+        let keys: Vec<ActionKey> = self.planned.keys().cloned().collect();
         let mut providers = BTreeMap::new();
-        let mut of_sliver: BTreeMap<&SliverId, Vec<&Action>> = BTreeMap::new();
-        for planned in self.planned.values() {
-            let provided = planned.action.provides().into_iter();
-            providers.extend(provided.map(|condition| (condition, &planned.action)));
-            if let Some(sliver) = planned.action.sliver() {
-                of_sliver.entry(sliver).or_default().push(&planned.action);
+        let mut of_sliver: BTreeMap<&SliverId, Vec<usize>> = BTreeMap::new();
+        for (at, action) in actions.iter().enumerate() {
+            let provided = action.provides().into_iter();
+            providers.extend(provided.map(|condition| (condition, at)));
+            if let Some(sliver) = action.sliver() {
+                of_sliver.entry(sliver).or_default().push(at);
             }
         }
-        let mut edges = BTreeSet::new();
-        for planned in self.planned.values() {
-            let action = &planned.action;
+        // Pairs of places: what comes before, what comes after.
+        let mut edges: Vec<(usize, usize)> = Vec::new();
+        for (at, action) in actions.iter().enumerate() {
             // Only a sliver's own actions take away what it needs.
             let siblings = action.sliver().and_then(|sliver| of_sliver.get(sliver));
             for condition in action.needs() {
-                let provider = providers.get(&condition);
+                let provider = providers.get(&condition).copied();
                 match provider {
-                    Some(provider) => {
-                        edges.insert((provider.key(), action.key()));
-                    }
+                    Some(provider) => edges.push((provider, at)),
                     None if holds(input.observed, &condition) => {}
                     None => {
                         return Err(PlanError::Unmet {
-                            action: action.key(),
+                            action: keys[at].clone(),
                             condition,
                         });
                     }
                 }
-                let revokers = siblings
-                    .into_iter()
-                    .flatten()
-                    .filter(|other| *other != &action && other.revokes(&condition));
-                for revoker in revokers {
-                    edges.insert(match provider {
-                        Some(provider) if revoker.rank() < provider.rank() => (revoker.key(), provider.key()),
-                        Some(_) | None => (action.key(), revoker.key()),
+                let siblings = siblings.into_iter().flatten().copied();
+                for revoker in siblings.filter(|other| *other != at && actions[*other].revokes(&condition)) {
+                    edges.push(match provider {
+                        Some(provider) if actions[revoker].rank() < actions[provider].rank() => {
+                            (revoker, provider)
+                        }
+                        Some(_) | None => (at, revoker),
                     });
                 }
             }
         }
         // Besides, the steps of one sliver keep their order: an export for a boot to come must not be made while the
         // domain before it still runs.
-        for actions in of_sliver.values_mut() {
-            actions.sort_by_key(|action| action.rank());
-            edges.extend(actions.windows(2).map(|pair| (pair[0].key(), pair[1].key())));
+        for of_one in of_sliver.values_mut() {
+            of_one.sort_by_key(|at| actions[*at].rank());
+            edges.extend(of_one.windows(2).map(|pair| (pair[0], pair[1])));
         }
+        let mut planned: Vec<&mut PlannedAction> = self.planned.values_mut().collect();
         for (before, after) in edges {
-            self.edge(&before, &after);
+            planned[after].after.insert(keys[before].clone());
         }
         Ok(())
     }
@@ -571,48 +571,51 @@ fn file_bytes(set: &xeno_model::desired::FileSet) -> u64 {
 }
 
 /// Puts actions in an order that respects their edges; among those free to go, by rank, sliver and key.
-fn in_order(mut planned: BTreeMap<ActionKey, PlannedAction>) -> Result<Vec<PlannedAction>, PlanError> {
-    let mut graph: StableDiGraph<&ActionKey, ()> = StableDiGraph::with_capacity(planned.len(), 0);
-    let nodes: BTreeMap<&ActionKey, NodeIndex> =
-        planned.keys().map(|key| (key, graph.add_node(key))).collect();
-    for (key, action) in &planned {
-        for before in &action.after {
-            graph.add_edge(nodes[before], nodes[key], ());
-        }
+fn in_order(planned: BTreeMap<ActionKey, PlannedAction>) -> Result<Vec<PlannedAction>, PlanError> {
+    let keys: Vec<&ActionKey> = planned.keys().collect();
+    let edges = planned.values().enumerate().flat_map(|(at, planned)| {
+        let before = planned
+            .after
+            .iter()
+            .filter_map(|key| keys.binary_search(&key).ok());
+        before.map(move |before| (NodeIndex::new(before), NodeIndex::new(at)))
+    });
+    // Nodes are numbered as keys are ordered.
+    let mut graph: DiGraph<(), ()> = DiGraph::with_capacity(keys.len(), 2 * keys.len());
+    for _ in &keys {
+        graph.add_node(());
     }
-    let place = |node: NodeIndex| {
-        let key = graph[node];
-        let action = &planned[key].action;
-        (action.rank(), action.sliver(), key, node)
-    };
-    let mut waits_for: BTreeMap<NodeIndex, usize> = BTreeMap::new();
-    let mut free = BTreeSet::new();
-    for node in graph.node_indices() {
-        let before = graph.edges_directed(node, petgraph::Direction::Incoming).count();
-        waits_for.insert(node, before);
-        if before == 0 {
-            free.insert(place(node));
-        }
-    }
-    let mut order = Vec::with_capacity(planned.len());
-    while let Some((.., key, node)) = free.pop_first() {
-        order.push(key.clone());
+    graph.extend_with_edges(edges);
+    let ranks: Vec<_> = planned
+        .values()
+        .map(|planned| (planned.action.rank(), planned.action.sliver()))
+        .collect();
+    let place = |node: NodeIndex| (ranks[node.index()], node);
+    let mut waits_for: Vec<usize> = graph
+        .node_indices()
+        .map(|node| graph.edges_directed(node, petgraph::Direction::Incoming).count())
+        .collect();
+    let free = graph.node_indices().filter(|node| waits_for[node.index()] == 0);
+    let mut free: BTreeSet<_> = free.map(place).collect();
+    let mut order = Vec::with_capacity(keys.len());
+    while let Some((_, node)) = free.pop_first() {
+        order.push(node.index());
         for edge in graph.edges(node) {
-            if let Some(count) = waits_for.get_mut(&edge.target()) {
-                *count -= 1;
-                if *count == 0 {
-                    free.insert(place(edge.target()));
-                }
+            let count = &mut waits_for[edge.target().index()];
+            *count -= 1;
+            if *count == 0 {
+                free.insert(place(edge.target()));
             }
         }
     }
-    if order.len() < planned.len() {
+    if order.len() < keys.len() {
         let cycles = tarjan_scc(&graph).into_iter().filter(|group| group.len() > 1);
-        let mut keys: Vec<_> = cycles.flatten().map(|node| graph[node].clone()).collect();
+        let mut keys: Vec<_> = cycles.flatten().map(|node| keys[node.index()].clone()).collect();
         keys.sort();
         return Err(PlanError::Cycle { keys });
     }
-    Ok(order.iter().filter_map(|key| planned.remove(key)).collect())
+    let mut planned: Vec<_> = planned.into_values().map(Some).collect();
+    Ok(order.into_iter().filter_map(|at| planned[at].take()).collect())
 }
 
 #[cfg(test)]
