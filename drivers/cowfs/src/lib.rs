@@ -18,6 +18,7 @@ pub mod fsck;
 pub mod guest;
 pub mod handle;
 pub mod import;
+pub mod inspect;
 pub mod layer;
 pub mod memory;
 pub mod nfs;

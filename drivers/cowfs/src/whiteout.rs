@@ -6,10 +6,10 @@
 use crate::attr::{Device, FileType};
 
 /// The prefix that OCI layers reserve.
-const PREFIX: &[u8] = b".wh.";
+pub(crate) const PREFIX: &[u8] = b".wh.";
 
 /// The name that makes the directory it lies in opaque.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// The extended attributes by which overlayfs marks a directory as opaque, with the value `y`: the first where root
 /// made the layer, the second where a user did.
