@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image demo demo-stop test lint unit crash-long guest test-crash test-setbacks test-posix test-overlayfs test-ssh bench bench-cowfs doc deny clean-images
+.PHONY: help setup build man image demo demo-stop test lint unit crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-overlayfs test-ssh bench bench-cowfs doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -44,6 +44,10 @@ unit: ## tests that need no guest
 
 crash-long: ## random walks of a whole agent through commits, faults and crashes (WALKS=500, SEED=1)
 	XENO_WALKS=$(or $(WALKS),500) XENO_SEED=$(or $(SEED),1) $(CARGO) test --locked -p xeno-agent --test lab walk
+
+cowfs-crash-long: ## crashes of writable layers at every moment, thoroughly (WAYS=2000 for each moment, STORIES=400, SEED=1)
+	XENO_COWFS_CRASHES=$(or $(WAYS),2000) XENO_COWFS_STORIES=$(or $(STORIES),400) XENO_SEED=$(or $(SEED),1) \
+		$(CARGO) test --locked --release -p cowfs --lib durability -- --nocapture
 
 guest: image ## real guests: the QEMU driver, and one push followed to its page
 	$(CARGO) build --locked --workspace --bins

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::handle::ObjectKey;
 use crate::writable::content::ContentStore;
+use crate::writable::disk::Disk;
 use crate::writable::extents::Source;
 use crate::writable::log;
 use crate::writable::record::Name;
@@ -39,11 +40,15 @@ pub struct Report {
 /// # Errors
 /// As [`crate::writable::Writable::open`], but for locks and epochs.
 pub fn fsck(path: &Path) -> Result<Report, WritableError> {
+    fsck_on(&Disk::Host, path)
+}
+
+pub(crate) fn fsck_on(disk: &Disk, path: &Path) -> Result<Report, WritableError> {
     let missing = || WritableError::Missing {
         path: path.to_path_buf(),
     };
-    let meta = Meta::read(path)?.ok_or_else(missing)?;
-    let replayed = log::replay(path, meta.layer)?;
+    let meta = Meta::read(disk, path)?.ok_or_else(missing)?;
+    let replayed = log::replay(disk, path, meta.layer)?;
     let state = &replayed.state;
     let mut report = Report {
         objects: log::as_u64(state.objects.len()),
@@ -57,7 +62,7 @@ pub fn fsck(path: &Path) -> Result<Report, WritableError> {
         ..Report::default()
     };
     check_names(state, &mut report);
-    check_content(state, &ContentStore::new(path), &mut report);
+    check_content(state, &ContentStore::new(disk, path), &mut report);
     Ok(report)
 }
 

@@ -7,9 +7,11 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
+use super::data::io_status;
 use super::{Stack, Top};
 use crate::handle::ObjectKey;
 use crate::service::{FsResult, Status};
+use crate::writable::WritableError;
 use crate::writable::checkpoint;
 use crate::writable::extents::{Extents, Source};
 use crate::writable::state::{FileState, Kind, State};
@@ -27,15 +29,31 @@ impl Stack {
         if !top.log.is_long() || top.log.is_poisoned() || top.compacting.swap(true, Ordering::AcqRel) {
             return;
         }
-        if let Err(status) = self.compact(top) {
+        if let Err(status) = self.compact_now(top) {
             tracing::warn!(%status, "the log of a writable layer has not been compacted");
             top.log.is_long_beyond(top.log.bytes());
         }
         top.compacting.store(false, Ordering::Release);
     }
 
-    fn compact(&self, top: &Top) -> FsResult<()> {
-        self.do_flush_all()?;
+    /// Makes the log of the writable layer as short as it can be, while others go on reading. What was written is durable
+    /// afterwards.
+    ///
+    /// # Errors
+    /// [`Status::RoFs`] without a writable layer, [`Status::Jukebox`] while the log is being made short anyway, and those
+    /// of the disk; the log then goes on as it was, unless the layer takes no more changes.
+    pub fn compact(&self) -> FsResult<()> {
+        let top = self.writable()?;
+        if top.compacting.swap(true, Ordering::AcqRel) {
+            return Err(Status::Jukebox);
+        }
+        let outcome = self.compact_now(top);
+        top.compacting.store(false, Ordering::Release);
+        outcome
+    }
+
+    fn compact_now(&self, top: &Top) -> FsResult<()> {
+        self.flush_files()?;
         let mut state = self.write_state()?;
         for file in state.objects.values().filter_map(|object| object.file()) {
             if let Some(id) = file.writing.filter(|_| file.writes > file.writes_synced) {
@@ -44,7 +62,10 @@ impl Stack {
         }
         let moved = checkpoint::replace(&top.log, top.epoch, &state).map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "writing a checkpoint");
-            Status::Io
+            match error {
+                WritableError::Io { doing, source, .. } => io_status(doing, &source),
+                _ => Status::Io,
+            }
         })?;
         settle_files(&mut state);
         let mut inlined: HashMap<ObjectKey, u64> = HashMap::new();

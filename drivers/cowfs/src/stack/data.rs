@@ -4,9 +4,7 @@
 //! content file without a sync; COMMIT syncs that file first and then logs which ranges it holds. A crash in between
 //! leaves the log not knowing the ranges, so what is there without having been committed is never shown.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use super::lower::trouble;
@@ -18,7 +16,7 @@ use crate::handle::ObjectKey;
 use crate::service::{
     Around, CallKey, Caller, Changed, FsResult, Handle, ReadOutcome, Stability, Status, Ticket, Written,
 };
-use crate::writable::content::read_at;
+use crate::writable::disk::DiskFile;
 use crate::writable::extents::{ContentId, Source};
 use crate::writable::log::as_u64;
 use crate::writable::record::{Base, Call, Change, Stored};
@@ -38,7 +36,7 @@ const RANGES_MAX: usize = 65_536;
 
 /// A part of a file, and where its bytes are.
 enum Piece {
-    File(Arc<File>, u64),
+    File(Arc<DiskFile>, u64),
     Base(Base, u64),
     Zero,
 }
@@ -52,10 +50,11 @@ pub(crate) fn check_size(size: u64) -> FsResult<()> {
     }
 }
 
-fn io_status(doing: &'static str, error: &io::Error) -> Status {
+pub(super) fn io_status(doing: &'static str, error: &io::Error) -> Status {
     match error.kind() {
         io::ErrorKind::StorageFull => Status::NoSpc,
         io::ErrorKind::QuotaExceeded => Status::DQuot,
+        io::ErrorKind::ReadOnlyFilesystem => Status::RoFs,
         io::ErrorKind::FileTooLarge => Status::FBig,
         _ => {
             tracing::warn!(%error, doing, "content of the writable layer");
@@ -165,11 +164,12 @@ impl Stack {
         let mut at = start;
         for (from, to, source) in file.extents.within(start, end) {
             self.unwritten(file, at, from, &mut pieces);
-            let top = self.writable()?;
+            // Also from a layer that takes no more changes.
+            let top = self.top.as_ref().ok_or(Status::Io)?;
             let piece = match source {
                 Source::Content(id) => Piece::File(
                     top.content
-                        .open(id)
+                        .open_to_read(id)
                         .map_err(|error| io_status("opening", &error))?,
                     from,
                 ),
@@ -210,9 +210,9 @@ impl Stack {
             let (part, rest) = buf.split_at_mut(len);
             let got = match piece {
                 Piece::Zero => len,
-                Piece::File(file, at) => {
-                    read_at(file, *at, part).map_err(|error| io_status("reading", &error))?
-                }
+                Piece::File(file, at) => file
+                    .read_at(part, *at)
+                    .map_err(|error| io_status("reading", &error))?,
                 Piece::Base(base, at) => self.read_base(base, *at, part)?,
             };
             if got != len {
@@ -322,9 +322,13 @@ impl Stack {
                 .map_err(|_| Status::Stale)?;
             drop(state);
             top.touch();
-            content
-                .write_all_at(bytes, offset)
-                .map_err(|error| io_status("writing", &error))?;
+            if let Err(error) = content.write_all_at(bytes, offset) {
+                // A part may have come over what was committed before, and shows: a COMMIT must make that durable too.
+                let _removed_meanwhile = self
+                    .write_state()?
+                    .with_file(key, "write", |file| file.writes += 1);
+                return Err(io_status("writing", &error));
+            }
             let mut state = self.write_state()?;
             let now = self.now();
             let taken = state.with_file(key, "write", |file| {
@@ -394,7 +398,12 @@ impl Stack {
     }
 
     /// The content file of this epoch that new bytes of the file go to; made if there is none.
-    fn content_for(&self, state: &mut State, top: &Top, key: ObjectKey) -> FsResult<(ContentId, Arc<File>)> {
+    fn content_for(
+        &self,
+        state: &mut State,
+        top: &Top,
+        key: ObjectKey,
+    ) -> FsResult<(ContentId, Arc<DiskFile>)> {
         let file = state
             .objects
             .get(&key)
@@ -489,8 +498,13 @@ impl Stack {
 
     /// Makes durable whatever any file still has only in memory.
     pub(crate) fn do_flush_all(&self) -> FsResult<()> {
+        self.settle_ticket(self.flush_files()?)
+    }
+
+    /// The same without what settling does besides.
+    pub(super) fn flush_files(&self) -> FsResult<Ticket> {
         if self.top.is_none() {
-            return Ok(());
+            return Ok(self.end_ticket());
         }
         let state = self.read_state()?;
         let unflushed = state
@@ -506,21 +520,22 @@ impl Stack {
                 Err(status) => return Err(status),
             }
         }
-        self.settle_ticket(self.end_ticket())
+        Ok(self.end_ticket())
     }
 
     pub(super) fn sync_content(&self, top: &Top, id: ContentId, fresh: bool) -> FsResult<()> {
-        let synced = top.content.open(id).and_then(|file| {
-            top.sync(&file)?;
-            if fresh { top.content.sync_name(id) } else { Ok(()) }
-        });
-        synced.map_err(|error| {
+        let file = match top.content.open(id) {
+            Ok(file) => file,
             // A file that has just been removed takes nothing with it that anybody was promised.
-            if error.kind() == io::ErrorKind::NotFound {
-                return Status::Stale;
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Status::Stale),
+            Err(error) => return Err(io_status("opening", &error)),
+        };
+        let synced = file
+            .sync()
+            .and_then(|()| if fresh { top.content.sync_name(id) } else { Ok(()) });
+        synced.map_err(|error| {
             top.log.poison(&error);
-            Status::Io
+            io_status("syncing", &error)
         })
     }
 

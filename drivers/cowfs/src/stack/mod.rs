@@ -8,8 +8,6 @@
 //! and written outside), then the listings, one listing, the objects seen. The log syncs without any of them.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -37,6 +35,7 @@ use crate::layer::ContentSource;
 use crate::service::{CallKey, FsResult, FsStat, Status, Ticket, WriteVerifier};
 use crate::writable::Options;
 use crate::writable::content::ContentStore;
+use crate::writable::disk::{Disk, Lock, Space};
 use crate::writable::extents::{ContentId, blocks};
 use crate::writable::log::{AppendError, Log};
 use crate::writable::mark::Mark;
@@ -67,6 +66,7 @@ pub struct Stack {
 
 /// The writable layer's files.
 pub(crate) struct Top {
+    disk: Disk,
     path: PathBuf,
     epoch: u64,
     options: Options,
@@ -81,21 +81,13 @@ pub(crate) struct Top {
     mark: Option<Mark>,
     /// Whether anything may have changed since.
     touched: AtomicBool,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Top {
     /// Notes that the layer may no longer hold what it held when it was opened. Before the change, not after it.
     fn touch(&self) {
         self.touched.store(true, Ordering::Release);
-    }
-
-    fn sync(&self, file: &File) -> io::Result<()> {
-        #[cfg(test)]
-        if self.log.faults.sync_fails.load(Ordering::Acquire) {
-            return Err(io::Error::other("the test wants no sync"));
-        }
-        file.sync_data()
     }
 }
 
@@ -176,11 +168,7 @@ impl Stack {
         top.touch();
         let mut record = Record { call, changes };
         let payload = record.encode();
-        let appended = top.log.append(&payload).map_err(|error| match error {
-            AppendError::NoSpace => Status::NoSpc,
-            AppendError::Poisoned => Status::Io,
-            AppendError::TooLong => Status::MLink,
-        })?;
+        let appended = top.log.append(&payload).map_err(|error| append_status(&error))?;
         let mut renamed = Vec::new();
         for change in &record.changes {
             match change {
@@ -208,7 +196,7 @@ impl Stack {
     /// Waits for the disk, and then does what had to wait for it. Not for callers that hold the state's lock.
     fn settle_ticket(&self, ticket: Ticket) -> FsResult<()> {
         let Some(top) = &self.top else { return Ok(()) };
-        top.log.settle(ticket).map_err(|_| Status::Io)?;
+        top.log.settle(ticket).map_err(|error| append_status(&error))?;
         let durable = top.log.durable();
         let mut gone = Vec::new();
         lock(&top.unused).retain(|&(until, id)| {
@@ -329,11 +317,10 @@ impl Stack {
                 files_free: 0,
             });
         };
-        let disk = rustix::fs::statvfs(&top.path).map_err(|_| Status::Io)?;
-        let (total, free) = (
-            disk.f_blocks.saturating_mul(disk.f_frsize),
-            disk.f_bavail.saturating_mul(disk.f_frsize),
-        );
+        let Space { total, free } = top
+            .disk
+            .space(&top.path)
+            .map_err(|error| data::io_status("looking for room", &error))?;
         let objects = crate::writable::log::as_u64(state.objects.len());
         // Objects are records, so the disk's inodes are no bound; its space is, at some 256 bytes each.
         let (files_total, files_free) = match top.options.objects_max() {
@@ -350,6 +337,15 @@ impl Stack {
             files_total,
             files_free,
         })
+    }
+}
+
+/// What a client is told.
+fn append_status(error: &AppendError) -> Status {
+    match error {
+        AppendError::Io(error) => data::io_status("writing to the log", error),
+        AppendError::Poisoned => Status::Io,
+        AppendError::TooLong => Status::MLink,
     }
 }
 

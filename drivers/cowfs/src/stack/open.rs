@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use super::listing::Listings;
 use super::lower::{Lower, trouble};
-use super::{Stack, Top};
+use super::{Stack, Top, append_status};
 use crate::attr::{Attr, Device, FileType, Time};
 use crate::handle::HandleKey;
 use crate::layer::{ContentSource, Layer, LayerId};
@@ -68,6 +68,7 @@ pub fn open(spec: StackSpec) -> Result<Arc<Stack>, StackError> {
     let (state, top, keys) = match spec.writable {
         Some(writable) => {
             let top = Top {
+                disk: writable.disk,
                 path: writable.path,
                 epoch: writable.epoch,
                 options: writable.options,
@@ -154,7 +155,7 @@ impl Stack {
             // Not with all that settling does besides: the state is locked.
             let settled = self
                 .writable()
-                .and_then(|top| top.log.settle(ticket).map_err(|_| Status::Io));
+                .and_then(|top| top.log.settle(ticket).map_err(|error| append_status(&error)));
             return settled.map_err(StackError::Writable);
         }
         let record = Record { call: None, changes };

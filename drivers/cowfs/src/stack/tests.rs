@@ -15,6 +15,7 @@ use crate::writable::{Options, Writable};
 
 mod basics;
 mod crash;
+mod durability;
 mod layers;
 mod limits;
 mod mark;
@@ -176,13 +177,28 @@ impl World {
 
     /// The whole tree as text: path to type, mode, owner, links, and content.
     pub(super) fn tree(&self) -> BTreeMap<String, String> {
+        let mut files = Vec::new();
+        let mut tree = self.tree_with(&mut |path, object| files.push((path.to_owned(), object.attr.size)));
+        for (path, size) in files {
+            let content = blake3::hash(&self.read(&path));
+            tree.entry(path)
+                .and_modify(|text| text.push_str(&format!("size {size} {content:?}")));
+        }
+        tree
+    }
+
+    /// The same without size and content of regular files, which are handed to `file`.
+    pub(super) fn tree_with(&self, file: &mut dyn FnMut(&str, &Object)) -> BTreeMap<String, String> {
         let mut tree = BTreeMap::new();
         let mut todo = vec![String::new()];
         while let Some(path) = todo.pop() {
             let object = self.at(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
             let attr = object.attr;
             let content = match attr.file_type {
-                FileType::Regular => format!("{:?}", blake3::hash(&self.read(&path))),
+                FileType::Regular => {
+                    file(&path, &object);
+                    String::new()
+                }
                 FileType::Symlink => format!("{:?}", self.stack.readlink(&self.root, &object.handle)),
                 FileType::Directory => {
                     todo.extend(self.names(&path).iter().map(|name| format!("{path}/{name}")));
@@ -191,8 +207,8 @@ impl World {
                 _ => format!("{:?}", attr.device),
             };
             let what = format!(
-                "{:?} {:o} {}:{} links {} size {} id {:x} {content}",
-                attr.file_type, attr.mode, attr.uid, attr.gid, attr.links, attr.size, object.fileid
+                "{:?} {:o} {}:{} links {} id {:x} {content}",
+                attr.file_type, attr.mode, attr.uid, attr.gid, attr.links, object.fileid
             );
             tree.insert(path, what);
         }

@@ -5,16 +5,14 @@
 //! node's disk. It appears by a rename, whole or not at all; only then are the segments before it removed. A crash in
 //! between leaves both, and the checkpoint wins.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::WritableError;
+use super::disk::{Disk, DiskFile, Mode};
 use super::extents::{ContentId, Source};
 use super::log::{FOLDER, Log, Replacement, Replayed, as_u64, io_at};
-use super::meta::sync_dir;
 use super::record::{Body, Change, Record};
 use super::segment::{self, Header, SegmentName};
 use super::state::{Kind, Object, State};
@@ -26,6 +24,8 @@ const WORTHWHILE: u64 = 1 << 20;
 const SEGMENTS_MAX: usize = 16;
 /// Payload of one record of a checkpoint; a record ends with the change that goes beyond.
 const PAYLOAD: usize = 256 << 10;
+/// Bytes written at a time.
+const BUFFER: usize = if cfg!(test) { 4 << 10 } else { 1 << 20 };
 /// Ranges in one change.
 const RANGES_MAX: usize = 8192;
 /// Written before it gets its name.
@@ -41,7 +41,7 @@ pub(crate) struct Moved {
 }
 
 /// Writes a checkpoint if that at least halves the log, or there are too many segments; says whether it has.
-pub(super) fn write(dir: &Path, epoch: u64, replayed: &Replayed) -> Result<bool, WritableError> {
+pub(super) fn write(disk: &Disk, dir: &Path, epoch: u64, replayed: &Replayed) -> Result<bool, WritableError> {
     let too_many = replayed.chain.len() >= SEGMENTS_MAX;
     let Some(last) = replayed
         .chain
@@ -57,10 +57,18 @@ pub(super) fn write(dir: &Path, epoch: u64, replayed: &Replayed) -> Result<bool,
             .ok()
             .and_then(|index| replayed.chain.get(index));
         segment.map_or(Err(io::ErrorKind::NotFound.into()), |segment| {
-            File::open(&segment.path).map(Arc::new)
+            disk.open(&segment.path, Mode::Read).map(Arc::new)
         })
     };
-    let written = write_to(&folder, last.header.name, epoch, &replayed.state, most, &segments)?;
+    let written = write_to(
+        disk,
+        &folder,
+        last.header.name,
+        epoch,
+        &replayed.state,
+        most,
+        &segments,
+    )?;
     if let Some((new, _moved)) = &written {
         tracing::info!(
             before = replayed.bytes,
@@ -82,16 +90,18 @@ pub(crate) fn replace(log: &Log, epoch: u64, state: &State) -> Result<Vec<Moved>
     let last = log.last().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
     let segments = |index| log.segment(index).ok_or_else(|| io::ErrorKind::NotFound.into());
     let before = log.bytes();
-    let written = write_to(log.folder(), last, epoch, state, u64::MAX, &segments).inspect_err(|error| {
-        let name = SegmentName {
-            sequence: last.sequence.saturating_add(1),
-            epoch,
-        };
-        // Once it has its name, the next opening begins with it, and what the old chain gets now would be lost.
-        if log.folder().join(name.file_name()).symlink_metadata().is_ok() {
-            log.poison(error);
-        }
-    })?;
+    let written =
+        write_to(log.disk(), log.folder(), last, epoch, state, u64::MAX, &segments).inspect_err(|error| {
+            let name = SegmentName {
+                sequence: last.sequence.saturating_add(1),
+                epoch,
+            };
+            // Once it has its name, the next opening begins with it, and what the old chain gets now would be lost.
+            let there = log.disk().status(&log.folder().join(name.file_name()));
+            if there.map_or_else(|error| error.kind() != io::ErrorKind::NotFound, |_| true) {
+                log.poison(error);
+            }
+        })?;
     let Some((new, moved)) = written else {
         return Err(failed(io::ErrorKind::InvalidData.into()));
     };
@@ -108,12 +118,13 @@ pub(crate) fn replace(log: &Log, epoch: u64, state: &State) -> Result<Vec<Moved>
 /// Writes the segment that follows `last` as a checkpoint of `state`, unless it would be longer than `most`. Inline bytes
 /// are read from `segments`.
 fn write_to(
+    disk: &Disk,
     folder: &Path,
     last: SegmentName,
     epoch: u64,
     state: &State,
     most: u64,
-    segments: &dyn Fn(u32) -> io::Result<Arc<File>>,
+    segments: &dyn Fn(u32) -> io::Result<Arc<DiskFile>>,
 ) -> Result<Option<(Replacement, Vec<Moved>)>, WritableError> {
     let name = SegmentName {
         sequence: last.sequence.saturating_add(1),
@@ -127,15 +138,9 @@ fn write_to(
     };
     let temporary = folder.join(TEMPORARY);
     let doing = io_at("writing a checkpoint to", &temporary);
-    let open = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary);
     let mut out = Output {
-        file: BufWriter::with_capacity(1 << 20, open.map_err(&doing)?),
+        file: disk.open(&temporary, Mode::Truncate).map_err(&doing)?,
+        buffer: Vec::new(),
         binding: header.binding(),
         len: 0,
         changes: Vec::new(),
@@ -145,10 +150,12 @@ fn write_to(
     let written = out
         .raw(&header.encode())
         .and_then(|()| snapshot(state, segments, &mut |change| out.put(change, most)))
-        .and_then(|()| out.finish(most));
+        .and_then(|()| out.finish(most))
+        .and_then(|()| out.write_buffer())
+        .and_then(|()| out.file.sync());
     if let Err(error) = written {
         // It is in nobody's way, and takes space.
-        let _removed = fs::remove_file(&temporary);
+        let _removed = disk.remove(&temporary);
         return if error.kind() == io::ErrorKind::FileTooLarge && out.len > most {
             Ok(None)
         } else {
@@ -156,16 +163,17 @@ fn write_to(
         };
     }
     let Output { file, len, moved, .. } = out;
-    let file = file.into_inner().map_err(|error| doing(error.into_error()))?;
-    file.sync_all().map_err(&doing)?;
-    fs::rename(&temporary, folder.join(name.file_name())).map_err(&doing)?;
-    sync_dir(folder).map_err(&doing)?;
+    disk.rename(&temporary, &folder.join(name.file_name()))
+        .map_err(&doing)?;
+    disk.sync_dir(folder).map_err(&doing)?;
     Ok(Some((Replacement { file, header, len }, moved)))
 }
 
 /// A checkpoint on its way to disk.
 struct Output {
-    file: BufWriter<File>,
+    file: DiskFile,
+    /// The last bytes of it, which are not written yet.
+    buffer: Vec<u8>,
     binding: [u8; 32],
     len: u64,
     changes: Vec<Change>,
@@ -177,7 +185,18 @@ struct Output {
 impl Output {
     fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.len += as_u64(bytes.len());
-        self.file.write_all(bytes)
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() < BUFFER {
+            return Ok(());
+        }
+        self.write_buffer()
+    }
+
+    fn write_buffer(&mut self) -> io::Result<()> {
+        let at = self.len - as_u64(self.buffer.len());
+        self.file.write_all_at(&self.buffer, at)?;
+        self.buffer.clear();
+        Ok(())
     }
 
     fn put(&mut self, change: Change, most: u64) -> io::Result<()> {
@@ -231,7 +250,7 @@ impl Output {
 }
 
 /// Removes the segments that the checkpoint at the chain's start replaces.
-pub(super) fn remove_replaced(dir: &Path, replayed: &Replayed) -> Result<(), WritableError> {
+pub(super) fn remove_replaced(disk: &Disk, dir: &Path, replayed: &Replayed) -> Result<(), WritableError> {
     let Some(first) = replayed.chain.first().filter(|first| first.header.checkpoint) else {
         return Ok(());
     };
@@ -241,7 +260,8 @@ pub(super) fn remove_replaced(dir: &Path, replayed: &Replayed) -> Result<(), Wri
         .filter(|name| name.sequence < first.header.name.sequence)
     {
         let path = dir.join(FOLDER).join(name.file_name());
-        fs::remove_file(&path).map_err(io_at("removing a replaced segment", &path))?;
+        disk.remove(&path)
+            .map_err(io_at("removing a replaced segment", &path))?;
     }
     Ok(())
 }
@@ -249,7 +269,7 @@ pub(super) fn remove_replaced(dir: &Path, replayed: &Replayed) -> Result<(), Wri
 /// Hands out the changes that make the state from nothing. Equal states give equal changes.
 pub(super) fn snapshot(
     state: &State,
-    segments: &dyn Fn(u32) -> io::Result<Arc<File>>,
+    segments: &dyn Fn(u32) -> io::Result<Arc<DiskFile>>,
     put: &mut dyn FnMut(Change) -> io::Result<()>,
 ) -> io::Result<()> {
     put(Change::Next { number: state.next })?;
@@ -313,7 +333,7 @@ fn names(dir: ObjectKey, object: &Object) -> impl Iterator<Item = Change> + '_ {
 fn content(
     key: ObjectKey,
     object: &Object,
-    segments: &dyn Fn(u32) -> io::Result<Arc<File>>,
+    segments: &dyn Fn(u32) -> io::Result<Arc<DiskFile>>,
 ) -> io::Result<Vec<Change>> {
     let mut changes: Vec<Change> = Vec::new();
     let mut ranges: Vec<(ContentId, Vec<(u64, u64)>)> = Vec::new();

@@ -1,14 +1,12 @@
 //! Content files: written bytes, at the offset they have in the file they belong to.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::disk::{Disk, DiskFile, FileStatus, Mode};
 use super::extents::ContentId;
-use super::meta::sync_dir;
 
 /// Name of the folder of content files.
 pub(crate) const FOLDER: &str = "content";
@@ -17,54 +15,58 @@ const OPEN_MAX: usize = 128;
 
 /// The folder of content files, spread over 256 folders (AFS has a limit on names in one).
 pub(crate) struct ContentStore {
+    disk: Disk,
     folder: PathBuf,
-    open: Mutex<HashMap<ContentId, Arc<File>>>,
+    open: Mutex<HashMap<ContentId, Arc<DiskFile>>>,
 }
 
 impl ContentStore {
-    pub(crate) fn new(dir: &Path) -> Self {
+    pub(crate) fn new(disk: &Disk, dir: &Path) -> Self {
         Self {
+            disk: disk.clone(),
             folder: dir.join(FOLDER),
             open: Mutex::new(HashMap::new()),
         }
     }
 
     /// Makes an empty file. One that is there already was made by a write that was never logged: it is replaced.
-    pub(crate) fn create(&self, id: ContentId) -> io::Result<Arc<File>> {
+    pub(crate) fn create(&self, id: ContentId) -> io::Result<Arc<DiskFile>> {
         let path = self.path(id);
-        if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
-            match DirBuilder::new().mode(0o700).create(folder) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
+        let made = self.disk.open(&path, Mode::CreateNew).or_else(|error| {
+            match (error.kind(), path.parent()) {
+                (io::ErrorKind::NotFound, Some(folder)) => match self.disk.make_dir(folder) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                    _ => {}
+                },
+                (io::ErrorKind::AlreadyExists, _) => self.disk.remove(&path)?,
+                _ => return Err(error),
             }
-        }
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = Arc::new(
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)?,
-        );
+            self.disk.open(&path, Mode::CreateNew)
+        });
+        let file = Arc::new(made?);
         self.keep(id, &file);
         Ok(file)
     }
 
     /// Opens a file that is there.
-    pub(crate) fn open(&self, id: ContentId) -> io::Result<Arc<File>> {
+    pub(crate) fn open(&self, id: ContentId) -> io::Result<Arc<DiskFile>> {
         if let Some(file) = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(OpenOptions::new().read(true).write(true).open(self.path(id))?);
+        let file = Arc::new(self.disk.open(&self.path(id), Mode::ReadWrite)?);
         self.keep(id, &file);
         Ok(file)
     }
 
-    fn keep(&self, id: ContentId, file: &Arc<File>) {
+    /// Opens a file that is there, only to read it: that works where nothing can be written any more.
+    pub(crate) fn open_to_read(&self, id: ContentId) -> io::Result<Arc<DiskFile>> {
+        self.open(id).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Err(error),
+            _ => self.disk.open(&self.path(id), Mode::Read).map(Arc::new),
+        })
+    }
+
+    fn keep(&self, id: ContentId, file: &Arc<DiskFile>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= OPEN_MAX {
             // Half of them, whichever: reopening is cheap and keeping an order is not worth its cost.
@@ -79,9 +81,11 @@ impl ContentStore {
 
     /// Makes the file's name durable.
     pub(crate) fn sync_name(&self, id: ContentId) -> io::Result<()> {
-        self.path(id).parent().map_or(Ok(()), sync_dir)?;
+        self.path(id)
+            .parent()
+            .map_or(Ok(()), |folder| self.disk.sync_dir(folder))?;
         // The folder may be new as well.
-        sync_dir(&self.folder)
+        self.disk.sync_dir(&self.folder)
     }
 
     /// Removes a file that nothing refers to.
@@ -90,7 +94,7 @@ impl ContentStore {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&id);
-        if let Err(error) = fs::remove_file(self.path(id))
+        if let Err(error) = self.disk.remove(&self.path(id))
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(?id, %error, "an unused content file stays");
@@ -100,7 +104,7 @@ impl ContentStore {
     /// Gives back the space of what lies beyond `len`.
     pub(crate) fn shorten(&self, id: ContentId, len: u64) {
         let shortened = self.open(id).and_then(|file| {
-            if file.metadata()?.len() > len {
+            if file.len()? > len {
                 file.set_len(len)?;
             }
             Ok(())
@@ -114,20 +118,20 @@ impl ContentStore {
 
     /// Length of the file in bytes.
     pub(crate) fn len(&self, id: ContentId) -> io::Result<u64> {
-        Ok(self.status(id)?.len())
+        Ok(self.status(id)?.len)
     }
 
     /// What the file system knows of the file.
-    pub(crate) fn status(&self, id: ContentId) -> io::Result<fs::Metadata> {
-        fs::metadata(self.path(id))
+    pub(crate) fn status(&self, id: ContentId) -> io::Result<FileStatus> {
+        self.disk.status(&self.path(id))
     }
 
     /// All files in the folder.
     pub(crate) fn list(&self) -> io::Result<Vec<ContentId>> {
         let mut found = Vec::new();
-        for folder in fs::read_dir(&self.folder)? {
-            for entry in fs::read_dir(folder?.path())? {
-                found.extend(entry?.file_name().to_str().and_then(parse));
+        for folder in self.disk.list(&self.folder)? {
+            for name in self.disk.list(&self.folder.join(folder))? {
+                found.extend(name.to_str().and_then(parse));
             }
         }
         Ok(found)
@@ -158,22 +162,4 @@ fn parse(name: &str) -> Option<ContentId> {
             .filter(|_| number.len() == 16)?,
         epoch: epoch.parse().ok()?,
     })
-}
-
-/// Fills as much of `buf` from `offset` on as the file has.
-pub(crate) fn read_at(file: &File, mut offset: u64, mut buf: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while !buf.is_empty() {
-        match file.read_at(buf, offset) {
-            Ok(0) => break,
-            Ok(count) => {
-                filled += count;
-                offset += super::log::as_u64(count);
-                buf = &mut buf[count..];
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

@@ -4,15 +4,13 @@
 //! checkpoint takes the place of the chain.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::WritableError;
-use super::meta::sync_dir;
+use super::disk::{Disk, DiskFile, Mode};
 use super::record::Record;
 use super::segment::{self, HEADER, Header, HeaderError, Sealed, SegmentName, unframe, was_durable};
 use super::state::{Position, State};
@@ -36,10 +34,19 @@ pub(crate) struct Replayed {
     pub(crate) bytes: u64,
     /// Bytes at the end of the last segment that are no whole record.
     pub(crate) torn: u64,
+    /// The end of the last segment, of which no record says that it was on disk.
+    unproven: Unproven,
     /// Files that were made and never got a header.
     pub(crate) unborn: Vec<PathBuf>,
     /// Segments that are not part of the chain: replaced by a checkpoint, or made by a server that lost its epoch.
     pub(crate) others: Vec<SegmentName>,
+}
+
+/// Bytes of a segment that may be in no more than the page cache.
+#[derive(Default)]
+struct Unproven {
+    at: u64,
+    bytes: Vec<u8>,
 }
 
 /// One segment of the chain.
@@ -62,21 +69,22 @@ impl Segment {
 }
 
 /// Reads the whole log of the layer in `dir`, changing nothing.
-pub(crate) fn replay(dir: &Path, layer: LayerId) -> Result<Replayed, WritableError> {
+pub(crate) fn replay(disk: &Disk, dir: &Path, layer: LayerId) -> Result<Replayed, WritableError> {
     let folder = dir.join(FOLDER);
-    let mut found = look(&folder, layer)?;
+    let mut found = look(disk, &folder, layer)?;
     let mut replayed = Replayed {
         state: State::new(layer),
         chain: Vec::new(),
         epoch_seen: found.epoch_seen,
         bytes: 0,
         torn: 0,
+        unproven: Unproven::default(),
         unborn: std::mem::take(&mut found.unborn),
         others: Vec::new(),
     };
     for (header, path, seal) in found.chain()? {
         let index = u32::try_from(replayed.chain.len()).unwrap_or(u32::MAX);
-        let bytes = fs::read(&path).map_err(io_at("reading", &path))?;
+        let bytes = disk.read(&path).map_err(io_at("reading", &path))?;
         let damaged = |position: u64, what: String| WritableError::Damaged {
             file: path.clone(),
             position,
@@ -96,7 +104,7 @@ pub(crate) fn replay(dir: &Path, layer: LayerId) -> Result<Replayed, WritableErr
                 sealed
             }
         };
-        let end = replay_segment(&header, index, counts, &mut replayed.state, &damaged)?;
+        let (end, proven) = replay_segment(&header, index, counts, &mut replayed.state, &damaged)?;
         if seal.is_some() && end != counts.len() {
             return Err(damaged(
                 as_u64(end),
@@ -105,6 +113,12 @@ pub(crate) fn replay(dir: &Path, layer: LayerId) -> Result<Replayed, WritableErr
         }
         replayed.bytes += as_u64(end);
         replayed.torn = as_u64(counts.len() - end);
+        // The first record was written only once the header was on disk.
+        let proven = if end == HEADER { 0 } else { proven };
+        replayed.unproven = Unproven {
+            at: as_u64(proven),
+            bytes: bytes.get(proven..end).unwrap_or_default().to_vec(),
+        };
         replayed.chain.push(Segment {
             header,
             path,
@@ -121,16 +135,16 @@ pub(crate) fn replay(dir: &Path, layer: LayerId) -> Result<Replayed, WritableErr
     Ok(replayed)
 }
 
-/// Applies the records of one segment; returns where they end.
+/// Applies the records of one segment; returns where they end, and up to where they say themselves that they were on disk.
 fn replay_segment(
     header: &Header,
     index: u32,
     bytes: &[u8],
     state: &mut State,
     damaged: &dyn Fn(u64, String) -> WritableError,
-) -> Result<usize, WritableError> {
+) -> Result<(usize, usize), WritableError> {
     let binding = header.binding();
-    let mut at = HEADER;
+    let (mut at, mut proven) = (HEADER, HEADER);
     while at < bytes.len() {
         let position = as_u64(at);
         let Some(framed) = unframe(&binding, position, &bytes[at..]) else {
@@ -140,8 +154,9 @@ fn replay_segment(
                     "a record that was on disk does not pass its check".to_owned(),
                 ));
             }
-            return Ok(at);
+            return Ok((at, proven));
         };
+        proven = proven.max(usize::try_from(framed.durable).unwrap_or(HEADER));
         let record = Record::decode(framed.payload).map_err(|error| match error {
             super::codec::Malformed::Newer(kind) => WritableError::Newer {
                 file: PathBuf::from(header.name.file_name()),
@@ -161,7 +176,7 @@ fn replay_segment(
             .map_err(|misfit| damaged(position, misfit.to_string()))?;
         at += framed.len;
     }
-    Ok(at)
+    Ok((at, proven))
 }
 
 /// The segments in the folder.
@@ -171,29 +186,25 @@ struct Found {
     epoch_seen: u64,
 }
 
-fn look(folder: &Path, layer: LayerId) -> Result<Found, WritableError> {
+fn look(disk: &Disk, folder: &Path, layer: LayerId) -> Result<Found, WritableError> {
     let mut found = Found {
         headers: HashMap::new(),
         unborn: Vec::new(),
         epoch_seen: 0,
     };
-    let listing = match fs::read_dir(folder) {
+    let listing = match disk.list(folder) {
         Ok(listing) => listing,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
         Err(error) => return Err(io_at("listing", folder)(error)),
     };
-    for entry in listing {
-        let path = entry.map_err(io_at("listing", folder))?.path();
-        let Some(name) = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .and_then(SegmentName::parse)
-        else {
+    for name in listing {
+        let path = folder.join(&name);
+        let Some(name) = name.to_str().and_then(SegmentName::parse) else {
             continue;
         };
         found.epoch_seen = found.epoch_seen.max(name.epoch);
-        let file = File::open(&path).map_err(io_at("opening", &path))?;
-        let len = file.metadata().map_err(io_at("reading", &path))?.len();
+        let file = disk.open(&path, Mode::Read).map_err(io_at("opening", &path))?;
+        let len = file.len().map_err(io_at("reading", &path))?;
         let mut bytes = vec![0; HEADER.min(usize::try_from(len).unwrap_or(HEADER))];
         file.read_exact_at(&mut bytes, 0)
             .map_err(io_at("reading", &path))?;
@@ -263,6 +274,7 @@ impl Found {
 
 /// The log, open for appending.
 pub(crate) struct Log {
+    disk: Disk,
     folder: PathBuf,
     /// Only changed by [`Log::append`] and [`Log::replace`], which the state's write lock serialises.
     tail: Mutex<Tail>,
@@ -271,17 +283,17 @@ pub(crate) struct Log {
     sync: Mutex<Sync>,
     synced: Condvar,
     poisoned: AtomicBool,
-    #[cfg(test)]
-    pub(crate) faults: Faults,
 }
 
 /// The segments, and the end of the last.
 struct Tail {
-    segments: Vec<Arc<File>>,
+    segments: Vec<Arc<DiskFile>>,
     names: Vec<SegmentName>,
     binding: [u8; 32],
     /// Where in the last segment the next record goes.
     end: u64,
+    /// Whether something that is no record may be behind the end.
+    ragged: bool,
     /// What tickets count before the first byte of the last segment.
     base: u64,
     /// Bytes of the segments before the last.
@@ -296,7 +308,7 @@ impl Tail {
 
 /// A checkpoint on disk, about to take the place of the chain.
 pub(super) struct Replacement {
-    pub(super) file: File,
+    pub(super) file: DiskFile,
     pub(super) header: Header,
     pub(super) len: u64,
 }
@@ -307,19 +319,11 @@ struct Sync {
     running: bool,
 }
 
-/// Failures that a test asks for.
-#[cfg(test)]
-#[derive(Default)]
-pub(crate) struct Faults {
-    pub(crate) no_space: AtomicBool,
-    pub(crate) sync_fails: AtomicBool,
-}
-
 /// Why nothing was appended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AppendError {
-    #[error("no space left for the log")]
-    NoSpace,
+    #[error("writing to the log")]
+    Io(#[source] io::Error),
     #[error("the log can no longer be trusted to reach the disk")]
     Poisoned,
     #[error("the record is longer than {} bytes", segment::PAYLOAD_MAX)]
@@ -337,6 +341,7 @@ impl Log {
     /// Opens the log for `epoch` after `replayed`: goes on with the last segment if it is of that epoch, else seals it
     /// and begins the next.
     pub(crate) fn open(
+        disk: &Disk,
         dir: &Path,
         layer: LayerId,
         epoch: u64,
@@ -344,14 +349,14 @@ impl Log {
     ) -> Result<Self, WritableError> {
         let folder = dir.join(FOLDER);
         for path in &replayed.unborn {
-            fs::remove_file(path).map_err(io_at("removing a segment without header", path))?;
+            disk.remove(path)
+                .map_err(io_at("removing a segment without header", path))?;
         }
         let mut segments = Vec::new();
         let mut names: Vec<SegmentName> = replayed.chain.iter().map(|one| one.header.name).collect();
         for segment in &replayed.chain {
-            let file = OpenOptions::new()
-                .read(true)
-                .open(&segment.path)
+            let file = disk
+                .open(&segment.path, Mode::Read)
                 .map_err(io_at("opening", &segment.path))?;
             segments.push(Arc::new(file));
         }
@@ -359,17 +364,14 @@ impl Log {
         let (header, end) = match last {
             Some(last) if last.header.name.epoch == epoch => {
                 let path = &last.path;
-                let file = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .open(path)
-                    .map_err(io_at("opening", path))?;
+                let file = disk.open(path, Mode::ReadWrite).map_err(io_at("opening", path))?;
                 if replayed.torn > 0 {
                     file.set_len(last.len)
                         .map_err(io_at("cutting the torn end of", path))?;
                 }
-                // What was replayed may still be only in the page cache of a server that was killed.
-                file.sync_all().map_err(io_at("syncing", path))?;
+                make_durable(&file, replayed).map_err(io_at("syncing", path))?;
+                // Its name may be younger than the last sync, if its maker died young.
+                disk.sync_dir(&folder).map_err(io_at("syncing", &folder))?;
                 segments.pop();
                 segments.push(Arc::new(file));
                 (last.header, last.len)
@@ -384,11 +386,11 @@ impl Log {
                 };
                 if let Some(last) = last {
                     // The seal promises these bytes.
-                    File::open(&last.path)
-                        .and_then(|file| file.sync_all())
+                    disk.open(&last.path, Mode::ReadWrite)
+                        .and_then(|file| make_durable(&file, replayed))
                         .map_err(io_at("syncing", &last.path))?;
                 }
-                segments.push(Arc::new(create(&folder, &header)?));
+                segments.push(Arc::new(create(disk, &folder, &header)?));
                 names.push(header.name);
                 (header, as_u64(HEADER))
             }
@@ -400,10 +402,12 @@ impl Log {
             names,
             binding: header.binding(),
             end,
+            ragged: false,
             base: 0,
             bytes_before,
         };
         Ok(Self {
+            disk: disk.clone(),
             folder,
             tail: Mutex::new(tail),
             // What opening has left is half garbage at most.
@@ -414,8 +418,6 @@ impl Log {
             }),
             synced: Condvar::new(),
             poisoned: AtomicBool::new(false),
-            #[cfg(test)]
-            faults: Faults::default(),
         })
     }
 
@@ -446,6 +448,11 @@ impl Log {
         self.tail().names.last().copied()
     }
 
+    /// What they are on.
+    pub(super) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
     /// Where the segments are.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
@@ -458,8 +465,7 @@ impl Log {
             self.poison(&error);
             AppendError::Poisoned
         };
-        for entry in fs::read_dir(&self.folder).map_err(gave_up)? {
-            let name = entry.map_err(gave_up)?.file_name();
+        for name in self.disk.list(&self.folder).map_err(gave_up)? {
             let found = name.to_str().and_then(SegmentName::parse);
             if found.is_some_and(|found| found.epoch > new.header.name.epoch) {
                 return Err(gave_up(io::Error::other("a later holder has opened the layer")));
@@ -474,6 +480,7 @@ impl Log {
                 names: vec![new.header.name],
                 binding: new.header.binding(),
                 end: new.len,
+                ragged: false,
                 base,
                 bytes_before: 0,
             },
@@ -485,7 +492,7 @@ impl Log {
         self.is_long_beyond(new.len);
         for name in replaced.names {
             // One that stays is removed at the next opening.
-            if let Err(error) = fs::remove_file(self.folder.join(name.file_name())) {
+            if let Err(error) = self.disk.remove(&self.folder.join(name.file_name())) {
                 tracing::warn!(%error, segment = name.file_name(), "a replaced segment stays");
             }
         }
@@ -510,29 +517,30 @@ impl Log {
             return Err(AppendError::Poisoned);
         }
         let durable = self.sync.lock().unwrap_or_else(PoisonError::into_inner).until;
-        let (file, index, binding, end, base) = {
+        let (file, index, binding, end, base, ragged) = {
             let tail = self.tail();
             let file = tail.segments.last().cloned().ok_or(AppendError::Poisoned)?;
-            (file, tail.segments.len() - 1, tail.binding, tail.end, tail.base)
+            (
+                file,
+                tail.segments.len() - 1,
+                tail.binding,
+                tail.end,
+                tail.base,
+                tail.ragged,
+            )
         };
         let index = u32::try_from(index).map_err(|_| AppendError::Poisoned)?;
         let durable = durable.saturating_sub(base);
         let framed = segment::frame(&binding, end, durable, payload).ok_or(AppendError::TooLong)?;
-        if let Err(error) = self.write(&file, &framed, end) {
-            // A part may have arrived: take it back, or later records would follow a hole.
-            if let Err(error) = file.set_len(end) {
-                self.poison(&error);
-                return Err(AppendError::Poisoned);
-            }
-            let full = matches!(
-                error.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            );
-            if full {
-                return Err(AppendError::NoSpace);
-            }
-            self.poison(&error);
-            return Err(AppendError::Poisoned);
+        if ragged {
+            file.set_len(end).map_err(AppendError::Io)?;
+            self.tail().ragged = false;
+        }
+        if let Err(error) = file.write_all_at(&framed, end) {
+            // A part may have arrived: take it back, now or before the next record. Nobody was told about it, so a crash
+            // until then cuts it off.
+            self.tail().ragged = file.set_len(end).is_err();
+            return Err(AppendError::Io(error));
         }
         let after = end + as_u64(framed.len());
         self.tail().end = after;
@@ -544,15 +552,6 @@ impl Log {
             },
             ticket: Ticket(base + after),
         })
-    }
-
-    fn write(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
-        #[cfg(test)]
-        if self.faults.no_space.load(Ordering::Acquire) {
-            file.write_all_at(&bytes[..bytes.len() / 2], at)?;
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        file.write_all_at(bytes, at)
     }
 
     /// Waits until everything up to `ticket` is on disk. One caller syncs for all who wait.
@@ -575,13 +574,17 @@ impl Log {
                 let tail = self.tail();
                 (tail.ticket(), tail.segments.last().cloned())
             };
-            let outcome = self.sync_now(file.as_deref());
+            let outcome = file.as_deref().map_or(Ok(()), DiskFile::sync);
             sync = self.sync.lock().unwrap_or_else(PoisonError::into_inner);
             sync.running = false;
             match outcome {
                 Ok(()) => sync.until = sync.until.max(until),
                 // After a failed sync the kernel may have dropped the dirty pages: trying again would lie.
-                Err(error) => self.poison(&error),
+                Err(error) => {
+                    self.poison(&error);
+                    self.synced.notify_all();
+                    return Err(AppendError::Io(error));
+                }
             }
             self.synced.notify_all();
             if until < ticket.0 && !self.is_poisoned() && sync.until >= self.end().0 {
@@ -589,18 +592,6 @@ impl Log {
                 return Err(AppendError::Poisoned);
             }
         }
-    }
-
-    #[cfg_attr(
-        not(test),
-        expect(clippy::unused_self, reason = "tests ask for failures through it")
-    )]
-    fn sync_now(&self, file: Option<&File>) -> io::Result<()> {
-        #[cfg(test)]
-        if self.faults.sync_fails.load(Ordering::Acquire) {
-            return Err(io::Error::other("the test wants no sync"));
-        }
-        file.map_or(Ok(()), File::sync_data)
     }
 
     /// A ticket for everything appended so far.
@@ -614,25 +605,29 @@ impl Log {
     }
 
     /// Reads bytes that a record holds.
-    pub(crate) fn segment(&self, index: u32) -> Option<Arc<File>> {
+    pub(crate) fn segment(&self, index: u32) -> Option<Arc<DiskFile>> {
         self.tail().segments.get(usize::try_from(index).ok()?).cloned()
     }
 }
 
-fn create(folder: &Path, header: &Header) -> Result<File, WritableError> {
+/// Has what was replayed on disk. It may be only in the page cache of a server that was killed, and after a sync that
+/// failed it may be there for good, as if it had been written: so it is written again.
+fn make_durable(file: &DiskFile, replayed: &Replayed) -> io::Result<()> {
+    let Unproven { at, bytes } = &replayed.unproven;
+    if !bytes.is_empty() {
+        file.write_all_at(bytes, *at)?;
+    }
+    file.sync()
+}
+
+fn create(disk: &Disk, folder: &Path, header: &Header) -> Result<DiskFile, WritableError> {
     let path = folder.join(header.name.file_name());
     let doing = io_at("beginning", &path);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path);
-    let file = file.map_err(&doing)?;
+    let file = disk.open(&path, Mode::CreateNew).map_err(&doing)?;
     file.write_all_at(&header.encode(), 0)
-        .and_then(|()| file.sync_all())
+        .and_then(|()| file.sync())
         .map_err(&doing)?;
-    sync_dir(folder).map_err(&doing)?;
+    disk.sync_dir(folder).map_err(&doing)?;
     Ok(file)
 }
 

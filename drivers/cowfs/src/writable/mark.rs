@@ -8,13 +8,14 @@
 //! that were remembered, is not part of it.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::content::{self, ContentStore};
+use super::disk::{Disk, DiskFile, Mode};
 use super::log::{self, Replayed};
 use super::record::{Change, Record};
 use super::state::State;
@@ -57,22 +58,23 @@ impl Mark {
         let missing = || WritableError::Missing {
             path: path.to_path_buf(),
         };
-        let meta = Meta::read(path)?.ok_or_else(missing)?;
-        let replayed = log::replay(path, meta.layer)?;
-        Self::of_replayed(path, &replayed)
+        let disk = Disk::Host;
+        let meta = Meta::read(&disk, path)?.ok_or_else(missing)?;
+        let replayed = log::replay(&disk, path, meta.layer)?;
+        Self::of_replayed(&disk, path, &replayed)
     }
 
     /// The mark of the layer in `path` whose log has been replayed.
-    pub(super) fn of_replayed(path: &Path, replayed: &Replayed) -> Result<Self, WritableError> {
+    pub(super) fn of_replayed(disk: &Disk, path: &Path, replayed: &Replayed) -> Result<Self, WritableError> {
         let segments = |index: u32| {
             let segment = usize::try_from(index)
                 .ok()
                 .and_then(|index| replayed.chain.get(index));
             segment.map_or(Err(io::ErrorKind::NotFound.into()), |segment| {
-                File::open(&segment.path).map(Arc::new)
+                disk.open(&segment.path, Mode::Read).map(Arc::new)
             })
         };
-        let marked = of_state(&replayed.state, &segments, &ContentStore::new(path));
+        let marked = of_state(&replayed.state, &segments, &ContentStore::new(disk, path));
         marked.map_err(|source| WritableError::Io {
             doing: "taking the mark of",
             path: path.to_path_buf(),
@@ -83,7 +85,7 @@ impl Mark {
 
 fn of_state(
     state: &State,
-    segments: &dyn Fn(u32) -> io::Result<Arc<File>>,
+    segments: &dyn Fn(u32) -> io::Result<Arc<DiskFile>>,
     content: &ContentStore,
 ) -> io::Result<Mark> {
     let mut hasher = blake3::Hasher::new();
@@ -105,10 +107,10 @@ fn of_state(
     known.sort_unstable();
     for id in known {
         let status = content.status(id)?;
-        for part in [id.number, id.epoch, status.len()] {
+        for part in [id.number, id.epoch, status.len] {
             hasher.update(&part.to_le_bytes());
         }
-        for part in [status.mtime(), status.mtime_nsec()] {
+        for part in [status.mtime.0, status.mtime.1] {
             hasher.update(&part.to_le_bytes());
         }
     }

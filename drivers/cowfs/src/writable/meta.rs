@@ -1,11 +1,11 @@
 //! The small file that makes a directory a writable layer: its identity and the key of its handles.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use super::WritableError;
+use super::disk::{Disk, Mode};
 use crate::handle::HandleKey;
 use crate::layer::LayerId;
 
@@ -13,7 +13,7 @@ use crate::layer::LayerId;
 pub(crate) const FILE: &str = "layer.json";
 const FORMAT: u32 = 1;
 /// A layer file is about 150 bytes.
-const BYTES_MAX: u64 = 4096;
+const BYTES_MAX: usize = 4096;
 
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,14 +32,14 @@ pub(crate) struct Meta {
 
 impl Meta {
     /// Makes the file in `dir`, with fresh random identity, all or nothing.
-    pub(crate) fn create(dir: &Path) -> Result<(), WritableError> {
+    pub(crate) fn create(disk: &Disk, dir: &Path) -> Result<(), WritableError> {
         let at = |source| WritableError::Io {
             doing: "making its metadata file",
             path: dir.join(FILE),
             source,
         };
         let mut random = [0; 40];
-        random_bytes(&mut random).map_err(at)?;
+        disk.random(&mut random).map_err(at)?;
         let text = Text {
             format: FORMAT,
             layer: to_hex(&random[..8]),
@@ -48,35 +48,30 @@ impl Meta {
         let bytes = serde_json::to_vec_pretty(&text).map_err(|error| at(error.into()))?;
         // The name is our own process's, so that two servers that make the same layer do not write into one file.
         let temporary = dir.join(format!(".{FILE}.{}", std::process::id()));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)
+        let file = disk.open(&temporary, Mode::Truncate).map_err(at)?;
+        file.write_all_at(&bytes, 0)
+            .and_then(|()| file.sync())
             .map_err(at)?;
-        file.write_all(&bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(at)?;
-        fs::rename(&temporary, dir.join(FILE)).map_err(at)?;
-        sync_dir(dir).map_err(at)
+        disk.rename(&temporary, &dir.join(FILE)).map_err(at)?;
+        disk.sync_dir(dir).map_err(at)
     }
 
     /// Reads the file in `dir`; `None` if there is none.
-    pub(crate) fn read(dir: &Path) -> Result<Option<Self>, WritableError> {
+    pub(crate) fn read(disk: &Disk, dir: &Path) -> Result<Option<Self>, WritableError> {
         let path = dir.join(FILE);
         let at = |source| WritableError::Io {
             doing: "reading its metadata file",
             path: path.clone(),
             source,
         };
-        let file = match File::open(&path) {
+        let file = match disk.open(&path, Mode::Read) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(at(error)),
         };
-        let mut bytes = Vec::new();
-        file.take(BYTES_MAX).read_to_end(&mut bytes).map_err(at)?;
+        let mut bytes = vec![0; BYTES_MAX];
+        let len = file.read_at(&mut bytes, 0).map_err(at)?;
+        bytes.truncate(len);
         let damaged = |what: String| WritableError::Damaged {
             file: path.clone(),
             position: 0,
@@ -106,11 +101,6 @@ impl Meta {
 /// Fills `bytes` from the kernel's random generator.
 pub(crate) fn random_bytes(bytes: &mut [u8]) -> io::Result<()> {
     File::open("/dev/urandom")?.read_exact(bytes)
-}
-
-/// Makes names in `dir` durable.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 fn to_hex(bytes: &[u8]) -> String {

@@ -15,16 +15,13 @@
 //! the last segment at its replayed length and hash; what a late holder of a lower epoch adds after that is ignored, and
 //! content files of earlier epochs are never written in place.
 
-use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-
-use rustix::fs::{FlockOperation, flock};
 
 pub(crate) mod checkpoint;
 mod codec;
 pub(crate) mod content;
+pub(crate) mod disk;
 pub(crate) mod extents;
 pub(crate) mod log;
 pub mod mark;
@@ -38,6 +35,7 @@ pub(crate) use meta::{Meta, random_bytes};
 use crate::layer::LayerId;
 use crate::quota::Quota;
 use content::ContentStore;
+use disk::{Disk, Lock};
 use extents::{ContentId, Source};
 use log::Log;
 use mark::Mark;
@@ -121,6 +119,7 @@ impl Options {
 
 /// A writable layer, open and locked.
 pub struct Writable {
+    pub(crate) disk: Disk,
     pub(crate) path: PathBuf,
     pub(crate) meta: Meta,
     pub(crate) epoch: u64,
@@ -131,7 +130,7 @@ pub struct Writable {
     /// What it held when it was opened.
     pub(crate) mark: Option<Mark>,
     /// Its lock goes with it.
-    pub(crate) lock: File,
+    pub(crate) lock: Lock,
 }
 
 impl Writable {
@@ -140,12 +139,16 @@ impl Writable {
     /// # Errors
     /// [`WritableError::Io`].
     pub fn create_if_missing(path: &Path) -> Result<(), WritableError> {
+        Self::create_if_missing_on(&Disk::Host, path)
+    }
+
+    pub(crate) fn create_if_missing_on(disk: &Disk, path: &Path) -> Result<(), WritableError> {
         for folder in [
             path.to_path_buf(),
             path.join(log::FOLDER),
             path.join(content::FOLDER),
         ] {
-            match DirBuilder::new().mode(0o700).create(&folder) {
+            match disk.make_dir(&folder) {
                 Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(WritableError::Io {
                         doing: "making",
@@ -156,19 +159,20 @@ impl Writable {
                 _ => {}
             }
         }
-        if Meta::read(path)?.is_none() {
+        let made = Meta::read(disk, path)?.is_none();
+        if made {
             // Under the lock, so that of two servers that come at once only one decides who the layer is.
-            let _lock = lock(path)?;
-            if Meta::read(path)?.is_none() {
-                Meta::create(path)?;
-                if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                    let synced = meta::sync_dir(parent);
-                    synced.map_err(|source| WritableError::Io {
-                        doing: "syncing",
-                        path: parent.to_path_buf(),
-                        source,
-                    })?;
-                }
+            let _lock = lock(disk, path)?;
+            if Meta::read(disk, path)?.is_none() {
+                Meta::create(disk, path)?;
+            }
+        }
+        // Also where it is there: whoever made it may have died before its names were on disk.
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        for folder in [Some(path), parent].into_iter().flatten() {
+            match disk.sync_dir(folder) {
+                Err(error) if !made && error.kind() == io::ErrorKind::PermissionDenied => {}
+                synced => synced.map_err(log::io_at("syncing", folder))?,
             }
         }
         Ok(())
@@ -181,12 +185,21 @@ impl Writable {
     /// opened it, [`WritableError::Damaged`] where something acknowledged is gone. A torn end of the log, which nobody
     /// was told about, is cut off silently.
     pub fn open(path: &Path, epoch: u64, options: Options) -> Result<Self, WritableError> {
+        Self::open_on(&Disk::Host, path, epoch, options)
+    }
+
+    pub(crate) fn open_on(
+        disk: &Disk,
+        path: &Path,
+        epoch: u64,
+        options: Options,
+    ) -> Result<Self, WritableError> {
         let missing = || WritableError::Missing {
             path: path.to_path_buf(),
         };
-        let meta = Meta::read(path)?.ok_or_else(missing)?;
-        let lock = lock(path)?;
-        let mut replayed = log::replay(path, meta.layer)?;
+        let meta = Meta::read(disk, path)?.ok_or_else(missing)?;
+        let lock = lock(disk, path)?;
+        let mut replayed = log::replay(disk, path, meta.layer)?;
         if replayed.epoch_seen > epoch {
             let seen = replayed.epoch_seen;
             return Err(WritableError::EpochPassed {
@@ -195,18 +208,18 @@ impl Writable {
                 asked: epoch,
             });
         }
-        if checkpoint::write(path, epoch, &replayed)? {
-            replayed = log::replay(path, meta.layer)?;
+        if checkpoint::write(disk, path, epoch, &replayed)? {
+            replayed = log::replay(disk, path, meta.layer)?;
         }
-        checkpoint::remove_replaced(path, &replayed)?;
+        checkpoint::remove_replaced(disk, path, &replayed)?;
         // Without one the layer serves as well: nobody is kept from it.
-        let mark = Mark::of_replayed(path, &replayed)
+        let mark = Mark::of_replayed(disk, path, &replayed)
             .inspect_err(|error| {
                 tracing::warn!(path = %path.display(), error = error as &dyn std::error::Error, "no mark");
             })
             .ok();
-        let log = Log::open(path, meta.layer, epoch, &replayed)?;
-        let content = ContentStore::new(path);
+        let log = Log::open(disk, path, meta.layer, epoch, &replayed)?;
+        let content = ContentStore::new(disk, path);
         let swept = content.sweep(&known_content(&replayed.state));
         swept.map_err(|source| WritableError::Io {
             doing: "sweeping",
@@ -215,6 +228,7 @@ impl Writable {
         })?;
         tracing::debug!(path = %path.display(), epoch, objects = replayed.state.objects.len(), "writable layer open");
         Ok(Self {
+            disk: disk.clone(),
             path: path.to_path_buf(),
             meta,
             epoch,
@@ -261,27 +275,12 @@ pub(crate) fn known_content(state: &State) -> std::collections::HashSet<ContentI
         .collect()
 }
 
-fn lock(path: &Path) -> Result<File, WritableError> {
+fn lock(disk: &Disk, path: &Path) -> Result<Lock, WritableError> {
     let file = path.join(LOCK);
-    let doing = |source| WritableError::Io {
-        doing: "locking",
-        path: file.clone(),
-        source,
-    };
-    let lock = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&file)
-        .map_err(doing)?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(WritableError::Busy {
+    disk.lock(&file).map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => WritableError::Busy {
             path: path.to_path_buf(),
-        }),
-        // Some file systems (AFS) have no such locks: epochs alone keep holders apart there.
-        Err(rustix::io::Errno::NOLCK | rustix::io::Errno::OPNOTSUPP) => Ok(lock),
-        Err(error) => Err(doing(error.into())),
-    }
+        },
+        _ => log::io_at("locking", &file)(source),
+    })
 }

@@ -171,6 +171,8 @@ pub(crate) fn frame(binding: &[u8; 32], position: u64, durable: u64, payload: &[
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Framed<'a> {
     pub(crate) payload: &'a [u8],
+    /// How much of the segment was known to be on disk when it was written.
+    pub(crate) durable: u64,
     /// Bytes up to the next record.
     pub(crate) len: usize,
 }
@@ -187,6 +189,7 @@ pub(crate) fn unframe<'a>(binding: &[u8; 32], position: u64, bytes: &'a [u8]) ->
     let found = durable <= position && check(binding, position, durable, payload) == expected;
     found.then_some(Framed {
         payload,
+        durable,
         len: FRAME + len,
     })
 }

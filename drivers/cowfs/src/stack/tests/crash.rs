@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::writable::WritableError;
+use crate::writable::disk::Disk;
 use crate::writable::log;
 use crate::writable::segment::{self, FRAME, HEADER, Header};
 
@@ -109,14 +110,14 @@ fn every_prefix_of_the_log_is_a_state_that_was() {
         ends.push(at + FRAME + usize::try_from(u32::from_le_bytes(len)).expect("it fits"));
     }
     let copy = with_log(dir.path(), &log);
-    let meta = crate::writable::Meta::read(copy.path())
+    let meta = crate::writable::Meta::read(&Disk::Host, copy.path())
         .expect("reading")
         .expect("it is there");
     let segment = segment_path(copy.path());
     for len in 0..log.len() {
         fs::write(&segment, &log[..len]).expect("writing");
-        let replayed =
-            log::replay(copy.path(), meta.layer).unwrap_or_else(|error| panic!("{len} bytes: {error}"));
+        let replayed = log::replay(&Disk::Host, copy.path(), meta.layer)
+            .unwrap_or_else(|error| panic!("{len} bytes: {error}"));
         let end = ends.iter().rev().find(|&&end| end <= len).copied();
         assert_eq!(replayed.bytes, end.unwrap_or(0) as u64, "{len} bytes");
         assert_eq!(replayed.unborn.len(), usize::from(len < HEADER));
@@ -327,51 +328,6 @@ fn what_was_not_committed_may_go_but_shows_nothing_else() {
         )
         .expect("setattr");
     assert_eq!(after.read("etc/conf"), [&[b'o'; 10][..], &[0; 10]].concat());
-}
-
-#[test]
-fn a_full_disk_leaves_nothing_half_done() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let full = world(dir.path(), 1, &[&lower()]);
-    let tree = full.tree();
-    let faults = &full.stack.top.as_ref().expect("it is writable").log.faults;
-    faults.no_space.store(true, std::sync::atomic::Ordering::Release);
-    assert_eq!(full.remove("bin/perl"), Err(Status::NoSpc));
-    assert_eq!(full.rename("usr/lib", "lib"), Err(Status::NoSpc));
-    assert_eq!(full.mkdir("x").map(|_| ()), Err(Status::NoSpc));
-    assert_eq!(full.tree(), tree);
-    faults.no_space.store(false, std::sync::atomic::Ordering::Release);
-    full.mkdir("x").expect("there is space again");
-    let tree = full.tree();
-    drop(full);
-    assert_eq!(world(dir.path(), 1, &[&lower()]).tree(), tree);
-}
-
-#[test]
-fn after_a_failed_sync_nothing_is_acknowledged() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let world = world(dir.path(), 1, &[&lower()]);
-    let faults = &world.stack.top.as_ref().expect("it is writable").log.faults;
-    let set = SetAttr::default();
-    let made = world
-        .stack
-        .mkdir(&world.root, None, &world.handle(""), b"x", &set)
-        .expect("mkdir");
-    faults
-        .sync_fails
-        .store(true, std::sync::atomic::Ordering::Release);
-    assert_eq!(world.stack.settle(made.ticket), Err(Status::Io));
-    faults
-        .sync_fails
-        .store(false, std::sync::atomic::Ordering::Release);
-    assert_eq!(
-        world.stack.settle(made.ticket),
-        Err(Status::Io),
-        "trying again would lie"
-    );
-    assert_eq!(world.mkdir("y").map(|_| ()), Err(Status::Io));
-    assert_eq!(world.read("bin/perl"), b"#!perl");
-    assert!(world.stack.statistics().failed);
 }
 
 #[test]

@@ -7,27 +7,7 @@ use super::*;
 use crate::attr::{Device, SetTime, Time};
 use crate::memory::Memory;
 use crate::service::{Changed, InDirectory, access};
-
-/// Numbers from a seed (Knuth's MMIX generator); the same on every machine.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from((self.0 >> 33) % limit as u64).expect("it fits")
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len())]
-    }
-}
+use crate::testing::Dice;
 
 const NAMES: [&[u8]; 12] = [
     b"a", b"b", b"c", b"d", b"etc", b"bin", b"perl", b"perl5", b".wh.a", b"hosts", b"sub", b"passwd",
@@ -498,7 +478,7 @@ fn check(seed: u64, steps: usize) {
         stack: first.stack.root().handle,
         model: model.root().handle,
     }];
-    let (dice, ids) = (Dice(seed), HashMap::new());
+    let (dice, ids) = (Dice::new(seed), HashMap::new());
     let mut run = Run {
         dice,
         world: first,

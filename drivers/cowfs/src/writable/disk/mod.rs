@@ -1,0 +1,291 @@
+//! The storage beneath a writable layer: the few calls it makes of a file system, and nothing else.
+//!
+//! Everything a writable layer does to its directory goes through here, so that tests can put a file system in memory in
+//! its place that records each call, fails the ones it is told to, and shows what any crash could have left. In programs
+//! there is only [`Disk::Host`], and each call is the system call it is named for.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+
+#[cfg(test)]
+pub(crate) mod simulated;
+
+#[cfg(test)]
+use simulated::{Simulated, SimulatedFile};
+
+/// A file system.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Disk {
+    /// The one of this machine.
+    #[default]
+    Host,
+    #[cfg(test)]
+    Simulated(Simulated),
+}
+
+/// An open file.
+#[derive(Debug)]
+pub(crate) enum DiskFile {
+    Host(File),
+    #[cfg(test)]
+    Simulated(SimulatedFile),
+}
+
+/// Held while a layer is open.
+#[derive(Debug)]
+pub(crate) enum Lock {
+    /// Nobody else on this file system has the layer open.
+    Host {
+        /// Its lock goes with it.
+        _file: File,
+    },
+    /// The file system has no locks.
+    Unlocked,
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Read,
+    ReadWrite,
+    /// Made, and it must not be there yet (mode 0600).
+    CreateNew,
+    /// Made, or emptied (mode 0600).
+    Truncate,
+}
+
+/// What the file system knows of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileStatus {
+    pub(crate) len: u64,
+    /// Time of its last change: seconds and nanoseconds.
+    pub(crate) mtime: (i64, i64),
+}
+
+/// Room on the file system, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Space {
+    pub(crate) total: u64,
+    pub(crate) free: u64,
+}
+
+impl Disk {
+    /// Makes a directory (mode 0700).
+    pub(crate) fn make_dir(&self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::Host => DirBuilder::new().mode(0o700).create(path),
+            #[cfg(test)]
+            Self::Simulated(disk) => disk.make_dir(path),
+        }
+    }
+
+    /// Names in a directory, in no order.
+    pub(crate) fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        match self {
+            Self::Host => fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect(),
+            #[cfg(test)]
+            Self::Simulated(disk) => disk.list(path),
+        }
+    }
+
+    /// Opens a file.
+    pub(crate) fn open(&self, path: &Path, mode: Mode) -> io::Result<DiskFile> {
+        match self {
+            Self::Host => {
+                let mut options = OpenOptions::new();
+                options.read(true).mode(0o600);
+                let options = match mode {
+                    Mode::Read => &options,
+                    Mode::ReadWrite => options.write(true),
+                    Mode::CreateNew => options.write(true).create_new(true),
+                    Mode::Truncate => options.write(true).create(true).truncate(true),
+                };
+                options.open(path).map(DiskFile::Host)
+            }
+            #[cfg(test)]
+            Self::Simulated(disk) => disk.open(path, mode).map(DiskFile::Simulated),
+        }
+    }
+
+    /// The whole content of a file.
+    pub(crate) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Host => fs::read(path),
+            #[cfg(test)]
+            Self::Simulated(disk) => disk.read(path),
+        }
+    }
+
+    /// Gives a file another name in the same directory, in the place of what has that name.
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match self {
+            Self::Host => fs::rename(from, to),
+            #[cfg(test)]
+            Self::Simulated(disk) => disk.rename(from, to),
+        }
+    }
+
+    /// Removes a file.
+    pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::Host => fs::remove_file(path),
+            #[cfg(test)]
+            Self::Simulated(disk) => disk.remove(path),
+        }
+    }
+
+    /// Makes the names in a directory durable.
+    pub(crate) fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::Host => File::open(path)?.sync_all(),
+            #[cfg(test)]
+            Self::Simulated(disk) => disk.sync_dir(path),
+        }
+    }
+
+    /// What is known of a file.
+    pub(crate) fn status(&self, path: &Path) -> io::Result<FileStatus> {
+        match self {
+            Self::Host => fs::metadata(path).map(|known| FileStatus {
+                len: known.len(),
+                mtime: (known.mtime(), known.mtime_nsec()),
+            }),
+            #[cfg(test)]
+            Self::Simulated(disk) => disk.status(path),
+        }
+    }
+
+    /// Fills `bytes` with what nobody can guess.
+    pub(crate) fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::Host => super::random_bytes(bytes),
+            // The same each time, so that a seed says all there is to say about a run.
+            #[cfg(test)]
+            Self::Simulated(_) => {
+                bytes.fill(0x5a);
+                Ok(())
+            }
+        }
+    }
+
+    /// Room on the file system that holds `path`.
+    pub(crate) fn space(&self, path: &Path) -> io::Result<Space> {
+        match self {
+            Self::Host => {
+                let disk = rustix::fs::statvfs(path)?;
+                Ok(Space {
+                    total: disk.f_blocks.saturating_mul(disk.f_frsize),
+                    free: disk.f_bavail.saturating_mul(disk.f_frsize),
+                })
+            }
+            #[cfg(test)]
+            Self::Simulated(_) => Ok(Space {
+                total: 1 << 30,
+                free: 1 << 30,
+            }),
+        }
+    }
+
+    /// Locks the file `path`, which is made, for as long as the result lives; [`io::ErrorKind::WouldBlock`] while
+    /// somebody has it.
+    pub(crate) fn lock(&self, path: &Path) -> io::Result<Lock> {
+        match self {
+            Self::Host => {
+                let file = OpenOptions::new()
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .mode(0o600)
+                    .open(path)?;
+                match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                    Ok(()) => Ok(Lock::Host { _file: file }),
+                    // Some file systems (AFS) have no such locks: epochs alone keep holders apart there.
+                    Err(rustix::io::Errno::NOLCK | rustix::io::Errno::OPNOTSUPP) => Ok(Lock::Unlocked),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            #[cfg(test)]
+            Self::Simulated(_) => Ok(Lock::Unlocked),
+        }
+    }
+}
+
+impl DiskFile {
+    /// Reads as pread(2) does: perhaps fewer bytes than asked for.
+    fn read_some(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Self::Host(file) => file.read_at(buf, offset),
+            #[cfg(test)]
+            Self::Simulated(file) => file.read_at(buf, offset),
+        }
+    }
+
+    /// Fills as much of `buf` from `offset` on as the file has.
+    pub(crate) fn read_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while !buf.is_empty() {
+            match self.read_some(buf, offset) {
+                Ok(0) => break,
+                Ok(count) => {
+                    filled += count;
+                    offset = offset.saturating_add(super::log::as_u64(count));
+                    buf = &mut buf[count..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Fills `buf` from `offset` on; an error if the file ends before.
+    pub(crate) fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let wanted = buf.len();
+        if self.read_at(buf, offset)? == wanted {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+
+    /// Writes all of `bytes`; after an error, perhaps a part of them.
+    pub(crate) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match self {
+            Self::Host(file) => file.write_all_at(bytes, offset),
+            #[cfg(test)]
+            Self::Simulated(file) => file.write_all_at(bytes, offset),
+        }
+    }
+
+    /// Cuts the file, or has it end later with zeros.
+    pub(crate) fn set_len(&self, len: u64) -> io::Result<()> {
+        match self {
+            Self::Host(file) => file.set_len(len),
+            #[cfg(test)]
+            Self::Simulated(file) => file.set_len(len),
+        }
+    }
+
+    /// Makes content and length durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        match self {
+            Self::Host(file) => file.sync_data(),
+            #[cfg(test)]
+            Self::Simulated(file) => file.sync(),
+        }
+    }
+
+    /// Bytes it has.
+    pub(crate) fn len(&self) -> io::Result<u64> {
+        match self {
+            Self::Host(file) => Ok(file.metadata()?.len()),
+            #[cfg(test)]
+            Self::Simulated(file) => file.len(),
+        }
+    }
+}
