@@ -8,7 +8,7 @@ export CARGO_TERM_COLOR ?= auto
 .PHONY: help setup build man image demo demo-stop test lint unit crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-overlayfs test-ssh bench bench-cowfs doc deny clean-images
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
 
 setup: ## install what is missing (Debian packages; asks for nothing if all is there)
 	@tools/setup

@@ -35,8 +35,14 @@ pub fn stack_digest(sliver: &DesiredSliver) -> Digest {
 /// quota), what only watches it (health) and where content came from are not part of it.
 #[must_use]
 pub fn boot_digest(sliver: &DesiredSliver) -> Digest {
+    boot_digest_on(sliver, &stack_digest(sliver))
+}
+
+/// As [`boot_digest`], for whoever has the [`stack_digest`] at hand.
+#[must_use]
+pub fn boot_digest_on(sliver: &DesiredSliver, stack: &Digest) -> Digest {
     let form = BootForm {
-        stack: stack_digest(sliver).to_string(),
+        stack: stack.to_string(),
         kernel: sliver.kernel.digest.to_string(),
         vcpus: sliver.resources.vcpus,
     };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use xeno_model::desired::{DesiredNode, HypervisorKind, Mount, SliverState, Standing, WritableKind};
 use xeno_model::id::{Digest, Epoch, NodeName, SliverId, Timestamp};
-use xeno_model::normal::{boot_digest, stack_digest};
+use xeno_model::normal::{boot_digest_on, stack_digest};
 use xeno_model::observed::{
     DomainState, Domains, HealthVerdict, ObservedDomain, ObservedImage, ObservedNode, ObservedStorage, Seen,
 };
@@ -55,11 +55,13 @@ pub fn observed_from(
             SliverState::Stopped | SliverState::Suspended => false,
         };
         let tuning = Tuning::of(&sliver);
+        let stack = stack_digest(&sliver);
+        let boot = boot_digest_on(&sliver, &stack);
         if runs {
             let domain = ObservedDomain {
                 uuid: sliver.uuid,
                 state: DomainState::Running,
-                booted: boot_digest(&sliver),
+                booted: boot,
                 memory_mib: tuning.memory_mib,
                 memory_max_mib: sliver.resources.memory_most().mib(),
                 vcpus: sliver.resources.vcpus,
@@ -74,7 +76,7 @@ pub fn observed_from(
         } else if sliver.state == SliverState::Suspended {
             let image = ObservedImage {
                 uuid: sliver.uuid,
-                boot: boot_digest(&sliver),
+                boot,
                 memory_mib: tuning.memory_mib,
                 memory_max_mib: sliver.resources.memory_most().mib(),
                 publish: tuning.publish,
@@ -94,7 +96,7 @@ pub fn observed_from(
             } else {
                 BTreeSet::new()
             },
-            stack: runs.then(|| stack_digest(&sliver)),
+            stack: runs.then_some(stack),
             exported: runs,
             bytes: 0,
             tombstone: None,

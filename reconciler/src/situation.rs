@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use xeno_model::desired::{DesiredSliver, SliverState, Start, WritableKind};
 use xeno_model::id::{Digest, Epoch, SliverId};
-use xeno_model::normal::{boot_digest, stack_digest};
+use xeno_model::normal::{boot_digest, boot_digest_on, stack_digest};
 use xeno_model::observed::{
     Ability, DomainState, HealthVerdict, ObservedDomain, ObservedImage, ObservedStorage, Seen,
 };
@@ -69,9 +69,10 @@ pub(crate) struct Marks {
 
 impl Marks {
     pub(crate) fn of(sliver: &DesiredSliver) -> Self {
+        let stack = stack_digest(sliver);
         Self {
-            stack: stack_digest(sliver),
-            boot: boot_digest(sliver),
+            stack,
+            boot: boot_digest_on(sliver, &stack),
         }
     }
 }

@@ -146,7 +146,7 @@ pub(crate) fn plans(before: Option<&Commit>, after: &Commit, only: Option<&NodeN
 }
 
 /// Does the same with each, all cores at it; the results are in order.
-fn on_all_cores<T: Sync, R: Send>(all: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub(crate) fn on_all_cores<T: Sync, R: Send>(all: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let share = all.len().div_ceil(threads).max(1);
     let (work, mut results) = (&work, Vec::with_capacity(all.len()));

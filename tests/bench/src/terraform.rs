@@ -114,6 +114,8 @@ fn terraform_command() -> Command {
     command
         .env("CHECKPOINT_DISABLE", "1")
         .env("TF_IN_AUTOMATION", "1")
+        // Whatever the person who measures has configured.
+        .env_remove("TF_CLI_CONFIG_FILE")
         .env_remove("TF_LOG");
     command
 }

@@ -15,7 +15,7 @@ use xeno_qemu::{Accel, AccelChoice, QemuConfig, QemuDriver};
 use xeno_reconciler::ports::{DomainSpec, Hypervisor};
 
 /// Far longer than anything here takes; a test that gets here has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 const MODULES: [&str; 13] = [
     "virtio",
     "virtio_ring",

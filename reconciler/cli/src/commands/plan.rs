@@ -9,7 +9,7 @@ use xeno_model::id::NodeName;
 use xeno_reconciler::plan::Plan;
 use xeno_reconciler::render::{self, Colour};
 
-use crate::commits::{Commit, History, Range, plan_from, plans, show};
+use crate::commits::{Commit, History, Range, on_all_cores, plan_from, plans, show};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::graph;
@@ -170,10 +170,7 @@ fn print(plans: &[Plan], format: PlanFormat, single: bool) -> Outcome<bool> {
     match format {
         PlanFormat::Json => output::json(&value(plans, single)?)?,
         PlanFormat::Text => {
-            let texts: Vec<String> = plans
-                .iter()
-                .map(|plan| render::marked(plan, Colour::Ansi))
-                .collect();
+            let texts = on_all_cores(plans, |plan| render::marked(plan, Colour::Ansi));
             output::styled(&texts.join("\n"))?;
         }
         PlanFormat::Dot => output::text(&graph::dot(&documents(plans)?))?,
