@@ -13,7 +13,6 @@ mod tests;
 mod view;
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +27,7 @@ use crate::service::Status;
 use crate::stack::lower::Lower;
 use crate::template::{Store, StoreError};
 use crate::writable::content::ContentStore;
+use crate::writable::disk::{Disk, DiskFile, Mode};
 use crate::writable::state::State;
 use crate::writable::{Meta, WritableError, log};
 
@@ -94,7 +94,7 @@ pub struct Inspection {
     root: ObjectKey,
     content: ContentStore,
     segments: Vec<PathBuf>,
-    open: Mutex<HashMap<u32, Arc<File>>>,
+    open: Mutex<HashMap<u32, Arc<DiskFile>>>,
     lower: Option<Lower>,
     source: Option<Arc<dyn ContentSource>>,
     epoch: u64,
@@ -110,10 +110,10 @@ impl Inspection {
         let missing = || WritableError::Missing {
             path: path.to_path_buf(),
         };
-        let meta = Meta::read(path)?.ok_or_else(missing)?;
+        let meta = Meta::read(&Disk::Host, path)?.ok_or_else(missing)?;
         let mut attempt = 1;
         let replayed = loop {
-            match log::replay(path, meta.layer) {
+            match log::replay(&Disk::Host, path, meta.layer) {
                 Ok(replayed) => break replayed,
                 // A server that has it open may have put a checkpoint in the place of segments that were being read.
                 Err(WritableError::Damaged { .. } | WritableError::Io { .. }) if attempt < ATTEMPTS => {
@@ -126,7 +126,7 @@ impl Inspection {
             root: replayed.state.root(),
             state: replayed.state,
             own: meta.layer,
-            content: ContentStore::new(path),
+            content: ContentStore::new(&Disk::Host, path),
             epoch: replayed
                 .chain
                 .last()
@@ -198,7 +198,7 @@ impl Inspection {
         self.log_bytes
     }
 
-    fn segment(&self, index: u32) -> io::Result<Arc<File>> {
+    fn segment(&self, index: u32) -> io::Result<Arc<DiskFile>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = open.get(&index) {
             return Ok(Arc::clone(file));
@@ -206,7 +206,7 @@ impl Inspection {
         let path = usize::try_from(index)
             .ok()
             .and_then(|index| self.segments.get(index));
-        let file = Arc::new(File::open(path.ok_or(io::ErrorKind::NotFound)?)?);
+        let file = Arc::new(Disk::Host.open(path.ok_or(io::ErrorKind::NotFound)?, Mode::Read)?);
         open.insert(index, Arc::clone(&file));
         Ok(file)
     }

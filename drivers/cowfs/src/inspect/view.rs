@@ -8,7 +8,6 @@ use crate::attr::{Attr, Device, FileType};
 use crate::handle::ObjectKey;
 use crate::layer::NodeNumber;
 use crate::stack::lower::{Lower, LowerChild, Origins};
-use crate::writable::content::read_at;
 use crate::writable::extents::Source;
 use crate::writable::log::as_u64;
 use crate::writable::record::{Base, Name};
@@ -233,7 +232,7 @@ impl Inspection {
         }
         for (from, to, source) in file.extents.within(offset, end) {
             let (file, at) = match source {
-                Source::Content(id) => (self.content.open(id), from),
+                Source::Content(id) => (self.content.open_to_read(id), from),
                 Source::Log {
                     segment,
                     at,
@@ -244,7 +243,7 @@ impl Inspection {
             let place = |at: u64| usize::try_from(at - offset).unwrap_or(wanted);
             let part = &mut buf[place(from)..place(to)];
             let len = part.len();
-            if read_at(&file, at, part).map_err(InspectError::Content)? < len {
+            if file.read_at(part, at).map_err(InspectError::Content)? < len {
                 return Err(InspectError::Content(io::ErrorKind::UnexpectedEof.into()));
             }
         }
