@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image demo demo-stop test lint unit crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-overlayfs test-ssh bench bench-cowfs doc deny clean-images
+.PHONY: help setup build man image demo demo-stop test lint unit crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-overlayfs test-ssh bench bench-cowfs fuzz-cowfs doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -81,6 +81,9 @@ bench-cowfs: setup ## the file server beside nfs-ganesha over overlayfs (root; i
 	$(CARGO) build --release --locked -p xeno-bench-cowfs
 	@mkdir -p target/bench
 	@target/release/xeno-bench-cowfs --dir target/bench/ground --report target/bench/cowfs.json
+
+fuzz-cowfs: ## hostile input for the file server (TARGET=wire, calls, log or index; SECONDS=3600), with idle time only
+	drivers/cowfs/fuzz/run $(or $(TARGET),wire) $(or $(SECONDS),3600)
 
 doc: ## the code's own documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items

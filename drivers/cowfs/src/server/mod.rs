@@ -16,13 +16,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 
 pub use listen::ListenError;
 pub(crate) use listen::{bind_private, peer_is};
 pub use run::{ServeError, serve, serve_with};
 
-use crate::export::{Export, Exports};
+use crate::export::{Export, Exports, Peer};
 use pool::Pool;
 
 /// Bytes of call and reply that weigh one unit in flight.
@@ -100,6 +101,16 @@ impl Server {
         export: Arc<Export>,
     ) -> Result<Listening, ListenError> {
         listen::unix(self, path, uid, export).await
+    }
+
+    /// Serves one connection that somebody else has accepted, until its client leaves or its export is sealed. It counts
+    /// against no limit of a listener.
+    pub async fn serve_connection<R, W>(self: &Arc<Self>, peer: Peer, reader: R, writer: W)
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin + Send + 'static,
+    {
+        connection::serve(Arc::clone(self), peer, reader, writer).await;
     }
 
     /// Waits until the calls that run now have been answered, but not longer than `patience`.

@@ -24,6 +24,9 @@ pub(crate) const NODE_SIZE: usize = 80;
 /// Bytes of an entry.
 pub(crate) const ENTRY_SIZE: usize = 12;
 
+/// The size every directory of a layer reports: real sizes differ between file systems.
+pub(crate) const DIRECTORY_SIZE: u64 = 4096;
+
 /// Longest target of a symlink, as Linux has it (PATH_MAX without the final NUL).
 const TARGET_MAX: usize = 4095;
 /// Longest name (NAME_MAX).

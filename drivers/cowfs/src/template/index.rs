@@ -10,7 +10,9 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use super::format::{self, ENTRY_SIZE, EntryRecord, HEADER_SIZE, NODE_SIZE, NodeRecord, Payload};
+use super::format::{
+    self, DIRECTORY_SIZE, ENTRY_SIZE, EntryRecord, HEADER_SIZE, NODE_SIZE, NodeRecord, Payload,
+};
 use crate::attr::FileType;
 use crate::layer::{Entry, LayerError, LayerId, NamedEntry, NodeNumber, ROOT};
 
@@ -344,6 +346,16 @@ impl Index {
             let node = self.record(at)?;
             if node.links != links {
                 return Err("a wrong number of links");
+            }
+            let size_fits = match node.file_type {
+                FileType::Regular => true,
+                FileType::Directory => node.size == DIRECTORY_SIZE,
+                // Checked with the target.
+                FileType::Symlink => node.mode == 0o777,
+                FileType::Block | FileType::Character | FileType::Socket | FileType::Fifo => node.size == 0,
+            };
+            if !size_fits {
+                return Err("a node with a size or mode that its type never has");
             }
             if let Payload::Target { offset, len } = node.payload {
                 let target = self.string(offset, len as usize)?;

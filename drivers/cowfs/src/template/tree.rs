@@ -6,9 +6,6 @@ use super::format::{self, NodeRecord, Payload};
 use crate::attr::{Device, FileType, Time};
 use crate::layer::ContentHash;
 
-/// The size every directory of a layer reports: real sizes differ between file systems.
-const DIRECTORY_SIZE: u64 = 4096;
-
 /// What is wrong with a member of a tree.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TreeError {
@@ -303,7 +300,7 @@ impl Tree {
                     let (first, count) = ranges[i];
                     (
                         FileType::Directory,
-                        DIRECTORY_SIZE,
+                        format::DIRECTORY_SIZE,
                         Payload::Directory { first, count },
                     )
                 }
