@@ -194,3 +194,25 @@ fn an_exclusive_create_is_known_again_until_the_file_changes() {
     drop(second);
     assert_eq!(create(&world(dir.path(), 1, &[])), Err(Status::Exist));
 }
+
+#[test]
+fn losing_a_name_moves_the_change_time_of_what_stays() {
+    let check = |lose: fn(&World)| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let world = world(dir.path(), 1, &[&lower()]);
+        let handle = world.handle("bin/perl5");
+        let before = world.attr("bin/perl5");
+        lose(&world);
+        let after = world.stack.getattr(&handle).expect("it has another name").attr;
+        assert_eq!(after.links, 1);
+        assert!(
+            after.ctime > before.ctime,
+            "{:?} and {:?}",
+            after.ctime,
+            before.ctime
+        );
+        assert_eq!(after.mtime, before.mtime);
+    };
+    check(|world| world.remove("bin/perl").expect("removing"));
+    check(|world| world.rename("etc/hosts", "bin/perl").expect("renaming"));
+}

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::layer::ContentSource;
@@ -64,6 +65,63 @@ fn a_huge_directory_lists_everything_once_while_it_changes() {
     assert_eq!(unique.len(), seen.len(), "something was listed twice");
     let stayed = seen.iter().filter(|name| !name.starts_with(b"late")).count();
     assert_eq!(stayed, 100_000, "something was not listed");
+}
+
+#[test]
+fn many_listings_of_a_directory_that_others_change() {
+    let mut lower = MemoryLayer::new(b"template");
+    for number in 0..60_000 {
+        lower = lower.file(&format!("huge/stays-{number}"), b"");
+    }
+    for number in 0..10_000 {
+        lower = lower.file(&format!("huge/goes-{number}"), b"");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = world(dir.path(), 1, &[&lower]);
+    let huge = world.handle("huge");
+    let create = |name: &str| {
+        let mode = CreateMode::Guarded(SetAttr::default());
+        let made = world
+            .stack
+            .create(&world.root, None, &huge, name.as_bytes(), mode);
+        made.expect("creating");
+    };
+    for number in 0..30_000 {
+        create(&format!("stays-new-{number}"));
+    }
+    let listing = AtomicUsize::new(3);
+    std::thread::scope(|scope| {
+        let readers = [97, 1_000, 7_777].map(|most| {
+            let (world, huge, listing) = (&world, &huge, &listing);
+            scope.spawn(move || {
+                let (mut cookie, mut seen) = (0, Vec::new());
+                while !page(world, huge, &mut cookie, most, &mut seen) {}
+                listing.fetch_sub(1, Ordering::AcqRel);
+                seen
+            })
+        });
+        // Until the last has come to its end: names go, come, and move away and back.
+        let mut round = 0;
+        while listing.load(Ordering::Acquire) > 0 {
+            let goes = format!("goes-{}", round % 10_000);
+            if round < 10_000 {
+                world.remove(&format!("huge/{goes}")).expect("removing");
+            } else {
+                create(&format!("late-{round}"));
+            }
+            let late = format!("late-{round}-moved");
+            create(&late);
+            world.rename(&format!("huge/{late}"), &late).expect("renaming");
+            round += 1;
+        }
+        for reader in readers {
+            let seen = reader.join().expect("it did not panic");
+            let once: HashSet<&Vec<u8>> = seen.iter().collect();
+            assert_eq!(once.len(), seen.len(), "something was listed twice");
+            let stayed = seen.iter().filter(|name| name.starts_with(b"stays")).count();
+            assert_eq!(stayed, 90_000, "something was not listed");
+        }
+    });
 }
 
 #[test]
@@ -396,7 +454,7 @@ fn reads_and_writes_pass_truncations() {
     std::thread::scope(|scope| {
         let (world, handle, stop) = (&world, &handle, &stop);
         scope.spawn(move || {
-            while !stop.load(std::sync::atomic::Ordering::Acquire) {
+            while !stop.load(Ordering::Acquire) {
                 let bytes = world.read_handle(handle).expect("reading beside truncations");
                 assert!(bytes.iter().all(|&byte| byte <= 1));
             }
@@ -416,7 +474,7 @@ fn reads_and_writes_pass_truncations() {
                 .settle(changed.expect("setattr").ticket)
                 .expect("settling");
         }
-        stop.store(true, std::sync::atomic::Ordering::Release);
+        stop.store(true, Ordering::Release);
     });
     assert_eq!(world.read("f"), [1; 249]);
 }
