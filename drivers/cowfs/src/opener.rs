@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::directory::DirectoryLayer;
 use crate::import::Limits;
-use crate::layer::Layer;
+use crate::layer::{ContentSource, Layer};
 use crate::quota::Quota;
 use crate::service::{FileService, LayerSource, OpenError, StackOpener};
 use crate::stack::{self, StackError, StackSpec};
@@ -35,7 +35,11 @@ impl Opener {
         }
     }
 
-    fn layer(&self, source: &LayerSource) -> Result<Arc<dyn Layer>, OpenError> {
+    /// Opens a read-only layer.
+    ///
+    /// # Errors
+    /// [`OpenError`] when it is not there or cannot be read.
+    pub fn layer(&self, source: &LayerSource) -> Result<Arc<dyn Layer>, OpenError> {
         match source {
             LayerSource::Dir(path) => {
                 let layer = DirectoryLayer::open(path, &Limits::default());
@@ -56,6 +60,12 @@ impl Opener {
                     .map_err(|error| failed(opening(), true, error))
             }
         }
+    }
+
+    /// Reads content by hash, whatever template it came with.
+    #[must_use]
+    pub fn contents(&self) -> Arc<dyn ContentSource> {
+        self.store.contents()
     }
 
     /// The key for handles of read-only stacks, made on first use.

@@ -28,8 +28,8 @@ use clap::{Parser, Subcommand};
 
 use commands::{
     agent, apply, completion, console, cowfs, describe, diff, doctor, events, freeze, get, history, hook,
-    init, man, place, plan, reconcile, schema, status, suspend, template, tree, undelete, validate, version,
-    why,
+    init, man, overlay, place, plan, reconcile, schema, status, suspend, template, tree, undelete, validate,
+    version, why,
 };
 use exit::Exit;
 use failure::{Failure, Outcome};
@@ -69,6 +69,8 @@ enum Command {
     Doctor(doctor::Doctor),
     #[command(subcommand)]
     Template(template::Template),
+    #[command(subcommand)]
+    Overlay(overlay::Overlay),
     #[command(subcommand)]
     Hook(hook::Hook),
     #[command(subcommand)]
@@ -130,6 +132,7 @@ fn run(command: &Command) -> Outcome {
         Command::Thaw(args) => freeze::thaw(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Template(command) => template::run(command),
+        Command::Overlay(command) => overlay::run(command),
         Command::Hook(command) => hook::run(command),
         Command::Agent(args) => agent::run(args),
         Command::Cowfs(command) => cowfs::run(command),

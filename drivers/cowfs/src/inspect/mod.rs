@@ -25,7 +25,6 @@ use crate::handle::ObjectKey;
 use crate::layer::{ContentSource, Layer, LayerError, LayerId};
 use crate::service::Status;
 use crate::stack::lower::Lower;
-use crate::template::{Store, StoreError};
 use crate::writable::content::ContentStore;
 use crate::writable::disk::{Disk, DiskFile, Mode};
 use crate::writable::state::State;
@@ -147,31 +146,23 @@ impl Inspection {
         self
     }
 
-    /// Compares with the layers of the stack that the layer was last part of, where a store holds all of them.
+    /// Compares with the layers of the stack that the layer was last part of, if all of them are among `known`.
     ///
-    /// Returns those that it does not hold; the inspection then goes on without any.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn over_store(mut self, store: &Store) -> Result<(Self, Vec<LayerId>), StoreError> {
-        let wanted = self.layers_below().to_vec();
-        let mut found: HashMap<LayerId, Arc<dyn Layer>> = HashMap::new();
-        for digest in store.list()? {
-            // One that cannot be opened is not there.
-            if let Ok(layer) = store.layer(&digest) {
-                found.insert(layer.id(), layer);
-            }
+    /// Returns those that are not; the inspection then goes on without any.
+    #[must_use]
+    pub fn over_known(
+        self,
+        known: &[Arc<dyn Layer>],
+        source: Arc<dyn ContentSource>,
+    ) -> (Self, Vec<LayerId>) {
+        let find = |id: &LayerId| known.iter().find(|layer| layer.id() == *id);
+        let wanted = self.layers_below();
+        let missing: Vec<LayerId> = wanted.iter().filter(|id| find(id).is_none()).copied().collect();
+        if !missing.is_empty() {
+            return (self, missing);
         }
-        let missing: Vec<LayerId> = wanted
-            .iter()
-            .filter(|id| !found.contains_key(id))
-            .copied()
-            .collect();
-        if missing.is_empty() {
-            let layers = wanted.iter().filter_map(|id| found.get(id).cloned()).collect();
-            self = self.over(layers, Some(store.contents()));
-        }
-        Ok((self, missing))
+        let layers = wanted.iter().filter_map(find).cloned().collect();
+        (self.over(layers, Some(source)), missing)
     }
 
     /// The layers of the stack that it was last part of, nearest first.

@@ -46,6 +46,9 @@ pub enum ListenError {
 /// After a failed accept (out of descriptors, mostly): long enough not to spin, short enough not to be noticed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Ports below this are root's (ip(7), `ip_unprivileged_port_start`).
+const RESERVED: u16 = 1024;
+
 /// How many connections each client address has.
 #[derive(Default)]
 struct PerClient(Mutex<HashMap<ClientAddress, usize>>);
@@ -100,6 +103,10 @@ pub(super) async fn tcp(server: &Arc<Server>, address: SocketAddr) -> Result<Lis
                     continue;
                 }
             };
+            if server.limits.reserved_ports && from.port() >= RESERVED {
+                tracing::warn!(%from, "a client that need not be root");
+                continue;
+            }
             let client = ClientAddress::of_peer(&from);
             let peer = Peer::Address(client);
             if server.exports.visible(&peer).is_empty() {

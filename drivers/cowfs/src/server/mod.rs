@@ -46,6 +46,9 @@ pub struct Limits {
     pub connections: usize,
     /// Connections from one client address, or on one export's own socket.
     pub connections_per_client: usize,
+    /// Whether TCP clients must come from a port below 1024, which only root can take (ip(7)): for a server that a
+    /// machine has for itself, so that its other users cannot speak for root.
+    pub reserved_ports: bool,
 }
 
 impl Default for Limits {
@@ -53,6 +56,7 @@ impl Default for Limits {
         Self {
             connections: 1024,
             connections_per_client: CONNECTIONS_PER_CLIENT,
+            reserved_ports: false,
         }
     }
 }

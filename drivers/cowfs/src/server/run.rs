@@ -71,6 +71,7 @@ pub async fn serve_with<O: StackOpener>(
     let limits = Limits {
         connections: config.connections,
         connections_per_client: (config.connections / 4).clamp(1, super::CONNECTIONS_PER_CLIENT),
+        ..Limits::default()
     };
     let server = Server::new(limits);
     let assembly = Assembly::new(Arc::clone(&server), opener);

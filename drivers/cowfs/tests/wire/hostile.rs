@@ -321,6 +321,7 @@ async fn calls_of_a_connection_that_is_gone_still_count() {
     let limits = Limits {
         connections: 8,
         connections_per_client: 1,
+        ..Limits::default()
     };
     let server = Server::new(limits);
     let parking = export("/web", Arc::new(Memory::new()), &["127.0.0.1"]);

@@ -15,6 +15,7 @@ pub(crate) mod history;
 pub(crate) mod hook;
 pub(crate) mod init;
 pub(crate) mod man;
+pub(crate) mod overlay;
 pub(crate) mod place;
 pub(crate) mod plan;
 pub(crate) mod reconcile;

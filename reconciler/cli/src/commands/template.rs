@@ -309,7 +309,7 @@ fn verify(args: &Verify) -> Outcome {
 }
 
 /// The template that a digest, its first digits or a name leads to.
-fn find(store: &Store, text: &str) -> Outcome<Digest> {
+pub(super) fn find(store: &Store, text: &str) -> Outcome<Digest> {
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
     let all = store.list().map_err(failed)?;
     let by_digits = |digest: &&Digest| digits.len() >= 6 && digest.hex().starts_with(digits);
@@ -377,7 +377,7 @@ fn open(store: &Path) -> Outcome<Store> {
 }
 
 /// A store to look at: one that is not there is an error, not an empty one.
-fn existing(store: &Path) -> Outcome<Store> {
+pub(super) fn existing(store: &Path) -> Outcome<Store> {
     if !store.is_dir() {
         return Err(
             Failure::said(format!("there is no template store in {}", store.display()))

@@ -6,6 +6,7 @@ mod diff;
 mod hook;
 mod intent;
 mod offline;
+mod overlay;
 mod place;
 mod plan;
 mod scripted;

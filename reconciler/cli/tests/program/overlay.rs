@@ -1,0 +1,526 @@
+//! A guest works on a stack that a real file server serves; `xeno overlay` and `xeno cowfs stat` say what it did.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cowfs::attr::{FileType, SetAttr, SetTime, Time};
+use cowfs::nfs::client::{Client, WireHandle};
+use cowfs::service::{Caller, CreateMode, Stability};
+use tokio::net::UnixStream;
+
+use crate::world::World;
+
+/// Machines are shared: generous, and only reached when something is wrong.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A program that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended already cannot be killed, which is as well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    fn serve(world: &World, config: &str) -> Self {
+        let child = Command::new(env!("CARGO_BIN_EXE_xeno"))
+            .args(["cowfs", "serve", "--config"])
+            .arg(world.path(config))
+            .stdin(Stdio::null())
+            .stderr(std::fs::File::create(world.path("cowfs.log")).expect("a log"))
+            .spawn();
+        let running = Self(child.expect("it starts"));
+        until_there(world, "cowfs.sock");
+        running
+    }
+
+    fn stop(mut self, world: &World) {
+        let killed = world.sh(".", &format!("kill -TERM {}", self.0.id()));
+        assert_eq!(killed.code, Some(0));
+        assert!(self.0.wait().expect("it ends").success());
+    }
+}
+
+fn until_there(world: &World, socket: &str) {
+    let until = Instant::now() + DEADLINE;
+    while std::os::unix::net::UnixStream::connect(world.path(socket)).is_err() {
+        let said = || std::fs::read_to_string(world.path("cowfs.log")).unwrap_or_default();
+        assert!(Instant::now() < until, "{socket} does not answer: {}", said());
+        std::thread::yield_now();
+    }
+}
+
+/// A guest: a client of one export.
+struct Guest {
+    runtime: tokio::runtime::Runtime,
+    client: Client,
+    root: WireHandle,
+}
+
+impl Guest {
+    fn mount(world: &World, socket: &str, export: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("a runtime");
+        let (client, root) = runtime.block_on(async {
+            let stream = UnixStream::connect(world.path(socket)).await.expect("a socket");
+            let client = Client::new(stream, "guest", &Caller::root());
+            let root = client.mount(export).await.expect("a mount");
+            (client, root)
+        });
+        Self {
+            runtime,
+            client,
+            root,
+        }
+    }
+
+    fn at(&self, path: &str) -> WireHandle {
+        self.runtime.block_on(async {
+            let mut handle = self.root.clone();
+            for name in path.split('/').filter(|name| !name.is_empty()) {
+                handle = self
+                    .client
+                    .lookup(&handle, name.as_bytes())
+                    .await
+                    .expect(path)
+                    .handle;
+            }
+            handle
+        })
+    }
+
+    fn place<'a>(&self, path: &'a str) -> (WireHandle, &'a [u8]) {
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        (self.at(dir), name.as_bytes())
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) {
+        let (dir, name) = self.place(path);
+        let mode = SetAttr {
+            mode: Some(0o644),
+            size: Some(0),
+            ..SetAttr::default()
+        };
+        self.runtime.block_on(async {
+            let made = self.client.create(&dir, name, CreateMode::Unchecked(mode)).await;
+            let handle = made.expect(path).expect("a handle").handle;
+            // Not synced: whoever looks has it written first.
+            let written = self.client.write(&handle, 0, bytes, Stability::Unstable).await;
+            assert_eq!(written.expect(path).0 as usize, bytes.len());
+        });
+    }
+
+    fn set(&self, path: &str, set: &SetAttr) {
+        let handle = self.at(path);
+        self.runtime
+            .block_on(self.client.setattr(&handle, set, None))
+            .expect(path);
+    }
+
+    fn remove(&self, path: &str) {
+        let (dir, name) = self.place(path);
+        self.runtime.block_on(self.client.remove(&dir, name)).expect(path);
+    }
+
+    fn rename(&self, from: &str, to: &str) {
+        let ((a, from), (b, to)) = (self.place(from), self.place(to));
+        self.runtime
+            .block_on(self.client.rename((&a, from), (&b, to)))
+            .expect("a rename");
+    }
+
+    fn symlink(&self, path: &str, target: &str) {
+        let (dir, name) = self.place(path);
+        let made = self
+            .runtime
+            .block_on(self.client.symlink(&dir, name, target.as_bytes()));
+        made.expect(path);
+    }
+
+    /// All that a guest can see, by path.
+    fn tree(&self) -> BTreeMap<String, String> {
+        let mut tree = BTreeMap::new();
+        let mut todo = vec![(String::new(), self.root.clone())];
+        self.runtime.block_on(async {
+            while let Some((path, handle)) = todo.pop() {
+                let (_, attr) = self.client.getattr(&handle).await.expect("attributes");
+                let content = match attr.file_type {
+                    FileType::Regular => {
+                        let (bytes, end) = self.client.read(&handle, 0, 1 << 20).await.expect("content");
+                        assert!(end);
+                        String::from_utf8_lossy(&bytes).into_owned()
+                    }
+                    FileType::Symlink => {
+                        let target = self.client.readlink(&handle).await.expect("a target");
+                        String::from_utf8_lossy(&target).into_owned()
+                    }
+                    _ => String::new(),
+                };
+                if attr.file_type == FileType::Directory {
+                    let (entries, end) = self.client.readdir(&handle, 0, 1 << 20).await.expect("a listing");
+                    assert!(end);
+                    for entry in entries.iter().filter(|entry| !entry.name.starts_with(b".")) {
+                        let found = self.client.lookup(&handle, &entry.name).await.expect("a name");
+                        todo.push((
+                            format!("{path}/{}", String::from_utf8_lossy(&entry.name)),
+                            found.handle,
+                        ));
+                    }
+                }
+                let seen = format!(
+                    "{:?} {:o} {}:{} {} {content}",
+                    attr.file_type, attr.mode, attr.uid, attr.gid, attr.mtime.seconds
+                );
+                tree.insert(path, seen);
+            }
+        });
+        tree
+    }
+}
+
+fn file(path: &Path, text: &str) {
+    std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+    std::fs::write(path, text).expect("written");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).expect("a mode");
+}
+
+/// A template in a store, a directory over it, and a configuration that serves both under a writable layer.
+fn stack() -> World {
+    let world = World::new();
+    for (path, text) in [
+        ("base/etc/motd", "one\ntwo\nthree\n"),
+        ("base/etc/issue", "issue\n"),
+        ("base/etc/hosts", "127.0.0.1 localhost\n"),
+        ("base/srv/old/page", "page\n"),
+        ("base/bin/tool", "#!/bin/sh\n"),
+        ("site/etc/site.conf", "site = 1\n"),
+    ] {
+        file(&world.path(path), text);
+    }
+    let imported = world.xeno(
+        ".",
+        &[
+            "template",
+            "import",
+            "base",
+            "--store",
+            "templates",
+            "--name",
+            "base",
+            "--owner",
+            "0:0",
+        ],
+    );
+    assert_eq!(imported.code, Some(0), "{imported:?}");
+    config(
+        &world,
+        "cowfs.toml",
+        &format!(
+            "{{ dir = \"site\" }}, {{ template = \"{}\" }}",
+            imported.out.trim()
+        ),
+        true,
+    );
+    world
+}
+
+fn config(world: &World, name: &str, layers: &str, writable: bool) {
+    let writable = if writable { "writable = \"w/web\"\n" } else { "" };
+    let text = format!(
+        "control = \"cowfs.sock\"\n\n[[export]]\nname = \"/web\"\nsocket = \"web.sock\"\n{writable}layers = [ {layers} ]\n"
+    );
+    std::fs::write(world.path(name), text).expect("a configuration");
+}
+
+fn afternoon(guest: &Guest) {
+    guest.write("etc/motd", b"one\nTWO\nthree\n");
+    guest.write("etc/new.conf", b"new\n");
+    guest.remove("etc/issue");
+    let owner = SetAttr {
+        mode: Some(0o4755),
+        uid: Some(7),
+        gid: Some(8),
+        ..SetAttr::default()
+    };
+    guest.set("bin/tool", &owner);
+    guest.rename("srv/old", "srv/new");
+    guest.symlink("etc/link", "motd");
+    let mtime = SetTime::Client(Time {
+        seconds: 1_000_000_000,
+        nanos: 0,
+    });
+    for path in ["etc/motd", "etc/new.conf"] {
+        guest.set(
+            path,
+            &SetAttr {
+                mtime,
+                ..SetAttr::default()
+            },
+        );
+    }
+}
+
+const CHANGED: &str = "\
+changed   /bin/tool      mode 0644 → 4755; owner 0:0 → 7:8
+removed   /etc/issue
+added     /etc/link      symbolic link
+changed   /etc/motd      content
+added     /etc/new.conf  4 B
+renamed   /srv/new       from /srv/old
+
+6 changes: 2 added, 2 changed, 1 renamed, 1 removed
+";
+
+#[test]
+fn what_a_guest_changed_is_seen_while_it_runs_and_when_it_does_not() {
+    let world = stack();
+    let server = Running::serve(&world, "cowfs.toml");
+    let guest = Guest::mount(&world, "web.sock", "/web");
+    afternoon(&guest);
+
+    let live = |words: &[&str]| {
+        let said = world.xeno(
+            ".",
+            &[words, &["--control", "cowfs.sock", "--store", "templates"]].concat(),
+        );
+        assert_eq!(said.code, Some(0), "{words:?}: {}", said.all());
+        said.out
+    };
+    assert_eq!(live(&["overlay", "diff", "web"]), CHANGED);
+    assert_eq!(
+        live(&["overlay", "diff", "web", "/etc/motd"]),
+        "--- /etc/motd\n+++ /etc/motd\n@@ -1,3 +1,3 @@\n one\n-two\n+TWO\n three\n"
+    );
+    assert_eq!(live(&["overlay", "cat", "web", "/etc/motd"]), "one\nTWO\nthree\n");
+    assert_eq!(
+        live(&["overlay", "cat", "web", "etc/hosts"]),
+        "127.0.0.1 localhost\n"
+    );
+    let listed = live(&["overlay", "ls", "web", "/etc"]);
+    let columns: Vec<Vec<&str>> = listed
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let ends: Vec<(&str, &str)> = columns
+        .iter()
+        .map(|line| (line[0], line[line.len() - 1]))
+        .collect();
+    assert_eq!(
+        ends,
+        [("D", "issue"), ("A", "motd"), ("M", "motd"), ("A", "new.conf")],
+        "{listed}"
+    );
+    assert!(
+        listed.contains("A  lrwxrwxrwx  0:0") && listed.contains("  link -> motd"),
+        "{listed}"
+    );
+    let root = live(&["overlay", "ls", "web"]);
+    assert!(root.lines().all(|line| line.starts_with(". ")), "{root}");
+    assert!(live(&["overlay", "ls", "web", "/etc", "--all"]).contains("hosts"));
+    let usage = live(&["overlay", "du", "web"]);
+    assert!(usage.starts_with("WRITTEN  FILES  PATH\n"), "{usage}");
+    assert!(usage.contains("8.0 KiB written, and a log of "), "{usage}");
+    let json: serde_json::Value =
+        serde_json::from_str(&live(&["overlay", "diff", "web", "-o", "json"])).expect("JSON");
+    assert_eq!(json["compared"], true);
+    assert_eq!(json["changes"][0]["mode"]["after"], "4755");
+    assert_eq!(json["changes"][5]["from"], "/srv/old");
+
+    // The server is gone: the same, from the directory alone.
+    drop(guest);
+    server.stop(&world);
+    let at = [
+        "--store",
+        "templates",
+        "--below",
+        "site",
+        "--control",
+        "cowfs.sock",
+    ];
+    let closed = world.xeno(".", &[&["overlay", "diff", "w/web"], &at[..]].concat());
+    assert_eq!(
+        (closed.code, closed.out.as_str()),
+        (Some(0), CHANGED),
+        "{}",
+        closed.err
+    );
+    let alone = world.xeno(
+        ".",
+        &[
+            "overlay",
+            "diff",
+            "w/web",
+            "--control",
+            "cowfs.sock",
+            "--state",
+            "nowhere",
+        ],
+    );
+    assert_eq!(alone.code, Some(0), "{}", alone.err);
+    assert!(
+        alone.err.contains("the layers below it are not at hand"),
+        "{}",
+        alone.err
+    );
+    assert!(
+        alone.out.contains("renamed   /srv/new") && alone.out.contains("removed   /etc/issue"),
+        "{}",
+        alone.out
+    );
+    let nobody = world.xeno(
+        ".",
+        &[
+            "overlay",
+            "diff",
+            "web/7",
+            "--control",
+            "cowfs.sock",
+            "--state",
+            "nowhere",
+        ],
+    );
+    assert_eq!(nobody.code, Some(1));
+    assert!(
+        nobody.err.contains("there is no writable layer of `web/7`"),
+        "{}",
+        nobody.err
+    );
+    let missing = world.xeno(
+        ".",
+        &[&["overlay", "cat", "w/web", "/etc/issue"], &at[..]].concat(),
+    );
+    assert_eq!(missing.code, Some(1));
+    assert!(missing.err.contains("there is no `etc/issue`"), "{}", missing.err);
+}
+
+#[test]
+fn what_is_published_is_the_same_tree_over_the_same_layers() {
+    let world = stack();
+    let server = Running::serve(&world, "cowfs.toml");
+    let guest = Guest::mount(&world, "web.sock", "/web");
+    afternoon(&guest);
+    let expected = guest.tree();
+    let live = ["--control", "cowfs.sock", "--store", "templates"];
+    let publish = |form: &str, to: &str| {
+        world.xeno(
+            ".",
+            &[&["overlay", "publish", "web", form, to], &live[..]].concat(),
+        )
+    };
+    let first = publish("--file", "layer.tar");
+    assert_eq!(first.code, Some(0), "{}", first.err);
+    assert!(first.err.contains("2 hide something"), "{}", first.err);
+    let again = publish("-f", "again.tar");
+    assert_eq!(again.out, first.out, "the same each time");
+    let digest = world.sh(".", "sha256sum layer.tar | cut -d' ' -f1");
+    assert_eq!(first.out.trim(), format!("sha256:{}", digest.out.trim()));
+    let layout = publish("--oci", "layout");
+    assert_eq!(layout.out, first.out, "{}", layout.err);
+    assert!(world.path("layout/index.json").exists());
+    assert_eq!(
+        publish("--oci", "layout").code,
+        Some(1),
+        "a layout is not written over"
+    );
+
+    // tar(1) reads it.
+    let listed = world.sh(".", "tar -tf layer.tar");
+    assert_eq!(
+        listed.out,
+        "./\nbin/\nbin/tool\netc/\netc/.wh.issue\netc/link\netc/motd\netc/new.conf\nsrv/\nsrv/new/\nsrv/new/page\n\
+         srv/.wh.old\n",
+        "{}",
+        listed.err
+    );
+    drop(guest);
+    server.stop(&world);
+
+    // Another guest has it as a layer.
+    let imported = world.xeno(
+        ".",
+        &[
+            "template",
+            "import",
+            "layer.tar",
+            "--store",
+            "templates",
+            "--name",
+            "changes",
+        ],
+    );
+    assert_eq!(imported.code, Some(0), "{}", imported.err);
+    let base = world.xeno(
+        ".",
+        &["template", "show", "base", "--store", "templates", "-o", "json"],
+    );
+    let base: serde_json::Value = serde_json::from_str(&base.out).expect("JSON");
+    let layers = format!(
+        "{{ template = \"{}\" }}, {{ dir = \"site\" }}, {{ template = \"{}\" }}",
+        imported.out.trim(),
+        base["digest"].as_str().expect("a digest")
+    );
+    config(&world, "other.toml", &layers, false);
+    let server = Running::serve(&world, "other.toml");
+    let other = Guest::mount(&world, "web.sock", "/web");
+    assert_eq!(other.tree(), expected);
+    drop(other);
+    server.stop(&world);
+}
+
+#[test]
+fn an_overlay_is_made_by_hand() {
+    let world = stack();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_xeno"))
+        .args([
+            "overlay",
+            "edit",
+            "./site",
+            "base",
+            "--store",
+            "templates",
+            "--no-mount",
+            "--socket",
+            "edit.sock",
+        ])
+        .args(["--into", "made"])
+        .current_dir(world.path("."))
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let input = child.stdin.take();
+    until_there(&world, "edit.sock");
+    let guest = Guest::mount(&world, "edit.sock", "/edit");
+    guest.write("etc/motd", b"by hand\n");
+    guest.remove("etc/site.conf");
+    drop(guest);
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("changed   /etc/motd") && said.contains("removed   /etc/site.conf"),
+        "{said}"
+    );
+    assert!(output.stdout.starts_with(b"sha256:"));
+    let made = std::fs::read_to_string(world.path("made/etc/motd"));
+    assert_eq!(made.expect("a file"), "by hand\n");
+    assert!(world.path("made/etc/.wh.site.conf").exists());
+    let again = world.xeno(
+        ".",
+        &["overlay", "edit", "./site", "--no-mount", "--into", "made"],
+    );
+    assert_eq!(again.code, Some(1));
+    assert!(again.err.contains("made is there already"), "{}", again.err);
+}
