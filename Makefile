@@ -15,7 +15,7 @@ setup: ## install what is missing (Debian packages; asks for nothing if all is t
 
 build: setup ## the release build of xeno
 	$(CARGO) build --release --locked --workspace --bins
-	@! grep -q XENO_CRASH_AT target/release/xeno || { echo "xeno was built with the feature lab of xeno-agent" >&2; exit 1; }
+	@! grep -qE 'XENO_CRASH_AT|XENO_COWFS_STOP_AT' target/release/xeno || { echo "xeno was built with the feature lab" >&2; exit 1; }
 
 man: build ## manual pages and completions, in target/share
 	target/release/xeno man target/share/man/man1

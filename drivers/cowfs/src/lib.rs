@@ -27,6 +27,7 @@ pub mod quota;
 pub mod server;
 pub mod service;
 pub mod stack;
+mod stopping;
 pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;

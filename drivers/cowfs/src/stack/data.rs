@@ -322,6 +322,7 @@ impl Stack {
                 .map_err(|_| Status::Stale)?;
             drop(state);
             top.touch();
+            crate::stopping::at("write");
             if let Err(error) = content.write_all_at(bytes, offset) {
                 // A part may have come over what was committed before, and shows: a COMMIT must make that durable too.
                 let _removed_meanwhile = self

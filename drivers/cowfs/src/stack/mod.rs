@@ -91,6 +91,20 @@ impl Top {
     }
 }
 
+impl Drop for Top {
+    fn drop(&mut self) {
+        if self.touched.load(Ordering::Acquire) && !self.log.is_poisoned() {
+            // Without it the next holder copies what this one has written.
+            if let Err(error) = self.log.close() {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "closing a writable layer"
+                );
+            }
+        }
+    }
+}
+
 /// Figures of a stack, for status displays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statistics {
@@ -197,6 +211,7 @@ impl Stack {
     fn settle_ticket(&self, ticket: Ticket) -> FsResult<()> {
         let Some(top) = &self.top else { return Ok(()) };
         top.log.settle(ticket).map_err(|error| append_status(&error))?;
+        crate::stopping::at("remove");
         let durable = top.log.durable();
         let mut gone = Vec::new();
         lock(&top.unused).retain(|&(until, id)| {

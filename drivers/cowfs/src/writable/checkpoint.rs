@@ -28,8 +28,8 @@ const PAYLOAD: usize = 256 << 10;
 const BUFFER: usize = if cfg!(test) { 4 << 10 } else { 1 << 20 };
 /// Ranges in one change.
 const RANGES_MAX: usize = 8192;
-/// Written before it gets its name.
-const TEMPORARY: &str = ".checkpoint";
+/// Start of its name before it is whole; the epoch follows.
+const TEMPORARY: &str = ".checkpoint-";
 
 /// Where a checkpoint has put bytes that the log holds.
 pub(crate) struct Moved {
@@ -136,7 +136,7 @@ fn write_to(
         checkpoint: true,
         predecessor: None,
     };
-    let temporary = folder.join(TEMPORARY);
+    let temporary = folder.join(format!("{TEMPORARY}{epoch}"));
     let doing = io_at("writing a checkpoint to", &temporary);
     let mut out = Output {
         file: disk.open(&temporary, Mode::Truncate).map_err(&doing)?,
@@ -249,8 +249,28 @@ impl Output {
     }
 }
 
-/// Removes the segments that the checkpoint at the chain's start replaces.
-pub(super) fn remove_replaced(disk: &Disk, dir: &Path, replayed: &Replayed) -> Result<(), WritableError> {
+/// Removes the segments that the checkpoint at the chain's start replaces, and what earlier holders of `epoch` have left
+/// half written. Nothing once a later holder has come: it may be building on the segments.
+pub(super) fn remove_replaced(
+    disk: &Disk,
+    dir: &Path,
+    epoch: u64,
+    replayed: &Replayed,
+) -> Result<(), WritableError> {
+    let folder = dir.join(FOLDER);
+    let names = disk.list(&folder).map_err(io_at("listing", &folder))?;
+    let names: Vec<&str> = names.iter().filter_map(|name| name.to_str()).collect();
+    let found = names.iter().filter_map(|name| SegmentName::parse(name));
+    if found.map(|name| name.epoch).any(|found| found > epoch) {
+        return Ok(());
+    }
+    for name in &names {
+        let of = name.strip_prefix(TEMPORARY).and_then(|of| of.parse::<u64>().ok());
+        if of.is_some_and(|of| of <= epoch) {
+            let path = folder.join(name);
+            disk.remove(&path).map_err(io_at("removing", &path))?;
+        }
+    }
     let Some(first) = replayed.chain.first().filter(|first| first.header.checkpoint) else {
         return Ok(());
     };
@@ -259,7 +279,7 @@ pub(super) fn remove_replaced(disk: &Disk, dir: &Path, replayed: &Replayed) -> R
         .iter()
         .filter(|name| name.sequence < first.header.name.sequence)
     {
-        let path = dir.join(FOLDER).join(name.file_name());
+        let path = folder.join(name.file_name());
         disk.remove(&path)
             .map_err(io_at("removing a replaced segment", &path))?;
     }
@@ -273,6 +293,7 @@ pub(super) fn snapshot(
     put: &mut dyn FnMut(Change) -> io::Result<()>,
 ) -> io::Result<()> {
     put(Change::Next { number: state.next })?;
+    put(Change::Adopted { epoch: state.frozen })?;
     put(Change::Stack {
         layers: state.stack.clone(),
     })?;

@@ -137,10 +137,10 @@ impl ContentStore {
         Ok(found)
     }
 
-    /// Removes the files that the log does not know.
-    pub(crate) fn sweep(&self, known: &HashSet<ContentId>) -> io::Result<()> {
+    /// Removes the files that the log does not know; not those of epochs after `epoch`, whose log this is not.
+    pub(crate) fn sweep(&self, known: &HashSet<ContentId>, epoch: u64) -> io::Result<()> {
         for id in self.list()? {
-            if !known.contains(&id) {
+            if id.epoch <= epoch && !known.contains(&id) {
                 self.remove(id);
             }
         }

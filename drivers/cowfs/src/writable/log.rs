@@ -8,10 +8,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::WritableError;
 use super::disk::{Disk, DiskFile, Mode};
-use super::record::Record;
+use super::record::{Change, Record};
 use super::segment::{self, HEADER, Header, HeaderError, Sealed, SegmentName, unframe, was_durable};
 use super::state::{Position, State};
 use crate::layer::LayerId;
@@ -22,6 +23,10 @@ pub(crate) const FOLDER: &str = "log";
 
 /// A log below this many bytes is not compacted while it is served.
 const COMPACT_MIN: u64 = if cfg!(test) { 32 << 10 } else { 16 << 20 };
+
+/// How long the time stamp of a folder may stay the same although its entries change: two seconds on the coarsest file
+/// systems there are.
+const STAMP_STEP: Duration = Duration::from_secs(2);
 
 /// What reading the log gave.
 pub(crate) struct Replayed {
@@ -283,6 +288,15 @@ pub(crate) struct Log {
     sync: Mutex<Sync>,
     synced: Condvar,
     poisoned: AtomicBool,
+    /// `None` where nobody else can have the layer open.
+    watch: Option<Watch>,
+}
+
+/// Looks out for a later holder.
+struct Watch {
+    epoch: u64,
+    /// The folder's time stamp when it was looked through last, and when that stamp was seen first.
+    looked: Mutex<Option<((i64, i64), Instant)>>,
 }
 
 /// The segments, and the end of the last.
@@ -330,6 +344,11 @@ pub(crate) enum AppendError {
     TooLong,
 }
 
+/// Why a holder gives up.
+#[derive(Debug, thiserror::Error)]
+#[error("the layer has been opened under epoch {0}")]
+struct Passed(u64);
+
 /// Where a record went.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Appended {
@@ -338,20 +357,17 @@ pub(crate) struct Appended {
 }
 
 impl Log {
-    /// Opens the log for `epoch` after `replayed`: goes on with the last segment if it is of that epoch, else seals it
+    /// Opens the log for `epoch` after `replayed`, `alone` where nobody else can have the layer open: goes on with the last segment if it is of that epoch, else seals it
     /// and begins the next.
     pub(crate) fn open(
         disk: &Disk,
         dir: &Path,
         layer: LayerId,
         epoch: u64,
+        alone: bool,
         replayed: &Replayed,
     ) -> Result<Self, WritableError> {
         let folder = dir.join(FOLDER);
-        for path in &replayed.unborn {
-            disk.remove(path)
-                .map_err(io_at("removing a segment without header", path))?;
-        }
         let mut segments = Vec::new();
         let mut names: Vec<SegmentName> = replayed.chain.iter().map(|one| one.header.name).collect();
         for segment in &replayed.chain {
@@ -390,11 +406,18 @@ impl Log {
                         .and_then(|file| make_durable(&file, replayed))
                         .map_err(io_at("syncing", &last.path))?;
                 }
-                segments.push(Arc::new(create(disk, &folder, &header)?));
+                segments.push(Arc::new(create(disk, &folder, &header, &replayed.unborn)?));
                 names.push(header.name);
                 (header, as_u64(HEADER))
             }
         };
+        // Only now, so that a claim is seen without interruption.
+        for path in &replayed.unborn {
+            if *path != folder.join(header.name.file_name()) {
+                disk.remove(path)
+                    .map_err(io_at("removing a segment without header", path))?;
+            }
+        }
         let before = replayed.chain.iter().filter(|s| s.header.name != header.name);
         let bytes_before = before.map(|s| s.len).sum::<u64>();
         let tail = Tail {
@@ -418,6 +441,10 @@ impl Log {
             }),
             synced: Condvar::new(),
             poisoned: AtomicBool::new(false),
+            watch: (!alone).then(|| Watch {
+                epoch,
+                looked: Mutex::new(None),
+            }),
         })
     }
 
@@ -471,6 +498,7 @@ impl Log {
                 return Err(gave_up(io::Error::other("a later holder has opened the layer")));
             }
         }
+        crate::stopping::at("replace");
         let mut tail = self.tail();
         let base = tail.ticket();
         let replaced = std::mem::replace(
@@ -499,6 +527,48 @@ impl Log {
         Ok(())
     }
 
+    /// Whether nobody else can have the layer open.
+    pub(super) fn is_alone(&self) -> bool {
+        self.watch.is_none()
+    }
+
+    /// Says in the log that this holder writes no more, so that the next one need not fear for its content.
+    pub(crate) fn close(&self) -> Result<(), AppendError> {
+        if self.is_alone() {
+            return Ok(());
+        }
+        let mut record = Record {
+            call: None,
+            changes: vec![Change::Closed],
+        };
+        let appended = self.append(&record.encode())?;
+        self.settle(appended.ticket)
+    }
+
+    /// Refuses once a later holder has come: it does not know what is written now.
+    fn check_holder(&self) -> Result<(), AppendError> {
+        let Some(watch) = &self.watch else { return Ok(()) };
+        let stamp = self.disk.status(&self.folder).map_err(AppendError::Io)?.mtime;
+        let mut looked = watch.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = match *looked {
+            Some((before, first)) if before == stamp => {
+                if first.elapsed() > STAMP_STEP {
+                    return Ok(());
+                }
+                first
+            }
+            _ => Instant::now(),
+        };
+        let names = self.disk.list(&self.folder).map_err(AppendError::Io)?;
+        let found = names.iter().filter_map(|name| SegmentName::parse(name.to_str()?));
+        if let Some(later) = found.map(|name| name.epoch).find(|&epoch| epoch > watch.epoch) {
+            self.poison(&Passed(later));
+            return Err(AppendError::Poisoned);
+        }
+        *looked = Some((stamp, first));
+        Ok(())
+    }
+
     /// Whether something has failed after which nothing may be acknowledged.
     pub(crate) fn is_poisoned(&self) -> bool {
         self.poisoned.load(Ordering::Acquire)
@@ -516,6 +586,8 @@ impl Log {
         if self.is_poisoned() {
             return Err(AppendError::Poisoned);
         }
+        self.check_holder()?;
+        crate::stopping::at("append");
         let durable = self.sync.lock().unwrap_or_else(PoisonError::into_inner).until;
         let (file, index, binding, end, base, ragged) = {
             let tail = self.tail();
@@ -574,7 +646,9 @@ impl Log {
                 let tail = self.tail();
                 (tail.ticket(), tail.segments.last().cloned())
             };
-            let outcome = file.as_deref().map_or(Ok(()), DiskFile::sync);
+            let synced = file.as_deref().map_or(Ok(()), DiskFile::sync);
+            // A later holder that came before this look may not have seen what was synced; one that comes after it has.
+            let outcome = synced.map_err(AppendError::Io).and_then(|()| self.check_holder());
             sync = self.sync.lock().unwrap_or_else(PoisonError::into_inner);
             sync.running = false;
             match outcome {
@@ -583,7 +657,7 @@ impl Log {
                 Err(error) => {
                     self.poison(&error);
                     self.synced.notify_all();
-                    return Err(AppendError::Io(error));
+                    return Err(error);
                 }
             }
             self.synced.notify_all();
@@ -620,10 +694,35 @@ fn make_durable(file: &DiskFile, replayed: &Replayed) -> io::Result<()> {
     file.sync()
 }
 
-fn create(disk: &Disk, folder: &Path, header: &Header) -> Result<DiskFile, WritableError> {
+/// Tells every earlier holder that `epoch` has come: the name of its segment, with nothing in it yet.
+pub(super) fn claim(disk: &Disk, dir: &Path, replayed: &Replayed, epoch: u64) -> Result<(), WritableError> {
+    let folder = dir.join(FOLDER);
+    let last = replayed.chain.last().map(|last| last.header.name.sequence);
+    let name = SegmentName {
+        sequence: last.map_or(1, |last| last.saturating_add(1)),
+        epoch,
+    };
+    let path = folder.join(name.file_name());
+    let claimed = match disk.open(&path, Mode::CreateNew) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        claimed => claimed.map(drop),
+    };
+    claimed
+        .and_then(|()| disk.sync_dir(&folder))
+        .map_err(io_at("claiming", &path))
+}
+
+fn create(
+    disk: &Disk,
+    folder: &Path,
+    header: &Header,
+    unborn: &[PathBuf],
+) -> Result<DiskFile, WritableError> {
     let path = folder.join(header.name.file_name());
     let doing = io_at("beginning", &path);
-    let file = disk.open(&path, Mode::CreateNew).map_err(&doing)?;
+    let claimed = unborn.contains(&path);
+    let mode = if claimed { Mode::Truncate } else { Mode::CreateNew };
+    let file = disk.open(&path, mode).map_err(&doing)?;
     file.write_all_at(&header.encode(), 0)
         .and_then(|()| file.sync())
         .map_err(&doing)?;

@@ -92,7 +92,10 @@ fn of_state(
     hasher.update(WAY);
     hasher.update(&state.layer().0);
     checkpoint::snapshot(state, segments, &mut |change| {
-        if !matches!(change, Change::Next { .. } | Change::Called(_)) {
+        if !matches!(
+            change,
+            Change::Next { .. } | Change::Called(_) | Change::Adopted { .. }
+        ) {
             let mut record = Record {
                 call: None,
                 changes: vec![change],

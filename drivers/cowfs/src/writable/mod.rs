@@ -18,6 +18,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+mod adopt;
 pub(crate) mod checkpoint;
 mod codec;
 pub(crate) mod content;
@@ -208,19 +209,36 @@ impl Writable {
                 asked: epoch,
             });
         }
+        let takes_over = replayed.chain.last().map(|last| last.header.name.epoch) != Some(epoch);
+        if takes_over && !lock.is_proof() {
+            // First the claim, then the look that counts. An earlier holder answers its clients only where it has seen no
+            // claim after its sync: so whatever it has answered is in what is read now.
+            log::claim(disk, path, &replayed, epoch)?;
+            replayed = log::replay(disk, path, meta.layer)?;
+            if replayed.epoch_seen > epoch {
+                return Err(WritableError::EpochPassed {
+                    path: path.to_path_buf(),
+                    seen: replayed.epoch_seen,
+                    asked: epoch,
+                });
+            }
+        }
         if checkpoint::write(disk, path, epoch, &replayed)? {
             replayed = log::replay(disk, path, meta.layer)?;
         }
-        checkpoint::remove_replaced(disk, path, &replayed)?;
+        checkpoint::remove_replaced(disk, path, epoch, &replayed)?;
         // Without one the layer serves as well: nobody is kept from it.
         let mark = Mark::of_replayed(disk, path, &replayed)
             .inspect_err(|error| {
                 tracing::warn!(path = %path.display(), error = error as &dyn std::error::Error, "no mark");
             })
             .ok();
-        let log = Log::open(disk, path, meta.layer, epoch, &replayed)?;
+        let log = Log::open(disk, path, meta.layer, epoch, lock.is_proof(), &replayed)?;
         let content = ContentStore::new(disk, path);
-        let swept = content.sweep(&known_content(&replayed.state));
+        if takes_over && !replayed.chain.is_empty() {
+            adopt::adopt(&log, &content, &mut replayed.state, epoch)?;
+        }
+        let swept = content.sweep(&known_content(&replayed.state), epoch);
         swept.map_err(|source| WritableError::Io {
             doing: "sweeping",
             path: path.join(content::FOLDER),

@@ -155,6 +155,10 @@ pub(crate) enum Change {
     Called(Call),
     /// Another lower file shows below the written ranges, since the layer of the first has left the stack.
     Base { key: ObjectKey, base: Base, size: u64 },
+    /// Content files of epochs before this one are written by nobody any more.
+    Adopted { epoch: u64 },
+    /// The holder writes no more.
+    Closed,
 }
 
 impl Record {
@@ -294,6 +298,11 @@ impl Change {
                 put_base(out, base);
                 out.u64(*size);
             }
+            Self::Adopted { epoch } => {
+                out.u8(15);
+                out.u64(*epoch);
+            }
+            Self::Closed => out.u8(16),
         }
     }
 
@@ -379,6 +388,10 @@ impl Change {
                 base: take_base(from)?,
                 size: from.u64("size")?,
             },
+            15 => Self::Adopted {
+                epoch: from.u64("epoch")?,
+            },
+            16 => Self::Closed,
             newer => return Err(Malformed::Newer(newer)),
         })
     }

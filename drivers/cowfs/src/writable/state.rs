@@ -150,6 +150,10 @@ pub(crate) struct State {
     pub(crate) unused: Vec<ContentId>,
     /// Content files with bytes beyond where their file was cut.
     pub(crate) cut: Vec<Cut>,
+    /// Content files of epochs before this one are written by nobody any more.
+    pub(crate) frozen: u64,
+    /// Whether the last record says that its holder writes no more.
+    pub(crate) closed: bool,
 }
 
 /// A content file whose end nobody will read again.
@@ -175,6 +179,8 @@ impl State {
             bytes: 0,
             unused: Vec::new(),
             cut: Vec::new(),
+            frozen: 0,
+            closed: false,
         }
     }
 
@@ -200,6 +206,7 @@ impl State {
 
     /// Makes the changes of one record.
     pub(crate) fn apply(&mut self, record: Record, position: Position) -> Result<(), Misfit> {
+        self.closed = false;
         if let Some(call) = record.call {
             self.calls.add(call);
         }
@@ -288,6 +295,14 @@ impl State {
             }
             Change::Called(call) => {
                 self.calls.add(call);
+                Ok(())
+            }
+            Change::Adopted { epoch } => {
+                self.frozen = self.frozen.max(epoch);
+                Ok(())
+            }
+            Change::Closed => {
+                self.closed = true;
                 Ok(())
             }
             Change::Base { key, base, size } => self.with_file(key, "base", |file| {

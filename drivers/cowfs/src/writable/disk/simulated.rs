@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Component, Path};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -21,7 +22,30 @@ pub(crate) const SECTOR: usize = 512;
 
 /// Handle of one file system.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Simulated(Arc<Mutex<Inner>>);
+pub(crate) struct Simulated {
+    inner: Arc<Mutex<Inner>>,
+    process: Arc<Process>,
+}
+
+/// Who uses it.
+#[derive(Default)]
+struct Process {
+    killed: AtomicBool,
+    interruption: Mutex<Option<Interruption>>,
+}
+
+/// Something that happens while a process is stopped.
+struct Interruption {
+    /// Before how many more calls.
+    after: u64,
+    what: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Process").finish_non_exhaustive()
+    }
+}
 
 /// An open file of it.
 #[derive(Debug)]
@@ -184,8 +208,66 @@ impl Simulated {
         disk
     }
 
+    /// The same file system for another process.
+    pub(crate) fn another_process(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            process: Arc::default(),
+        }
+    }
+
+    /// Ends the process: no call of it has an effect any more.
+    pub(crate) fn kill(&self) {
+        self.process.killed.store(true, Ordering::Release);
+    }
+
+    /// Stops the process before one of its calls that change something, does `what`, and lets it go on.
+    pub(crate) fn interrupt(&self, after: u64, what: impl FnOnce() + Send + 'static) {
+        let what = Box::new(what);
+        *self.interruption() = Some(Interruption { after, what });
+    }
+
+    /// Hands what this process was to be stopped for to another.
+    pub(crate) fn bequeath(&self, other: &Self) {
+        *other.interruption() = self.interruption().take();
+    }
+
+    /// Whether the process has not been stopped yet.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.interruption().is_some()
+    }
+
+    fn interruption(&self) -> MutexGuard<'_, Option<Interruption>> {
+        self.process
+            .interruption
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What comes before each call that changes something.
+    fn enter(&self) -> io::Result<MutexGuard<'_, Inner>> {
+        let due = {
+            let mut pending = self.interruption();
+            match pending.as_mut() {
+                Some(interruption) if interruption.after > 0 => {
+                    interruption.after -= 1;
+                    None
+                }
+                Some(_) => pending.take(),
+                None => None,
+            }
+        };
+        if let Some(interruption) = due {
+            (interruption.what)();
+        }
+        if self.process.killed.load(Ordering::Acquire) {
+            return Err(Errno::SRCH.into());
+        }
+        Ok(self.inner())
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All steps since it was made.
@@ -210,7 +292,7 @@ impl Simulated {
     }
 
     pub(super) fn make_dir(&self, path: &Path) -> io::Result<()> {
-        let mut inner = self.inner();
+        let mut inner = self.enter()?;
         inner.gate(Kind::Grow)?;
         let (dir, name) = inner.image.place(path)?;
         if inner.image.entry(dir, &name).is_some() {
@@ -264,7 +346,7 @@ impl Simulated {
     }
 
     pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut inner = self.inner();
+        let mut inner = self.enter()?;
         inner.gate(Kind::Grow)?;
         let (dir, from) = inner.image.place(from)?;
         let (to_dir, to) = inner.image.place(to)?;
@@ -275,7 +357,7 @@ impl Simulated {
     }
 
     pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut inner = self.inner();
+        let mut inner = self.enter()?;
         inner.gate(Kind::Other)?;
         let (dir, name) = inner.image.place(path)?;
         inner.image.entry(dir, &name).ok_or(Errno::NOENT)?;
@@ -284,7 +366,7 @@ impl Simulated {
     }
 
     pub(super) fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let mut inner = self.inner();
+        let mut inner = self.enter()?;
         inner.gate(Kind::Grow)?;
         let inode = inner.image.find(path)?;
         inner.act(Step::SyncDir { inode });
@@ -302,7 +384,8 @@ impl Simulated {
             }),
             Inode::Directory(_) => Ok(FileStatus {
                 len: 0,
-                mtime: (0, 0),
+                // Another time with each change anywhere.
+                mtime: (inner.image.clock, 0),
             }),
         }
     }
@@ -320,7 +403,7 @@ impl SimulatedFile {
     }
 
     pub(super) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut inner = self.disk.inner();
+        let mut inner = self.disk.enter()?;
         let outcome = inner.gate(Kind::Grow);
         let full = outcome.as_ref().is_err_and(|error| {
             matches!(
@@ -341,7 +424,7 @@ impl SimulatedFile {
     }
 
     pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut inner = self.disk.inner();
+        let mut inner = self.disk.enter()?;
         inner.gate(Kind::Other)?;
         let (inode, len) = (self.inode, whole(len));
         inner.act(Step::SetLen { inode, len });
@@ -349,7 +432,7 @@ impl SimulatedFile {
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
-        let mut inner = self.disk.inner();
+        let mut inner = self.disk.enter()?;
         let inode = self.inode;
         if let Err(error) = inner.gate(Kind::Grow) {
             inner.act(Step::SyncFailed { inode });

@@ -146,6 +146,13 @@ impl Facts {
 
     /// What is known once the server has answered.
     pub(in crate::stack::tests) fn after(&self, step: &Do, world: &World) -> Self {
+        // What the server shows while it lives is what a client wrote, whatever a crash may take.
+        self.done(step, world)
+            .unwrap_or_else(|wrong| panic!("after {step:?}: {wrong}"))
+    }
+
+    /// What is known if the step was carried out; an error if `world` shows that it was not.
+    pub(in crate::stack::tests) fn done(&self, step: &Do, world: &World) -> Result<Self, String> {
         let mut facts = Self::look(world).0;
         facts.files = self.files.clone();
         facts.learn(world);
@@ -175,17 +182,17 @@ impl Facts {
                 }
             }
             Do::FlushAll | Do::Compact => facts.files.values_mut().for_each(File::commit),
-            Do::Restart | Do::TakeOver => {
+            Do::Restart | Do::TakeOver | Do::HandOver => {
+                if matches!(step, Do::HandOver) {
+                    facts.files.values_mut().for_each(File::commit);
+                }
                 let written = facts.files.values_mut().flat_map(|file| &mut file.maybe);
                 written.for_each(|written| written.owed = false);
             }
             _ => {}
         }
-        // What the server shows while it lives is what a client wrote, whatever a crash may take.
-        if let Err(wrong) = facts.check(world) {
-            panic!("after {step:?}: {wrong}");
-        }
-        facts
+        facts.check(world)?;
+        Ok(facts)
     }
 
     fn file(&mut self, path: &str) -> Option<&mut File> {

@@ -23,6 +23,7 @@ mod explore;
 mod facts;
 mod faults;
 mod stories;
+mod takeover;
 
 use facts::Facts;
 
@@ -52,6 +53,8 @@ pub(super) enum Do {
     Restart,
     /// Another server takes over under the next epoch.
     TakeOver,
+    /// The server ends in order, and another takes over.
+    HandOver,
 }
 
 /// The layer below.
@@ -112,7 +115,11 @@ impl Server {
 
     /// Ends the server without a word, and starts another.
     pub(super) fn restart(&mut self, epoch: u64) -> Result<(), String> {
+        self.disk.kill();
         self.world = None;
+        let next = self.disk.another_process();
+        self.disk.bequeath(&next);
+        self.disk = next;
         self.epoch = epoch;
         self.world = Some(open_world(&self.disk, epoch)?);
         Ok(())
@@ -127,6 +134,11 @@ impl Server {
         match what {
             Do::Restart => return self.restart(self.epoch).map_err(|_| Status::ServerFault),
             Do::TakeOver => return self.restart(self.epoch + 1).map_err(|_| Status::ServerFault),
+            Do::HandOver => {
+                self.world().stack.flush_all()?;
+                self.world = None;
+                return self.restart(self.epoch + 1).map_err(|_| Status::ServerFault);
+            }
             _ => {}
         }
         let world = self.world();
@@ -201,7 +213,7 @@ impl Server {
             Do::Commit(path) => return stack.commit(root, &world.at(path)?.handle).map(drop),
             Do::FlushAll => return stack.flush_all(),
             Do::Compact => return stack.compact(),
-            Do::Restart | Do::TakeOver => Err(Status::ServerFault),
+            Do::Restart | Do::TakeOver | Do::HandOver => Err(Status::ServerFault),
         };
         self.settled(made?)
     }

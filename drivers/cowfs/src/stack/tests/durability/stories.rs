@@ -116,6 +116,19 @@ pub(super) fn named() -> Vec<(&'static str, Vec<Do>)> {
             ],
         ),
         (
+            "handing over",
+            vec![
+                Do::Create("f"),
+                Do::Write("f", 0, 6000, 1, FileSync),
+                Do::Write("f", 1000, 1000, 2, Unstable),
+                Do::HandOver,
+                Do::Write("f", 0, 6000, 3, Unstable),
+                Do::Remove("bin/perl"),
+                Do::HandOver,
+                Do::Size("f", 100),
+            ],
+        ),
+        (
             "compaction while serving",
             vec![
                 Do::Create("f"),
