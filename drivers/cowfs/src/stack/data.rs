@@ -19,11 +19,9 @@ use crate::service::{
 use crate::writable::disk::DiskFile;
 use crate::writable::extents::{ContentId, Source};
 use crate::writable::log::as_u64;
-use crate::writable::record::{Base, Call, Change, Stored};
+use crate::writable::record::{Base, Call, Change, SIZE_MAX, Stored};
 use crate::writable::state::{FileState, State};
 
-/// Largest file: offsets stay below 2^63, as in off_t.
-const SIZE_MAX: u64 = i64::MAX as u64;
 /// Largest stable write kept in the log itself.
 const INLINE_MAX: usize = 4096;
 /// Most bytes of one file that the log takes: a file that is written and synced over and over would fill it with

@@ -7,6 +7,12 @@ use crate::handle::ObjectKey;
 use crate::layer::{ContentHash, LayerId, NodeNumber};
 use crate::service::CallKey;
 
+/// The largest file: what a signed offset can say.
+pub(crate) const SIZE_MAX: u64 = i64::MAX.unsigned_abs();
+
+/// Numbers are given out one by one from 2 on: no layer ever comes near this, and counting on from it never overflows.
+const NUMBER_MAX: u64 = 1 << 62;
+
 /// One operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Record {
@@ -339,12 +345,12 @@ impl Change {
             },
             7 => Self::Size {
                 key: take_key(from)?,
-                size: from.u64("size")?,
+                size: take_size(from, "size")?,
             },
             8 => Self::Extents {
                 key: take_key(from)?,
                 content: ContentId {
-                    number: from.u64("content number")?,
+                    number: take_number(from, "content number")?,
                     epoch: from.u64("content epoch")?,
                 },
                 ranges: take_ranges(from)?,
@@ -355,10 +361,8 @@ impl Change {
                 let len = from.count(1, "inline bytes")?;
                 let at = u64::try_from(from.position()).unwrap_or(u64::MAX);
                 let bytes = from.raw(len, "inline bytes")?.to_vec();
-                if offset
-                    .checked_add(u64::try_from(len).unwrap_or(u64::MAX))
-                    .is_none()
-                {
+                let end = u64::try_from(len).ok().and_then(|len| offset.checked_add(len));
+                if end.is_none_or(|end| end > SIZE_MAX) {
                     return Err(Malformed::Value("offset"));
                 }
                 Self::Inline {
@@ -380,13 +384,13 @@ impl Change {
                 Self::Stack { layers }
             }
             12 => Self::Next {
-                number: from.u64("number")?,
+                number: take_number(from, "number")?,
             },
             13 => Self::Called(take_call(from)?),
             14 => Self::Base {
                 key: take_key(from)?,
                 base: take_base(from)?,
-                size: from.u64("size")?,
+                size: take_size(from, "size")?,
             },
             15 => Self::Adopted {
                 epoch: from.u64("epoch")?,
@@ -405,8 +409,25 @@ fn put_key(out: &mut Writer, key: ObjectKey) {
 fn take_key(from: &mut Reader<'_>) -> Result<ObjectKey, Malformed> {
     Ok(ObjectKey {
         layer: LayerId(from.array("object")?),
-        number: from.u64("object")?,
+        number: take_number(from, "object")?,
     })
+}
+
+fn take_number(from: &mut Reader<'_>, what: &'static str) -> Result<u64, Malformed> {
+    let number = from.u64(what)?;
+    if number > NUMBER_MAX {
+        return Err(Malformed::Value(what));
+    }
+    Ok(number)
+}
+
+/// A size, or an offset that a file may end at.
+fn take_size(from: &mut Reader<'_>, what: &'static str) -> Result<u64, Malformed> {
+    let size = from.u64(what)?;
+    if size > SIZE_MAX {
+        return Err(Malformed::Value(what));
+    }
+    Ok(size)
 }
 
 fn put_call(out: &mut Writer, call: &Call) {
@@ -443,10 +464,11 @@ fn take_attr(from: &mut Reader<'_>) -> Result<Stored, Malformed> {
         return Err(Malformed::Value("mode"));
     }
     let mut time = || {
-        Ok(Time {
-            seconds: from.i64("time")?,
-            nanos: from.u32("time")?,
-        })
+        let (seconds, nanos) = (from.i64("time")?, from.u32("time")?);
+        if nanos >= 1_000_000_000 {
+            return Err(Malformed::Value("time"));
+        }
+        Ok(Time { seconds, nanos })
     };
     let (atime, mtime, ctime) = (time()?, time()?, time()?);
     Ok(Stored {
@@ -503,7 +525,7 @@ fn take_body(from: &mut Reader<'_>) -> Result<Body, Malformed> {
     let kind = from.u8("type")?;
     let file_type = match kind {
         1 => {
-            let size = from.u64("size")?;
+            let size = take_size(from, "size")?;
             let base = if take_flag(from)? {
                 Some(take_base(from)?)
             } else {
@@ -567,8 +589,8 @@ fn take_base(from: &mut Reader<'_>) -> Result<Base, Malformed> {
         } else {
             None
         },
-        len: from.u64("base length")?,
-        whole: from.u64("base size")?,
+        len: take_size(from, "base length")?,
+        whole: take_size(from, "base size")?,
         mtime: Time {
             seconds: from.i64("base time")?,
             nanos: from.u32("base time")?,
@@ -587,7 +609,11 @@ fn take_flag(from: &mut Reader<'_>) -> Result<bool, Malformed> {
 
 fn take_name(from: &mut Reader<'_>) -> Result<Vec<u8>, Malformed> {
     let name = from.string("name")?;
-    let wrong = name.is_empty() || name.len() > 255 || name == b"." || name == b".." || name.contains(&b'/');
+    let wrong = name.is_empty()
+        || name.len() > 255
+        || name == b"."
+        || name == b".."
+        || name.iter().any(|&byte| byte == b'/' || byte == 0);
     if wrong {
         Err(Malformed::Value("name"))
     } else {
@@ -614,7 +640,7 @@ fn take_ranges(from: &mut Reader<'_>) -> Result<Vec<(u64, u64)>, Malformed> {
     let count = from.count(16, "ranges")?;
     (0..count)
         .map(|_| {
-            let (start, end) = (from.u64("range")?, from.u64("range")?);
+            let (start, end) = (from.u64("range")?, take_size(from, "range")?);
             if start < end {
                 Ok((start, end))
             } else {

@@ -7,12 +7,21 @@ use cowfs::nfs::xdr::Writer;
 use crate::input::Input;
 
 /// A piece of arguments.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Part {
     /// A handle, by number; `None` for one that was not handed out.
     Handle(Option<usize>),
     /// Bytes as they are.
     Bytes(Vec<u8>),
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Handle(at) => write!(f, "{at:?}"),
+            Self::Bytes(bytes) => write!(f, "{:02x?} of {}", &bytes[..bytes.len().min(100)], bytes.len()),
+        }
+    }
 }
 
 /// The arguments of a call, with the handles filled in.

@@ -254,8 +254,8 @@ impl World {
             "{procedure:?} with the handle {:02x?}",
             foe.bytes
         );
-        // A name that can never be may be refused first.
-        let named = [Status::Inval, Status::NameTooLong].map(|status| status as u32);
+        // A name or a type that can never be may be refused first.
+        let named = [Status::Inval, Status::NameTooLong, Status::BadType].map(|status| status as u32);
         if first && !foe.other && !named.contains(&reply.status) {
             assert!(
                 [Status::Stale as u32, Status::BadHandle as u32].contains(&reply.status),
