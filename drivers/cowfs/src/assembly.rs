@@ -10,8 +10,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::control::api::{ExportSpec, ExportView, Listing, StackSpec, WritableSpec};
+use crate::control::api::{
+    ExportSpec, ExportStats, ExportView, LayerStats, Listing, StackSpec, WritableSpec,
+};
 use crate::export::{ClientAddress, Export, ExportName, State, check_name};
+use crate::metrics::procedure_name;
 use crate::quota::Quota;
 use crate::server::{Listening, Server};
 use crate::service::{FileService, StackOpener};
@@ -518,6 +521,40 @@ impl<O: StackOpener> Assembly<O> {
             stacks: stacks.collect(),
             exports: exports.collect(),
         }
+    }
+
+    /// What each export was asked, by name.
+    #[must_use]
+    pub fn stats(&self) -> BTreeMap<String, ExportStats> {
+        let parts = self.lock();
+        let one = |part: &ExportPart| {
+            let writable = parts
+                .stacks
+                .get(&part.spec.stack)
+                .and_then(|stack| stack.spec.writable.as_ref());
+            let quota = writable.and_then(|name| parts.writables.get(name)?.spec.quota_bytes);
+            let layer = part.export.service().statistics().map(|layer| LayerStats {
+                objects: layer.objects,
+                bytes: layer.bytes,
+                quota_bytes: quota,
+                log_bytes: layer.log_bytes,
+                failed: layer.failed,
+            });
+            let counts = part.export.metrics().counts().into_iter();
+            ExportStats {
+                state: part.export.state(),
+                connections: part.export.connections(),
+                procedures: counts
+                    .map(|(procedure, counts)| (procedure_name(procedure).to_owned(), counts))
+                    .collect(),
+                layer,
+            }
+        };
+        parts
+            .exports
+            .iter()
+            .map(|(name, part)| (name.clone(), one(part)))
+            .collect()
     }
 
     /// What open writable layers hold, by name: of those that still hold what they held when they were opened.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::metrics::Metrics;
 use crate::nfs::replay::Recent;
 use crate::service::{FileService, Handle};
 
@@ -260,6 +261,7 @@ pub struct Export {
     parked: Semaphore,
     running: Arc<Semaphore>,
     recent: Arc<Recent>,
+    metrics: Metrics,
     connections: Mutex<Vec<Weak<Notify>>>,
 }
 
@@ -295,6 +297,7 @@ impl Export {
             parked: Semaphore::new(PARKED_UNITS),
             running: Arc::new(Semaphore::new(usize::try_from(RUNNING_MAX).unwrap_or(1))),
             recent: Arc::default(),
+            metrics: Metrics::default(),
             connections: Mutex::default(),
         })
     }
@@ -321,6 +324,12 @@ impl Export {
     #[must_use]
     pub fn recent(&self) -> &Arc<Recent> {
         &self.recent
+    }
+
+    /// What it was asked.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Whether it answers.

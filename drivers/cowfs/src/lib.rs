@@ -21,6 +21,7 @@ pub mod import;
 pub mod inspect;
 pub mod layer;
 pub mod memory;
+pub mod metrics;
 pub mod nfs;
 pub mod opener;
 pub mod quota;

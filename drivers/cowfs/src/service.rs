@@ -490,6 +490,24 @@ pub trait FileService: Send + Sync {
     fn unchanged_mark(&self) -> Option<Mark> {
         None
     }
+
+    /// Figures of the writable layer, where there is one.
+    fn statistics(&self) -> Option<Statistics> {
+        None
+    }
+}
+
+/// Figures of a writable layer that is being served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statistics {
+    /// Objects that it has a record of.
+    pub objects: u64,
+    /// What was written and is still there costs, in bytes; whole blocks of content.
+    pub bytes: u64,
+    /// Bytes of the log on disk.
+    pub log_bytes: u64,
+    /// Whether a failure has made it refuse changes.
+    pub failed: bool,
 }
 
 /// Opens what a stack is made of. The server asks it; `assembly` keeps what it opened.

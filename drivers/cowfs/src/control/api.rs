@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::export::State;
+use crate::metrics::Counts;
 use crate::service::LayerSource;
 
 /// A writable layer.
@@ -86,6 +87,48 @@ pub struct Marks {
     pub format_version: u32,
     /// By name, 64 hexadecimal digits each; only of layers that hold what they held when they were opened.
     pub writables: BTreeMap<String, String>,
+}
+
+/// What exports were asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// Version of this answer's form.
+    pub format_version: u32,
+    /// How long the server has been running, in nanoseconds.
+    pub uptime_nanos: u64,
+    /// By name.
+    pub exports: BTreeMap<String, ExportStats>,
+}
+
+/// What one export was asked since it was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExportStats {
+    /// Whether it answers.
+    pub state: State,
+    /// Open connections that have used it.
+    pub connections: usize,
+    /// By the name of the procedure in RFC 1813.
+    pub procedures: BTreeMap<String, Counts>,
+    /// Its writable layer, if it has one.
+    pub layer: Option<LayerStats>,
+}
+
+/// A writable layer that is being served.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LayerStats {
+    /// Objects that it has a record of.
+    pub objects: u64,
+    /// What written content takes up.
+    pub bytes: u64,
+    /// Most that it may take up.
+    pub quota_bytes: Option<u64>,
+    /// Bytes of the log.
+    pub log_bytes: u64,
+    /// Whether a failure of the disk has made it refuse changes.
+    pub failed: bool,
 }
 
 /// The server.

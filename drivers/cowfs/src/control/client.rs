@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::api::{ExportSpec, Listing, Marks, Problem, StackSpec, Status, WritableSpec};
+use super::api::{ExportSpec, Listing, Marks, Problem, StackSpec, Stats, Status, WritableSpec};
 
 /// Bytes of an answer.
 const ANSWER_MAX: usize = 16 << 20;
@@ -93,6 +93,11 @@ impl Client {
     /// What open writable layers hold, of those that nobody has changed since they were opened.
     pub async fn marks(&self) -> Result<Marks, ClientError> {
         self.ask("/v1/marks").await
+    }
+
+    /// What each export was asked.
+    pub async fn stats(&self) -> Result<Stats, ClientError> {
+        self.ask("/v1/stats").await
     }
 
     /// Opens a writable layer, making it when it is missing.

@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | `GET /v1/status` | version, process, listeners |
 //! | `GET /v1/exports` | every writable layer, stack and export |
+//! | `GET /v1/stats` | what each export was asked, how often, and how long it took |
+//! | `GET /metrics` | the same as OpenMetrics text |
 //! | `GET /v1/marks` | what writable layers hold that nobody has changed since they were opened |
 //! | `PUT /v1/writables/NAME` | opens a writable layer under an epoch, making it when missing |
 //! | `PUT /v1/stacks/NAME` | assembles layers and a writable layer |
@@ -16,6 +18,7 @@
 
 pub mod api;
 pub mod client;
+mod exposition;
 mod routes;
 
 use std::path::{Path, PathBuf};

@@ -7,16 +7,19 @@ use axum::Router;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 
-use super::api::{ExportSpec, Listing, Marks, Problem, StackSpec, Status, WritableSpec};
+use super::api::{ExportSpec, Listing, Marks, Problem, StackSpec, Stats, Status, WritableSpec};
+use super::exposition;
 use crate::assembly::{Assembly, AssemblyError, AssemblyResult};
 use crate::service::StackOpener;
 
 struct Shared<O: StackOpener> {
     assembly: Arc<Assembly<O>>,
     listeners: Vec<String>,
+    started: std::time::Instant,
 }
 
 type App<O> = State<Arc<Shared<O>>>;
@@ -27,6 +30,8 @@ pub(super) fn router<O: StackOpener>(assembly: Arc<Assembly<O>>, listeners: Vec<
         .route("/v1/status", get(status::<O>))
         .route("/v1/exports", get(list::<O>))
         .route("/v1/marks", get(marks::<O>))
+        .route("/v1/stats", get(stats::<O>))
+        .route("/metrics", get(metrics::<O>))
         .route(
             "/v1/writables/{*name}",
             put(put_writable::<O>).delete(delete_writable::<O>),
@@ -40,7 +45,11 @@ pub(super) fn router<O: StackOpener>(assembly: Arc<Assembly<O>>, listeners: Vec<
             put(put_export::<O>).delete(delete_export::<O>).post(flush::<O>),
         )
         .fallback(nothing_here)
-        .with_state(Arc::new(Shared { assembly, listeners }))
+        .with_state(Arc::new(Shared {
+            assembly,
+            listeners,
+            started: std::time::Instant::now(),
+        }))
 }
 
 async fn nothing_here() -> Response {
@@ -71,6 +80,25 @@ async fn marks<O: StackOpener>(State(app): App<O>) -> Json<Marks> {
         format_version: 1,
         writables: marks.map(|(name, mark)| (name, mark.to_string())).collect(),
     })
+}
+
+async fn stats<O: StackOpener>(State(app): App<O>) -> Json<Stats> {
+    Json(app.stats())
+}
+
+async fn metrics<O: StackOpener>(State(app): App<O>) -> Response {
+    let text = exposition::text(&app.stats());
+    ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
+}
+
+impl<O: StackOpener> Shared<O> {
+    fn stats(&self) -> Stats {
+        Stats {
+            format_version: 1,
+            uptime_nanos: u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            exports: self.assembly.stats(),
+        }
+    }
 }
 
 async fn put_writable<O: StackOpener>(

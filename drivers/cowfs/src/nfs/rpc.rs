@@ -257,6 +257,9 @@ fn begin(xid: u32, room: usize) -> Writer {
     writer
 }
 
+/// Bytes before the result in the whole reply to an accepted call, the record mark included.
+pub(crate) const SUCCESS_HEAD: usize = 28;
+
 /// Begins the reply to an accepted call; the procedure's result follows. `room` is a guess at its length.
 #[must_use]
 pub fn begin_success(xid: u32, room: usize) -> Writer {

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{Server, UNIT, UNITS_PER_CONNECTION};
 use crate::export::{Admission, Export, ExportId, Peer, State};
+use crate::metrics::Outcome;
 use crate::nfs::ops::{self, Context, Procedure};
 use crate::nfs::rpc::{self, Call, Incoming, NotRpc, Records, Unaccepted};
 use crate::nfs::xdr::Reader;
@@ -73,6 +75,7 @@ async fn serve_until_left<R, W>(
         used: BTreeSet::new(),
         batch: Vec::new(),
         batch_units: None,
+        clock: Instant::now(),
     };
     if let Peer::Socket(export) = &connection.peer {
         export.on_close(&closer);
@@ -141,6 +144,8 @@ struct Connection {
     /// Replies made in place, not sent yet, and the unit that all of them together hold.
     batch: Vec<u8>,
     batch_units: Option<OwnedSemaphorePermit>,
+    /// When the last answer was made in place, or what is being decoded was read.
+    clock: Instant,
 }
 
 impl Connection {
@@ -154,6 +159,7 @@ impl Connection {
             if reader.read_buf(records.room()).await.map_err(Ended::Io)? == 0 {
                 return Ok(());
             }
+            self.clock = Instant::now();
         }
     }
 
@@ -209,6 +215,12 @@ impl Connection {
             && export.service().answers_from_memory()
         {
             let reply = answer(&export, procedure, &call, None);
+            // One look at the clock for each call: where one ends the next begins.
+            let begun = std::mem::replace(&mut self.clock, Instant::now());
+            let took = self.clock.saturating_duration_since(begun);
+            export
+                .metrics()
+                .note(procedure, outcome(procedure, &call, &reply, took));
             return self.put(&reply).await.map(Ok);
         }
         let units = units_of(call.len() + ops::reply_size(procedure, call.arguments()));
@@ -220,6 +232,7 @@ impl Connection {
             export,
             units,
             held,
+            begun: Instant::now(),
         };
         tokio::spawn(outgoing.run(procedure, call));
         Ok(Ok(()))
@@ -334,6 +347,23 @@ fn answer(
     }
 }
 
+/// What there is to count of a call and its whole reply.
+fn outcome(procedure: Procedure, call: &Call, reply: &[u8], took: Duration) -> Outcome {
+    let status = reply
+        .get(rpc::SUCCESS_HEAD..)
+        .and_then(|body| body.first_chunk::<4>());
+    let bytes = match procedure {
+        Procedure::Read => reply.len(),
+        Procedure::Write => call.len(),
+        _ => 0,
+    };
+    Outcome {
+        took,
+        refused: status != Some(&[0; 4]),
+        bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
+    }
+}
+
 /// A call that is carried out away from the reading task.
 struct Pending {
     server: Arc<Server>,
@@ -342,6 +372,7 @@ struct Pending {
     export: Arc<Export>,
     units: u32,
     held: OwnedSemaphorePermit,
+    begun: Instant,
 }
 
 impl Pending {
@@ -368,10 +399,14 @@ impl Pending {
             replies: self.replies,
             held: Some(self.held),
         };
-        let export = self.export;
+        let (export, begun) = (self.export, self.begun);
         self.server.pool.run(place, move || {
             let _held = (running, alone);
             let bytes = answer(&export, procedure, &call, key);
+            let took = begun.elapsed();
+            export
+                .metrics()
+                .note(procedure, outcome(procedure, &call, &bytes, took));
             reply.send(bytes);
         });
     }

@@ -32,7 +32,7 @@ pub use open::{MissingBase, StackError, StackSpec, open};
 use crate::attr::{SetTime, Time};
 use crate::handle::{HandleKey, ObjectKey};
 use crate::layer::ContentSource;
-use crate::service::{CallKey, FsResult, FsStat, Status, Ticket, WriteVerifier};
+use crate::service::{CallKey, FsResult, FsStat, Statistics, Status, Ticket, WriteVerifier};
 use crate::writable::Options;
 use crate::writable::content::ContentStore;
 use crate::writable::disk::{Disk, Lock, Space};
@@ -103,19 +103,6 @@ impl Drop for Top {
             }
         }
     }
-}
-
-/// Figures of a stack, for status displays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Statistics {
-    /// Objects that the writable layer has a record of.
-    pub objects: u64,
-    /// What was written and is still there costs, in bytes; whole blocks of content.
-    pub bytes: u64,
-    /// Bytes of the log on disk.
-    pub log_bytes: u64,
-    /// Whether a failure has made the writable layer refuse changes.
-    pub failed: bool,
 }
 
 impl std::fmt::Debug for Stack {

@@ -9,8 +9,8 @@ use crate::attr::Attr;
 use crate::attr::{FileType, SetAttr, Time};
 use crate::service::{
     Around, CallKey, Caller, Changed, CreateMode, FileService, FsResult, FsStat, Handle, InDirectory,
-    ListedEntry, Object, ReadOutcome, Renamed, Replayed, Special, Stability, Status, Ticket, WriteVerifier,
-    Written,
+    ListedEntry, Object, ReadOutcome, Renamed, Replayed, Special, Stability, Statistics, Status, Ticket,
+    WriteVerifier, Written,
 };
 use crate::writable::mark::Mark;
 
@@ -228,6 +228,10 @@ impl FileService for Stack {
 
     fn unchanged_mark(&self) -> Option<Mark> {
         Stack::unchanged_mark(self)
+    }
+
+    fn statistics(&self) -> Option<Statistics> {
+        self.top.as_ref().map(|_| Stack::statistics(self))
     }
 
     fn replayed(&self, key: &CallKey) -> Option<Replayed> {

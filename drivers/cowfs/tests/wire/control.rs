@@ -325,3 +325,91 @@ async fn requests_that_cannot_be_carried_out_say_why() {
     ));
     running.stop().await;
 }
+
+#[tokio::test]
+async fn what_an_export_was_asked_is_counted_and_told_to_programs_and_to_prometheus() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let running = start(
+        "[[export]]\nname = \"/web\"\nsocket = \"web.sock\"\nwritable = \"w\"\n\
+         [[export]]\nname = \"/idle\"\nsocket = \"idle.sock\"\nwritable = \"i\"\n",
+    )
+    .await;
+    let stream = UnixStream::connect(running.path("web.sock")).await.unwrap();
+    let guest = NfsClient::new(stream, "guest", &Caller::root());
+    let root = guest.mount("/web").await.unwrap();
+    for _ in 0..9 {
+        guest.getattr(&root).await.unwrap();
+    }
+    guest.lookup(&root, b"absent").await.unwrap_err();
+    let mode = cowfs::attr::SetAttr::default();
+    let mode = cowfs::service::CreateMode::Guarded(mode);
+    let made = guest.create(&root, b"file", mode).await.unwrap().unwrap().handle;
+    let unstable = cowfs::service::Stability::Unstable;
+    guest.write(&made, 0, &[1; 10_000], unstable).await.unwrap();
+    guest.read(&made, 0, 20_000).await.unwrap();
+
+    let stats = running.client.stats().await.unwrap();
+    let web = &stats.exports["web"];
+    assert_eq!(web.connections, 1);
+    let told = |name: &str| {
+        let counts = &web.procedures[name];
+        assert_eq!(
+            counts.steps.iter().map(|(_, count)| count).sum::<u64>(),
+            counts.calls,
+            "{name}"
+        );
+        assert!(counts.percentile(500) <= counts.percentile(1000), "{name}");
+        (counts.calls, counts.errors)
+    };
+    assert_eq!(told("GETATTR"), (9, 0));
+    assert_eq!(told("LOOKUP"), (1, 1));
+    assert_eq!(told("CREATE"), (1, 0));
+    for name in ["READ", "WRITE"] {
+        assert_eq!(told(name), (1, 0));
+        assert!((10_000..10_500).contains(&web.procedures[name].bytes), "{name}");
+    }
+    assert!(stats.exports["idle"].procedures.is_empty());
+
+    let mut stream = UnixStream::connect(running.path("control.sock")).await.unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(
+        head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        "{head}"
+    );
+    for line in [
+        "# TYPE cowfs_calls counter",
+        "cowfs_calls_total{export=\"web\",procedure=\"GETATTR\"} 9",
+        "cowfs_errors_total{export=\"web\",procedure=\"LOOKUP\"} 1",
+        "# UNIT cowfs_call_seconds seconds",
+        "cowfs_call_seconds_bucket{export=\"web\",procedure=\"GETATTR\",le=\"+Inf\"} 9",
+        "cowfs_call_seconds_count{export=\"web\",procedure=\"READ\"} 1",
+        "cowfs_connections{export=\"idle\"} 0",
+    ] {
+        assert!(
+            body.lines().any(|there| there == line),
+            "{line} is not in\n{body}"
+        );
+    }
+    assert!(body.ends_with("# EOF\n"), "{body}");
+    // Each family is described once and its samples stand together, as the format wants it.
+    let mut described = std::collections::BTreeSet::new();
+    let mut family = "";
+    for line in body.lines().filter(|line| *line != "# EOF") {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            family = rest.split(' ').next().unwrap();
+            assert!(described.insert(family), "{family} twice");
+        }
+        let name = line
+            .trim_start_matches("# UNIT ")
+            .trim_start_matches("# HELP ")
+            .trim_start_matches("# TYPE ");
+        assert!(name.starts_with(family), "{line}");
+    }
+    drop(guest);
+    running.stop().await;
+}

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::stat::{self, Stat};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, BAD, GOOD, TextFormat, bytes, paint};
@@ -17,6 +18,8 @@ pub(crate) enum Cowfs {
     Serve(Serve),
     /// Checks a writable layer that nobody has open.
     Check(Check),
+    /// Shows what a running server is asked, how often, and how long it takes.
+    Stat(Stat),
 }
 
 #[derive(Args)]
@@ -39,6 +42,7 @@ pub(crate) fn run(command: &Cowfs) -> Outcome {
     match command {
         Cowfs::Serve(args) => serve(args),
         Cowfs::Check(args) => check(args),
+        Cowfs::Stat(args) => stat::run(args),
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) mod place;
 pub(crate) mod plan;
 pub(crate) mod reconcile;
 pub(crate) mod schema;
+mod stat;
 pub(crate) mod status;
 pub(crate) mod suspend;
 pub(crate) mod template;

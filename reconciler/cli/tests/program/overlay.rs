@@ -335,6 +335,34 @@ fn what_a_guest_changed_is_seen_while_it_runs_and_when_it_does_not() {
     assert_eq!(json["changes"][0]["mode"]["after"], "4755");
     assert_eq!(json["changes"][5]["from"], "/srv/old");
 
+    // What it was asked on the way.
+    let stat = live_stat(&world, &["web"]);
+    assert!(stat.starts_with("/web  1 connection, "), "{stat}");
+    let rows: Vec<Vec<&str>> = stat
+        .lines()
+        .skip(2)
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let calls = |name: &str| rows.iter().find(|row| row[0] == name).map(|row| row[1]);
+    assert_eq!(
+        (calls("CREATE"), calls("RENAME"), calls("SYMLINK")),
+        (Some("2"), Some("1"), Some("1")),
+        "{stat}"
+    );
+    let watched = live_stat(&world, &["--watch", "0.1", "-n", "2", "-o", "json"]);
+    let lines: Vec<serde_json::Value> = watched
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[1]["nanos"].as_u64() >= Some(100_000_000), "{watched}");
+    let nothing = world.xeno(".", &["cowfs", "stat", "other", "--control", "cowfs.sock"]);
+    assert!(
+        nothing.code == Some(1) && nothing.err.contains("there are: web"),
+        "{}",
+        nothing.err
+    );
+
     // The server is gone: the same, from the directory alone.
     drop(guest);
     server.stop(&world);
@@ -400,6 +428,15 @@ fn what_a_guest_changed_is_seen_while_it_runs_and_when_it_does_not() {
     );
     assert_eq!(missing.code, Some(1));
     assert!(missing.err.contains("there is no `etc/issue`"), "{}", missing.err);
+}
+
+fn live_stat(world: &World, words: &[&str]) -> String {
+    let said = world.xeno(
+        ".",
+        &[&["cowfs", "stat", "--control", "cowfs.sock"], words].concat(),
+    );
+    assert_eq!(said.code, Some(0), "{}", said.all());
+    said.out
 }
 
 #[test]
