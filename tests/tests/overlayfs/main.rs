@@ -168,7 +168,8 @@ impl Run {
     }
 
     fn tail(&self) -> String {
-        self.story[self.story.len().saturating_sub(15)..].join("\n")
+        let from = self.story.len().saturating_sub(15).max(1);
+        format!("{}\n{}", self.story[0], self.story[from..].join("\n"))
     }
 
     fn side<'a>(&self, service: &'a dyn FileService) -> Served<'a> {

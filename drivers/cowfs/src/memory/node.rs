@@ -188,7 +188,7 @@ impl Node {
         }
         let is_root = caller.uid == 0;
         if set.uid.is_some() || set.gid.is_some() {
-            self.drop_privileges();
+            self.drop_privileges(caller);
         }
         self.uid = set.uid.unwrap_or(self.uid);
         self.gid = set.gid.unwrap_or(self.gid);
@@ -209,13 +209,14 @@ impl Node {
         self.ctime = now;
     }
 
-    /// The owner changes, or somebody who is not root changes the content: setuid goes, and setgid where it lends a group.
-    pub(super) fn drop_privileges(&mut self) {
+    /// The owner changes, or somebody who is not root changes the content: setuid goes, and setgid where it lends a group
+    /// or where the caller is not in it.
+    pub(super) fn drop_privileges(&mut self, caller: &Caller) {
         if matches!(self.body, Body::Directory(_)) {
             return;
         }
         self.mode &= !SETUID;
-        if self.mode & GROUP_EXECUTE != 0 {
+        if self.mode & GROUP_EXECUTE != 0 || (caller.uid != 0 && !caller.in_group(self.gid)) {
             self.mode &= !SETGID;
         }
     }

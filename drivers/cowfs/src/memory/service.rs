@@ -39,7 +39,7 @@ impl FileService for Memory {
         let now = tree.now;
         let node = tree.node_mut(number);
         if truncates && caller.uid != 0 {
-            node.drop_privileges();
+            node.drop_privileges(caller);
         }
         node.apply(caller, set, now);
         tree.remember(key, None);
@@ -143,7 +143,7 @@ impl FileService for Memory {
             node.mtime = now;
             node.ctime = now;
             if caller.uid != 0 {
-                node.drop_privileges();
+                node.drop_privileges(caller);
             }
         }
         Ok(changed(Written {
@@ -207,7 +207,7 @@ impl FileService for Memory {
                     tree.node(existing).check_setattr(caller, &only_size)?;
                     tree.resize(existing, size)?;
                     if caller.uid != 0 {
-                        tree.node_mut(existing).drop_privileges();
+                        tree.node_mut(existing).drop_privileges(caller);
                     }
                 }
             }

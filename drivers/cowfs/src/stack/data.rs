@@ -308,8 +308,8 @@ impl Stack {
                 };
                 return Ok(Changed { value, ticket });
             }
-            let mode = state.objects.get(&key).ok_or(Status::Stale)?.attr.mode;
-            if permit::mode_after_write(caller, mode) != mode {
+            let attr = state.objects.get(&key).ok_or(Status::Stale)?.attr;
+            if permit::mode_after_write(caller, attr.mode, attr.gid) != attr.mode {
                 // Losing setuid is not something a crash may undo.
                 let change = self.written_attr(&state, caller, key)?;
                 self.record(&mut state, None, vec![change])?;
@@ -384,7 +384,7 @@ impl Stack {
     fn written_attr(&self, state: &State, caller: &Caller, key: ObjectKey) -> FsResult<Change> {
         let attr = state.objects.get(&key).ok_or(Status::Stale)?.attr;
         let now = self.now();
-        let mode = permit::mode_after_write(caller, attr.mode);
+        let mode = permit::mode_after_write(caller, attr.mode, attr.gid);
         Ok(Change::Attr {
             key,
             attr: Stored {

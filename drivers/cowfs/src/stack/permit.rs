@@ -124,23 +124,25 @@ pub(crate) fn mode_after_set(caller: &Caller, attr: &Attr, set: &SetAttr) -> u32
     let given = set.uid.is_some() || set.gid.is_some();
     let loses = given || (set.size.is_some() && caller.uid != 0);
     if loses && attr.file_type != FileType::Directory {
-        return without_setuid(attr.mode);
+        return without_setuid(caller, attr.mode, attr.gid);
     }
     attr.mode
 }
 
-/// The mode after the caller has written to a file.
-pub(crate) fn mode_after_write(caller: &Caller, mode: u32) -> u32 {
+/// The mode of a file of the group `gid` after the caller has written to it.
+pub(crate) fn mode_after_write(caller: &Caller, mode: u32, gid: u32) -> u32 {
     if caller.uid == 0 {
         mode
     } else {
-        without_setuid(mode)
+        without_setuid(caller, mode, gid)
     }
 }
 
-fn without_setuid(mode: u32) -> u32 {
-    let group_executes = mode & 0o010 != 0;
-    mode & !SETUID & if group_executes { !SETGID } else { !0 }
+/// Setgid goes where the group may execute; where it may not, the bit lends nothing, and goes only with somebody who is not
+/// in the group (Linux, `setattr_should_drop_sgid`).
+fn without_setuid(caller: &Caller, mode: u32, gid: u32) -> u32 {
+    let lends = mode & 0o010 != 0 || (caller.uid != 0 && !caller.in_group(gid));
+    mode & !SETUID & if lends { !SETGID } else { !0 }
 }
 
 /// Mode, owner and group of a new object. Only root gives a new object away; what others ask for is not refused but

@@ -4,14 +4,15 @@
 //! or read in the source of an older copy-on-write server. Paths are below the crate; `tests/posix` and
 //! `tests/tests/overlayfs` of the workspace ask most of these again, through a real client and against the kernel.
 
-/// A demand, and (file, test) pairs.
+use std::path::Path;
+
+/// A demand, and pairs of a file or directory and a test in it.
 type Row = (&'static str, &'static [(&'static str, &'static str)]);
 
 const BEHAVIOUR: &str = "tests/root_file_system/behaviour.rs";
 const COST: &str = "tests/root_file_system/cost.rs";
-const BASICS: &str = "src/stack/tests/basics.rs";
-const LIMITS: &str = "src/stack/tests/limits.rs";
-const CRASH: &str = "src/stack/tests/crash.rs";
+/// Everything below it: files there are split as they grow.
+const STACK: &str = "src/stack/tests";
 const DISK: &str = "tests/wire/disk.rs";
 const HOSTILE: &str = "tests/wire/hostile.rs";
 const PROCEDURES: &str = "tests/wire/procedures.rs";
@@ -40,25 +41,22 @@ const TABLE: &[Row] = &[
         "one SETATTR with mode 4755 and owner keeps setuid",
         &[
             (BEHAVIOUR, "mode_and_owner_in_one_setattr_keep_setuid"),
-            (BASICS, "a_change_of_owner_clears_setuid_even_for_root"),
+            (STACK, "a_change_of_owner_clears_setuid_even_for_root"),
         ],
     ),
     (
         "exclusive CREATE may be retried",
         &[
             (PROCEDURES, "exclusive_create_can_be_repeated"),
-            (LIMITS, "exclusive_create_may_be_retried"),
-            (
-                BASICS,
-                "an_exclusive_create_is_known_again_until_the_file_changes",
-            ),
+            (STACK, "exclusive_create_may_be_retried"),
+            (STACK, "an_exclusive_create_is_known_again_until_the_file_changes"),
         ],
     ),
     (
         "WRITE unstable, COMMIT and its verifier tell the truth",
         &[
-            (CRASH, "what_was_not_committed_may_go_but_shows_nothing_else"),
-            (CRASH, "after_a_failed_sync_nothing_is_acknowledged"),
+            (STACK, "what_was_not_committed_may_go_but_shows_nothing_else"),
+            (STACK, "after_a_failed_sync_nothing_is_acknowledged"),
             (DISK, "handles_content_and_outcomes_outlive_a_restart"),
         ],
     ),
@@ -68,7 +66,7 @@ const TABLE: &[Row] = &[
     ),
     (
         "handles of removed and remade files are stale for ever",
-        &[(BASICS, "a_removed_object_is_stale_for_ever")],
+        &[(STACK, "a_removed_object_is_stale_for_ever")],
     ),
     (
         "another user: READ and WRITE refused, and ACCESS says so",
@@ -87,9 +85,9 @@ const TABLE: &[Row] = &[
     (
         "READDIR while what was listed is removed: 100,000 entries, none twice, none lost",
         &[
-            (LIMITS, "a_huge_directory_lists_everything_once_while_it_changes"),
-            (LIMITS, "cookies_outlive_a_restart"),
-            (LIMITS, "many_listings_of_a_directory_that_others_change"),
+            (STACK, "a_huge_directory_lists_everything_once_while_it_changes"),
+            (STACK, "cookies_outlive_a_restart"),
+            (STACK, "many_listings_of_a_directory_that_others_change"),
         ],
     ),
     (
@@ -97,7 +95,7 @@ const TABLE: &[Row] = &[
         &[
             (HOSTILE, "a_retransmission_is_answered_and_not_run_again"),
             (HOSTILE, "a_late_retransmission_undoes_nothing_that_came_between"),
-            (BASICS, "a_call_is_remembered_over_a_restart"),
+            (STACK, "a_call_is_remembered_over_a_restart"),
         ],
     ),
     (
@@ -115,27 +113,27 @@ const TABLE: &[Row] = &[
         "handles outlive restart, remount and epoch",
         &[
             (DISK, "handles_content_and_outcomes_outlive_a_restart"),
-            (BASICS, "everything_survives_a_restart"),
+            (STACK, "everything_survives_a_restart"),
             (BEHAVIOUR, "handles_and_numbers_follow_a_rename_and_a_restart"),
         ],
     ),
     (
         "copy-up changes neither handle nor number, and the old handle sees the write",
-        &[(BASICS, "copy_up_changes_neither_handle_nor_hard_links")],
+        &[(STACK, "copy_up_changes_neither_handle_nor_hard_links")],
     ),
     (
         "no handle can be forged, none opens another's export",
         &[
             (HOSTILE, "forged_handles_lead_nowhere"),
-            (LIMITS, "handles_of_another_stack_are_refused"),
+            (STACK, "handles_of_another_stack_are_refused"),
             (TENANCY, "another_clients_export_is_as_good_as_absent"),
         ],
     ),
     (
         "mistake 1: nothing is called durable that is not",
         &[
-            (CRASH, "every_prefix_of_the_log_is_a_state_that_was"),
-            (CRASH, "after_a_failed_sync_nothing_is_acknowledged"),
+            (STACK, "every_prefix_of_the_log_is_a_state_that_was"),
+            (STACK, "after_a_failed_sync_nothing_is_acknowledged"),
         ],
     ),
     (
@@ -150,12 +148,12 @@ const TABLE: &[Row] = &[
         "mistake 4: a removed directory leaves no marks behind",
         &[
             (BEHAVIOUR, "a_removed_directory_leaves_nothing_behind"),
-            (CRASH, "files_that_nothing_refers_to_are_swept"),
+            (STACK, "files_that_nothing_refers_to_are_swept"),
         ],
     ),
     (
         "mistake 5: a failed copy-up masks nothing",
-        &[(CRASH, "a_full_disk_leaves_nothing_half_done")],
+        &[(STACK, "a_full_disk_leaves_nothing_half_done")],
     ),
     (
         "mistake 6: copy-up keeps owner and times",
@@ -177,7 +175,7 @@ const TABLE: &[Row] = &[
     (
         "mistake 8: no name is the server's own",
         &[
-            (LIMITS, "names_that_look_like_whiteouts_are_names"),
+            (STACK, "names_that_look_like_whiteouts_are_names"),
             (PROCEDURES, "mount_protocol"),
         ],
     ),
@@ -189,7 +187,7 @@ const TABLE: &[Row] = &[
                 "one_byte_costs_the_same_in_a_kibibyte_a_gibibyte_and_a_tebibyte",
             ),
             (COST, "a_truncation_reads_nothing"),
-            (LIMITS, "a_byte_here_and_there_costs_what_it_takes"),
+            (STACK, "a_byte_here_and_there_costs_what_it_takes"),
         ],
     ),
     (
@@ -199,7 +197,7 @@ const TABLE: &[Row] = &[
     (
         "mistake 10: many callers at once, strangers among them",
         &[
-            (LIMITS, "threads_change_one_stack_together"),
+            (STACK, "threads_change_one_stack_together"),
             (DISK, "many_changes_at_once_all_arrive"),
             (
                 HOSTILE,
@@ -209,20 +207,32 @@ const TABLE: &[Row] = &[
     ),
 ];
 
+/// All Rust source in a file or below a directory.
+fn source(path: &Path) -> String {
+    if !path.is_dir() {
+        return std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+    let mut all = String::new();
+    for entry in std::fs::read_dir(path).expect("listing") {
+        all.push_str(&source(&entry.expect("listing").path()));
+    }
+    all
+}
+
 #[test]
 fn every_demand_has_its_tests() {
-    let crate_dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (demand, tests) in TABLE {
         assert!(!tests.is_empty(), "{demand}");
-        for (file, test) in *tests {
-            let text = std::fs::read_to_string(crate_dir.join(file)).expect(file);
+        for (place, test) in *tests {
+            let text = source(&crate_dir.join(place));
             let (before, _) = text
                 .split_once(&format!("fn {test}("))
-                .unwrap_or_else(|| panic!("{demand}: no {test} in {file}"));
+                .unwrap_or_else(|| panic!("{demand}: no {test} in {place}"));
             let attribute = before.trim_end().trim_end_matches("async").trim_end();
             assert!(
                 attribute.ends_with("test]"),
-                "{demand}: {test} in {file} is no test"
+                "{demand}: {test} in {place} is no test"
             );
         }
     }
