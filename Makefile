@@ -62,7 +62,7 @@ test-setbacks: image ## disks below a whole node that are full, read-only or fro
 	$(CARGO) build --locked --workspace --bins
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test setbacks -- --nocapture
 
-test-posix: image ## what programs expect of a root file system: 309 cases on four kinds of objects in a guest, and on ext4 (root)
+test-posix: image ## what programs expect of a root file system: 723 cases on four kinds of objects in a guest, and on ext4 (root)
 	$(CARGO) build --locked --workspace --bins
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test posix -- --nocapture
 

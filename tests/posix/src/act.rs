@@ -1,10 +1,10 @@
-//! Deeds of somebody else: the program runs itself as another user, in a process of its own.
+//! Deeds of somebody else: a thread that becomes another user. A process for each would be most of the time in a guest.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
 use rustix::fs::{Access, AtFlags, CWD, Gid, Timespec, Timestamps, UTIME_NOW, Uid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
@@ -26,56 +26,37 @@ pub(crate) const OTHER: Who = Who {
 };
 
 impl Who {
-    /// Does one deed; its own words are in `act`.
+    /// Does one deed; the words are in `perform`.
     pub(crate) fn does(self, words: &[&str], path: &Path) -> io::Result<()> {
         self.does_two(words, path, None)
     }
 
     /// Does a deed with two paths.
     pub(crate) fn does_two(self, words: &[&str], path: &Path, second: Option<&Path>) -> io::Result<()> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command
-            .arg("act")
-            .arg(self.uid.to_string())
-            .arg(self.gid.to_string());
-        command.arg(self.group.unwrap_or(self.gid).to_string());
-        command.arg(path).arg(second.unwrap_or(path)).args(words);
-        let output = command.output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        match text.trim() {
-            "ok" => Ok(()),
-            code => match code.parse() {
-                Ok(code) => Err(io::Error::from_raw_os_error(code)),
-                Err(_) => Err(io::Error::other(format!(
-                    "the other user's process said {code:?} {}",
-                    String::from_utf8_lossy(&output.stderr)
-                ))),
-            },
-        }
+        self.be(|| perform(words, path, second.unwrap_or(path)))
+    }
+
+    /// Does anything at all.
+    pub(crate) fn be<T: Send>(self, deed: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        std::thread::scope(|scope| {
+            let other = scope.spawn(move || {
+                // On Linux a thread has credentials of its own, and these calls change no others (credentials(7)).
+                set_thread_groups(&[Gid::from_raw(self.group.unwrap_or(self.gid))])?;
+                set_thread_gid(Gid::from_raw(self.gid))?;
+                set_thread_uid(Uid::from_raw(self.uid))?;
+                deed()
+            });
+            let died = |_| Err(io::Error::other("the other user's thread panicked"));
+            other.join().unwrap_or_else(died)
+        })
     }
 }
 
-/// The other process: becomes the user, does the deed, prints `ok` or the number of the error.
-pub(crate) fn main(words: &[&str]) -> ExitCode {
-    match perform(words) {
-        Ok(()) => println!("ok"),
-        Err(error) => match error.raw_os_error() {
-            Some(code) => println!("{code}"),
-            None => println!("{error}"),
-        },
-    }
-    ExitCode::SUCCESS
-}
-
-fn perform(words: &[&str]) -> io::Result<()> {
-    let [uid, gid, group, path, second, deed, rest @ ..] = words else {
+fn perform(words: &[&str], path: &Path, second: &Path) -> io::Result<()> {
+    let [deed, rest @ ..] = words else {
         return Err(io::Error::other("too few words"));
     };
     let number = |text: &str, radix| u32::from_str_radix(text, radix).map_err(io::Error::other);
-    set_thread_groups(&[Gid::from_raw(number(group, 10)?)])?;
-    set_thread_gid(Gid::from_raw(number(gid, 10)?))?;
-    set_thread_uid(Uid::from_raw(number(uid, 10)?))?;
-    let (path, second) = (Path::new(path), Path::new(second));
     match (*deed, rest) {
         ("read", []) => fs::File::open(path)?.read_to_end(&mut Vec::new()).map(|_| ()),
         ("write", []) => OpenOptions::new().write(true).open(path)?.write_all(b"W"),

@@ -22,6 +22,7 @@ mod act;
 mod cases;
 mod check;
 mod ground;
+mod short;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -54,7 +55,15 @@ fn main() -> ExitCode {
             Some(options) => run(&options),
             None => usage(),
         },
-        ["act", rest @ ..] => act::main(rest),
+        // What a case asks of another process: whether it gets a lock.
+        ["lock", path] => {
+            let open = std::fs::OpenOptions::new().write(true).open(path);
+            let lock = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+            match open.map(|open| rustix::fs::fcntl_lock(open, lock)) {
+                Ok(Ok(())) => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            }
+        }
         _ => usage(),
     }
 }

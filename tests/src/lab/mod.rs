@@ -3,8 +3,10 @@
 pub mod built;
 pub mod http;
 pub mod node;
+pub mod one_guest;
 pub mod process;
 pub mod repository;
+pub mod scratch;
 pub mod template;
 
 use std::path::{Path, PathBuf};

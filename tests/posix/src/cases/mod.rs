@@ -1,15 +1,27 @@
 //! The cases, by what they are about.
 
 mod attributes;
+mod bits;
+mod content;
 mod data;
 mod directories;
+mod handles;
+mod kernel;
 mod links;
 mod listing;
+mod moves;
+mod names;
 mod nodes;
 mod open;
+mod paths;
 mod permissions;
+mod places;
 mod rename;
+mod rights;
+mod stamps;
+mod ties;
 mod times;
+mod unlinked;
 
 use crate::check::Outcome;
 use crate::ground::Ground;
@@ -41,6 +53,18 @@ pub(crate) fn all() -> Vec<Case> {
         nodes::CASES,
         listing::CASES,
         permissions::CASES,
+        paths::CASES,
+        handles::CASES,
+        unlinked::CASES,
+        content::CASES,
+        kernel::CASES,
+        ties::CASES,
+        moves::CASES,
+        names::CASES,
+        places::CASES,
+        stamps::CASES,
+        rights::CASES,
+        bits::CASES,
     ]
     .into_iter()
     .flatten()
