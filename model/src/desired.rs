@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::id::{
-    ChannelName, Digest, DomainUuid, FleetName, NodeName, Revision, SiteName, SliceName, SliverId,
+    Berth, ChannelName, Digest, DomainUuid, FleetName, NodeName, Revision, SiteName, SliceName, SliverId,
     TemplateName, TenantName, Timestamp,
 };
 use crate::observed::Stranger;
@@ -169,6 +169,17 @@ pub struct DesiredSliver {
     pub migration: Migration,
     /// What going back to an earlier revision does with what it has written.
     pub rollback: RollbackData,
+}
+
+impl DesiredSliver {
+    /// Whether nothing that it writes outlives its domain: two of it at once can do each other no harm.
+    #[must_use]
+    pub fn keeps_nothing(&self) -> bool {
+        self.mounts.iter().all(|mount| match mount.writable {
+            WritableKind::ReadOnly | WritableKind::Memory => true,
+            WritableKind::Local | WritableKind::Remote { .. } => false,
+        })
+    }
 }
 
 /// A template as a slice names it, resolved.
@@ -370,6 +381,27 @@ pub struct DesiredNode {
     pub elsewhere: Elsewhere,
     /// Files its slivers carry.
     pub files: BTreeMap<Digest, FileSet>,
+}
+
+impl DesiredNode {
+    /// Identity of the domain of a sliver in one of its berths.
+    #[must_use]
+    pub fn uuid_of(&self, embodiment: &SliverId) -> Option<DomainUuid> {
+        let desired = self.slivers.get(&embodiment.itself())?;
+        Some(match embodiment.berth() {
+            Berth::First => desired.uuid,
+            Berth::Second => DomainUuid::of(&self.fleet, embodiment),
+        })
+    }
+
+    /// A sliver as it should be in one of its berths: the same, under another name.
+    #[must_use]
+    pub fn embodied(&self, embodiment: &SliverId) -> Option<DesiredSliver> {
+        let mut desired = self.slivers.get(&embodiment.itself())?.clone();
+        desired.uuid = self.uuid_of(embodiment)?;
+        desired.id = embodiment.clone();
+        Some(desired)
+    }
 }
 
 /// Whether the repository names a node.

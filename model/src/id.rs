@@ -101,15 +101,41 @@ name!(
 );
 
 /// One numbered instance of a slice, `web/0`. The number stays when the sliver moves.
+///
+/// A sliver without anything of its own to write may be replaced make-before-break, and is embodied twice for a moment.
+/// What belongs to one embodiment (domain, stacks, exports, directories) is named by the sliver *in a berth*: `web/0`
+/// in the first, `web/0b` in the second. Everything that people write, and all that is remembered of a sliver, names it
+/// in the first, which is the sliver itself.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SliverId {
     /// The slice it belongs to.
     pub slice: SliceName,
     /// Its number in the slice, from 0.
     pub number: u32,
+    berth: Berth,
+}
+
+/// One of the two places of a sliver where an embodiment of it can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Berth {
+    /// Where it is at first, and always if it keeps what it writes.
+    #[default]
+    First,
+    /// Beside the first.
+    Second,
 }
 
 impl SliverId {
+    /// The sliver of that number.
+    #[must_use]
+    pub fn new(slice: SliceName, number: u32) -> Self {
+        Self {
+            slice,
+            number,
+            berth: Berth::First,
+        }
+    }
+
     /// Reads `SLICE/NUMBER`.
     ///
     /// # Errors
@@ -125,26 +151,75 @@ impl SliverId {
             .parse()
             .ok()
             .filter(|_| canonical && number.bytes().all(|b| b.is_ascii_digit()));
-        Ok(Self {
-            slice: SliceName::new(slice)?,
-            number: number.ok_or_else(fail)?,
-        })
+        Ok(Self::new(SliceName::new(slice)?, number.ok_or_else(fail)?))
     }
 
-    /// The sliver as one file name and host name: `web-0`. Distinct slivers may share it (`a-1`/`0` never does with
-    /// `a`/`1`, since a name is a whole slice name plus one number after the last dash): it is unique.
+    /// Reads the name of an embodiment, as machines keep it: a sliver, and a `b` where it is in the second berth.
+    ///
+    /// # Errors
+    /// [`NameError`] if the text has another form.
+    pub fn parse_embodiment(text: &str) -> Result<Self, NameError> {
+        match text.strip_suffix('b') {
+            Some(sliver) => Ok(Self::parse(sliver)?.beside()),
+            None => Self::parse(text),
+        }
+    }
+
+    /// The embodiment of which this is the [`SliverId::label`].
+    #[must_use]
+    pub fn of_label(label: &str) -> Option<Self> {
+        let (slice, number) = label.rsplit_once('-')?;
+        Self::parse_embodiment(&format!("{slice}/{number}")).ok()
+    }
+
+    /// The sliver as one file name: `web-0`, `web-0b`. Distinct embodiments never share it, since it is a whole slice
+    /// name and one number after the last dash.
     #[must_use]
     pub fn label(&self) -> String {
-        format!("{}-{}", self.slice, self.number)
+        format!("{}-{}{}", self.slice, self.number, self.berth.mark())
+    }
+
+    /// In which berth this is.
+    #[must_use]
+    pub fn berth(&self) -> Berth {
+        self.berth
+    }
+
+    /// The sliver itself, which is its name in the first berth.
+    #[must_use]
+    pub fn itself(&self) -> Self {
+        Self::new(self.slice.clone(), self.number)
+    }
+
+    /// The same sliver in its other berth.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self {
+            slice: self.slice.clone(),
+            number: self.number,
+            berth: match self.berth {
+                Berth::First => Berth::Second,
+                Berth::Second => Berth::First,
+            },
+        }
+    }
+}
+
+impl Berth {
+    fn mark(self) -> &'static str {
+        match self {
+            Self::First => "",
+            Self::Second => "b",
+        }
     }
 }
 
 impl fmt::Display for SliverId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if f.width().is_none() && f.precision().is_none() {
-            write!(f, "{}/{}", self.slice, self.number)
+            write!(f, "{}/{}{}", self.slice, self.number, self.berth.mark())
         } else {
-            f.pad(&format!("{}/{}", self.slice, self.number))
+            f.pad(&format!("{}/{}{}", self.slice, self.number, self.berth.mark()))
         }
     }
 }

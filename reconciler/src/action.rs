@@ -116,6 +116,8 @@ pub enum Action {
         stack: Digest,
         /// With the kernel of which template.
         kernel: Digest,
+        /// When it gets its ports.
+        ports: PortsFrom,
     },
     /// Goes on from an image instead of starting anew. The image is used up by it.
     Resume {
@@ -148,6 +150,18 @@ pub enum Action {
     AwaitHealthy {
         /// Which.
         sliver: SliverId,
+    },
+    /// Takes its published ports from a domain that another one replaces.
+    Unpublish {
+        /// Which.
+        sliver: SliverId,
+    },
+    /// Publishes the ports for a domain that has replaced another one. It gets its limits by it too.
+    Publish {
+        /// Which.
+        sliver: SliverId,
+        /// What it has afterwards.
+        tuning: Tuning,
     },
     /// Stops the domain: asks, waits, then destroys.
     Shutdown {
@@ -206,6 +220,16 @@ pub enum Action {
     },
 }
 
+/// When a domain gets the ports that its sliver publishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PortsFrom {
+    /// At its start.
+    Start,
+    /// When it takes over from the domain beside it, which has them until then. At first only its health check reaches
+    /// it, by other ports.
+    Takeover,
+}
+
 /// Names an action within a plan: stable, readable, and the order in which equals are sorted. `boot:web/0`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ActionKey(pub String);
@@ -223,6 +247,8 @@ impl Action {
         match self {
             Self::FetchTemplate { .. } => ActionKind::FetchTemplate,
             Self::ImportFiles { .. } => ActionKind::ImportFiles,
+            Self::Unpublish { .. } => ActionKind::Unpublish,
+            Self::Publish { .. } => ActionKind::Publish,
             Self::Shutdown { .. } => ActionKind::Shutdown,
             Self::Suspend { .. } => ActionKind::Suspend,
             Self::Unexport { .. } => ActionKind::Unexport,
@@ -251,12 +277,14 @@ impl Action {
         self.kind().verb()
     }
 
-    /// The sliver it is about; `None` where several may share it.
+    /// The sliver it is about, in the berth that it is about; `None` where several may share it.
     #[must_use]
     pub fn sliver(&self) -> Option<&SliverId> {
         match self {
             Self::FetchTemplate { .. } | Self::ImportFiles { .. } => None,
-            Self::Shutdown { sliver, .. }
+            Self::Unpublish { sliver, .. }
+            | Self::Publish { sliver, .. }
+            | Self::Shutdown { sliver, .. }
             | Self::Suspend { sliver, .. }
             | Self::Unexport { sliver, .. }
             | Self::CloseWritable { sliver, .. }
@@ -283,7 +311,9 @@ impl Action {
     pub fn key(&self) -> ActionKey {
         let object = match self {
             Self::FetchTemplate { digest, .. } | Self::ImportFiles { digest } => digest.short(),
-            Self::Shutdown { sliver, .. }
+            Self::Unpublish { sliver, .. }
+            | Self::Publish { sliver, .. }
+            | Self::Shutdown { sliver, .. }
             | Self::Suspend { sliver, .. }
             | Self::Unexport { sliver, .. }
             | Self::CloseWritable { sliver, .. }
@@ -325,6 +355,7 @@ impl Action {
             Self::FetchTemplate { .. }
             | Self::ImportFiles { .. }
             | Self::Suspend { .. }
+            | Self::Unpublish { .. }
             | Self::DiscardImage { .. } => BTreeSet::new(),
             Self::OpenWritable { sliver, .. } => mine(&[Condition::Released], sliver),
             Self::Limit { sliver, .. } => mine(&[Condition::WritableOpen], sliver),
@@ -358,7 +389,7 @@ impl Action {
                 Condition::TemplatePresent(*kernel),
             ]),
             Self::Unpause { sliver, stack } => BTreeSet::from([Condition::Exported(sliver.clone(), *stack)]),
-            Self::AwaitHealthy { sliver } | Self::Retune { sliver, .. } => {
+            Self::AwaitHealthy { sliver } | Self::Retune { sliver, .. } | Self::Publish { sliver, .. } => {
                 mine(&[Condition::Running], sliver)
             }
             Self::Seal { sliver } => mine(&[Condition::Released, Condition::ImageStored], sliver),
@@ -407,7 +438,7 @@ impl Action {
                 Condition::Running(sliver.clone()),
                 Condition::ImageGone(sliver.clone()),
             ]),
-            Self::Retune { sliver, tuning } => {
+            Self::Retune { sliver, tuning } | Self::Publish { sliver, tuning } => {
                 BTreeSet::from([Condition::Tuned(sliver.clone(), tuning.clone())])
             }
             Self::AwaitHealthy { sliver } => BTreeSet::from([Condition::Healthy(sliver.clone())]),
@@ -421,7 +452,9 @@ impl Action {
             Self::Unexport { sliver } => BTreeSet::from([Condition::Unexported(sliver.clone())]),
             Self::CloseWritable { sliver } => BTreeSet::from([Condition::Released(sliver.clone())]),
             Self::Tombstone { sliver } => BTreeSet::from([Condition::SetAside(sliver.clone())]),
-            Self::Revive { .. } | Self::Adopt { .. } | Self::Purge { .. } => BTreeSet::new(),
+            Self::Revive { .. } | Self::Adopt { .. } | Self::Unpublish { .. } | Self::Purge { .. } => {
+                BTreeSet::new()
+            }
         }
     }
 
@@ -438,7 +471,8 @@ impl Action {
             | Self::Seal { .. }
             | Self::Adopt { .. }
             | Self::Tombstone { .. } => false,
-            Self::Retune { sliver, tuning } => {
+            Self::Unpublish { sliver } => matches!(condition, Condition::Tuned(of, _) if of == sliver),
+            Self::Retune { sliver, tuning } | Self::Publish { sliver, tuning } => {
                 matches!(condition, Condition::Tuned(of, other) if of == sliver && other != tuning)
             }
             Self::Resume { sliver, .. } => matches!(

@@ -9,7 +9,6 @@ use xeno_model::id::SliverId;
 use crate::change::{ChangeClass, Reason};
 use crate::diff::{Study, domains};
 use crate::plan::{MemoryForecast, PlanInput};
-use crate::situation::Step;
 
 /// Slivers whose end, or whose change while they run, must come first because it frees what another takes.
 #[derive(Debug, Default)]
@@ -20,9 +19,14 @@ pub(crate) struct Claims {
     pub(crate) ports: BTreeMap<SliverId, BTreeSet<SliverId>>,
 }
 
-/// What one sliver holds and will hold, in MiB.
+/// What one embodiment of a sliver holds and will hold, in MiB.
 struct Demand<'a> {
+    /// The sliver in its berth.
+    berth: &'a SliverId,
+    /// Of the sliver.
     sliver: &'a SliverId,
+    /// Whether it starts beside another, which must not have to go for it.
+    beside: bool,
     class: ChangeClass,
     held: u64,
     wanted: u64,
@@ -47,15 +51,12 @@ pub(crate) fn forecast(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study
     let now = held_in_all(input)?;
     let change = studies
         .iter()
-        .fold((0u64, 0u64), |(freed, taken), (sliver, study)| {
-            let demand = demand(input, sliver, study);
-            match demand {
-                Some(demand) => (
-                    freed.saturating_add(demand.held),
-                    taken.saturating_add(demand.wanted),
-                ),
-                None => (freed, taken),
-            }
+        .flat_map(|(sliver, study)| demands(input, sliver, study))
+        .fold((0u64, 0u64), |(freed, taken), demand| {
+            (
+                freed.saturating_add(demand.held),
+                taken.saturating_add(demand.wanted),
+            )
         });
     let after = now.saturating_sub(change.0).saturating_add(change.1);
     Some(MemoryForecast { capacity, now, after })
@@ -69,14 +70,16 @@ pub(crate) fn claims(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>)
         return claims;
     };
     let mut free = capacity(input).saturating_sub(now);
-    let demands: Vec<_> = studies
+    let mut demands: Vec<_> = studies
         .iter()
-        .filter_map(|(sliver, study)| demand(input, sliver, study))
+        .flat_map(|(sliver, study)| demands(input, sliver, study))
         .collect();
+    // What starts beside another finds its memory free: waiting for others, it could wait for itself.
+    demands.sort_by_key(|demand| !demand.beside);
     let mut surplus = demands
         .iter()
         .filter(|demand| demand.held > demand.wanted)
-        .map(|demand| (demand.sliver, demand.held - demand.wanted))
+        .map(|demand| (demand.berth, demand.held - demand.wanted))
         .peekable();
     for demand in demands.iter().filter(|demand| demand.wanted > demand.held) {
         let mut lacking = demand.wanted - demand.held;
@@ -93,7 +96,7 @@ pub(crate) fn claims(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>)
             let used_up = *left == 0;
             claims
                 .memory
-                .entry(demand.sliver.clone())
+                .entry(demand.berth.clone())
                 .or_default()
                 .insert(from);
             if used_up {
@@ -102,12 +105,12 @@ pub(crate) fn claims(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>)
         }
     }
     let holders = port_holders(input);
-    for sliver in starting(studies) {
-        for port in wanted_ports(input, sliver) {
+    for berth in takers(studies) {
+        for port in wanted_ports(input, berth) {
             if let Some(holder) = holders.get(&port)
-                && *holder != sliver
+                && *holder != berth
             {
-                let waits = claims.ports.entry(sliver.clone()).or_default();
+                let waits = claims.ports.entry(berth.clone()).or_default();
                 waits.insert((*holder).clone());
             }
         }
@@ -115,7 +118,27 @@ pub(crate) fn claims(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>)
     claims
 }
 
-fn capacity(input: &PlanInput<'_>) -> u64 {
+/// Memory that is free beside what is held, and beside what others are going to take, in MiB: only what is free without
+/// anybody's end.
+pub(crate) fn free_beside(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>) -> u64 {
+    let Some(now) = held_in_all(input) else { return 0 };
+    let taken = studies
+        .iter()
+        .flat_map(|(sliver, study)| demands(input, sliver, study))
+        .map(|demand| demand.wanted.saturating_sub(demand.held))
+        .fold(now, u64::saturating_add);
+    capacity(input).saturating_sub(taken)
+}
+
+/// Whether the ports that a sliver is to publish are free, or its own already.
+pub(crate) fn ports_are_free(input: &PlanInput<'_>, sliver: &SliverId) -> bool {
+    let holders = port_holders(input);
+    let free = |port: u16| holders.get(&port).is_none_or(|holder| holder.itself() == *sliver);
+    wanted_ports(input, sliver).all(free)
+}
+
+/// Memory of the node for guests, in MiB.
+pub(crate) fn capacity(input: &PlanInput<'_>) -> u64 {
     match &input.desired.standing {
         Standing::Named(node) => node.memory.mib(),
         Standing::NotNamed => 0,
@@ -129,23 +152,42 @@ fn held_in_all(input: &PlanInput<'_>) -> Option<u64> {
     Some(ours.fold(strangers, u64::saturating_add))
 }
 
-/// What a sliver's steps do to memory; `None` if nothing.
-fn demand<'a>(input: &PlanInput<'_>, sliver: &'a SliverId, study: &Study) -> Option<Demand<'a>> {
-    let retunes = study.steps.contains(&Step::Retune);
-    if !study.ends() && !study.starts() && !retunes {
-        return None;
-    }
-    let domain = domains(input).and_then(|domains| domains.ours.get(sliver));
+/// What a sliver's steps do to memory, in each of its berths in which they do something.
+fn demands<'a>(
+    input: &PlanInput<'_>,
+    sliver: &'a SliverId,
+    study: &'a Study,
+) -> impl Iterator<Item = Demand<'a>> {
+    let held = |berth: &SliverId| {
+        let domain = domains(input).and_then(|domains| domains.ours.get(berth));
+        domain.map_or(0, |domain| domain.memory_mib)
+    };
     let desired = input.desired.slivers.get(sliver);
-    let wanted = desired.filter(|_| study.starts() || retunes);
-    Some(Demand {
+    let wanted = desired.map_or(0, |desired| desired.resources.memory.mib());
+    let retunes = study.retunes();
+    let changes = study.ends() || study.starts() || retunes;
+    let here = changes.then(|| Demand {
+        berth: &study.berth,
         sliver,
+        beside: study.leaves.as_ref().is_some_and(|leaves| leaves.last),
         class: study.change.class,
-        held: domain
-            .filter(|_| study.ends() || retunes)
-            .map_or(0, |d| d.memory_mib),
-        wanted: wanted.map_or(0, |d| d.resources.memory.mib()),
-    })
+        held: if study.ends() || retunes {
+            held(&study.berth)
+        } else {
+            0
+        },
+        wanted: if study.starts() || retunes { wanted } else { 0 },
+    });
+    let leaves = study.leaves.as_ref().filter(|leaves| leaves.ends());
+    let there = leaves.map(|leaves| Demand {
+        berth: &leaves.berth,
+        sliver,
+        beside: false,
+        class: study.change.class,
+        held: held(&leaves.berth),
+        wanted: 0,
+    });
+    here.into_iter().chain(there)
 }
 
 /// Slivers whose boot would take the node beyond its memory. One that takes no more than it holds always may: where
@@ -157,7 +199,7 @@ fn no_room(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>) -> BTreeM
     let capacity = capacity(input);
     let mut demands: Vec<_> = studies
         .iter()
-        .filter_map(|(sliver, study)| demand(input, sliver, study))
+        .flat_map(|(sliver, study)| demands(input, sliver, study))
         .collect();
     // Those that give memory back come first; then running services before missing ones before new ones.
     demands.sort_by_key(|demand| {
@@ -196,20 +238,32 @@ fn precedence(class: ChangeClass) -> u8 {
         | ChangeClass::Remove
         | ChangeClass::Purge
         | ChangeClass::Wait => 0,
-        ChangeClass::Reboot => 1,
+        ChangeClass::Replace | ChangeClass::Reboot => 1,
         ChangeClass::Start | ChangeClass::Resume => 2,
         ChangeClass::Create => 3,
     }
 }
 
-/// Slivers that get a domain.
+/// Slivers that get a domain, which publishes their ports from the start.
 fn starting(studies: &BTreeMap<SliverId, Study>) -> impl Iterator<Item = &SliverId> {
-    let starts = studies.iter().filter(|(_, study)| study.starts());
+    let starts = studies.iter().filter(|(_, study)| {
+        let takes_over = study.leaves.as_ref().is_some_and(|leaves| leaves.last);
+        study.starts() && !takes_over
+    });
     starts.map(|(sliver, _)| sliver)
 }
 
+/// Slivers, each in the berth in which it is to be, that take ports which others may give up for them.
+fn takers(studies: &BTreeMap<SliverId, Study>) -> impl Iterator<Item = &SliverId> {
+    let takers = studies.values().filter(|study| {
+        let takes_over = study.leaves.as_ref().is_some_and(|leaves| leaves.last);
+        !takes_over && (study.starts() || study.retunes())
+    });
+    takers.map(|study| &study.berth)
+}
+
 fn wanted_ports<'a>(input: &PlanInput<'a>, sliver: &SliverId) -> impl Iterator<Item = u16> + use<'a> {
-    let desired = input.desired.slivers.get(sliver);
+    let desired = input.desired.slivers.get(&sliver.itself());
     desired
         .into_iter()
         .flat_map(|desired| &desired.publish)
@@ -229,9 +283,12 @@ fn port_holders<'a>(input: &PlanInput<'a>) -> BTreeMap<u16, &'a SliverId> {
 fn ports_taken(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>) -> BTreeMap<SliverId, Reason> {
     let now = port_holders(input);
     let gives_up = |holder: &SliverId, port: u16| {
-        studies.get(holder).is_some_and(|study| {
-            let retunes = study.steps.contains(&Step::Retune);
-            study.ends() || retunes && wanted_ports(input, holder).all(|wanted| wanted != port)
+        studies.get(&holder.itself()).is_some_and(|study| {
+            let unwanted = || wanted_ports(input, holder).all(|wanted| wanted != port);
+            match study.leaves.as_ref().filter(|leaves| leaves.berth == *holder) {
+                Some(leaves) => leaves.ends() && (!leaves.last || unwanted()),
+                None => study.ends() || study.retunes() && unwanted(),
+            }
         })
     };
     let mut taken: BTreeMap<u16, &SliverId> = BTreeMap::new();
@@ -243,7 +300,7 @@ fn ports_taken(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>) -> BT
     let wants = |sliver| wanted_ports(input, sliver).map(move |port| (port, sliver));
     let retunes = studies
         .iter()
-        .filter(|(_, study)| study.steps.contains(&Step::Retune))
+        .filter(|(_, study)| study.retunes())
         .map(|(sliver, _)| sliver);
     let mut held = BTreeMap::new();
     for (port, sliver) in retunes.flat_map(wants) {
@@ -251,19 +308,19 @@ fn ports_taken(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>) -> BT
             Some(holder) => *holder,
             None => *taken.entry(port).or_insert(sliver),
         };
-        if by != sliver {
-            let by = by.clone();
+        if by.itself() != *sliver {
+            let by = by.itself();
             held.entry(sliver.clone())
                 .or_insert(Reason::PortTaken { port, by });
         }
     }
     let (already, anew): (Vec<_>, Vec<_>) = starting(studies)
         .flat_map(wants)
-        .partition(|(port, sliver)| now.get(port) == Some(sliver));
+        .partition(|(port, sliver)| now.get(port).is_some_and(|holder| holder.itself() == **sliver));
     for (port, sliver) in already.into_iter().chain(anew) {
         let by = *taken.entry(port).or_insert(sliver);
-        if by != sliver {
-            let by = by.clone();
+        if by.itself() != *sliver {
+            let by = by.itself();
             held.entry(sliver.clone())
                 .or_insert(Reason::PortTaken { port, by });
         }

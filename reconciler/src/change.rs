@@ -31,6 +31,8 @@ pub enum ChangeClass {
     Start,
     /// It goes on from the image of its memory.
     Resume,
+    /// Another domain starts beside its own and takes over once it is healthy; then its own ends.
+    Replace,
     /// It stops and starts again, on the same writable layer.
     Reboot,
     /// It ends under this name, and another sliver goes on with its writable layer.
@@ -78,6 +80,8 @@ pub struct Change {
 pub enum Disruption {
     /// Nothing that anybody could notice.
     None,
+    /// It is never away, but connections to it end, and what it had in memory is gone.
+    Reconnects,
     /// It is away for a short time, and comes back with what it wrote.
     Interrupts,
     /// It is away for good; what it wrote is kept.
@@ -94,6 +98,7 @@ impl ChangeClass {
             Self::Keep | Self::InPlace | Self::Create | Self::Start | Self::Resume | Self::Wait => {
                 Disruption::None
             }
+            Self::Replace => Disruption::Reconnects,
             Self::Reboot | Self::HandOver => Disruption::Interrupts,
             Self::Suspend | Self::Stop | Self::Remove => Disruption::Ends,
             Self::Purge => Disruption::Destroys,
@@ -109,6 +114,7 @@ impl ChangeClass {
             Self::Create => "create",
             Self::Start => "start",
             Self::Resume => "resume",
+            Self::Replace => "replace",
             Self::Reboot => "reboot",
             Self::HandOver => "hand over",
             Self::Suspend => "suspend",

@@ -168,8 +168,13 @@ fn check_changes(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
         if blind && action.is_destructive() {
             findings.insert(Finding::Blind(action.key()));
         }
-        for sliver in planned.serves.iter().chain(action.sliver()) {
-            let class = plan.changes.get(sliver).map(|change| change.class);
+        for sliver in planned
+            .serves
+            .iter()
+            .cloned()
+            .chain(action.sliver().map(SliverId::itself))
+        {
+            let class = plan.changes.get(&sliver).map(|change| change.class);
             match class {
                 None | Some(ChangeClass::Keep | ChangeClass::Wait) => {
                     findings.insert(Finding::NoChange(action.key()));
@@ -189,7 +194,7 @@ fn check_changes(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
 /// Whether an action can be part of a change of that class.
 fn belongs(action: &Action, class: ChangeClass) -> bool {
     use ChangeClass::{
-        Create, HandOver, InPlace, Keep, Purge, Reboot, Remove, Resume, Start, Stop, Suspend, Wait,
+        Create, HandOver, InPlace, Keep, Purge, Reboot, Remove, Replace, Resume, Start, Stop, Suspend, Wait,
     };
     match (action, class) {
         (_, Keep | Wait) => false,
@@ -202,25 +207,29 @@ fn belongs(action: &Action, class: ChangeClass) -> bool {
             | Action::Export { .. }
             | Action::AwaitHealthy { .. },
             class,
-        ) => matches!(class, InPlace | Create | Start | Resume | Reboot),
-        (Action::Retune { .. } | Action::Unpause { .. }, class) => matches!(class, InPlace),
-        (Action::Boot { .. }, class) => matches!(class, Create | Start | Reboot),
+        ) => matches!(class, InPlace | Create | Start | Resume | Replace | Reboot),
+        (Action::Retune { .. } | Action::Unpause { .. }, class) => matches!(class, InPlace | Replace),
+        (Action::Publish { .. } | Action::Unpublish { .. }, class) => matches!(class, Replace),
+        (Action::Boot { .. }, class) => matches!(class, Create | Start | Replace | Reboot),
         (Action::Resume { .. }, class) => matches!(class, Resume),
         (Action::Suspend { .. }, class) => matches!(class, Suspend | Stop | Remove),
         (Action::Seal { .. }, class) => matches!(class, Resume | Suspend | Stop | Remove),
         (Action::DiscardImage { .. }, class) => {
             matches!(
                 class,
-                InPlace | Create | Start | Reboot | Suspend | Stop | Remove | Purge
+                InPlace | Create | Start | Replace | Reboot | HandOver | Suspend | Stop | Remove | Purge
             )
         }
         (Action::Revive { .. } | Action::Adopt { .. }, class) => {
-            matches!(class, InPlace | Create | Start | Resume | Reboot | Suspend | Stop)
+            matches!(
+                class,
+                InPlace | Create | Start | Resume | Replace | Reboot | Suspend | Stop
+            )
         }
         (Action::Shutdown { .. } | Action::Unexport { .. } | Action::CloseWritable { .. }, class) => {
             matches!(
                 class,
-                Create | Start | Resume | Reboot | HandOver | Suspend | Stop | Remove
+                Create | Start | Resume | Replace | Reboot | HandOver | Suspend | Stop | Remove
             )
         }
         (Action::Tombstone { .. }, class) => matches!(class, Remove),
@@ -253,7 +262,7 @@ fn check_removals(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fi
     let mut removed = BTreeSet::new();
     let mut purged = false;
     for planned in &plan.actions {
-        let gone = |sliver: &SliverId| !input.desired.slivers.contains_key(sliver);
+        let gone = |sliver: &SliverId| !input.desired.slivers.contains_key(&sliver.itself());
         match &planned.action {
             Action::Purge { sliver } => {
                 purged = true;
@@ -268,7 +277,7 @@ fn check_removals(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fi
                 }
             }
             Action::Tombstone { sliver } => {
-                removed.insert(sliver);
+                removed.insert(sliver.itself());
                 if !gone(sliver) {
                     findings.insert(Finding::Unsafe {
                         action: planned.action.key(),
@@ -280,7 +289,7 @@ fn check_removals(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fi
             | Action::Suspend { .. }
             | Action::Unexport { .. }
             | Action::CloseWritable { .. }) => {
-                let sliver = action.sliver();
+                let sliver = action.sliver().map(SliverId::itself);
                 removed.extend(sliver.filter(|sliver| gone(sliver) && !is_handed_over(plan, input, sliver)));
             }
             Action::FetchTemplate { .. }
@@ -293,6 +302,8 @@ fn check_removals(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fi
             | Action::Resume { .. }
             | Action::Unpause { .. }
             | Action::Retune { .. }
+            | Action::Unpublish { .. }
+            | Action::Publish { .. }
             | Action::Seal { .. }
             | Action::DiscardImage { .. }
             | Action::Revive { .. }

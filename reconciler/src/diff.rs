@@ -20,6 +20,7 @@ use xeno_model::normal::{Difference, differences};
 use xeno_model::observed::Seen;
 
 use crate::action::Ingredients;
+use crate::beside::{self, Berths, berths};
 use crate::change::{Cause, Change, ChangeClass, Reason};
 use crate::enforce::{unenforced, unkept};
 use crate::plan::{Basis, PlanInput};
@@ -41,7 +42,7 @@ pub fn epoch_of(input: &PlanInput<'_>, sliver: &SliverId) -> Epoch {
     let storage = input.observed.storage.known();
     let of = |sliver: &SliverId| {
         epoch(
-            input.applied.get(sliver),
+            input.applied.get(&sliver.itself()),
             storage.and_then(|storage| storage.get(sliver)),
         )
     };
@@ -56,11 +57,33 @@ pub fn epoch_of(input: &PlanInput<'_>, sliver: &SliverId) -> Epoch {
     }
 }
 
+/// What ends in the berth of a sliver in which it is not to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Leaves {
+    /// The sliver in that berth.
+    pub(crate) berth: SliverId,
+    pub(crate) steps: BTreeSet<Step>,
+    /// Whether that comes after all else, since it serves until then; otherwise it comes first.
+    pub(crate) last: bool,
+}
+
+impl Leaves {
+    /// Whether a domain goes.
+    pub(crate) fn ends(&self) -> bool {
+        self.steps.contains(&Step::Shutdown)
+    }
+}
+
 /// A change, and the steps that make it.
 #[derive(Clone, Debug)]
 pub(crate) struct Study {
     pub(crate) change: Change,
+    /// The sliver in the berth in which it is to be.
+    pub(crate) berth: SliverId,
+    /// Steps there.
     pub(crate) steps: BTreeSet<Step>,
+    /// What happens in its other berth.
+    pub(crate) leaves: Option<Leaves>,
     /// What it will be recognised by once it runs; `None` where it will not.
     pub(crate) marks: Option<Marks>,
     /// Whose writable layers it takes over.
@@ -84,7 +107,9 @@ impl Study {
         };
         Self {
             change,
+            berth: sliver.clone(),
             steps: BTreeSet::new(),
+            leaves: None,
             marks: None,
             adopts: None,
             mends: false,
@@ -107,9 +132,23 @@ impl Study {
         }
     }
 
+    /// Whether anything is done for it, in either berth.
+    pub(crate) fn acts(&self) -> bool {
+        !self.steps.is_empty()
+            || self
+                .leaves
+                .as_ref()
+                .is_some_and(|leaves| !leaves.steps.is_empty())
+    }
+
     /// Whether a domain comes to be.
     pub(crate) fn starts(&self) -> bool {
         self.steps.contains(&Step::Boot) || self.steps.contains(&Step::Resume)
+    }
+
+    /// Whether a running domain gets other limits or ports.
+    pub(crate) fn retunes(&self) -> bool {
+        self.steps.contains(&Step::Retune) || self.steps.contains(&Step::Publish)
     }
 
     /// Whether a domain goes.
@@ -122,6 +161,7 @@ impl Study {
         self.change.class = ChangeClass::Wait;
         self.change.reasons.splice(0..0, blockers);
         self.steps.clear();
+        self.leaves = None;
     }
 }
 
@@ -130,10 +170,12 @@ pub(crate) fn study(input: &PlanInput<'_>) -> BTreeMap<SliverId, Study> {
     let mut studies: BTreeMap<_, _> = slivers(input)
         .into_iter()
         .filter_map(|sliver| {
-            study_one(input, sliver, heirs.get(sliver).copied()).map(|study| (sliver.clone(), study))
+            let study = study_one(input, &sliver, heirs.get(&sliver).copied())?;
+            Some((sliver, study))
         })
         .collect();
     hold::hold_back(input, &heirs, &mut studies);
+    beside::replace(input, &mut studies);
     studies
 }
 
@@ -157,7 +199,7 @@ fn heirs<'a>(input: &PlanInput<'a>) -> BTreeMap<&'a SliverId, &'a SliverId> {
 }
 
 /// All slivers that any side knows.
-fn slivers<'a>(input: &PlanInput<'a>) -> BTreeSet<&'a SliverId> {
+fn slivers(input: &PlanInput<'_>) -> BTreeSet<SliverId> {
     let mut all: BTreeSet<_> = input.desired.slivers.keys().collect();
     all.extend(input.applied.keys());
     all.extend(
@@ -176,18 +218,25 @@ fn slivers<'a>(input: &PlanInput<'a>) -> BTreeSet<&'a SliverId> {
             .into_iter()
             .flat_map(BTreeMap::keys),
     );
-    all
+    all.into_iter().map(SliverId::itself).collect()
 }
 
 fn study_one(input: &PlanInput<'_>, sliver: &SliverId, heir: Option<&SliverId>) -> Option<Study> {
-    let situation = match Situation::of(input, sliver) {
-        Ok(situation) => situation,
+    let Berths { home, other } = match berths(input, sliver) {
+        Ok(berths) => berths,
         Err(reasons) => return Some(Study::new(sliver, ChangeClass::Wait, Cause::Drift, reasons)),
     };
-    match situation.desired.as_deref() {
-        Some(desired) => Some(desired_one(input, &situation, desired)),
-        None => rest::undesired(input, &situation, sliver, heir),
+    let mut study = match home.desired.as_deref() {
+        Some(desired) => desired_one(input, &home, desired),
+        None => rest::undesired(input, &home, sliver, heir)?,
+    };
+    study.berth = home.id.clone();
+    if let Some(other) = &other
+        && study.change.class != ChangeClass::Wait
+    {
+        beside::leave(&mut study, &home, other);
     }
+    Some(study)
 }
 
 fn desired_one(input: &PlanInput<'_>, situation: &Situation<'_>, desired: &DesiredSliver) -> Study {
@@ -266,7 +315,7 @@ fn asks_for_limits(reason: &Reason) -> bool {
 }
 
 /// Facets that the steps need beyond domains and storage, and that could not be seen.
-fn blind_ingredients(input: &PlanInput<'_>, needed: &Ingredients) -> Vec<Reason> {
+pub(crate) fn blind_ingredients(input: &PlanInput<'_>, needed: &Ingredients) -> Vec<Reason> {
     let mut blinds = Vec::new();
     if !needed.templates.is_empty() {
         blinds.extend(blind("templates", &input.observed.templates));

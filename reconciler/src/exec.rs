@@ -227,14 +227,15 @@ impl Run {
                     | ActionState::Blocked { .. }
                     | ActionState::Cancelled => false,
                 };
-                let urgent = action
-                    .sliver()
+                let sliver = action.sliver().map(SliverId::itself);
+                let urgent = sliver
+                    .as_ref()
                     .is_some_and(|sliver| self.committed.contains(sliver));
-                let free = action
-                    .sliver()
+                let free = sliver
+                    .as_ref()
                     .is_none_or(|sliver| !self.busy.contains(sliver) && !taken.contains(sliver));
                 if due && free && urgent == committed {
-                    taken.extend(action.sliver());
+                    taken.extend(sliver);
                     ready.push(action.key());
                     *left -= 1;
                 }
@@ -271,15 +272,16 @@ impl Run {
     pub fn started(&mut self, key: &ActionKey) -> Result<(), RunError> {
         let i = self.find(key)?;
         let action = &self.plan.actions[i].action;
-        let busy = action.sliver().is_some_and(|sliver| self.busy.contains(sliver));
+        let sliver = action.sliver().map(SliverId::itself);
+        let busy = sliver.as_ref().is_some_and(|sliver| self.busy.contains(sliver));
         if busy || !self.free.remove(&i) {
             return Err(RunError::NotReady(key.clone()));
         }
-        if let Some(sliver) = action.sliver() {
-            self.busy.insert(sliver.clone());
+        if let Some(sliver) = sliver {
             if action.is_destructive() {
                 self.committed.insert(sliver.clone());
             }
+            self.busy.insert(sliver);
         }
         self.in_flight.insert(i);
         self.state[i] = ActionState::InFlight;
@@ -302,7 +304,7 @@ impl Run {
             return Err(RunError::NotInFlight(key.clone()));
         }
         if let Some(sliver) = self.plan.actions[i].action.sliver() {
-            self.busy.remove(sliver);
+            self.busy.remove(&sliver.itself());
         }
         let tries = self.tries[i];
         match outcome {
@@ -434,7 +436,7 @@ impl Run {
             let action = &self.plan.actions[i].action;
             let seen_through = action
                 .sliver()
-                .is_some_and(|sliver| self.committed.contains(sliver))
+                .is_some_and(|sliver| self.committed.contains(&sliver.itself()))
                 && !matches!(action, Action::AwaitHealthy { .. });
             // The plan's order has what comes before at lower indexes.
             let befores = self.plan.actions[i].after.iter();

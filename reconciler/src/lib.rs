@@ -11,6 +11,7 @@
 
 pub mod action;
 pub mod assume;
+mod beside;
 mod capacity;
 pub mod change;
 pub mod check;
@@ -26,6 +27,8 @@ pub mod render;
 pub mod report;
 pub mod scripted;
 mod situation;
+
+pub use beside::serving;
 
 #[cfg(test)]
 mod properties;

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use petgraph::algo::tarjan_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
-use xeno_model::desired::{CarriedContent, DesiredNode, DesiredSliver, LayerRef};
+use xeno_model::desired::{CarriedContent, DesiredNode, DesiredSliver, LayerRef, Mount, WritableKind};
 use xeno_model::id::{Digest, Generation, NodeName, Revision, SliverId, Timestamp};
 use xeno_model::observed::{DomainState, HealthVerdict, ObservedNode, ObservedStorage};
 
-use crate::action::{Action, ActionKey, ActionKind, Condition, Ingredients};
+use crate::action::{Action, ActionKey, ActionKind, Condition, Ingredients, PortsFrom};
 use crate::capacity::{self, Claims};
 use crate::change::{AppliedSliver, Change, Reason};
 use crate::diff::{Study, domains, epoch_of, study};
@@ -196,6 +196,7 @@ pub fn build(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
     actions.connect(input)?;
     actions.connect_claims(&capacity::claims(input, &studies));
     actions.connect_moves();
+    actions.connect_berths(&studies);
     let memory_mib = capacity::forecast(input, &studies);
     let next = next::next(input, studies.values().map(|study| &study.change));
     let actions = in_order(actions.planned)?;
@@ -271,8 +272,11 @@ impl Actions {
         if let Some(desired) = desired {
             self.add_ingredients(input, desired, &study.ingredients(desired))?;
         }
-        for step in &study.steps {
-            let action = action(input, sliver, study, *step);
+        let here = study.steps.iter().map(|step| (&study.berth, step));
+        let leaves = study.leaves.iter();
+        let there = leaves.flat_map(|leaves| leaves.steps.iter().map(|step| (&leaves.berth, step)));
+        for (berth, step) in here.chain(there) {
+            let action = action(input, berth, study, *step);
             let cost = cost(input, &action);
             self.add(action, sliver, cost)?;
         }
@@ -398,9 +402,9 @@ impl Actions {
     }
 
     fn connect_claims(&mut self, claims: &Claims) {
-        use ActionKind::{Boot, Resume, Retune, Shutdown, Suspend};
+        use ActionKind::{Boot, Publish, Resume, Retune, Shutdown, Suspend, Unpublish};
         // A sliver that ends and is started again gives up everything at its end.
-        let frees = [Shutdown, Suspend, Retune];
+        let frees = [Shutdown, Suspend, Retune, Unpublish];
         let each = |claims: &BTreeMap<SliverId, BTreeSet<SliverId>>, takes: &[ActionKind]| {
             let mut edges = Vec::new();
             for (sliver, holders) in claims {
@@ -414,7 +418,7 @@ impl Actions {
             edges
         };
         let mut edges = each(&claims.memory, &[Boot, Resume, Retune, Shutdown]);
-        edges.extend(each(&claims.ports, &[Boot, Resume]));
+        edges.extend(each(&claims.ports, &[Boot, Resume, Retune, Publish]));
         for (before, after) in edges {
             self.edge(&before, &after);
         }
@@ -441,6 +445,40 @@ impl Actions {
         }
     }
 
+    /// Of the two berths of a sliver one comes after the other. Where one takes over, the other keeps its ports until the
+    /// new one is healthy, and ends once that one has them.
+    fn connect_berths(&mut self, studies: &BTreeMap<SliverId, Study>) {
+        for study in studies.values() {
+            let Some(leaves) = &study.leaves else { continue };
+            let keys = |steps: &BTreeSet<Step>, berth: &SliverId| -> Vec<ActionKey> {
+                steps.iter().map(|step| step.kind().key(berth)).collect()
+            };
+            let (here, mut there) = (
+                keys(&study.steps, &study.berth),
+                keys(&leaves.steps, &leaves.berth),
+            );
+            let (publish, unpublish) = (
+                ActionKind::Publish.key(&study.berth),
+                ActionKind::Unpublish.key(&leaves.berth),
+            );
+            // The steps of each berth keep their order anyway.
+            if !leaves.last {
+                if let (Some(before), Some(after)) = (there.last(), here.first()) {
+                    self.edge(before, after);
+                }
+                continue;
+            }
+            if let Some(before) = here.iter().rfind(|key| **key != publish) {
+                self.edge(before, &unpublish);
+            }
+            self.edge(&unpublish, &publish);
+            there.retain(|key| *key != unpublish);
+            if let (Some(before), Some(after)) = (here.last(), there.first()) {
+                self.edge(before, after);
+            }
+        }
+    }
+
     /// Puts `before` before `after`, if the plan has both.
     fn edge(&mut self, before: &ActionKey, after: &ActionKey) {
         if self.planned.contains_key(before)
@@ -453,7 +491,9 @@ impl Actions {
 
 fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Action {
     let sliver = of.clone();
-    let desired = input.desired.slivers.get(of);
+    let desired = input.desired.slivers.get(&of.itself());
+    // Who has been replaced is not missed; whoever else ends is to start again, here or in the other berth.
+    let replaced = *of != study.berth && study.leaves.as_ref().is_some_and(|leaves| leaves.last);
     // Steps that build something up are only taken for slivers that are desired as running, which have marks.
     let stack = study.marks.map_or(Digest([0; 32]), |marks| marks.stack);
     let boot = study.marks.map_or(Digest([0; 32]), |marks| marks.boot);
@@ -482,9 +522,15 @@ fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Ac
             sliver,
             tuning: desired.map(Tuning::of).unwrap_or_default(),
         },
+        Step::Unpublish => Action::Unpublish { sliver },
+        Step::Publish => Action::Publish {
+            sliver,
+            tuning: desired.map(Tuning::of).unwrap_or_default(),
+        },
         Step::Shutdown => Action::Shutdown {
             sliver,
             again: desired
+                .filter(|_| !replaced)
                 .map(|desired| study.ingredients(desired))
                 .unwrap_or_default(),
         },
@@ -511,6 +557,11 @@ fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Ac
             boot,
             stack,
             kernel: desired.map_or(Digest([0; 32]), |desired| desired.kernel.digest),
+            ports: if study.leaves.as_ref().is_some_and(|leaves| leaves.last) {
+                PortsFrom::Takeover
+            } else {
+                PortsFrom::Start
+            },
         },
         Step::Await => Action::AwaitHealthy { sliver },
         Step::Purge => Action::Purge { sliver },
@@ -527,18 +578,24 @@ fn cost(input: &PlanInput<'_>, action: &Action) -> Cost {
             let storage = input.observed.storage.known();
             let kept = storage.and_then(|s| s.get(sliver));
             let kept = kept.is_some_and(|s| s.on_disk || s.tombstone.is_some());
-            let mounts = input.desired.slivers.get(sliver).map_or(0, |d| d.mounts.len());
+            let desired = input.desired.slivers.get(&sliver.itself());
+            let writes = |mount: &&Mount| mount.writable != WritableKind::ReadOnly;
+            let mounts = desired.map_or(0, |d| d.mounts.iter().filter(writes).count());
             let new = NEW_WRITABLE_BYTES.saturating_mul(u64::try_from(mounts).unwrap_or(u64::MAX));
             (Some(if kept { 0 } else { new }), 0)
         }
         Action::Boot { sliver, .. } | Action::Resume { sliver, .. } => {
-            let desired = input.desired.slivers.get(sliver);
+            let desired = input.desired.slivers.get(&sliver.itself());
             (Some(0), mib(desired.map_or(0, |d| d.resources.memory.mib())))
         }
         Action::Shutdown { sliver, .. } => (Some(0), -mib(held(input, sliver))),
         // Pages that the guest never touched take no room: nobody knows how many.
         Action::Suspend { sliver } => (Some(held(input, sliver) << 20), -mib(held(input, sliver))),
-        Action::Retune { sliver, tuning } => (Some(0), mib(tuning.memory_mib) - mib(held(input, sliver))),
+        Action::Retune { sliver, tuning } | Action::Publish { sliver, tuning } => {
+            // One that this plan starts has what it gets from its start.
+            let held = Some(held(input, sliver)).filter(|held| *held > 0);
+            (Some(0), held.map_or(0, |held| mib(tuning.memory_mib) - mib(held)))
+        }
         Action::Limit { .. }
         | Action::Stack { .. }
         | Action::Export { .. }
@@ -550,6 +607,7 @@ fn cost(input: &PlanInput<'_>, action: &Action) -> Cost {
         | Action::Revive { .. }
         | Action::Adopt { .. }
         | Action::Unpause { .. }
+        | Action::Unpublish { .. }
         | Action::Tombstone { .. }
         | Action::Purge { .. } => (Some(0), 0),
     };

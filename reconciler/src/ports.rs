@@ -162,6 +162,13 @@ pub trait Hypervisor: Send + Sync {
     /// Gives the running domain of a sliver other limits and ports, and returns once it has them.
     fn retune(&self, sliver: &SliverId, tuning: &Tuning) -> impl Future<Output = PortResult<()>> + Send;
 
+    /// Takes all published ports from the domain of a sliver, which another replaces. Success if it has none, or is not
+    /// there.
+    fn unpublish(&self, sliver: &SliverId) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Gives a domain that takes over from another what [`Hypervisor::retune`] gives, its ports above all.
+    fn publish(&self, sliver: &SliverId, tuning: &Tuning) -> impl Future<Output = PortResult<()>> + Send;
+
     /// Stores the memory of the domain in an image and ends the domain. The image is complete and on stable storage
     /// before the domain is gone, and is observed only from then on. An image from before is replaced; while a domain is
     /// there, no image says anything about it. Success if there is no domain and an image.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use xeno_model::desired::{DesiredSliver, LayerRef, Publish, SliverState, Standing, Start, WritableKind};
-use xeno_model::id::{Digest, Epoch, NodeName, SiteName, Timestamp};
+use xeno_model::id::{Digest, DomainUuid, Epoch, FleetName, NodeName, SiteName, SliverId, Timestamp};
 use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::{
     DomainState, Limits, ObservedDomain, ObservedImage, ObservedStorage, Seen, Stranger,
@@ -68,7 +68,7 @@ fn variant() -> impl Strategy<Value = Variant> {
         ]),
         any::<bool>(),
         prop::option::of(8080u16..8084),
-        prop::bool::weighted(0.2),
+        prop::bool::weighted(0.4),
         prop::option::of(1u64..3),
         (
             prop::sample::select(vec![Start::Boot, Start::Boot, Start::Resume]),
@@ -159,11 +159,21 @@ fn sight() -> impl Strategy<Value = Sight> {
     })
 }
 
-type Sides = (Option<Variant>, Option<(Variant, bool, u64)>, Sight);
+/// Desired, applied, and what is seen in both berths.
+type Sides = (
+    Option<Variant>,
+    Option<(Variant, bool, u64)>,
+    Sight,
+    Option<Sight>,
+);
 
 fn sides() -> impl Strategy<Value = Vec<Sides>> {
     let applied = prop::option::of((variant(), any::<bool>(), 1u64..3));
-    prop::collection::vec((prop::option::of(variant()), applied, sight()), NAMES.len())
+    let second = prop::option::weighted(0.3, sight());
+    prop::collection::vec(
+        (prop::option::of(variant()), applied, sight(), second),
+        NAMES.len(),
+    )
 }
 
 #[derive(Clone, Debug)]
@@ -269,7 +279,7 @@ fn world(sides: &[Sides], around: &Surroundings) -> World {
             world.domains().strangers.push(stranger);
         }
     }
-    for (name, (desired, applied, sight)) in NAMES.iter().zip(sides) {
+    for (name, (desired, applied, first, second)) in NAMES.iter().zip(sides) {
         let desired = desired.as_ref().map(|variant| made(name, variant));
         let applied = applied.as_ref().map(|(variant, complete, epoch)| AppliedSliver {
             desired: made(name, variant),
@@ -282,79 +292,90 @@ fn world(sides: &[Sides], around: &Surroundings) -> World {
             1 => applied.as_ref().map_or(other, |applied| digest(&applied.desired)),
             _ => other,
         };
-        if let Some((state, which, memory_mib)) = sight.domain {
-            let publish = match which {
-                0 => desired.as_ref().map(|desired| desired.publish.clone()),
-                1 => applied.as_ref().map(|applied| applied.desired.publish.clone()),
-                _ => None,
-            };
-            let publish: Vec<_> = publish.unwrap_or_default();
-            // No two domains can hold one port.
-            let free = |publish: &Publish| {
-                let mut others = world
-                    .observed
-                    .domains
-                    .known()
-                    .into_iter()
-                    .flat_map(|d| d.ours.values());
-                others.all(|d| d.publish.iter().all(|p| p.host != publish.host))
-            };
-            let publish = publish.into_iter().filter(free).collect();
-            let domain = ObservedDomain {
-                uuid: sliver(name).uuid,
-                state,
-                booted: pick(which, boot_digest),
-                memory_mib,
-                memory_max_mib: memory_mib.max(256),
-                limits: Limits::default(),
-                vcpus: 1,
-                publish,
-            };
-            world.domains().ours.insert(id(name), domain);
-        }
-        if let Some((on_disk, open, stack, exported, tombstone, limit_gib)) = sight.storage {
-            *world.storage(name) = ObservedStorage {
-                on_disk,
-                open: open.map(Epoch),
-                limits: open
-                    .iter()
-                    .map(|_| limit_gib.map(|gib| Bytes(gib << 30)))
-                    .collect(),
-                stack: stack.map(|which| pick(which, stack_digest)),
-                exported,
-                bytes: 0,
-                tombstone: tombstone.map(Timestamp),
-                mark: Some(Digest([7; 32])),
-            };
-        }
-        if let Some((which, sealed)) = sight.image {
-            let there = world.observed.storage.known().and_then(|s| s.get(&id(name)));
-            let disk = ObservedStorage::mark_of(there);
-            let image = ObservedImage {
-                uuid: sliver(name).uuid,
-                boot: pick(which, boot_digest),
-                memory_mib: 128,
-                memory_max_mib: 256,
-                publish: vec![],
-                mark: match sealed {
-                    0 => None,
-                    1 => disk,
-                    _ => Some(other),
-                },
-                bytes: 128 << 20,
-                at: Timestamp(1),
-            };
-            world.domains().images.insert(id(name), image);
-        }
-        if sight.healthy {
-            let verdict = xeno_model::observed::HealthVerdict::Healthy;
-            world.observed.health.insert(id(name), verdict);
+        let berths = [
+            (id(name), Some(first), false),
+            (id(name).beside(), second.as_ref(), true),
+        ];
+        for (berth, sight, beside) in berths {
+            let Some(sight) = sight else { continue };
+            if let Some((state, which, memory_mib)) = sight.domain {
+                let publish = match which {
+                    0 => desired.as_ref().map(|desired| desired.publish.clone()),
+                    1 => applied.as_ref().map(|applied| applied.desired.publish.clone()),
+                    _ => None,
+                };
+                let publish: Vec<_> = publish.unwrap_or_default();
+                // No two domains can hold one port.
+                let free = |publish: &Publish| {
+                    let mut others = world
+                        .observed
+                        .domains
+                        .known()
+                        .into_iter()
+                        .flat_map(|d| d.ours.values());
+                    others.all(|d| d.publish.iter().all(|p| p.host != publish.host))
+                };
+                let publish = publish.into_iter().filter(free).collect();
+                let domain = ObservedDomain {
+                    uuid: uuid(&berth),
+                    state,
+                    booted: pick(which, boot_digest),
+                    memory_mib,
+                    memory_max_mib: memory_mib.max(256),
+                    limits: Limits::default(),
+                    vcpus: 1,
+                    publish,
+                };
+                world.domains().ours.insert(berth.clone(), domain);
+            }
+            if let Some((on_disk, open, stack, exported, tombstone, limit_gib)) = sight.storage {
+                *world.storage_of(&berth) = ObservedStorage {
+                    on_disk: on_disk && !beside,
+                    open: open.map(Epoch),
+                    limits: open
+                        .iter()
+                        .map(|_| limit_gib.map(|gib| Bytes(gib << 30)))
+                        .collect(),
+                    stack: stack.map(|which| pick(which, stack_digest)),
+                    exported,
+                    bytes: 0,
+                    tombstone: tombstone.filter(|_| !beside).map(Timestamp),
+                    mark: Some(Digest([7; 32])),
+                };
+            }
+            if let Some((which, sealed)) = sight.image {
+                let there = world.observed.storage.known().and_then(|s| s.get(&berth));
+                let disk = ObservedStorage::mark_of(there);
+                let image = ObservedImage {
+                    uuid: uuid(&berth),
+                    boot: pick(which, boot_digest),
+                    memory_mib: 128,
+                    memory_max_mib: 256,
+                    publish: vec![],
+                    mark: match sealed {
+                        0 => None,
+                        1 => disk,
+                        _ => Some(other),
+                    },
+                    bytes: 128 << 20,
+                    at: Timestamp(1),
+                };
+                world.domains().images.insert(berth.clone(), image);
+            }
+            if sight.healthy {
+                let verdict = xeno_model::observed::HealthVerdict::Healthy;
+                world.observed.health.insert(berth.clone(), verdict);
+            }
         }
         if let Some(applied) = applied {
             world.applied.insert(id(name), applied);
         }
     }
     world
+}
+
+fn uuid(berth: &SliverId) -> DomainUuid {
+    DomainUuid::of(&FleetName::new("acme").unwrap(), berth)
 }
 
 fn node() -> NodeName {
@@ -421,6 +442,8 @@ fn fault() -> impl Strategy<Value = (&'static str, Fault)> {
         "discard",
         "unpause",
         "retune",
+        "unpublish",
+        "publish",
         "revive",
         "adopt",
         "stack",
@@ -475,9 +498,11 @@ proptest! {
             if change.class == ChangeClass::Keep {
                 let wanted = &world.desired.slivers[sliver];
                 let running = effective(&world.desired, wanted, Timestamp(world.now)).0.state == SliverState::Running;
-                let domain = world.observed.domains.known().unwrap().ours.get(sliver);
-                prop_assert_eq!(domain.is_some(), running);
-                prop_assert!(domain.is_none_or(|domain| domain.booted == boot_digest(wanted)));
+                let ours = &world.observed.domains.known().unwrap().ours;
+                let domains: Vec<_> =
+                    [sliver.clone(), sliver.beside()].iter().filter_map(|berth| ours.get(berth)).collect();
+                prop_assert_eq!(domains.len(), usize::from(running));
+                prop_assert!(domains.iter().all(|domain| domain.booted == boot_digest(wanted)));
             }
         }
         prop_assert_eq!(&world.domains().strangers, &strangers);

@@ -35,6 +35,7 @@ pub fn settlements(input: &PlanInput<'_>, plan: &Plan) -> BTreeMap<SliverId, Set
         | ChangeClass::Create
         | ChangeClass::Start
         | ChangeClass::Resume
+        | ChangeClass::Replace
         | ChangeClass::Reboot
         | ChangeClass::Suspend
         | ChangeClass::Stop => {

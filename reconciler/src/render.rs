@@ -167,6 +167,7 @@ pub fn summary(plan: &Plan) -> String {
     }
     let always = [ChangeClass::Create, ChangeClass::Reboot, ChangeClass::Remove];
     let rest = [
+        (ChangeClass::Replace, "to replace"),
         (ChangeClass::InPlace, "to change in place"),
         (ChangeClass::Start, "to start"),
         (ChangeClass::Resume, "to resume"),
@@ -248,6 +249,7 @@ fn symbol(class: ChangeClass) -> (&'static str, Style) {
         ChangeClass::Create => ("+", Style::Good),
         ChangeClass::Start => (">", Style::Good),
         ChangeClass::Resume => (">", Style::Good),
+        ChangeClass::Replace => ("⇄", Style::Careful),
         ChangeClass::Reboot => ("±", Style::Careful),
         ChangeClass::HandOver => ("»", Style::Careful),
         ChangeClass::Suspend => ("z", Style::Bad),
@@ -267,6 +269,7 @@ fn meaning(class: ChangeClass) -> &'static str {
         ChangeClass::Resume => "goes on from the image of its memory",
         ChangeClass::HandOver => "ends under this name, another goes on with what it wrote",
         ChangeClass::Suspend => "stops with its memory stored, what it wrote stays",
+        ChangeClass::Replace => "another takes over once it is healthy, then this one ends",
         ChangeClass::Reboot => "stops and starts again, what it wrote stays",
         ChangeClass::Stop => "stops, what it wrote stays",
         ChangeClass::Remove => "goes, what it wrote is set aside",
@@ -278,6 +281,7 @@ fn meaning(class: ChangeClass) -> &'static str {
 /// Symbols that are not plain from the word beside them are explained, once, when used.
 fn legend(out: &mut String, plan: &Plan, colour: Colour) {
     let explained = [
+        ChangeClass::Replace,
         ChangeClass::Reboot,
         ChangeClass::HandOver,
         ChangeClass::Suspend,
@@ -299,6 +303,7 @@ fn legend(out: &mut String, plan: &Plan, colour: Colour) {
 fn disruption_note(class: ChangeClass) -> &'static str {
     match class.disruption() {
         Disruption::None => "",
+        Disruption::Reconnects => "  ends connections to the service",
         Disruption::Interrupts => "  interrupts the service",
         Disruption::Ends => "  ends the service",
         Disruption::Destroys => "  destroys what it wrote",
@@ -339,7 +344,13 @@ fn sliver(
         let _ = writeln!(out, "           {text}");
     }
     for planned in steps {
-        let line = format!("{:<9} {}", planned.action.verb(), step(planned));
+        // Of two embodiments each step says which it is about.
+        let which = planned
+            .action
+            .sliver()
+            .filter(|_| change.class == ChangeClass::Replace)
+            .map_or_else(String::new, |berth| format!("{berth}: "));
+        let line = format!("{:<9} {which}{}", planned.action.verb(), step(planned));
         let _ = writeln!(out, "             {}", Style::Faint.paint(colour, &line));
     }
 }
@@ -359,7 +370,8 @@ fn step(planned: &PlannedAction) -> String {
         Action::Boot { boot, .. } => format!("as {}", boot.short()),
         Action::Resume { boot, .. } => format!("as {}", boot.short()),
         Action::Unpause { .. } => "domain".to_owned(),
-        Action::Retune { tuning, .. } => {
+        Action::Unpublish { .. } => "its ports no more".to_owned(),
+        Action::Retune { tuning, .. } | Action::Publish { tuning, .. } => {
             let limits = &tuning.limits;
             let mut words = vec![format!("{} MiB", tuning.memory_mib)];
             let weight = Some(limits.cpu_weight).filter(|weight| *weight != 256);

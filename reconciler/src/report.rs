@@ -56,6 +56,21 @@ pub fn sentence(reason: &Reason) -> String {
             format!("removed on {}, and kept for as long as was promised", utc(*since))
         }
         Reason::NotEnforced { limits, by } => not_enforced(limits, *by),
+        Reason::MadeBeforeBroken { needed, free } => format!(
+            "starts beside the one that runs ({needed} MiB of {free} MiB free), which serves on until the new one is \
+             healthy"
+        ),
+        Reason::NoRoomBeside {
+            needed,
+            free,
+            capacity,
+        } => format!(
+            "the old one ends before the new one starts: beside it {needed} MiB are needed, and {free} of the node's \
+             {capacity} MiB are free for that"
+        ),
+        Reason::EmbodiedTwice => {
+            "two domains of it are there since a replacement was interrupted; one of them stays".to_owned()
+        }
         Reason::Blind { facet, why } => format!("{facet} could not be seen because {why}"),
         Reason::DeleteBudget { allowed, used, asked } => format!(
             "removing it would exceed the delete budget ({allowed} allowed, {used} used, {asked} asked for)"

@@ -22,7 +22,7 @@ use xeno_model::observed::{
     Ability, DomainState, Domains, HealthVerdict, ObservedNode, ObservedStorage, Seen, Stranger,
 };
 
-use crate::action::Action;
+use crate::action::{Action, PortsFrom};
 use crate::exec::Outcome;
 use crate::ports::{DomainSpec, Grace, Hypervisor, MountSpec, PortError, PortResult, Storage, Tuning};
 
@@ -235,7 +235,7 @@ impl ScriptedNode {
     /// If `desired` lacks the sliver of an action that builds something up.
     #[must_use]
     pub fn perform(&self, action: &Action, desired: &DesiredNode) -> Option<Outcome> {
-        let wanted = |sliver: &SliverId| desired.slivers.get(sliver).expect("the plan's desired state");
+        let wanted = |sliver: &SliverId| desired.embodied(sliver).expect("the plan's desired state");
         let result = match action {
             Action::FetchTemplate { digest, sources } => now(self.fetch_template(digest, sources)),
             Action::ImportFiles { digest } => {
@@ -243,20 +243,30 @@ impl ScriptedNode {
                 now(self.import_files(digest, files, &BTreeMap::new()))
             }
             Action::OpenWritable { sliver, epoch } => {
-                now(self.open_writable(sliver, *epoch, &MountSpec::of(wanted(sliver))))
+                now(self.open_writable(sliver, *epoch, &MountSpec::of(&wanted(sliver))))
             }
             Action::Limit { sliver, epoch, .. } => {
-                now(self.limit_writable(sliver, *epoch, &MountSpec::of(wanted(sliver))))
+                now(self.limit_writable(sliver, *epoch, &MountSpec::of(&wanted(sliver))))
             }
             Action::Stack { sliver, stack, .. } => now(Storage::stack(
                 self,
                 sliver,
                 stack,
-                &MountSpec::of(wanted(sliver)),
+                &MountSpec::of(&wanted(sliver)),
             )),
-            Action::Export { sliver, .. } => now(self.export(sliver, &MountSpec::of(wanted(sliver)))),
-            Action::Boot { sliver, boot, .. } => now(self.boot(&domain_spec(wanted(sliver), *boot))),
-            Action::Resume { sliver, boot, .. } => now(self.resume(&domain_spec(wanted(sliver), *boot))),
+            Action::Export { sliver, .. } => now(self.export(sliver, &MountSpec::of(&wanted(sliver)))),
+            Action::Boot {
+                sliver, boot, ports, ..
+            } => {
+                let mut spec = domain_spec(&wanted(sliver), *boot);
+                if *ports == PortsFrom::Takeover {
+                    spec.publish.clear();
+                }
+                now(self.boot(&spec))
+            }
+            Action::Resume { sliver, boot, .. } => now(self.resume(&domain_spec(&wanted(sliver), *boot))),
+            Action::Unpublish { sliver } => now(self.unpublish(sliver)),
+            Action::Publish { sliver, tuning } => now(self.publish(sliver, tuning)),
             Action::Suspend { sliver } => now(self.suspend(sliver)),
             Action::Seal { sliver } => {
                 let mark = ObservedStorage::mark_of(self.state().storage.get(sliver));

@@ -6,12 +6,13 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use xeno_model::desired::{DesiredSliver, SliverState, Start, WritableKind};
-use xeno_model::id::{Digest, Epoch, SliverId};
+use xeno_model::id::{Digest, DomainUuid, Epoch, SliverId};
 use xeno_model::normal::{boot_digest, boot_digest_on, stack_digest};
 use xeno_model::observed::{
     Ability, DomainState, HealthVerdict, ObservedDomain, ObservedImage, ObservedStorage, Seen,
 };
 
+use crate::action::ActionKind;
 use crate::change::{AppliedSliver, ImageMisfit, Reason};
 use crate::effective::effective;
 use crate::plan::PlanInput;
@@ -22,6 +23,7 @@ pub(crate) use tuning::{can_be_tuned, mistuned, same_ports};
 /// One step of one sliver, in the order in which steps are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Step {
+    Unpublish,
     Shutdown,
     Suspend,
     Unexport,
@@ -40,11 +42,49 @@ pub(crate) enum Step {
     Unpause,
     Retune,
     Await,
+    Publish,
     Purge,
 }
 
-/// One sliver from its three sides. Only made where both domains and storage could be seen.
+impl Step {
+    /// The kind of action that takes this step.
+    pub(crate) fn kind(self) -> ActionKind {
+        match self {
+            Self::Unpublish => ActionKind::Unpublish,
+            Self::Shutdown => ActionKind::Shutdown,
+            Self::Suspend => ActionKind::Suspend,
+            Self::Unexport => ActionKind::Unexport,
+            Self::Close => ActionKind::CloseWritable,
+            Self::Seal => ActionKind::Seal,
+            Self::Tombstone => ActionKind::Tombstone,
+            Self::Discard => ActionKind::DiscardImage,
+            Self::Revive => ActionKind::Revive,
+            Self::Adopt => ActionKind::Adopt,
+            Self::Open => ActionKind::OpenWritable,
+            Self::Limit => ActionKind::Limit,
+            Self::Stack => ActionKind::Stack,
+            Self::Export => ActionKind::Export,
+            Self::Boot => ActionKind::Boot,
+            Self::Resume => ActionKind::Resume,
+            Self::Unpause => ActionKind::Unpause,
+            Self::Retune => ActionKind::Retune,
+            Self::Await => ActionKind::AwaitHealthy,
+            Self::Publish => ActionKind::Publish,
+            Self::Purge => ActionKind::Purge,
+        }
+    }
+}
+
+/// One sliver from its three sides, in one of its berths. Only made where both domains and storage could be seen.
 pub(crate) struct Situation<'a> {
+    /// The sliver in the berth that is looked at.
+    pub(crate) id: SliverId,
+    /// Identity of its domain here, where it is desired.
+    pub(crate) uuid: Option<DomainUuid>,
+    /// Its domain in the other berth.
+    pub(crate) beside: Option<&'a ObservedDomain>,
+    /// Whether anything is in the other berth.
+    pub(crate) crowded: bool,
     /// As it is reconciled: stopped where the site or its end keep it down.
     pub(crate) desired: Option<Cow<'a, DesiredSliver>>,
     /// Why it is kept down.
@@ -56,7 +96,7 @@ pub(crate) struct Situation<'a> {
     pub(crate) able: &'a BTreeSet<Ability>,
     /// Whose writable layers it is to take over first.
     pub(crate) adopts: Option<SliverId>,
-    health: Option<&'a HealthVerdict>,
+    pub(crate) health: Option<&'a HealthVerdict>,
     pub(crate) epoch: Epoch,
 }
 
@@ -101,19 +141,24 @@ impl<'a> Situation<'a> {
             ];
             return Err(facets.into_iter().flatten().collect());
         };
-        let applied = input.applied.get(sliver);
-        let desired = input.desired.slivers.get(sliver);
+        let itself = sliver.itself();
+        let applied = input.applied.get(&itself);
+        let desired = input.desired.slivers.get(&itself);
         let (desired, kept_down) = match desired.map(|desired| effective(input.desired, desired, input.now)) {
             Some((desired, kept_down)) => (Some(desired), kept_down),
             None => (None, None),
         };
         let from = desired.as_deref().and_then(|desired| desired.moved_from.as_ref());
-        let adopts = from.filter(|from| can_adopt(input, from, sliver)).cloned();
+        let adopts = from.filter(|from| can_adopt(input, from, &itself)).cloned();
         let mut epoch = epoch(applied, storage.get(sliver));
         if let Some(from) = &adopts {
             epoch = epoch.max(self::epoch(input.applied.get(from), storage.get(from)));
         }
         Ok(Self {
+            id: sliver.clone(),
+            uuid: input.desired.uuid_of(sliver),
+            beside: None,
+            crowded: false,
             desired,
             kept_down,
             applied,
@@ -131,7 +176,7 @@ impl<'a> Situation<'a> {
     pub(crate) fn exists(&self) -> bool {
         let set_aside = self.storage.is_some_and(|s| s.tombstone.is_some());
         let image = self.image.is_some() && !set_aside;
-        self.domain.is_some() || self.held() || self.kept() || image
+        self.domain.is_some() || self.held() || self.kept() || image || self.crowded
     }
 
     /// Whether writable layers of it lie on disk, and are not set aside.
@@ -160,11 +205,11 @@ impl<'a> Situation<'a> {
     }
 
     /// Whether its domain can become what is desired without being started anew.
-    fn usable(&self, desired: &DesiredSliver, marks: Marks) -> bool {
+    pub(crate) fn usable(&self, desired: &DesiredSliver, marks: Marks) -> bool {
         self.lives()
             && self.domain.is_some_and(|domain| {
                 domain.booted == marks.boot
-                    && domain.uuid == desired.uuid
+                    && Some(domain.uuid) == self.uuid
                     && can_be_tuned(domain, desired, self.able)
             })
     }
@@ -175,7 +220,7 @@ impl<'a> Situation<'a> {
             return ImageUse::None;
         };
         let disk = ObservedStorage::mark_of(self.storage);
-        if image.uuid != desired.uuid {
+        if Some(image.uuid) != self.uuid {
             ImageUse::Misfit(ImageMisfit::Identity)
         } else if image.boot != marks.boot {
             ImageUse::Misfit(ImageMisfit::Boot)
@@ -196,7 +241,7 @@ impl<'a> Situation<'a> {
     }
 
     /// Whether the domain has gone on since its image was stored. One that has not got so far is reported as crashed.
-    fn domain_is_newer(&self) -> bool {
+    pub(crate) fn domain_is_newer(&self) -> bool {
         self.domain
             .is_some_and(|domain| domain.state != DomainState::Crashed)
     }
@@ -211,7 +256,7 @@ impl<'a> Situation<'a> {
     }
 
     /// Whether what is assembled or open cannot be built upon, and has to be taken apart first.
-    fn misfit(&self, desired: &DesiredSliver, marks: Marks) -> bool {
+    pub(crate) fn misfit(&self, desired: &DesiredSliver, marks: Marks) -> bool {
         let Some(storage) = self.storage else { return false };
         let stack_wrong = storage.stack.is_some_and(|stack| stack != marks.stack);
         let open_wrong = storage.open.is_some_and(|open| open != self.epoch);

@@ -172,10 +172,14 @@ impl World {
     }
 
     pub(crate) fn storage(&mut self, sliver: &str) -> &mut ObservedStorage {
+        self.storage_of(&id(sliver))
+    }
+
+    pub(crate) fn storage_of(&mut self, berth: &SliverId) -> &mut ObservedStorage {
         let Seen::Known(storage) = &mut self.observed.storage else {
             panic!("storage is unknown")
         };
-        storage.entry(id(sliver)).or_default()
+        storage.entry(berth.clone()).or_default()
     }
 
     pub(crate) fn want(&mut self, sliver: &str) -> &mut DesiredSliver {

@@ -20,6 +20,9 @@ const KILLED: i32 = 9;
 /// The port of this test's guest, apart from the demonstration's.
 const OURS: u16 = PORT + 40;
 
+/// What only a replacement does.
+const REPLACING: [ActionKind; 2] = [ActionKind::Unpublish, ActionKind::Publish];
+
 /// The slice as one commit has it.
 #[derive(Clone)]
 struct Slice {
@@ -29,6 +32,8 @@ struct Slice {
     disk: &'static str,
     port: u16,
     moved_from: Option<&'static str>,
+    /// Whether nothing that it writes is kept.
+    forgets: bool,
 }
 
 impl Slice {
@@ -43,7 +48,13 @@ impl Slice {
             Some(from) => format!("name: {}, movedFrom: {from}", self.name),
             None => format!("name: {}", self.name),
         };
+        let writable = if self.forgets {
+            "writable: none"
+        } else {
+            "writable: local"
+        };
         manifests::slice(&step)
+            .replace("writable: local", writable)
             .replace("name: web", &name)
             .replace("disk: 1GiB", &format!("memoryMax: 192MiB, disk: {}", self.disk))
             .replace(&format!("host: {PORT}"), &format!("host: {}", self.port))
@@ -55,6 +66,8 @@ struct Story {
     repository: Repository,
     xeno: PathBuf,
     blown: BTreeSet<&'static str>,
+    /// Guests of the sliver that there may be at once.
+    guests_max: usize,
 }
 
 impl Story {
@@ -96,7 +109,7 @@ impl Story {
                 format!("{at}: the agent ended otherwise: {ended:?}\n{}", self.log_tail())
             })?;
             let guests = self.guests()?;
-            ensure(guests.len() <= 1, || {
+            ensure(guests.len() <= self.guests_max, || {
                 format!("{at}: the sliver has several guests: {guests:?}")
             })?;
             self.blown.insert(kind.verb());
@@ -176,6 +189,15 @@ fn ledger(port: u16) -> LabResult<()> {
 
 #[test]
 fn no_action_minds_a_kill_of_its_agent() -> LabResult<()> {
+    told(story)
+}
+
+#[test]
+fn a_replacement_minds_no_kill_of_its_agent() -> LabResult<()> {
+    told(replacement)
+}
+
+fn told(story: fn(&run::Options) -> LabResult<()>) -> LabResult<()> {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let dir = scratch.path().canonicalize().expect("it exists");
     let options = run::Options {
@@ -188,9 +210,8 @@ fn no_action_minds_a_kill_of_its_agent() -> LabResult<()> {
     story(&options)
 }
 
-fn story(options: &run::Options) -> LabResult<()> {
-    use ActionKind as K;
-
+/// A node with nothing to do, whose agent has ended.
+fn begin(options: &run::Options) -> LabResult<Story> {
     let dir = &options.dir;
     let parts = run::import(&mut Report::default(), options, dir)?;
     let repository = Repository::create(dir, &parts.xeno)?;
@@ -207,6 +228,7 @@ fn story(options: &run::Options) -> LabResult<()> {
         disk: "1GiB",
         port: OURS + 2,
         moved_from: None,
+        forgets: false,
     };
     repository.write("slices/spare.yaml", &spare.text())?;
     let push = repository.push("A fleet")?;
@@ -215,12 +237,19 @@ fn story(options: &run::Options) -> LabResult<()> {
     stop::record(dir, std::slice::from_ref(&node))?;
     node.kill_agent()?;
     configure(&node, "look = \"1s\"")?;
-    let mut story = Story {
+    Ok(Story {
         node,
         repository,
         xeno: parts.xeno.clone(),
         blown: BTreeSet::new(),
-    };
+        guests_max: 1,
+    })
+}
+
+fn story(options: &run::Options) -> LabResult<()> {
+    use ActionKind as K;
+
+    let mut story = begin(options)?;
 
     // From nothing to a guest: it is booted once, whoever died in between.
     let running = Slice {
@@ -230,6 +259,7 @@ fn story(options: &run::Options) -> LabResult<()> {
         disk: "1GiB",
         port: OURS,
         moved_from: None,
+        forgets: false,
     };
     story.push(Some(&running), "run")?;
     // What has no order among itself must not be ended in one: the files are here long before the template is, and the
@@ -323,8 +353,50 @@ fn story(options: &run::Options) -> LabResult<()> {
     story.blow(&[K::Purge])?;
     story.nobody()?;
 
-    let all: BTreeSet<_> = ActionKind::ALL.iter().map(|kind| kind.verb()).collect();
+    // What only a replacement does has a story of its own.
+    let all = ActionKind::ALL.iter().filter(|kind| !REPLACING.contains(kind));
+    let all: BTreeSet<_> = all.map(|kind| kind.verb()).collect();
     assert_eq!(story.blown, all, "a kind of action was left out");
+    story.node.cowfs.stop()
+}
+
+/// What keeps nothing is replaced beside itself, and comes down to one guest from wherever its agent was killed.
+fn replacement(options: &run::Options) -> LabResult<()> {
+    use ActionKind as K;
+
+    let mut story = begin(options)?;
+    let first = Slice {
+        name: "web",
+        state: "running",
+        memory: "192MiB",
+        disk: "1GiB",
+        port: OURS + 3,
+        moved_from: None,
+        forgets: true,
+    };
+    story.push(Some(&first), "run")?;
+    let old = story.guest()?;
+    let id = boot_id(first.port)?;
+    story.guests_max = 2;
+    story
+        .repository
+        .write("overlays/web/index.html", "<!doctype html><p>Another page</p>\n")?;
+    story.push(Some(&first), "replace")?;
+    story.blow(&[K::Boot])?;
+    assert_eq!(
+        story.guests()?.len(),
+        2,
+        "the new one was not started beside the old"
+    );
+    assert_eq!(boot_id(first.port)?, id, "the old one does not serve any more");
+    story.blow(&[K::Unpublish, K::Publish, K::Shutdown])?;
+    let new = story.guest()?;
+    assert_ne!(new, old, "it was not replaced");
+    assert_ne!(boot_id(first.port)?, id);
+    let blown: Vec<_> = REPLACING.iter().map(|kind| kind.verb()).collect();
+    assert!(blown.iter().all(|verb| story.blown.contains(verb)));
+    story.push(None, "remove")?;
+    story.nobody()?;
     story.node.cowfs.stop()
 }
 

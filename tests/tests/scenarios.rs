@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use xeno_model::desired::DesiredNode;
+use xeno_model::desired::{DesiredNode, Publish};
 use xeno_model::id::{Digest, Generation, NodeName, Revision, SliverId, Timestamp};
 use xeno_model::manifest::parse_file;
+use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::{DomainState, ObservedNode, Seen, Stranger};
 use xeno_model::repository::{FileMode, RepositoryTree, TreeEntry};
 use xeno_model::resolve::resolve;
@@ -45,7 +46,25 @@ struct World {
 }
 
 impl World {
-    fn happen(&mut self, line: &str) {
+    /// The next embodiment was started beside the one that runs, and is not healthy yet.
+    fn begin_replacing(&mut self, sliver: &SliverId, after: &DesiredNode, port: u16) {
+        let second = sliver.beside();
+        let wanted = after.embodied(&second).expect("it is desired");
+        let mut domain = self.domains().ours[sliver].clone();
+        domain.uuid = wanted.uuid;
+        domain.booted = boot_digest(&wanted);
+        domain.publish = vec![Publish {
+            guest: 80,
+            host: port,
+        }];
+        self.domains().ours.insert(second.clone(), domain);
+        let mut storage = self.storage()[sliver].clone();
+        storage.stack = Some(stack_digest(&wanted));
+        storage.on_disk = false;
+        self.storage().insert(second, storage);
+    }
+
+    fn happen(&mut self, line: &str, after: &DesiredNode) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let sliver = |text: &str| SliverId::parse(text).expect("a sliver");
         let why = || "the control socket does not answer".to_owned();
@@ -64,6 +83,9 @@ impl World {
                     .get_mut(&sliver(name))
                     .expect("it was there")
                     .state = state;
+            }
+            ["domain", name, "beside", port] => {
+                self.begin_replacing(&sliver(name), after, port.parse().expect("a port"));
             }
             ["stranger", name, mib] => {
                 let memory_mib = mib.parse().expect("a number of MiB");
@@ -132,7 +154,7 @@ fn told(dir: &Path) -> String {
         .lines()
         .filter(|line| !line.trim().is_empty())
     {
-        world.happen(line);
+        world.happen(line, &after);
     }
     let input = PlanInput {
         applied_generation: Generation(6),

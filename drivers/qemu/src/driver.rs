@@ -421,6 +421,14 @@ impl Hypervisor for QemuDriver {
             .map_err(|error| io_failed("clean the run directory", &error))
     }
 
+    async fn unpublish(&self, sliver: &SliverId) -> PortResult<()> {
+        self.take_ports(sliver).await
+    }
+
+    async fn publish(&self, sliver: &SliverId, tuning: &Tuning) -> PortResult<()> {
+        QemuDriver::retune(self, sliver, tuning).await
+    }
+
     async fn retune(&self, sliver: &SliverId, tuning: &Tuning) -> PortResult<()> {
         Self::retune(self, sliver, tuning).await
     }

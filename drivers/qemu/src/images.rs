@@ -309,9 +309,7 @@ fn memory_name(at: Timestamp) -> String {
 
 /// The sliver that a directory is of.
 fn read_label(label: &str) -> Option<SliverId> {
-    let (slice, number) = label.rsplit_once('-')?;
-    let sliver = SliverId::parse(&format!("{slice}/{number}")).ok()?;
-    (sliver.label() == label).then_some(sliver)
+    SliverId::of_label(label).filter(|sliver| sliver.label() == label)
 }
 
 fn sync(dir: &Path) -> io::Result<()> {
@@ -354,7 +352,7 @@ impl StoredImage {
         }
         let mark = self.mark.map(|mark| Digest::parse(&mark)).transpose();
         Ok(Image {
-            sliver: SliverId::parse(&self.sliver).map_err(|error| error.to_string())?,
+            sliver: SliverId::parse_embodiment(&self.sliver).map_err(|error| error.to_string())?,
             uuid: DomainUuid::parse(&self.uuid).map_err(|error| error.to_string())?,
             boot: Digest::parse(&self.boot).map_err(|error| error.to_string())?,
             memory_mib: self.memory_mib,

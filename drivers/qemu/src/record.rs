@@ -227,7 +227,7 @@ impl StoredRecord {
             cap_percent: share.cap_percent,
         };
         Ok(Record {
-            sliver: SliverId::parse(&self.sliver).map_err(|error| error.to_string())?,
+            sliver: SliverId::parse_embodiment(&self.sliver).map_err(|error| error.to_string())?,
             uuid: DomainUuid::parse(&self.uuid).map_err(|error| error.to_string())?,
             boot: Digest::parse(&self.boot).map_err(|error| error.to_string())?,
             memory_mib: self.memory_mib,

@@ -262,8 +262,9 @@ fn command_line(spec: &DomainSpec) -> Result<String, SpecError> {
     let mut words = vec![
         "console=ttyS0".to_owned(),
         format!("panic={PANIC_SECONDS}"),
-        format!("xeno.hostname={}", spec.sliver.label()),
-        format!("systemd.hostname={}", spec.sliver.label()),
+        // Whichever embodiment of its sliver it is, a guest goes by one name.
+        format!("xeno.hostname={}", spec.sliver.itself().label()),
+        format!("systemd.hostname={}", spec.sliver.itself().label()),
         format!("xeno.addr={GUEST_ADDRESS}/24"),
     ];
     for (index, mount) in spec.mounts.iter().enumerate() {

@@ -61,6 +61,26 @@ impl QemuDriver {
         changed.and(shared)
     }
 
+    /// Takes all published ports from a domain. Connections that are open through them stay open.
+    pub(crate) async fn take_ports(&self, sliver: &SliverId) -> PortResult<()> {
+        let dir = self.run_dir(sliver);
+        let lock = lock(&dir, sliver).await?;
+        let Some(domain) = find(&dir, sliver).await? else {
+            return Ok(());
+        };
+        let mut qmp = domain
+            .connect()
+            .await
+            .map_err(|error| self.silent(sliver, &error))?;
+        let mut record = domain.record.clone();
+        let changed = self.change_ports(&mut qmp, &[], &mut record).await;
+        drop(qmp);
+        if record != domain.record {
+            domain.remember(&lock, record).await?;
+        }
+        changed
+    }
+
     /// Gives the domain its share of the processors, where there is a group to give it in.
     async fn share(&self, domain: &Domain, limits: &Limits, record: &mut Record) -> PortResult<()> {
         let Ok(groups) = self.cpu() else { return Ok(()) };
@@ -83,8 +103,15 @@ impl QemuDriver {
         // Always: a guest that was told and did not listen is told again.
         set_memory(qmp, tuning.memory_mib).await.map_err(silent)?;
         record.memory_mib = tuning.memory_mib;
+        self.change_ports(qmp, &tuning.publish, record).await
+    }
+
+    /// Publishes exactly these ports; `record` says what is so.
+    async fn change_ports(&self, qmp: &mut Qmp, publish: &[Publish], record: &mut Record) -> PortResult<()> {
+        let sliver = record.sliver.clone();
+        let silent = |error: QmpError| self.silent(&sliver, &error);
         let there = forwards(qmp).await.map_err(silent)?;
-        let wanted: BTreeSet<Forward> = tuning.publish.iter().map(Forward::of).collect();
+        let wanted: BTreeSet<Forward> = publish.iter().map(Forward::of).collect();
         for port in there.difference(&wanted) {
             let rule = format!("hostfwd_remove n0 tcp:127.0.0.1:{}", port.host);
             qmp.human(&rule).await.map_err(silent)?;
@@ -103,7 +130,7 @@ impl QemuDriver {
         // The monitor answers in prose: what counts is what is there now.
         let now = forwards(qmp).await.map_err(silent)?;
         if now == wanted {
-            record.publish.clone_from(&tuning.publish);
+            record.publish = publish.to_vec();
             return Ok(());
         }
         record.publish = now.iter().map(Forward::publish).collect();

@@ -443,7 +443,7 @@ fn managed() -> impl Strategy<Value = DesiredSliver> {
                 tenant: tenant.map(|name| TenantName::new(&name).unwrap()),
                 start,
                 expires,
-                moved_from: moved_from.map(|number| SliverId { number, ..web().id }),
+                moved_from: moved_from.map(|number| SliverId::new(web().id.slice, number)),
                 rollout,
                 migration,
                 rollback,
@@ -489,7 +489,7 @@ fn any_sliver() -> impl Strategy<Value = DesiredSliver> {
     )
         .prop_map(
             |(kernel, mounts, resources, state, health, publish, number, managed)| {
-                let id = SliverId { number, ..web().id };
+                let id = SliverId::new(web().id.slice, number);
                 DesiredSliver {
                     uuid: DomainUuid::of(&FleetName::new("demo").unwrap(), &id),
                     id,

@@ -206,10 +206,7 @@ impl<'a> Resolver<'a> {
                     continue;
                 };
                 let Ok(number) = u32::try_from(i) else { continue };
-                let sliver = SliverId {
-                    slice: draft.name.clone(),
-                    number,
-                };
+                let sliver = SliverId::new(draft.name.clone(), number);
                 for mount in &draft.patterns[pattern].mounts.all {
                     let Some(Writable::Url(url)) = &mount.writable else {
                         continue;

@@ -442,10 +442,7 @@ pub(super) fn finished(fleet: &FleetName, draft: &Draft<'_>) -> Option<Slice> {
     let mut slivers = BTreeMap::new();
     for (i, seat) in draft.seats.iter().enumerate() {
         let number = u32::try_from(i).ok()?;
-        let id = SliverId {
-            slice: draft.name.clone(),
-            number,
-        };
+        let id = SliverId::new(draft.name.clone(), number);
         let pattern = seat.pattern?;
         let example = patterns[pattern].as_ref()?;
         let publish = ports[pattern].as_ref()?.iter().map(|(guest, host)| {
@@ -457,10 +454,10 @@ pub(super) fn finished(fleet: &FleetName, draft: &Draft<'_>) -> Option<Slice> {
         });
         let mut sliver = DesiredSliver {
             uuid: DomainUuid::of(fleet, &id),
-            moved_from: example.moved_from.as_ref().map(|from| SliverId {
-                slice: from.slice.clone(),
-                number,
-            }),
+            moved_from: example
+                .moved_from
+                .as_ref()
+                .map(|from| SliverId::new(from.slice.clone(), number)),
             publish: publish.collect::<Option<_>>()?,
             id,
             ..example.clone()
@@ -475,15 +472,9 @@ pub(super) fn finished(fleet: &FleetName, draft: &Draft<'_>) -> Option<Slice> {
 
 /// A sliver that follows a pattern, numbered 0.
 fn example(draft: &Draft<'_>, pattern: &Pattern) -> Option<DesiredSliver> {
-    let id = SliverId {
-        slice: draft.name.clone(),
-        number: 0,
-    };
+    let id = SliverId::new(draft.name.clone(), 0);
     let (start, rollback) = pattern.finished_start()?;
-    let moved_from = draft
-        .moved_from
-        .clone()?
-        .map(|slice| SliverId { slice, number: 0 });
+    let moved_from = draft.moved_from.clone()?.map(|slice| SliverId::new(slice, 0));
     Some(DesiredSliver {
         uuid: DomainUuid([0; 16]),
         kernel: pattern.kernel.value.clone()?,

@@ -11,7 +11,7 @@ use xeno_model::desired::{CarriedContent, DesiredNode, DesiredSliver, FileSet};
 use xeno_model::id::{Digest, SliverId};
 use xeno_model::normal::boot_digest;
 use xeno_model::observed::ObservedStorage;
-use xeno_reconciler::action::Action;
+use xeno_reconciler::action::{Action, PortsFrom};
 use xeno_reconciler::exec::Outcome;
 use xeno_reconciler::ports::{
     DomainSpec, Grace, Hypervisor, MountSpec, PortError, PortResult, Retry, Storage, Tuning,
@@ -57,10 +57,7 @@ pub(crate) struct Work {
 impl Work {
     /// Takes from the desired state what the action needs.
     pub(crate) fn new(action: &Action, desired: &DesiredNode) -> Self {
-        let sliver = action
-            .sliver()
-            .and_then(|sliver| desired.slivers.get(sliver))
-            .cloned();
+        let sliver = action.sliver().and_then(|sliver| desired.embodied(sliver));
         let files = match action {
             Action::ImportFiles { digest } => desired.files.get(digest).cloned(),
             Action::FetchTemplate { .. }
@@ -77,6 +74,8 @@ impl Work {
             | Action::Resume { .. }
             | Action::Unpause { .. }
             | Action::Retune { .. }
+            | Action::Unpublish { .. }
+            | Action::Publish { .. }
             | Action::Suspend { .. }
             | Action::Seal { .. }
             | Action::DiscardImage { .. }
@@ -127,7 +126,8 @@ impl Work {
             Action::CloseWritable { .. } => seconds(120),
             Action::Boot { .. } | Action::Unpause { .. } => seconds(60),
             // A guest gives memory back at its own pace.
-            Action::Retune { .. } => seconds(120),
+            Action::Retune { .. } | Action::Publish { .. } => seconds(120),
+            Action::Unpublish { .. } => seconds(30),
             Action::Suspend { .. } | Action::Resume { .. } => self.time_for_image(),
             Action::Seal { .. } | Action::DiscardImage { .. } => seconds(120),
             Action::Shutdown { .. } => shutdown_grace + seconds(30),
@@ -195,11 +195,28 @@ async fn act<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: &Work) -> Por
             storage.stack(sliver, stack, &MountSpec::of(work.sliver()?)).await
         }
         Action::Export { sliver, .. } => storage.export(sliver, &MountSpec::of(work.sliver()?)).await,
-        Action::Boot { boot, kernel, .. } => {
-            let spec = domain_spec(ports, work.sliver()?, boot, kernel).await?;
+        Action::Boot {
+            boot,
+            kernel,
+            ports: from,
+            ..
+        } => {
+            let mut wanted = work.sliver()?.clone();
+            if *from == PortsFrom::Takeover {
+                wanted.publish = health::ports_to_ask(&wanted)?;
+            }
+            let spec = domain_spec(ports, &wanted, boot, kernel).await?;
             ports.probers.forget(&spec.sliver);
             ports.hypervisor.boot(&spec).await?;
-            ask(ports, work.sliver()?, boot);
+            ask(ports, &wanted, boot);
+            Ok(())
+        }
+        Action::Unpublish { sliver } => ports.hypervisor.unpublish(sliver).await,
+        Action::Publish { sliver, tuning } => {
+            ports.hypervisor.publish(sliver, tuning).await?;
+            let wanted = work.sliver()?;
+            // Until now it was asked by a port of its own.
+            ask(ports, wanted, &boot_digest(wanted));
             Ok(())
         }
         Action::Resume {
@@ -236,7 +253,12 @@ async fn act<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: &Work) -> Por
             ask(ports, wanted, &boot_digest(wanted));
             Ok(())
         }
-        Action::Retune { sliver, tuning } => ports.hypervisor.retune(sliver, tuning).await,
+        Action::Retune { sliver, tuning } => {
+            ports.hypervisor.retune(sliver, tuning).await?;
+            let wanted = work.sliver()?;
+            ask(ports, wanted, &boot_digest(wanted));
+            Ok(())
+        }
         Action::Suspend { sliver } => {
             ports.probers.forget(sliver);
             ports.hypervisor.suspend(sliver).await

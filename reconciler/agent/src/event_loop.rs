@@ -481,10 +481,11 @@ where
                     }
                 },
             };
-            events.push(self.event(EventKind::Health, Some(sliver.clone()), text));
+            let of = sliver.itself();
+            events.push(self.event(EventKind::Health, Some(of.clone()), text));
             let waited = |back_off: &xeno_state::record::BackOff| back_off.action.starts_with("await:");
-            if *verdict == HealthVerdict::Healthy && self.memory.backing_off.get(sliver).is_some_and(waited) {
-                calmed.push(sliver.clone());
+            if *verdict == HealthVerdict::Healthy && self.memory.backing_off.get(&of).is_some_and(waited) {
+                calmed.push(of);
             }
         }
         if events.is_empty() {

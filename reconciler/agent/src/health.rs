@@ -8,6 +8,7 @@ mod judge;
 mod probe;
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +18,7 @@ use tokio::time::{Duration, MissedTickBehavior, interval};
 use xeno_model::desired::{DesiredSliver, Health, Probe, Publish};
 use xeno_model::id::{Digest, SliverId};
 use xeno_model::observed::HealthVerdict;
+use xeno_reconciler::ports::{PortError, PortResult};
 
 use crate::clock::Clock;
 use judge::Judge;
@@ -164,6 +166,34 @@ async fn keep_asking(
 pub(crate) fn patience(health: &Health) -> Duration {
     let answers = health.interval.0.saturating_mul(u64::from(health.threshold));
     Duration::from_millis(health.grace.0.saturating_add(answers))
+}
+
+/// Ports by which a domain can be asked how it is while another still has those of its sliver: free ones of this moment.
+/// Should somebody else take one before the domain does, its start fails and is tried again with others.
+pub(crate) fn ports_to_ask(sliver: &DesiredSliver) -> PortResult<Vec<Publish>> {
+    let guest = match sliver.health.as_ref().map(|health| &health.probe) {
+        Some(Probe::Http { port, .. } | Probe::Tcp { port }) => *port,
+        Some(Probe::Console { .. }) | None => return Ok(Vec::new()),
+    };
+    let failed = |error: std::io::Error| PortError::later(format!("looking for a free port: {error}"));
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+    let host = listener.local_addr().map_err(failed)?.port();
+    Ok(vec![Publish { guest, host }])
+}
+
+/// Where a running sliver is asked: at the ports that its domain has, if it has all of them, else at those it is to get.
+pub(crate) fn asked_at(sliver: &DesiredSliver, published: &[Publish]) -> Vec<Publish> {
+    let guest = match sliver.health.as_ref().map(|health| &health.probe) {
+        Some(Probe::Http { port, .. } | Probe::Tcp { port }) => *port,
+        Some(Probe::Console { .. }) | None => return sliver.publish.clone(),
+    };
+    let wanted = published.iter().any(|publish| sliver.publish.contains(publish));
+    let reached = published.iter().any(|publish| publish.guest == guest);
+    if reached && !wanted {
+        published.to_vec()
+    } else {
+        sliver.publish.clone()
+    }
 }
 
 /// The URL at which a published port answers.

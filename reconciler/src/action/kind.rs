@@ -11,6 +11,8 @@ pub enum ActionKind {
     FetchTemplate,
     /// [`Action::ImportFiles`](super::Action::ImportFiles).
     ImportFiles,
+    /// [`Action::Unpublish`](super::Action::Unpublish).
+    Unpublish,
     /// [`Action::Shutdown`](super::Action::Shutdown).
     Shutdown,
     /// [`Action::Suspend`](super::Action::Suspend).
@@ -47,15 +49,18 @@ pub enum ActionKind {
     Retune,
     /// [`Action::AwaitHealthy`](super::Action::AwaitHealthy).
     AwaitHealthy,
+    /// [`Action::Publish`](super::Action::Publish).
+    Publish,
     /// [`Action::Purge`](super::Action::Purge).
     Purge,
 }
 
 impl ActionKind {
     /// Every kind, in order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::FetchTemplate,
         Self::ImportFiles,
+        Self::Unpublish,
         Self::Shutdown,
         Self::Suspend,
         Self::Unexport,
@@ -74,6 +79,7 @@ impl ActionKind {
         Self::Unpause,
         Self::Retune,
         Self::AwaitHealthy,
+        Self::Publish,
         Self::Purge,
     ];
 
@@ -83,6 +89,7 @@ impl ActionKind {
         match self {
             Self::FetchTemplate => "fetch",
             Self::ImportFiles => "import",
+            Self::Unpublish => "unpublish",
             Self::Shutdown => "shutdown",
             Self::Suspend => "suspend",
             Self::Unexport => "unexport",
@@ -101,6 +108,7 @@ impl ActionKind {
             Self::Unpause => "unpause",
             Self::Retune => "retune",
             Self::AwaitHealthy => "await",
+            Self::Publish => "publish",
             Self::Purge => "purge",
         }
     }
@@ -116,25 +124,27 @@ impl ActionKind {
         match self {
             Self::FetchTemplate => 0,
             Self::ImportFiles => 1,
-            Self::Shutdown => 2,
-            Self::Suspend => 3,
-            Self::Unexport => 4,
-            Self::CloseWritable => 5,
-            Self::Seal => 6,
-            Self::Tombstone => 7,
-            Self::DiscardImage => 8,
-            Self::Revive => 9,
-            Self::Adopt => 10,
-            Self::OpenWritable => 11,
-            Self::Limit => 12,
-            Self::Stack => 13,
-            Self::Export => 14,
-            Self::Boot => 15,
-            Self::Resume => 16,
-            Self::Unpause => 17,
-            Self::Retune => 18,
-            Self::AwaitHealthy => 19,
-            Self::Purge => 20,
+            Self::Unpublish => 2,
+            Self::Shutdown => 3,
+            Self::Suspend => 4,
+            Self::Unexport => 5,
+            Self::CloseWritable => 6,
+            Self::Seal => 7,
+            Self::Tombstone => 8,
+            Self::DiscardImage => 9,
+            Self::Revive => 10,
+            Self::Adopt => 11,
+            Self::OpenWritable => 12,
+            Self::Limit => 13,
+            Self::Stack => 14,
+            Self::Export => 15,
+            Self::Boot => 16,
+            Self::Resume => 17,
+            Self::Unpause => 18,
+            Self::Retune => 19,
+            Self::AwaitHealthy => 20,
+            Self::Publish => 21,
+            Self::Purge => 22,
         }
     }
 
@@ -143,7 +153,8 @@ impl ActionKind {
     #[must_use]
     pub fn is_destructive(self) -> bool {
         match self {
-            Self::Shutdown
+            Self::Unpublish
+            | Self::Shutdown
             | Self::Suspend
             | Self::Unexport
             | Self::CloseWritable
@@ -163,7 +174,8 @@ impl ActionKind {
             | Self::Resume
             | Self::Unpause
             | Self::Retune
-            | Self::AwaitHealthy => false,
+            | Self::AwaitHealthy
+            | Self::Publish => false,
         }
     }
 }

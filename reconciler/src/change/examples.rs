@@ -42,6 +42,16 @@ impl Reason {
                 limits: vec!["cpu cap 50%".to_owned(), "network rate 10Mbit".to_owned()],
                 by: HypervisorKind::Qemu,
             },
+            Reason::MadeBeforeBroken {
+                needed: 128,
+                free: 512,
+            },
+            Reason::NoRoomBeside {
+                needed: 128,
+                free: 64,
+                capacity: 1024,
+            },
+            Reason::EmbodiedTwice,
             Reason::NotStopped,
             Reason::StateStopped,
             Reason::NotDesired,
@@ -247,6 +257,9 @@ impl Reason {
             Self::RunFailed { .. } => 46,
             Self::RunBlocked { .. } => 47,
             Self::RunGaveWay { .. } => 48,
+            Self::MadeBeforeBroken { .. } => 49,
+            Self::NoRoomBeside { .. } => 50,
+            Self::EmbodiedTwice => 51,
         }
     }
 }
@@ -258,7 +271,7 @@ mod tests {
     use super::*;
 
     /// How many reasons there are: one more than the last place.
-    const COUNT: usize = 49;
+    const COUNT: usize = 52;
 
     #[test]
     fn no_reason_is_forgotten() {

@@ -116,6 +116,25 @@ pub enum Reason {
         /// The hypervisor.
         by: HypervisorKind,
     },
+    /// Another domain starts beside the one that runs, which serves on until the new one is healthy.
+    MadeBeforeBroken {
+        /// Memory that the new one takes beside the old, in MiB.
+        needed: u64,
+        /// What is free for it, in MiB.
+        free: u64,
+    },
+    /// It could be replaced by a domain beside the one that runs, but the node has not the memory for both at once: the
+    /// old one ends first.
+    NoRoomBeside {
+        /// What a second one takes, in MiB.
+        needed: u64,
+        /// What is free for it, in MiB.
+        free: u64,
+        /// What the node has for guests, in MiB.
+        capacity: u64,
+    },
+    /// Two domains of it are there: a replacement was interrupted. The one that is as desired stays.
+    EmbodiedTwice,
     /// Waits: it could not be seen.
     Blind {
         /// Which facet.
@@ -301,6 +320,9 @@ impl Reason {
             Self::PlacedElsewhere => "placedElsewhere",
             Self::TombstoneExpired { .. } => "tombstoneExpired",
             Self::NotEnforced { .. } => "notEnforced",
+            Self::MadeBeforeBroken { .. } => "madeBeforeBroken",
+            Self::NoRoomBeside { .. } => "noRoomBeside",
+            Self::EmbodiedTwice => "embodiedTwice",
             Self::Blind { .. } => "blind",
             Self::DeleteBudget { .. } => "deleteBudget",
             Self::NodeNotNamed => "nodeNotNamed",
@@ -361,6 +383,9 @@ impl Reason {
             | Self::PlacedElsewhere
             | Self::TombstoneExpired { .. }
             | Self::NotEnforced { .. }
+            | Self::MadeBeforeBroken { .. }
+            | Self::NoRoomBeside { .. }
+            | Self::EmbodiedTwice
             | Self::DomainPaused
             | Self::DomainForeignUuid { .. }
             | Self::Mistuned { .. }

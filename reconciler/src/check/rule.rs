@@ -77,6 +77,11 @@ Rule {
     DeletesMemoryThatNobodyGaveUp: "deletes memory that nobody gave up",
     DeletesWhatIsNotDueForIt: "deletes what is not due for it",
     SetsAsideWhatIsDesired: "sets aside what is desired",
+    StartsBesideWhatIsKept: "starts a second embodiment of what keeps what it writes",
+    NotBehindTheOther: "is not held behind what has to happen to the other embodiment before",
+    TakesPortsFromWhatServes: "takes its ports from what serves before the new one is healthy",
+    EndsWhatServes: "ends what serves before the new one is healthy and has the ports",
+    PublishesBesideTheOther: "publishes what the other embodiment still does",
 }
 }
 
@@ -90,5 +95,6 @@ Left {
     NotAtRest: "running, open, set aside or with an image that says nothing",
     NotHandedOver: "running, open or not handed over",
     NotRemoved: "running, open or not set aside",
+    Twice: "with two embodiments",
 }
 }

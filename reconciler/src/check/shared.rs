@@ -6,7 +6,7 @@ use xeno_model::desired::Standing;
 use xeno_model::id::SliverId;
 
 use super::Finding;
-use crate::action::Action;
+use crate::action::{Action, PortsFrom};
 use crate::plan::{Plan, PlanInput};
 
 /// Plays memory and ports in two orders that the run may take: that of the plan, and the greediest, in which nothing
@@ -39,20 +39,22 @@ pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<
         }
         for action in order {
             match action {
+                Action::Unpublish { sliver } => ports.retain(|_, holder| *holder != sliver),
                 Action::Shutdown { sliver, .. } | Action::Suspend { sliver } => {
                     held = held.saturating_sub(memory.remove(sliver).unwrap_or(0));
                     ports.retain(|_, holder| *holder != sliver);
                 }
                 Action::Boot { sliver, .. }
                 | Action::Resume { sliver, .. }
+                | Action::Publish { sliver, .. }
                 | Action::Retune { sliver, .. } => {
-                    let Some(desired) = input.desired.slivers.get(sliver) else {
+                    let Some(desired) = input.desired.slivers.get(&sliver.itself()) else {
                         continue;
                     };
                     let takes = desired.resources.memory.mib();
                     let had = memory.insert(sliver, takes).unwrap_or(0);
                     // What is started takes its own: that the domain before it is gone is not for it to say.
-                    let gives = if matches!(action, Action::Retune { .. }) {
+                    let gives = if matches!(action, Action::Retune { .. } | Action::Publish { .. }) {
                         had
                     } else {
                         0
@@ -63,6 +65,16 @@ pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<
                         findings.insert(Finding::Memory { action, held, limit });
                     }
                     ports.retain(|_, holder| *holder != sliver);
+                    let later = matches!(
+                        action,
+                        Action::Boot {
+                            ports: PortsFrom::Takeover,
+                            ..
+                        }
+                    );
+                    if later {
+                        continue;
+                    }
                     for publish in &desired.publish {
                         if ports.insert(publish.host, sliver).is_some() {
                             let action = action.key();
@@ -98,8 +110,8 @@ pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<
 /// Actions that can never start are left out; [`super::check_order`] finds those.
 fn greedy(plan: &Plan) -> Vec<&Action> {
     let gives = |i: usize| match plan.actions[i].action {
-        Action::Shutdown { .. } | Action::Suspend { .. } => true,
-        Action::Retune { .. } => plan.actions[i].cost.memory_mib <= 0,
+        Action::Unpublish { .. } | Action::Shutdown { .. } | Action::Suspend { .. } => true,
+        Action::Retune { .. } | Action::Publish { .. } => plan.actions[i].cost.memory_mib <= 0,
         Action::FetchTemplate { .. }
         | Action::ImportFiles { .. }
         | Action::OpenWritable { .. }

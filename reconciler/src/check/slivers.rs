@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use xeno_model::desired::{DesiredSliver, LayerRef, Mount, SliverState, Start, WritableKind};
 use xeno_model::id::{Digest, DomainUuid, SliverId};
 use xeno_model::normal::{boot_digest, stack_digest};
-use xeno_model::observed::{Ability, DomainState, ObservedDomain, ObservedStorage, Seen};
+use xeno_model::observed::{Ability, DomainState, HealthVerdict, ObservedDomain, ObservedStorage, Seen};
 
 use super::{Finding, Left, Rule, wanted_state};
-use crate::action::{Action, ActionKey};
+use crate::action::{Action, ActionKey, PortsFrom};
 use crate::change::ChangeClass;
 use crate::plan::{Plan, PlanInput};
 use crate::ports::Tuning;
@@ -29,6 +29,10 @@ struct Now {
     set_aside: bool,
     /// What they are like; `None`: nobody can say.
     mark: Option<Digest>,
+    /// A writable layer is open that outlives the domain.
+    keeps: bool,
+    /// Its health check has passed, or it has none.
+    healthy: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -37,6 +41,8 @@ struct Domain {
     uuid: DomainUuid,
     state: DomainState,
     memory_max_mib: u64,
+    /// Whether any port is published for it.
+    publishes: bool,
     /// Whether it has the memory and the ports that are asked for, and the limits that the driver keeps.
     tuned: bool,
 }
@@ -64,6 +70,11 @@ impl Now {
         self.domain.is_some() || self.exported || self.open || self.stack.is_some()
     }
 
+    /// Whether a domain is there, or its memory.
+    fn is_there(&self) -> bool {
+        self.domain.is_some() || self.image.is_some()
+    }
+
     fn runs(&self) -> bool {
         self.domain
             .as_ref()
@@ -71,7 +82,7 @@ impl Now {
     }
 
     /// Whether its image could be resumed as `desired`.
-    fn can_resume(&self, desired: &DesiredSliver) -> bool {
+    fn can_resume(&self, desired: &DesiredSliver, uuid: Option<DomainUuid>) -> bool {
         self.image.as_ref().is_some_and(|image| {
             let disk = match image.sealed {
                 Seal::Not => self.mark.is_some(),
@@ -83,7 +94,7 @@ impl Now {
             disk && there
                 && !image.outdated
                 && image.boot == boot_digest(desired)
-                && image.uuid == desired.uuid
+                && Some(image.uuid) == uuid
                 && desired.resources.memory.mib() <= image.memory_max_mib
         })
     }
@@ -108,13 +119,15 @@ fn beginning(plan: &Plan, input: &PlanInput<'_>) -> Option<BTreeMap<SliverId, No
     };
     let now = |sliver: &SliverId| {
         let kept = storage.get(sliver);
-        let desired = input.desired.slivers.get(sliver);
+        let desired = input.desired.slivers.get(&sliver.itself());
+        let asked = desired.is_some_and(|desired| desired.health.is_some());
         Now {
             domain: domains.ours.get(sliver).map(|domain| Domain {
                 booted: domain.booted,
                 uuid: domain.uuid,
                 state: domain.state,
                 memory_max_mib: domain.memory_max_mib,
+                publishes: !domain.publish.is_empty(),
                 tuned: desired.is_some_and(|desired| tuned(domain, desired, &domains.able)),
             }),
             image: domains.images.get(sliver).map(|image| Image {
@@ -126,7 +139,7 @@ fn beginning(plan: &Plan, input: &PlanInput<'_>) -> Option<BTreeMap<SliverId, No
             }),
             open: kept.is_some_and(|s| s.open.is_some()),
             rightly_open: kept.is_some_and(|s| {
-                let applied = input.applied.get(sliver).map(|applied| applied.epoch);
+                let applied = input.applied.get(&sliver.itself()).map(|applied| applied.epoch);
                 s.open.is_some() && s.open >= applied && s.tombstone.is_none()
             }),
             stack: kept.and_then(|s| s.stack),
@@ -134,14 +147,13 @@ fn beginning(plan: &Plan, input: &PlanInput<'_>) -> Option<BTreeMap<SliverId, No
             kept: kept.is_some_and(|s| s.on_disk),
             set_aside: kept.is_some_and(|s| s.tombstone.is_some()),
             mark: ObservedStorage::mark_of(kept),
+            keeps: kept.is_some_and(|s| !s.limits.is_empty()),
+            healthy: !asked || input.observed.health.get(sliver) == Some(&HealthVerdict::Healthy),
         }
     };
-    Some(
-        plan.changes
-            .keys()
-            .map(|sliver| (sliver.clone(), now(sliver)))
-            .collect(),
-    )
+    let slivers = plan.changes.keys();
+    let berths = slivers.flat_map(|sliver| [sliver.clone(), sliver.beside()]);
+    Some(berths.map(|berth| (berth.clone(), now(&berth))).collect())
 }
 
 pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Finding>) {
@@ -167,6 +179,8 @@ pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<
             .collect()
     };
     let stacked = with(|action| matches!(action, Action::Stack { .. }));
+    let started = with(|action| matches!(action, Action::Boot { .. } | Action::Resume { .. }));
+    let comes_after = closure(plan);
     let purged = with(|action| matches!(action, Action::Purge { .. }));
     for planned in &plan.actions {
         let action = &planned.action;
@@ -191,14 +205,24 @@ pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<
         if let Some(before) = last.insert(sliver, action.key()) {
             fault(!planned.after.contains(&before), Rule::NotBehindPrevious);
         }
+        let other = now.entry(sliver.beside()).or_default().clone();
+        if let Some(before) = last.get(&sliver.beside()) {
+            let befores = comes_after.get(&action.key());
+            let held = befores.is_some_and(|befores| befores.contains(before));
+            fault(!held, Rule::NotBehindTheOther);
+        }
+        let class = plan.changes.get(&sliver.itself()).map(|change| change.class);
         let mut play = Play {
             action,
             state: now.entry(sliver.clone()).or_default(),
-            desired: input.desired.slivers.get(sliver),
+            other,
+            replaced: class == Some(ChangeClass::Replace) && !started.contains(sliver),
+            uuid: input.desired.uuid_of(sliver),
+            desired: input.desired.slivers.get(&sliver.itself()),
             runs: input
                 .desired
                 .slivers
-                .get(sliver)
+                .get(&sliver.itself())
                 .filter(|desired| wanted_state(input, desired) == SliverState::Running),
             input,
             here: &here,
@@ -208,11 +232,44 @@ pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<
         play.play(&mut fault);
     }
     for (sliver, change) in &plan.changes {
-        if let Some(left) = lacks(input, sliver, change.class, &now[sliver]) {
+        let beside = sliver.beside();
+        let (mut here, mut there) = ((sliver, &now[sliver]), (&beside, &now[&beside]));
+        // In which berth it is in the end does not matter, as long as it is in one.
+        let stays = !matches!(
+            change.class,
+            ChangeClass::HandOver | ChangeClass::Remove | ChangeClass::Purge
+        );
+        if stays && !here.1.is_there() && there.1.is_there() {
+            std::mem::swap(&mut here, &mut there);
+        }
+        let twice = there.1.in_use() || there.1.image.is_some();
+        let acted = !matches!(change.class, ChangeClass::Keep | ChangeClass::Wait);
+        let left = lacks(input, here.0, change.class, here.1);
+        for left in left.into_iter().chain((twice && acted).then_some(Left::Twice)) {
             let sliver = sliver.clone();
             findings.insert(Finding::Lacking { sliver, left });
         }
     }
+}
+
+/// All actions that each action comes after, whatever order the run takes. Only of slivers with steps in both berths: of
+/// all others an edge from step to step is asked for.
+fn closure(plan: &Plan) -> BTreeMap<ActionKey, BTreeSet<ActionKey>> {
+    let actions = plan.actions.iter().map(|planned| &planned.action);
+    let slivers: BTreeSet<_> = actions.filter_map(Action::sliver).collect();
+    let both = |sliver: &SliverId| slivers.contains(sliver) && slivers.contains(&sliver.beside());
+    let mut all: BTreeMap<ActionKey, BTreeSet<ActionKey>> = BTreeMap::new();
+    for planned in &plan.actions {
+        if !planned.action.sliver().is_some_and(both) {
+            continue;
+        }
+        let mut befores = planned.after.clone();
+        for before in &planned.after {
+            befores.extend(all.get(before).into_iter().flatten().cloned());
+        }
+        all.insert(planned.action.key(), befores);
+    }
+    all
 }
 
 /// What the node has.
@@ -248,6 +305,12 @@ impl Here {
 struct Play<'a> {
     action: &'a Action,
     state: &'a mut Now,
+    /// The other berth.
+    other: Now,
+    /// Whether it is replaced, and not started again in this berth.
+    replaced: bool,
+    /// Identity of its domain in this berth.
+    uuid: Option<DomainUuid>,
     desired: Option<&'a DesiredSliver>,
     /// As it is desired, where it should run.
     runs: Option<&'a DesiredSliver>,
@@ -268,6 +331,8 @@ impl Play<'_> {
                 fault(runs.is_none(), Rule::OpensWhatShouldNotRun);
                 fault(state.open || state.stack.is_some(), Rule::OpensWhatIsOpen);
                 fault(state.set_aside, Rule::OpensWhatIsSetAside);
+                let writes = |mount: &Mount| mount.writable == WritableKind::Local;
+                state.keeps = runs.is_some_and(|desired| desired.mounts.iter().any(writes));
                 state.open = true;
                 state.kept = true;
             }
@@ -299,17 +364,17 @@ impl Play<'_> {
                 fault(foreign, Rule::ServesADomainThatWasStartedOnSomethingElse);
                 state.exported = true;
             }
-            Action::Boot { boot, .. } => {
+            Action::Boot { boot, ports, .. } => {
                 fault(state.image.is_some(), Rule::StartsADomainWhileAnImageOfItIsLeft);
-                self.start(boot, fault);
+                self.start(boot, *ports, fault);
             }
             Action::Resume { boot, .. } => {
-                let fits = runs.is_some_and(|desired| state.can_resume(desired));
+                let fits = runs.is_some_and(|desired| state.can_resume(desired, self.uuid));
                 fault(!fits, Rule::ResumesAnImageThatDoesNotFit);
                 let unsealed = state.image.as_ref().is_none_or(|image| image.sealed == Seal::Not);
                 fault(unsealed, Rule::ResumesAnImageThatIsNotSealed);
                 state.image = None;
-                self.start(boot, fault);
+                self.start(boot, PortsFrom::Start, fault);
             }
             Action::Unpause { stack, .. } => {
                 let (ready, domain) = (state.exported && state.stack == Some(*stack), &mut state.domain);
@@ -333,7 +398,30 @@ impl Play<'_> {
                     domain.tuned = true;
                 }
             }
-            Action::AwaitHealthy { .. } => fault(!state.runs(), Rule::WaitsForADomainThatDoesNotRun),
+            Action::AwaitHealthy { .. } => {
+                fault(!state.runs(), Rule::WaitsForADomainThatDoesNotRun);
+                state.healthy = true;
+            }
+            Action::Unpublish { .. } => {
+                let takes_over = self.other.runs() && self.other.healthy;
+                fault(!takes_over, Rule::TakesPortsFromWhatServes);
+                if let Some(domain) = &mut state.domain {
+                    domain.publishes = false;
+                    domain.tuned = false;
+                }
+            }
+            Action::Publish { tuning, .. } => {
+                fault(!state.runs(), Rule::ChangesADomainThatDoesNotRun);
+                let wanted = runs.map(Tuning::of);
+                fault(wanted.as_ref() != Some(tuning), Rule::ChangesToWhatIsNotDesired);
+                let other = self.other.domain.as_ref();
+                let both = other.is_some_and(|other| other.publishes);
+                fault(both, Rule::PublishesBesideTheOther);
+                if let Some(domain) = &mut state.domain {
+                    domain.publishes = !tuning.publish.is_empty();
+                    domain.tuned = true;
+                }
+            }
             Action::Shutdown { .. } | Action::Suspend { .. } => self.end(fault),
             Action::Seal { .. } => {
                 fault(state.in_use(), Rule::SealsAnImageWithWhatIsInUse);
@@ -350,6 +438,7 @@ impl Play<'_> {
             Action::CloseWritable { .. } => {
                 fault(state.domain.is_some() || state.exported, Rule::ClosesWhatIsInUse);
                 state.open = false;
+                state.keeps = false;
                 state.stack = None;
             }
             Action::Tombstone { .. } => {
@@ -381,7 +470,7 @@ impl Play<'_> {
         }
     }
 
-    fn start(&mut self, boot: &Digest, fault: &mut impl FnMut(bool, Rule)) {
+    fn start(&mut self, boot: &Digest, ports: PortsFrom, fault: &mut impl FnMut(bool, Rule)) {
         let (runs, state) = (self.runs, &mut *self.state);
         fault(
             !state.exported || state.stack != runs.map(stack_digest),
@@ -394,11 +483,16 @@ impl Play<'_> {
         if let Some(desired) = runs {
             state.domain = Some(Domain {
                 booted: *boot,
-                uuid: desired.uuid,
+                uuid: self.uuid.unwrap_or(desired.uuid),
                 state: DomainState::Running,
                 memory_max_mib: desired.resources.memory_most().mib(),
-                tuned: true,
+                publishes: ports == PortsFrom::Start && !desired.publish.is_empty(),
+                tuned: ports == PortsFrom::Start || desired.publish.is_empty(),
             });
+            state.healthy = desired.health.is_none();
+            let harmless = desired.keeps_nothing() && !state.keeps && !self.other.keeps;
+            let beside = self.other.domain.is_some();
+            fault(beside && !harmless, Rule::StartsBesideWhatIsKept);
         }
         // From here on its guest writes.
         state.mark = None;
@@ -409,17 +503,32 @@ impl Play<'_> {
         let Some(domain) = state.domain.take() else {
             return fault(true, Rule::StopsADomainThatIsNotOurs);
         };
+        let as_desired = |domain: &Domain| runs.map(boot_digest) == Some(domain.booted);
+        let other = self.other.domain.as_ref().filter(|_| self.other.runs());
+        // The one that was carried through serves until the new one does.
+        let sliver = runs.map(|desired| &desired.id);
+        let applied = sliver.and_then(|sliver| self.input.applied.get(sliver));
+        let old = applied.is_some_and(|applied| boot_digest(&applied.desired) == domain.booted);
+        let kept_nothing = applied.is_none_or(|applied| applied.desired.keeps_nothing());
+        let harmless = kept_nothing && runs.is_some_and(DesiredSliver::keeps_nothing) && !state.keeps;
+        let serves = domain.state == DomainState::Running && harmless && !as_desired(&domain);
+        let new = other.is_some_and(|other| self.other.healthy && other.tuned && as_desired(other));
+        fault(self.replaced && old && serves && !new, Rule::EndsWhatServes);
+        // Of two one goes.
+        let lives = |domain: &&Domain| matches!(domain.state, DomainState::Running | DomainState::Paused);
+        let other_runs = self.other.domain.as_ref().filter(lives).is_some_and(as_desired);
         let right = domain.state == DomainState::Running
+            && !other_runs
             && domain.tuned
             && state.exported
             && runs.is_some_and(|desired| {
                 boot_digest(desired) == domain.booted
-                    && desired.uuid == domain.uuid
+                    && self.uuid == Some(domain.uuid)
                     && state.stack == Some(stack_digest(desired))
             });
         fault(right && state.rightly_open, Rule::StopsADomainThatIsAsDesired);
         let ready = runs.is_none_or(|desired| self.here.can_start(desired, self.restacks));
-        fault(!ready, Rule::StopsADomainBeforeItCanStartAgain);
+        fault(!ready && !other_runs, Rule::StopsADomainBeforeItCanStartAgain);
         if matches!(self.action, Action::Suspend { .. }) {
             let lives = matches!(domain.state, DomainState::Running | DomainState::Paused);
             fault(!lives, Rule::StoresTheMemoryOfADomainThatDoesNotLive);
@@ -456,7 +565,7 @@ impl Play<'_> {
                     let applied = self.input.applied.get(&desired.id);
                     let ran = applied.is_some_and(|a| a.complete && a.desired.state == SliverState::Running);
                     let unasked = desired.start == Start::Boot && !ran;
-                    self.runs.is_none() || unasked || state.can_resume(desired)
+                    self.runs.is_none() || unasked || state.can_resume(desired, self.uuid)
                 }
             },
         };
@@ -480,8 +589,9 @@ fn lacks(input: &PlanInput<'_>, sliver: &SliverId, class: ChangeClass, state: &N
         | ChangeClass::Create
         | ChangeClass::Start
         | ChangeClass::Resume
+        | ChangeClass::Replace
         | ChangeClass::Reboot => {
-            let Some(desired) = input.desired.slivers.get(sliver) else {
+            let Some(desired) = input.desired.slivers.get(&sliver.itself()) else {
                 return Some(Left::Undesired);
             };
             if wanted_state(input, desired) != SliverState::Running {
@@ -492,13 +602,13 @@ fn lacks(input: &PlanInput<'_>, sliver: &SliverId, class: ChangeClass, state: &N
                     domain.state == DomainState::Running
                         && domain.tuned
                         && domain.booted == boot_digest(desired)
-                        && domain.uuid == desired.uuid
+                        && Some(domain.uuid) == input.desired.uuid_of(sliver)
                 });
             (!right || state.image.is_some()).then_some(Left::NotRunning)
         }
         ChangeClass::Suspend | ChangeClass::Stop => {
             // Who asks for `stopped` gives up the memory, unless the slice resumes; who is kept down does not.
-            let desired = input.desired.slivers.get(sliver);
+            let desired = input.desired.slivers.get(&sliver.itself());
             let gives_up = desired.is_some_and(|d| d.state == SliverState::Stopped && d.start == Start::Boot);
             let left = unsealed || gives_up && state.image.is_some();
             (!closed || left || state.set_aside).then_some(Left::NotAtRest)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use xeno_model::id::{Berth, SliverId};
 use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::DomainState;
 
@@ -12,8 +13,8 @@ use crate::plan::{Plan, PlanInput};
 pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Finding>) {
     for planned in &plan.actions {
         let action = &planned.action;
-        let frozen = |sliver| input.freezes.iter().any(|freeze| freeze.holds(sliver, input.now));
-        if planned.serves.iter().chain(action.sliver()).any(frozen) {
+        let frozen = |sliver: &SliverId| input.freezes.iter().any(|freeze| freeze.holds(sliver, input.now));
+        if planned.serves.iter().any(frozen) || action.sliver().is_some_and(|of| frozen(&of.itself())) {
             findings.insert(Finding::Frozen(action.key()));
         }
     }
@@ -36,7 +37,7 @@ fn repairs(input: &PlanInput<'_>, change: &Change) -> bool {
     let Some(applied) = input.applied.get(sliver).filter(|applied| applied.complete) else {
         return false;
     };
-    if change.class != ChangeClass::Reboot {
+    if !matches!(change.class, ChangeClass::Reboot | ChangeClass::Replace) {
         // Something of what was put to rest has come back.
         let desired = input.desired.slivers.get(sliver);
         return desired.is_some_and(|desired| {
@@ -45,14 +46,21 @@ fn repairs(input: &PlanInput<'_>, change: &Change) -> bool {
             wanted == applied.desired
         });
     }
-    let domain = input.observed.domains.known().and_then(|d| d.ours.get(sliver));
-    let storage = input.observed.storage.known().and_then(|s| s.get(sliver));
-    let up = domain.is_some_and(|domain| {
-        domain.state == DomainState::Running
-            && domain.booted == boot_digest(&applied.desired)
-            && domain.uuid == applied.desired.uuid
-    });
-    let served = storage.is_some_and(|s| s.exported && s.stack == Some(stack_digest(&applied.desired)));
+    // In whichever berth: one embodiment that is up is a service that is up.
+    let up = |berth: &SliverId| {
+        let domain = input.observed.domains.known().and_then(|d| d.ours.get(berth));
+        let storage = input.observed.storage.known().and_then(|s| s.get(berth));
+        let uuid = match berth.berth() {
+            Berth::First => Some(applied.desired.uuid),
+            Berth::Second => input.desired.uuid_of(berth),
+        };
+        let runs = domain.is_some_and(|domain| {
+            domain.state == DomainState::Running
+                && domain.booted == boot_digest(&applied.desired)
+                && Some(domain.uuid) == uuid
+        });
+        runs && storage.is_some_and(|s| s.exported && s.stack == Some(stack_digest(&applied.desired)))
+    };
     let same = input.desired.slivers.get(sliver) == Some(&applied.desired);
-    !(up && served) || same
+    !(up(sliver) || up(&sliver.beside())) || same
 }

@@ -83,7 +83,7 @@ fn crashing(input: &PlanInput<'_>, sliver: &SliverId, study: &Study) -> Option<R
 /// Lets as many removals through as the budget has left, in order; the rest waits. A removal of which nothing is left
 /// but its record takes nothing away and is not counted.
 fn keep_delete_budget(input: &PlanInput<'_>, studies: &mut BTreeMap<SliverId, Study>) {
-    let counted = |study: &Study| study.change.class == ChangeClass::Remove && !study.steps.is_empty();
+    let counted = |study: &Study| study.change.class == ChangeClass::Remove && study.acts();
     let allowed = input.desired.delete_budget.slivers;
     let used = input.removed_recently;
     let asked = u32::try_from(studies.values().filter(|study| counted(study)).count()).unwrap_or(u32::MAX);

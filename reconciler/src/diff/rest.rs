@@ -39,7 +39,9 @@ fn to_rest(
     let mut reasons = asked(situation, desired);
     let cause = cause(&reasons);
     let disturbs = steps.iter().any(|step| match step {
-        Step::Shutdown | Step::Suspend | Step::Unexport | Step::Close | Step::Discard => true,
+        Step::Unpublish | Step::Shutdown | Step::Suspend | Step::Unexport | Step::Close | Step::Discard => {
+            true
+        }
         Step::Seal
         | Step::Tombstone
         | Step::Revive
@@ -53,6 +55,7 @@ fn to_rest(
         | Step::Unpause
         | Step::Retune
         | Step::Await
+        | Step::Publish
         | Step::Purge => false,
     });
     let sealing = steps.contains(&Step::Seal) && !steps.contains(&Step::Suspend);

@@ -30,6 +30,7 @@ pub(super) fn to_run(situation: &Situation<'_>, desired: &DesiredSliver) -> Stud
     }
     let running = situation
         .domain
+        .or(situation.beside)
         .is_some_and(|d| matches!(d.state, DomainState::Running | DomainState::Paused));
     let class = if steps.is_empty() && reasons.is_empty() {
         ChangeClass::Keep
@@ -98,7 +99,7 @@ fn came_apart(
     let mut reasons = Vec::new();
     let ran = applied.desired.state == SliverState::Running;
     match situation.domain {
-        None if ran => reasons.push(Reason::DomainMissing),
+        None if ran && situation.beside.is_none() => reasons.push(Reason::DomainMissing),
         None => {}
         Some(domain) if domain.state == DomainState::Paused && steps.contains(&Step::Unpause) => {
             reasons.push(Reason::DomainPaused);
@@ -106,7 +107,7 @@ fn came_apart(
         Some(domain) if domain.state != DomainState::Running => {
             reasons.push(Reason::DomainNotRunning { state: domain.state });
         }
-        Some(domain) if domain.uuid != desired.uuid && domain.uuid != applied.desired.uuid => {
+        Some(domain) if Some(domain.uuid) != situation.uuid && domain.uuid != applied.desired.uuid => {
             reasons.push(Reason::DomainForeignUuid { uuid: domain.uuid });
         }
         Some(domain) if domain.booted != marks.boot && domain.booted != before.boot => {

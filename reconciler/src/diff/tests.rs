@@ -1,5 +1,6 @@
 //! What the comparison decides, story by story.
 
+mod beside;
 mod hold;
 mod suspend;
 

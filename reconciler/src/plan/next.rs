@@ -61,6 +61,9 @@ fn until(reason: &Reason) -> Option<Timestamp> {
         | Reason::PlacedElsewhere
         | Reason::TombstoneExpired { .. }
         | Reason::NotEnforced { .. }
+        | Reason::MadeBeforeBroken { .. }
+        | Reason::NoRoomBeside { .. }
+        | Reason::EmbodiedTwice
         | Reason::Blind { .. }
         | Reason::DeleteBudget { .. }
         | Reason::NodeNotNamed

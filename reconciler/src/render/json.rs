@@ -110,6 +110,7 @@ impl From<&Change> for ChangeRecord {
                 | ChangeClass::Create
                 | ChangeClass::Start
                 | ChangeClass::Resume
+                | ChangeClass::Replace
                 | ChangeClass::Reboot
                 | ChangeClass::Suspend
                 | ChangeClass::Stop
@@ -124,6 +125,7 @@ impl From<&Change> for ChangeRecord {
             },
             disruption: match change.class.disruption() {
                 Disruption::None => "none",
+                Disruption::Reconnects => "reconnects",
                 Disruption::Interrupts => "interrupts",
                 Disruption::Ends => "ends",
                 Disruption::Destroys => "destroys",
@@ -147,7 +149,7 @@ impl From<&PlannedAction> for ActionRecord {
         Self {
             key: planned.action.key().0,
             verb: planned.action.verb(),
-            sliver: planned.action.sliver().map(SliverId::to_string),
+            sliver: planned.action.sliver().map(|sliver| sliver.itself().to_string()),
             serves: planned.serves.iter().map(SliverId::to_string).collect(),
             after: planned.after.iter().map(|key| key.0.clone()).collect(),
             bytes: planned.cost.bytes,

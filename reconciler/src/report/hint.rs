@@ -54,6 +54,13 @@ pub fn next_step(reason: &Reason, sliver: &str) -> String {
         Reason::NotEnforced { .. } => {
             "place it on a node whose hypervisor keeps these limits, or leave them out".to_owned()
         }
+        Reason::MadeBeforeBroken { .. } => {
+            format!("nothing to do: it serves on; if the new one does not get healthy, see `xeno logs {sliver}`")
+        }
+        Reason::NoRoomBeside { .. } => {
+            "to be without the interruption, leave as much memory free on the node, or place it elsewhere".to_owned()
+        }
+        Reason::EmbodiedTwice => "nothing to do: one of them ends once the other serves".to_owned(),
         Reason::Blind { .. } => "see what is wrong with `xeno doctor`; nothing is touched meanwhile".to_owned(),
         Reason::DeleteBudget { .. } => {
             "wait for the budget's window to move on, raise `deleteBudget` of the Fleet, or name the slivers again"

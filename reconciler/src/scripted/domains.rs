@@ -37,26 +37,22 @@ impl Hypervisor for ScriptedNode {
         self.call("shutdown", &sliver.to_string(), effect).await
     }
 
-    async fn retune(&self, sliver: &SliverId, tuning: &Tuning) -> PortResult<()> {
+    async fn unpublish(&self, sliver: &SliverId) -> PortResult<()> {
         let effect = |state: &mut State| {
-            let able = state.domains.able.clone();
-            let Some(domain) = state.domains.ours.get_mut(sliver) else {
-                state.rule(false, || format!("retune:{sliver} without its domain"));
-                return;
-            };
-            let within = tuning.memory_mib <= domain.memory_max_mib;
-            if able.contains(&Ability::Memory) {
-                domain.memory_mib = tuning.memory_mib;
+            if let Some(domain) = state.domains.ours.get_mut(sliver) {
+                domain.publish.clear();
             }
-            if able.contains(&Ability::Ports) {
-                domain.publish.clone_from(&tuning.publish);
-            }
-            domain.limits = tuning.limits;
-            state.rule(within, || {
-                format!("retune:{sliver} beyond what it was started with")
-            });
-            state.shared_rules("retune", sliver, &tuning.publish);
         };
+        self.call("unpublish", &sliver.to_string(), effect).await
+    }
+
+    async fn publish(&self, sliver: &SliverId, tuning: &Tuning) -> PortResult<()> {
+        let effect = |state: &mut State| state.retune("publish", sliver, tuning);
+        self.call("publish", &sliver.to_string(), effect).await
+    }
+
+    async fn retune(&self, sliver: &SliverId, tuning: &Tuning) -> PortResult<()> {
+        let effect = |state: &mut State| state.retune("retune", sliver, tuning);
         self.call("retune", &sliver.to_string(), effect).await
     }
 
@@ -153,6 +149,26 @@ impl Hypervisor for ScriptedNode {
 }
 
 impl State {
+    fn retune(&mut self, verb: &str, sliver: &SliverId, tuning: &Tuning) {
+        let able = self.domains.able.clone();
+        let Some(domain) = self.domains.ours.get_mut(sliver) else {
+            self.rule(false, || format!("{verb}:{sliver} without its domain"));
+            return;
+        };
+        let within = tuning.memory_mib <= domain.memory_max_mib;
+        if able.contains(&Ability::Memory) {
+            domain.memory_mib = tuning.memory_mib;
+        }
+        if able.contains(&Ability::Ports) {
+            domain.publish.clone_from(&tuning.publish);
+        }
+        domain.limits = tuning.limits;
+        self.rule(within, || {
+            format!("{verb}:{sliver} beyond what it was started with")
+        });
+        self.shared_rules(verb, sliver, &tuning.publish);
+    }
+
     fn runs_as(&self, spec: &DomainSpec) -> bool {
         let there = self.domains.ours.get(&spec.sliver);
         there.is_some_and(|d| d.booted == spec.boot && d.state == DomainState::Running)
@@ -164,6 +180,17 @@ impl State {
         self.rule(gone, || format!("{verb}:{sliver} while its domain is there"));
         let served = self.storage(sliver).exported;
         self.rule(served, || format!("{verb}:{sliver} without its export"));
+        let beside = sliver.beside();
+        let keeps = |berth| {
+            self.storage
+                .get(berth)
+                .is_some_and(|storage| !storage.limits.is_empty())
+        };
+        let kept = [sliver, &beside].map(keeps);
+        let alone = !self.has_domain(&beside) || kept == [false, false];
+        self.rule(alone, || {
+            format!("{verb}:{sliver} beside another, over what is kept")
+        });
         let domain = ObservedDomain {
             uuid: spec.uuid,
             state: DomainState::Running,

@@ -17,6 +17,7 @@ use xeno_state::record::EventKind;
 use xeno_state::time::NodeTime;
 
 use super::{Agent, Stage};
+use crate::health;
 
 /// Longest time for which anything is planned ahead.
 const DUE_MS_MAX: u64 = 86_400_000;
@@ -126,8 +127,9 @@ where
             return;
         };
         for (id, domain) in &mut domains.ours {
-            let applied = self.memory.applied.get(id).map(|applied| &applied.desired);
-            let desired = self.desired.as_ref().and_then(|desired| desired.slivers.get(id));
+            let id = id.itself();
+            let applied = self.memory.applied.get(&id).map(|applied| &applied.desired);
+            let desired = self.desired.as_ref().and_then(|desired| desired.slivers.get(&id));
             // The ports that such a guest was started with are part of what it is recognised by: it starts again when they
             // change, as it would have under that version, and not without a reason at the look after.
             if desired.is_some_and(|desired| desired.publish != domain.publish) {
@@ -216,8 +218,7 @@ where
                 .get(sliver)
                 .filter(|domain| domain.state == DomainState::Running);
             let wanted = desired
-                .slivers
-                .get(sliver)
+                .embodied(sliver)
                 .filter(|wanted| wanted.state == SliverState::Running);
             domain.zip(wanted)
         };
@@ -227,10 +228,11 @@ where
             Stage::Idle | Stage::Looking => runs(sliver).is_some(),
         };
         self.ports.probers.retain(in_flight);
-        for sliver in desired.slivers.keys() {
-            if let Some((domain, wanted)) = runs(sliver) {
+        for sliver in domains.ours.keys() {
+            if let Some((domain, mut wanted)) = runs(sliver) {
+                wanted.publish = health::asked_at(&wanted, &domain.publish);
                 let console = self.ports.hypervisor.console_log(sliver);
-                self.ports.probers.ask(wanted, domain.booted, console);
+                self.ports.probers.ask(&wanted, domain.booted, console);
             }
         }
     }

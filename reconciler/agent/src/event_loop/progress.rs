@@ -50,6 +50,8 @@ pub(super) struct Straggler {
     pub(super) intent: i64,
     pub(super) began: Timestamp,
     pub(super) serves: BTreeSet<SliverId>,
+    /// The sliver that it is about, in its berth.
+    pub(super) berth: Option<SliverId>,
     /// Memory in MiB that a domain takes whose start this is.
     pub(super) memory_mib: u64,
 }
@@ -85,7 +87,7 @@ impl Progress {
     pub(super) fn busy(&self) -> BTreeMap<SliverId, ActionKey> {
         let one = |one: &InFlight| {
             let planned = self.run.action(&one.key)?;
-            Some((planned.action.sliver()?.clone(), one.key.clone()))
+            Some((planned.action.sliver()?.itself(), one.key.clone()))
         };
         self.in_flight.values().filter_map(one).collect()
     }
@@ -108,6 +110,7 @@ impl Progress {
             let planned = self.run.action(&one.key);
             let straggler = Straggler {
                 serves: planned.map(|planned| planned.serves.clone()).unwrap_or_default(),
+                berth: planned.and_then(|planned| planned.action.sliver().cloned()),
                 memory_mib: planned
                     .and_then(|planned| u64::try_from(planned.cost.memory_mib).ok())
                     .unwrap_or(0),

@@ -123,7 +123,7 @@ where
         let Some(planned) = progress.run.action(&key) else {
             return;
         };
-        let sliver = planned.action.sliver().cloned();
+        let sliver = planned.action.sliver().map(SliverId::itself);
         let work = Work::new(&planned.action, &progress.desired);
         if matches!(planned.action, Action::Boot { .. } | Action::Resume { .. })
             && let Some(sliver) = &sliver
@@ -195,7 +195,7 @@ where
             }
         };
         let planned = progress.run.action(&key);
-        let sliver = planned.and_then(|planned| planned.action.sliver().cloned());
+        let sliver = planned.and_then(|planned| planned.action.sliver().map(SliverId::itself));
         let done = planned
             .filter(|_| state == ActionState::Done)
             .map(|planned| planned.action.kind());
@@ -370,7 +370,13 @@ where
         let starting: Vec<_> = self
             .stragglers
             .values()
-            .filter(|one| one.memory_mib > 0 && !one.serves.iter().any(|s| domains.ours.contains_key(s)))
+            .filter(|one| {
+                one.memory_mib > 0
+                    && !one
+                        .berth
+                        .as_ref()
+                        .is_some_and(|berth| domains.ours.contains_key(berth))
+            })
             .map(|one| Stranger {
                 name: one.key.to_string(),
                 memory_mib: one.memory_mib,

@@ -312,7 +312,7 @@ fn named<T>(what: &'static str, read: Result<T, NameError>) -> Result<T, Snapsho
 }
 
 fn sliver(text: &str) -> Result<SliverId, SnapshotError> {
-    named("a sliver", SliverId::parse(text))
+    named("a sliver", SliverId::parse_embodiment(text))
 }
 
 fn digest(text: &str) -> Result<Digest, SnapshotError> {

@@ -7,7 +7,7 @@ mod scenario;
 use std::collections::BTreeMap;
 
 use cell::{Cell, Mishap, Moment};
-use scenario::{Scenario, scenario};
+use scenario::{Scenario, replacement, scenario};
 use tokio::time::Duration;
 use xeno_reconciler::action::ActionKind;
 use xeno_reconciler::ports::PortError;
@@ -36,6 +36,8 @@ async fn play(story: &Scenario, wrong: Option<Cell>) -> Went {
     let awaited = wrong.is_some_and(|cell| cell.kind == ActionKind::AwaitHealthy);
     if !(awaited && story.before.iter().all(|commit| !commit.names(story.about))) {
         world.guest_says(&id(story.about), "ready");
+        // The second embodiment, where there is one.
+        world.guest_says(&id(story.about).beside(), "ready");
     }
     let mut number = 0;
     for before in &story.before {
@@ -166,7 +168,17 @@ async fn judged(kind: ActionKind) -> Tally {
 
 async fn all_cells(kind: ActionKind) -> Tally {
     let mut tally = Tally::default();
-    let story = scenario(kind);
+    cells_of(kind, scenario, &mut tally).await;
+    if replacement(kind).is_some() {
+        let again = |kind| replacement(kind).unwrap_or_else(|| scenario(kind));
+        cells_of(kind, again, &mut tally).await;
+    }
+    tally
+}
+
+/// All cells of a kind in one of its stories.
+async fn cells_of(kind: ActionKind, told: fn(ActionKind) -> Scenario, tally: &mut Tally) {
+    let story = told(kind);
     let right = play(&story, None).await;
     let does = |key: &String| key.split(':').next() == Some(kind.verb());
     // Nobody but the agent itself awaits health, so that leaves no effect.
@@ -175,7 +187,7 @@ async fn all_cells(kind: ActionKind) -> Tally {
         tally
             .wrong
             .push(format!("the story of {kind:?} has none: {effects:?}"));
-        return tally;
+        return;
     }
     for cell in Cell::of(kind) {
         if let Some(why) = cell.impossible() {
@@ -183,7 +195,7 @@ async fn all_cells(kind: ActionKind) -> Tally {
             continue;
         }
         tally.played += 1;
-        let went = tokio::spawn(async move { play(&scenario(kind), Some(cell)).await });
+        let went = tokio::spawn(async move { play(&told(kind), Some(cell)).await });
         match went.await {
             Ok(went) if went == right => {}
             // A bystander is left alone by whatever goes wrong, or it would differ here as well.
@@ -193,7 +205,6 @@ async fn all_cells(kind: ActionKind) -> Tally {
             Err(panic) => tally.wrong.push(format!("{cell:?}: {panic}")),
         }
     }
-    tally
 }
 
 /// The matrix: every cell of it, or why there is none. `XENO_KIND=Boot` plays those of one kind.
@@ -212,6 +223,7 @@ fn crash_at_every_step() {
     for (why, cells) in tallies.iter().flat_map(|tally| &tally.impossible) {
         *impossible.entry(why).or_default() += cells;
     }
+    let stories = kinds.len() + kinds.iter().filter(|kind| replacement(**kind).is_some()).count();
     let impossibles: usize = impossible.values().sum();
     println!(
         "{} kinds of action: {played} cells played, {impossibles} impossible:",
@@ -224,7 +236,7 @@ fn crash_at_every_step() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     assert_eq!(
         played + impossibles,
-        kinds.len() * Moment::ALL.len() * Mishap::ALL.len()
+        stories * Moment::ALL.len() * Mishap::ALL.len()
     );
 }
 

@@ -26,6 +26,7 @@ pub(crate) struct Slice {
     memory: &'static str,
     limits: &'static str,
     metadata: &'static str,
+    writable: &'static str,
     more: Vec<&'static str>,
 }
 
@@ -39,6 +40,7 @@ pub(crate) fn slice(name: &'static str) -> Slice {
         memory: "128MiB",
         limits: "",
         metadata: "",
+        writable: "local",
         more: vec![],
     }
 }
@@ -75,6 +77,14 @@ impl Slice {
         Self { limits, ..self }
     }
 
+    /// Without a writable layer: what it writes goes nowhere.
+    pub(crate) fn keeping_nothing(self) -> Self {
+        Self {
+            writable: "none",
+            ..self
+        }
+    }
+
     /// A line of its `spec`.
     pub(crate) fn with(mut self, line: &'static str) -> Self {
         self.more.push(line);
@@ -97,11 +107,12 @@ impl Slice {
             limits => format!(", {limits}"),
         };
         let (name, template, page, memory) = (self.name, self.template, self.page, self.memory);
+        let writable = self.writable;
         let mut yaml = format!(
             "---\napiVersion: xenoslice/v1\nkind: Slice\nmetadata: {{ name: {name}{metadata} }}\nspec:\n  \
              image:\n    kernel: {template}/current\n    mounts:\n      - path: /\n        layers:\n          \
              - files:\n              /srv/index.html: {{ text: \"{page}\" }}\n          \
-             - template: {template}/current\n        writable: local\n  \
+             - template: {template}/current\n        writable: {writable}\n  \
              resources: {{ vcpus: 1, memory: {memory}{limits} }}\n  placement: {{ nodes: [{nodes}] }}\n"
         );
         for line in &self.more {

@@ -1,7 +1,7 @@
 //! Every rule is broken at least once: each kind of finding by a plan that is broken by hand, and every rule of the play
 //! by breaking good plans in every small way there is.
 
-use xeno_model::desired::{SliverState, Start};
+use xeno_model::desired::{Publish, SliverState, Start, WritableKind};
 use xeno_model::id::Digest;
 use xeno_model::observed::DomainState;
 
@@ -46,7 +46,7 @@ fn broken_by_hand(kind: Kind) -> (World, Plan) {
         Kind::Port => {
             let publish = |name: &str, host| {
                 let mut sliver = sliver(name);
-                sliver.publish = vec![xeno_model::desired::Publish { guest: 80, host }];
+                sliver.publish = vec![Publish { guest: 80, host }];
                 sliver
             };
             let mut world = World::wanting([publish("a/0", 8080)]).settle();
@@ -219,6 +219,22 @@ fn worlds() -> Vec<World> {
         site.moved_from = Some(id("web/0"));
         world.desired.slivers.insert(id("site/0"), site);
     });
+    let replaced = || {
+        let mut web = sliver("web/0");
+        web.mounts[0].writable = WritableKind::ReadOnly;
+        web.health = Some(crate::testing::health());
+        web.publish = vec![Publish {
+            guest: 80,
+            host: 8080,
+        }];
+        let mut world = World::wanting([web, sliver("db/0")]).settle();
+        world.want("web/0").mounts[0].layers.truncate(1);
+        world
+    };
+    all.push(replaced());
+    let mut kept = replaced();
+    kept.storage("web/0").limits = BTreeSet::from([None]);
+    all.push(kept);
     let mut stale = woken();
     stale.storage("web/0").mark = Some(Digest([9; 32]));
     stale.want("web/0").start = Start::Resume;

@@ -19,8 +19,7 @@ pub(super) fn read_mount_name(name: &str) -> Option<(SliverId, usize)> {
 
 /// The sliver that a label is for.
 pub(super) fn read_label(label: &str) -> Option<SliverId> {
-    let (slice, number) = label.rsplit_once('-')?;
-    SliverId::parse(&format!("{slice}/{number}")).ok()
+    SliverId::of_label(label)
 }
 
 /// Name of the socket of a mount: short, since a path of a socket has at most 107 bytes (unix(7)).

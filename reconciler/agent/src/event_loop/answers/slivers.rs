@@ -9,7 +9,7 @@ use xeno_model::observed::{DomainState, HealthVerdict, ObservedImage, ObservedSt
 use xeno_reconciler::change::{Cause, Change, ChangeClass, Reason};
 use xeno_reconciler::freeze::FreezeScope;
 use xeno_reconciler::ports::{Hypervisor, Storage};
-use xeno_reconciler::report;
+use xeno_reconciler::{report, serving};
 use xeno_state::record::BackOff;
 
 use super::doctor::blind_facets;
@@ -40,14 +40,14 @@ where
                     .domains
                     .known()
                     .into_iter()
-                    .flat_map(|domains| domains.ours.keys().cloned()),
+                    .flat_map(|domains| domains.ours.keys().map(SliverId::itself)),
             );
             all.extend(
                 observed
                     .storage
                     .known()
                     .into_iter()
-                    .flat_map(|storage| storage.keys().cloned()),
+                    .flat_map(|storage| storage.keys().map(SliverId::itself)),
             );
         }
         all
@@ -198,14 +198,14 @@ where
             Seen::Unknown { .. } => "unknown",
             Seen::Known(domains) => domains
                 .ours
-                .get(sliver)
+                .get(&serving(domains, sliver))
                 .map_or("none", |domain| state_word(domain.state)),
         }
     }
 
     pub(in crate::event_loop) fn health_view(&self, sliver: &SliverId) -> HealthView {
         let asked = self.wanted(sliver).is_some_and(|wanted| wanted.health.is_some());
-        let (verdict, why) = match self.health.borrow().get(sliver) {
+        let (verdict, why) = match self.health.borrow().get(&self.serving(sliver)) {
             _ if !asked => (HealthWord::NotAsked, None),
             None => (HealthWord::Unknown, None),
             Some(HealthVerdict::Starting) => (HealthWord::Starting, None),
@@ -217,7 +217,17 @@ where
 
     /// The stored memory of a sliver.
     fn image(&self, sliver: &SliverId) -> Option<&ObservedImage> {
-        self.observed.as_ref()?.domains.known()?.images.get(sliver)
+        let domains = self.observed.as_ref()?.domains.known()?;
+        domains.images.get(&serving(domains, sliver))
+    }
+
+    /// The embodiment that is meant by a sliver's name.
+    fn serving(&self, sliver: &SliverId) -> SliverId {
+        let domains = self
+            .observed
+            .as_ref()
+            .and_then(|observed| observed.domains.known());
+        domains.map_or_else(|| sliver.clone(), |domains| serving(domains, sliver))
     }
 
     /// Whether a sliver waits for something that only a person can change.
@@ -276,11 +286,16 @@ where
                 permanent: back_off.permanent,
                 retry_ms: Some(self.by_the_wall(back_off.until).0),
             }),
-            console_log: self.ports.hypervisor.console_log(&sliver).display().to_string(),
+            console_log: self
+                .ports
+                .hypervisor
+                .console_log(&self.serving(&sliver))
+                .display()
+                .to_string(),
             console_socket: self
                 .ports
                 .hypervisor
-                .console_socket(&sliver)
+                .console_socket(&self.serving(&sliver))
                 .display()
                 .to_string(),
         })
@@ -294,8 +309,11 @@ where
         let domain = observed
             .domains
             .known()
-            .and_then(|domains| domains.ours.get(sliver));
-        let storage = observed.storage.known().and_then(|storage| storage.get(sliver));
+            .and_then(|domains| domains.ours.get(&self.serving(sliver)));
+        let storage = observed
+            .storage
+            .known()
+            .and_then(|storage| storage.get(&self.serving(sliver)).or_else(|| storage.get(sliver)));
         ObservedView {
             at_ms: Some(observed.at.0),
             domain: domain.map(|domain| DomainView {
@@ -399,6 +417,9 @@ fn lasts(reason: &Reason) -> bool {
         | Reason::PlacedElsewhere
         | Reason::TombstoneExpired { .. }
         | Reason::NotEnforced { .. }
+        | Reason::MadeBeforeBroken { .. }
+        | Reason::NoRoomBeside { .. }
+        | Reason::EmbodiedTwice
         | Reason::Blind { .. }
         | Reason::DeleteBudget { .. }
         | Reason::BackingOff { .. }

@@ -61,6 +61,31 @@ fn story(before: impl IntoIterator<Item = Commit>, then: Commit) -> Scenario {
     }
 }
 
+/// A slice that keeps nothing gets another page: another domain of it starts beside the first, and takes over.
+fn replaced() -> Scenario {
+    let web = || {
+        let web = slice("web").keeping_nothing().asked();
+        web.with("publish: [{ guest: 80, host: 18080 }]")
+    };
+    story([with([web()])], with([web().page("other")]))
+}
+
+/// The story of a replacement, for kinds of action whose own story is another one.
+pub(crate) fn replacement(kind: ActionKind) -> Option<Scenario> {
+    let part = matches!(
+        kind,
+        ActionKind::ImportFiles
+            | ActionKind::OpenWritable
+            | ActionKind::Stack
+            | ActionKind::Export
+            | ActionKind::Boot
+            | ActionKind::Shutdown
+            | ActionKind::Unexport
+            | ActionKind::CloseWritable
+    );
+    part.then(replaced)
+}
+
 /// The story that has an action of this kind. A kind without one does not compile.
 pub(crate) fn scenario(kind: ActionKind) -> Scenario {
     let web = || slice("web").asked();
@@ -104,6 +129,7 @@ pub(crate) fn scenario(kind: ActionKind) -> Scenario {
             renamed.about = "site/0";
             renamed
         }
+        ActionKind::Unpublish | ActionKind::Publish => replaced(),
         ActionKind::Unpause => Scenario {
             happens: |world| world.node.set_domain_state(&id("web/0"), DomainState::Paused),
             ..story([with([web()])], with([web()]))

@@ -1,0 +1,206 @@
+//! Make before break: one embodiment beside the other, and back to one from wherever it was interrupted.
+
+use xeno_model::desired::WritableKind;
+use xeno_model::id::DomainUuid;
+use xeno_model::observed::HealthVerdict;
+
+use super::*;
+
+fn web() -> DesiredSliver {
+    let mut web = sliver("web/0");
+    web.mounts[0].writable = WritableKind::ReadOnly;
+    web.health = Some(health());
+    web.publish = vec![Publish {
+        guest: 80,
+        host: 8080,
+    }];
+    web
+}
+
+/// A node that runs web/0, which keeps nothing, and is asked for another page of it.
+fn changed() -> World {
+    let mut world = World::wanting([web(), sliver("db/0")]).settle();
+    world.want("web/0").mounts[0].layers.truncate(1);
+    world
+}
+
+/// The same, with the new one beside the old.
+fn beside(healthy: bool) -> World {
+    let mut world = changed();
+    let second = id("web/0").beside();
+    let wanted = world.want("web/0").clone();
+    let mut domain = world.domains().ours[&id("web/0")].clone();
+    domain.uuid = DomainUuid::of(&world.desired.fleet, &second);
+    domain.booted = xeno_model::normal::boot_digest(&wanted);
+    domain.publish = vec![Publish {
+        guest: 80,
+        host: 40_001,
+    }];
+    world.domains().ours.insert(second.clone(), domain);
+    *world.storage_of(&second) = ObservedStorage {
+        open: Some(Epoch(1)),
+        stack: Some(xeno_model::normal::stack_digest(&wanted)),
+        exported: true,
+        ..ObservedStorage::default()
+    };
+    if healthy {
+        world.observed.health.insert(second, HealthVerdict::Healthy);
+    }
+    world
+}
+
+const AFTER: [&str; 5] = [
+    "unpublish:web/0",
+    "publish:web/0b",
+    "shutdown:web/0",
+    "unexport:web/0",
+    "close:web/0",
+];
+
+#[test]
+fn what_keeps_nothing_is_replaced_by_one_beside_it() {
+    let (class, why, steps) = story(&changed());
+    assert_eq!(class, ChangeClass::Replace);
+    assert_eq!(
+        why[1],
+        "starts beside the one that runs (128 MiB of 1792 MiB free), which serves on until the new one is healthy"
+    );
+    let start = [
+        "open:web/0b",
+        "stack:web/0b",
+        "export:web/0b",
+        "boot:web/0b",
+        "await:web/0b",
+    ];
+    assert_eq!(steps, [&start[..], &AFTER].concat());
+}
+
+#[test]
+fn it_is_rebooted_where_it_keeps_something_or_nothing_says_when_the_new_one_serves() {
+    let mut kept = changed();
+    kept.want("web/0").mounts[0].writable = WritableKind::Local;
+    assert_eq!(story(&kept).0, ChangeClass::Reboot);
+    let mut wrote = changed();
+    wrote.applied.get_mut(&id("web/0")).unwrap().desired.mounts[0].writable = WritableKind::Local;
+    assert_eq!(story(&wrote).0, ChangeClass::Reboot);
+    let mut blind = changed();
+    blind.want("web/0").health = None;
+    assert_eq!(story(&blind).0, ChangeClass::Reboot);
+    let mut fixed = changed();
+    fixed.domains().able.clear();
+    assert_eq!(story(&fixed).0, ChangeClass::Reboot);
+}
+
+#[test]
+fn without_room_for_both_the_old_one_ends_first() {
+    let (class, why, steps) = story(&changed().with_memory(300));
+    assert_eq!(class, ChangeClass::Reboot);
+    assert_eq!(
+        why[1],
+        "the old one ends before the new one starts: beside it 128 MiB are needed, and 44 of the node's 300 MiB are \
+         free for that"
+    );
+    assert_eq!(steps.first().map(String::as_str), Some("shutdown:web/0"));
+    // What others are going to take is not free.
+    let mut world = changed().with_memory(400);
+    assert_eq!(story(&world).0, ChangeClass::Replace);
+    world.desired.slivers.insert(id("new/0"), sliver("new/0"));
+    assert_eq!(story(&world).0, ChangeClass::Reboot);
+}
+
+#[test]
+fn a_new_one_that_is_not_healthy_leaves_the_old_one_serving() {
+    let (class, why, steps) = story(&beside(false));
+    assert_eq!(class, ChangeClass::Replace);
+    assert_eq!(
+        why[1],
+        "two domains of it are there since a replacement was interrupted; one of them stays"
+    );
+    assert_eq!(steps, [&["await:web/0b"][..], &AFTER].concat());
+    // What is asked for next takes the place of the new one, not of the old.
+    let mut next = beside(false);
+    next.want("web/0").resources.vcpus = 3;
+    let (class, _, steps) = story(&next);
+    assert_eq!(class, ChangeClass::Replace);
+    assert_eq!(
+        steps,
+        [&["shutdown:web/0b", "boot:web/0b", "await:web/0b"][..], &AFTER].concat()
+    );
+    // And who takes the change back loses the new one only.
+    let mut back = beside(false);
+    *back.want("web/0") = web();
+    let (class, _, steps) = story(&back);
+    assert_eq!(class, ChangeClass::Replace);
+    assert_eq!(
+        steps,
+        [
+            "unpublish:web/0b",
+            "shutdown:web/0b",
+            "unexport:web/0b",
+            "close:web/0b"
+        ]
+    );
+}
+
+#[test]
+fn an_interrupted_takeover_is_finished_from_every_step() {
+    assert_eq!(story(&beside(true)).2, AFTER);
+    let mut world = beside(true);
+    let second = id("web/0").beside();
+    world
+        .domains()
+        .ours
+        .get_mut(&id("web/0"))
+        .unwrap()
+        .publish
+        .clear();
+    assert_eq!(story(&world).2, AFTER[1..]);
+    world.domains().ours.get_mut(&second).unwrap().publish = web().publish;
+    assert_eq!(story(&world).2, AFTER[2..]);
+    world.domains().ours.remove(&id("web/0"));
+    assert_eq!(story(&world).2, AFTER[3..]);
+    *world.storage("web/0") = ObservedStorage::default();
+    check(
+        &world,
+        ChangeClass::InPlace,
+        &["/ loses a layer: template debian-web/current"],
+        &[],
+    );
+}
+
+#[test]
+fn the_next_replacement_goes_back_to_the_first_berth() {
+    let mut world = beside(true);
+    world.domains().ours.remove(&id("web/0"));
+    world
+        .domains()
+        .ours
+        .get_mut(&id("web/0").beside())
+        .unwrap()
+        .publish = web().publish;
+    *world.storage("web/0") = ObservedStorage::default();
+    let desired = world.want("web/0").clone();
+    world.applied.get_mut(&id("web/0")).unwrap().desired = desired;
+    assert_eq!(story(&world).0, ChangeClass::Keep);
+    world.want("web/0").resources.vcpus = 2;
+    let (class, _, steps) = story(&world);
+    assert_eq!(class, ChangeClass::Replace);
+    assert_eq!(
+        steps[3..7],
+        ["boot:web/0", "await:web/0", "unpublish:web/0b", "publish:web/0"]
+    );
+    // What keeps something from now on has it in the first berth, and never beside another.
+    world.want("web/0").mounts[0].writable = WritableKind::Local;
+    let (class, why, steps) = story(&world);
+    assert_eq!(class, ChangeClass::Reboot, "{why:?}");
+    assert_eq!(steps[..3], ["shutdown:web/0b", "unexport:web/0b", "close:web/0b"]);
+    assert_eq!(steps.last().map(String::as_str), Some("await:web/0"));
+    // At rest nothing of it is left in either.
+    world.want("web/0").state = SliverState::Stopped;
+    assert_eq!(story(&world).2[0], "shutdown:web/0b");
+    world.unwant("web/0");
+    assert_eq!(
+        story(&world).2[..3],
+        ["shutdown:web/0b", "unexport:web/0b", "close:web/0b"]
+    );
+}
