@@ -117,6 +117,22 @@ pub trait Layer: Send + Sync {
     /// Reads from a regular file at `offset` into `buf`; returns how many bytes were there (short only at its end).
     fn read(&self, node: NodeNumber, offset: u64, buf: &mut [u8]) -> Result<usize, LayerError>;
 
+    /// The same for `count` bytes, appended to `out`: a layer that can do so need not write zeros there first. After an
+    /// error `out` may hold anything beyond what it held.
+    fn read_append(
+        &self,
+        node: NodeNumber,
+        offset: u64,
+        count: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, LayerError> {
+        let start = out.len();
+        out.resize(start + count, 0);
+        let read = self.read(node, offset, &mut out[start..])?;
+        out.truncate(start + read);
+        Ok(read)
+    }
+
     /// Target of a symbolic link.
     fn readlink(&self, node: NodeNumber) -> Result<Vec<u8>, LayerError>;
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use cowfs::attr::{FileType, SetAttr};
-use cowfs::nfs::ops::{MAX_HANDLE, Procedure, read_attr, write_sattr};
+use cowfs::nfs::ops::{FATTR3_LEN, MAX_HANDLE, Procedure, write_sattr};
 use cowfs::nfs::xdr::{Reader, Writer};
 
 use crate::Failure;
@@ -83,7 +83,7 @@ fn reader_status(reply: &mut Reader<'_>) -> Result<u32, Failure> {
 
 fn skip_post(reply: &mut Reader<'_>) -> Result<(), Failure> {
     if reply.bool()? {
-        read_attr(reply)?;
+        reply.array::<FATTR3_LEN>()?;
     }
     Ok(())
 }
@@ -178,8 +178,9 @@ impl Work for Walk {
             reply.u64()?;
             let name = reply.opaque(255)?;
             last = reply.u64()?;
+            // Type and size are enough: what the client does with each entry is time that no server can make up for.
             let attr = if reply.bool()? {
-                Some(read_attr(reply)?)
+                Some(reply.array::<FATTR3_LEN>()?)
             } else {
                 None
             };
@@ -192,22 +193,24 @@ impl Work for Walk {
             if matches!(name, b"." | b"..") {
                 continue;
             }
-            let (Some((_, attr)), Some(handle)) = (attr, handle) else {
+            let (Some(attr), Some(handle)) = (attr, handle) else {
                 return Err("an entry without attributes".into());
             };
-            if attr.file_type == FileType::Directory {
+            let mut attr = Reader::new(&attr);
+            let (file_type, _, size) = (attr.u32()?, attr.array::<16>()?, attr.u64()?);
+            if file_type == FileType::Directory as u32 {
                 self.todo.push_back((handle.to_vec(), 0));
                 if let Some(tree) = &mut self.keep {
                     tree.dirs.push(handle.to_vec());
                 }
             } else if let Some(tree) = &mut self.keep
-                && attr.file_type == FileType::Regular
+                && file_type == FileType::Regular as u32
             {
                 let file = File {
                     dir: dir.clone(),
                     name: name.to_vec(),
                     handle: handle.to_vec(),
-                    size: attr.size,
+                    size,
                 };
                 if dir == tree.root {
                     tree.big.push(file);

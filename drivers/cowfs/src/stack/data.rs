@@ -128,12 +128,11 @@ impl Stack {
         drop(state);
         let start = out.len();
         let wanted = usize::try_from(end - offset).map_err(|_| Status::Io)?;
-        out.resize(start + wanted, 0);
         let filled = match node {
             Node::File(key, at) => self
                 .lower
                 .layer(at)
-                .read(key.number, offset, &mut out[start..])
+                .read_append(key.number, offset, wanted, out)
                 .map_err(|error| trouble(&error))
                 .and_then(|count| {
                     if count == wanted {
@@ -142,7 +141,10 @@ impl Stack {
                         Err(Status::Io)
                     }
                 }),
-            Node::Recorded(_) | Node::Directory(_) => self.fill(&pieces, &mut out[start..]),
+            Node::Recorded(_) | Node::Directory(_) => {
+                out.resize(start + wanted, 0);
+                self.fill(&pieces, &mut out[start..])
+            }
         };
         if filled != Ok(true) {
             out.truncate(start);

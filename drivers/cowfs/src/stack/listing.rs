@@ -255,8 +255,14 @@ impl Stack {
     fn listed_object(&self, state: &State, dir: &Node, listed: &Listed) -> FsResult<Option<Object>> {
         let node = if state.objects.contains_key(&listed.key) {
             Some(Node::Recorded(listed.key))
+        } else if let Some(at) = self.lower.index(listed.key.layer).filter(|_| !listed.directory) {
+            // It is in the listing, so nothing hides it: its name need not be looked for in every layer again.
+            Some(Node::File(listed.key, at))
         } else {
-            self.child(state, dir, &listed.name)?
+            match self.seen_before(listed.key) {
+                Some(node) => Some(node),
+                None => self.child(state, dir, &listed.name)?,
+            }
         };
         node.map(|node| self.object(state, &node)).transpose()
     }

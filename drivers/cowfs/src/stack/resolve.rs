@@ -54,8 +54,8 @@ impl Stack {
         if state.objects.contains_key(&key) {
             return Ok(Node::Recorded(key));
         }
-        if let Some(node) = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(node.clone());
+        if let Some(node) = self.seen_before(key) {
+            return Ok(node);
         }
         let at = self.lower.index(key.layer).ok_or(Status::Stale)?;
         let node = if self.lower.attr(at, key.number)?.file_type == FileType::Directory {
@@ -67,6 +67,12 @@ impl Stack {
         let node = node.ok_or(Status::Stale)?;
         self.remember(&node);
         Ok(node)
+    }
+
+    /// A lower object that is known to be visible.
+    pub(crate) fn seen_before(&self, key: ObjectKey) -> Option<Node> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(&key).cloned()
     }
 
     /// A lower file is there if one of its names in its layer still leads to it.
@@ -307,6 +313,15 @@ impl Stack {
         Object {
             handle: self.keys.seal(key),
             fileid: key.fileid(),
+            attr,
+        }
+    }
+
+    /// The same of an object that was found by its handle, which then need not be signed again.
+    pub(crate) fn object_known(&self, handle: &Handle, node: &Node, attr: Attr) -> Object {
+        Object {
+            handle: *handle,
+            fileid: node.key().fileid(),
             attr,
         }
     }

@@ -32,7 +32,8 @@ impl FileService for Stack {
 
     fn getattr(&self, handle: &Handle) -> FsResult<Object> {
         let state = self.read_state()?;
-        self.object(&state, &self.find(&state, handle)?)
+        let node = self.find(&state, handle)?;
+        Ok(self.object_known(handle, &node, self.attr(&state, &node)?))
     }
 
     fn setattr(
@@ -49,7 +50,7 @@ impl FileService for Stack {
     fn lookup(&self, caller: &Caller, dir: &Handle, name: &[u8]) -> FsResult<(Object, Object)> {
         let state = self.read_state()?;
         let (node, attr) = self.enter(&state, caller, dir, name)?;
-        let dir = self.object_with(&node, attr);
+        let dir = self.object_known(dir, &node, attr);
         let child: Node = match name {
             b"." => node,
             b".." => self.parent(&state, &node)?,

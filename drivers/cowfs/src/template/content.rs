@@ -32,6 +32,34 @@ impl ContentStore {
     }
 }
 
+impl ContentStore {
+    /// Appends up to `count` bytes of a content to `out`; returns how many there were.
+    pub(super) fn append_content(
+        &self,
+        hash: &ContentHash,
+        offset: u64,
+        count: usize,
+        out: &mut Vec<u8>,
+    ) -> io::Result<usize> {
+        let file = self
+            .open
+            .get(*hash, usize::from(hash.0[31]), || File::open(self.path(hash)))?;
+        let start = out.len();
+        out.reserve(count);
+        while out.len() - start < count {
+            let at = offset.saturating_add((out.len() - start) as u64);
+            // As much as there is room for, which may be a little more than was asked for.
+            match rustix::io::pread(&file, rustix::buffer::spare_capacity(out), at) {
+                Ok(0) => break,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        out.truncate(start + count);
+        Ok(out.len() - start)
+    }
+}
+
 impl ContentSource for ContentStore {
     fn read_content(&self, hash: &ContentHash, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let file = self

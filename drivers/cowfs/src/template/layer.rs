@@ -83,6 +83,32 @@ impl Layer for TemplateLayer {
         Ok(count)
     }
 
+    fn read_append(
+        &self,
+        node: NodeNumber,
+        offset: u64,
+        count: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, LayerError> {
+        let layer = self.id();
+        let record = self.index.node(node)?;
+        let (FileType::Regular, Payload::Content(hash)) = (record.file_type, record.payload) else {
+            return Err(LayerError::NoSuchNode { layer, node });
+        };
+        let left = usize::try_from(record.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let wanted = count.min(left);
+        let read = self
+            .contents
+            .append_content(&hash, offset, wanted, out)
+            .map_err(|source| LayerError::Io { layer, source })?;
+        if read < wanted {
+            return Err(self
+                .index
+                .damaged("a content file is shorter than its index says"));
+        }
+        Ok(read)
+    }
+
     fn readlink(&self, node: NodeNumber) -> Result<Vec<u8>, LayerError> {
         self.index.target(node)
     }

@@ -186,24 +186,39 @@ pub fn read_status(reader: &mut Reader<'_>) -> XdrResult<FsResult<()>> {
         .ok_or(Malformed)
 }
 
+fn put_words<const N: usize>(bytes: &mut [u8], words: [u32; N]) {
+    for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_be_bytes());
+    }
+}
+
 impl Context<'_> {
     /// `fattr3`.
     pub(super) fn put_attr(&self, reply: &mut Writer, object: &Object) {
         let attr = &object.attr;
-        reply.u32(u32::from(attr.file_type as u8));
-        reply.u32(attr.mode);
-        reply.u32(attr.links);
-        reply.u32(attr.uid);
-        reply.u32(attr.gid);
-        reply.u64(attr.size);
-        reply.u64(attr.used);
-        reply.u32(attr.device.major);
-        reply.u32(attr.device.minor);
-        reply.u64(self.export.file_system_id());
-        reply.u64(object.fileid);
-        put_time(reply, attr.atime);
-        put_time(reply, attr.mtime);
-        put_time(reply, attr.ctime);
+        // Put together beside the reply, since each value that is appended by itself costs a look at the room left.
+        let mut bytes = [0; FATTR3_LEN];
+        let words = [
+            u32::from(attr.file_type as u8),
+            attr.mode,
+            attr.links,
+            attr.uid,
+            attr.gid,
+        ];
+        put_words(&mut bytes[..20], words);
+        bytes[20..28].copy_from_slice(&attr.size.to_be_bytes());
+        bytes[28..36].copy_from_slice(&attr.used.to_be_bytes());
+        put_words(&mut bytes[36..44], [attr.device.major, attr.device.minor]);
+        bytes[44..52].copy_from_slice(&self.export.file_system_id().to_be_bytes());
+        bytes[52..60].copy_from_slice(&object.fileid.to_be_bytes());
+        for (place, time) in bytes[60..]
+            .chunks_exact_mut(8)
+            .zip([attr.atime, attr.mtime, attr.ctime])
+        {
+            let (seconds, nanos) = wire_time(time);
+            put_words(place, [seconds, nanos]);
+        }
+        reply.array(&bytes);
     }
 
     /// `nfs_fh3`: the export, then the service's handle.
