@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image demo demo-stop test lint unit crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-overlayfs test-ssh bench bench-cowfs fuzz-cowfs doc deny clean-images
+.PHONY: help setup build man image packages demo demo-stop test lint unit crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh bench bench-cowfs fuzz-cowfs doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -24,6 +24,9 @@ man: build ## manual pages and completions, in target/share
 
 image: setup ## a Debian + Apache root, kernel and modules, from Debian packages, in target/images
 	@tools/make-debian-template $(IMAGES)
+
+packages: image ## Debian packages that a guest without network installs and removes, in target/images/packages
+	@tools/make-debian-packages $(IMAGES) git sqlite3 python3
 
 demo: build image ## the whole chain, for real: push, plan, boot, page (KEEP=1 leaves it running)
 	@target/release/xeno-demo run --xeno target/release/xeno --images $(IMAGES) --dir target/demo $(if $(KEEP),--keep)
@@ -65,6 +68,10 @@ test-setbacks: image ## disks below a whole node that are full, read-only or fro
 test-posix: image ## what programs expect of a root file system: 723 cases on four kinds of objects in a guest, and on ext4 (root)
 	$(CARGO) build --locked --workspace --bins
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test posix -- --nocapture
+
+test-root: packages ## in a guest: packages installed, checked and removed, git fsck, databases while the file server is killed
+	$(CARGO) build --locked --workspace --bins
+	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test root -- --nocapture
 
 test-overlayfs: ## random operations on cowfs, on the kernel's overlayfs and in memory, compared step by step (root; OVERLAY_SECONDS=45, SEED=1)
 	XENO_OVERLAY_SECONDS=$(or $(OVERLAY_SECONDS),45) XENO_SEED=$(or $(SEED),1) $(CARGO) test --locked -p xeno-tests --features overlayfs --test overlayfs -- --nocapture
