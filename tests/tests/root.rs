@@ -12,7 +12,7 @@ use xeno_tests::lab::one_guest::{OneGuest, Recipe, write_script};
 use xeno_tests::lab::{LabError, LabResult, Parts, built, ensure, scratch, template};
 
 /// For the whole of it; an emulated processor takes minutes.
-const DEADLINE: Duration = Duration::from_secs(1_500);
+const DEADLINE: Duration = Duration::from_secs(3_000);
 
 /// When the file server is killed: right after these transactions, so in the middle of the next.
 const KILLS: [&str; 4] = [
