@@ -5,6 +5,12 @@
 //! store = "templates"             # the template store; this is the default
 //! control = "cowfs.sock"          # a control socket; none unless asked for
 //! connections = 1024              # of each listener
+//! user = "xeno"                   # who to be, where the server is started by root
+//!
+//! [sandbox]                       # directories that stacks made over the control socket may need
+//! read = [ "/srv/overlays" ]
+//! write = [ "/var/lib/xenoslice", "/run/xenoslice" ]
+//! required = false                # whether to serve where the kernel cannot confine the server
 //!
 //! [[export]]
 //! name = "/web"                   # the MOUNT path
@@ -42,8 +48,23 @@ pub struct Config {
     pub control: Option<PathBuf>,
     /// Connections each listener takes at the same time.
     pub connections: usize,
+    /// The user to serve as, where the server is started by root.
+    pub user: Option<String>,
+    /// What the server may touch beyond what its exports name.
+    pub sandbox: Option<SandboxConfig>,
     /// What is exported from the start.
     pub exports: Vec<ExportConfig>,
+}
+
+/// Where the server may go, beside the places that its own configuration names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SandboxConfig {
+    /// Directories read from, with everything below: overlays.
+    pub read: Vec<PathBuf>,
+    /// Directories written to: of writable layers and of sockets.
+    pub write: Vec<PathBuf>,
+    /// Whether to end rather than to serve without a sandbox.
+    pub required: bool,
 }
 
 /// One export.
@@ -99,8 +120,21 @@ struct RawConfig {
     store: Option<PathBuf>,
     control: Option<PathBuf>,
     connections: Option<Spanned<usize>>,
+    user: Option<String>,
+    sandbox: Option<RawSandbox>,
     #[serde(default)]
     export: Vec<RawExport>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSandbox {
+    #[serde(default)]
+    read: Vec<PathBuf>,
+    #[serde(default)]
+    write: Vec<PathBuf>,
+    #[serde(default)]
+    required: bool,
 }
 
 #[derive(Deserialize)]
@@ -220,6 +254,12 @@ fn parse(text: &str, base: &Path) -> Result<Config, Complaint> {
         store: at(raw.store.unwrap_or_else(|| "templates".into())),
         control: raw.control.map(at),
         connections,
+        user: raw.user,
+        sandbox: raw.sandbox.map(|sandbox| SandboxConfig {
+            read: sandbox.read.into_iter().map(at).collect(),
+            write: sandbox.write.into_iter().map(at).collect(),
+            required: sandbox.required,
+        }),
         exports,
     })
 }

@@ -10,6 +10,7 @@
 pub mod assembly;
 pub mod attr;
 pub mod config;
+pub mod confine;
 pub mod control;
 mod copy_up;
 pub mod directory;

@@ -68,6 +68,11 @@ impl Opener {
         self.store.contents()
     }
 
+    /// Makes what opening layers would otherwise have to write to the store, so that afterwards it need only be read.
+    pub(crate) fn prepare_store(&self) -> Result<(), OpenError> {
+        self.read_only_key().map(|_key| ())
+    }
+
     /// The key for handles of read-only stacks, made on first use.
     fn read_only_key(&self) -> Result<[u8; 32], OpenError> {
         let path = self.root.join(KEY_FILE);

@@ -145,6 +145,12 @@ pub struct Status {
     pub listeners: Vec<String>,
     /// How many exports there are.
     pub exports: usize,
+    /// The user id it runs under.
+    #[serde(default)]
+    pub user: u32,
+    /// What keeps it from files that it does not need: the sandbox in words.
+    #[serde(default)]
+    pub sandbox: String,
 }
 
 /// An error.

@@ -67,6 +67,8 @@ async fn status<O: StackOpener>(State(app): App<O>) -> Json<Status> {
         pid: std::process::id(),
         listeners: app.listeners.clone(),
         exports: app.assembly.server().exports().all().len(),
+        user: rustix::process::geteuid().as_raw(),
+        sandbox: crate::confine::sandbox().to_string(),
     })
 }
 

@@ -27,6 +27,9 @@ pub(crate) struct Serve {
     /// The configuration; see docs/cowfs.md.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// The user to serve as, where it is started by root; overrides `user` of the configuration.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
 }
 
 #[derive(Args)]
@@ -50,6 +53,17 @@ fn serve(args: &Serve) -> Outcome {
     telemetry::install("info");
     let config = cowfs::config::load(&args.config)
         .map_err(|error| Failure::doing(format_args!("read {}", args.config.display()), &error))?;
+    let config = match &args.user {
+        Some(user) => cowfs::config::Config {
+            user: Some(user.clone()),
+            ..config
+        },
+        None => config,
+    };
+    // Before there are threads: what one thread gives up, others would keep.
+    let sandbox = cowfs::confine::enter(&config)
+        .map_err(|error| Failure::doing("give up what it does not need", &error))?;
+    tracing::info!(user = rustix::process::geteuid().as_raw(), %sandbox, "confined");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::doing("start a runtime", &error))?;
     runtime.block_on(async {
