@@ -210,6 +210,8 @@ pub struct MountSpec {
     pub writable: bool,
     /// Most bytes the writable layer may hold.
     pub quota_bytes: Option<u64>,
+    /// Its share of the file server beside other busy guests: the weight that the guest has for processors.
+    pub weight: u32,
 }
 
 impl MountSpec {
@@ -230,6 +232,7 @@ impl MountSpec {
                 WritableKind::ReadOnly => false,
             },
             quota_bytes: sliver.resources.disk.map(|disk| disk.0),
+            weight: sliver.resources.cpu_weight,
         });
         mounts.collect()
     }

@@ -1,7 +1,7 @@
 //! What is open: writable layers, stacks made with them, exports of those; and the order in which they come and go.
 //!
 //! Every step is idempotent: putting what is there already, or deleting what is not there, succeeds. Putting something
-//! *else* under a name that is taken is a conflict, except that an export's state and a writable layer's quota may change. Opening can take long
+//! *else* under a name that is taken is a conflict, except that an export's state and weight and a writable layer's quotas may change. Opening can take long
 //! (a log is replayed, a directory walked), so no lock is held meanwhile; the names involved are marked busy, and
 //! whoever touches one of them is told to come back.
 
@@ -204,8 +204,9 @@ impl<O: StackOpener> Assembly<O> {
             let held = self.hold(vec![(Kind::Writable, name.to_owned())])?;
             match parts.writables.get_mut(name) {
                 Some(there) if (&there.spec.path, there.spec.epoch) == (&spec.path, spec.epoch) => {
-                    there.quota.set(spec.quota_bytes);
+                    there.quota.set(spec.quota_bytes, spec.quota_inodes);
                     there.spec.quota_bytes = spec.quota_bytes;
+                    there.spec.quota_inodes = spec.quota_inodes;
                     return Ok(());
                 }
                 Some(there) => {
@@ -229,7 +230,7 @@ impl<O: StackOpener> Assembly<O> {
             }
             held
         };
-        let quota = Quota::new(spec.quota_bytes);
+        let quota = Quota::with_objects(spec.quota_bytes, spec.quota_inodes);
         let open = self.open_writable(name, &spec, quota.clone()).await?;
         let part = WritablePart {
             spec,
@@ -394,6 +395,7 @@ impl<O: StackOpener> Assembly<O> {
         };
         let export = Export::new(export_name.clone(), service, clients, spec.state);
         let export = Arc::new(export.map_err(|error| failed(error.into(), false))?);
+        export.set_weight(spec.weight);
         let registered = self.server.exports().add(Arc::clone(&export));
         registered.map_err(|error| failed(error.into(), false))?;
         let listening = match &spec.socket {
@@ -419,7 +421,8 @@ impl<O: StackOpener> Assembly<O> {
         Ok(())
     }
 
-    /// The export `name` if it is there already; it may differ from `spec` in its state alone.
+    /// The export `name` if it is there already; it may differ from `spec` in its state and weight alone. The weight is
+    /// changed at once.
     fn restate(&self, name: &str, spec: &ExportSpec) -> AssemblyResult<Option<Arc<Export>>> {
         let mut parts = self.lock();
         let Some(there) = parts.exports.get_mut(name) else {
@@ -427,14 +430,17 @@ impl<O: StackOpener> Assembly<O> {
         };
         let same = ExportSpec {
             state: spec.state,
+            weight: spec.weight,
             ..there.spec.clone()
         };
         if same != *spec {
             return Err(AssemblyError::Conflict(format!(
-                "export `{name}` is there and differs in more than its state"
+                "export `{name}` is there and differs in more than its state and weight"
             )));
         }
         there.spec.state = spec.state;
+        there.spec.weight = spec.weight;
+        there.export.set_weight(spec.weight);
         Ok(Some(Arc::clone(&there.export)))
     }
 

@@ -18,6 +18,8 @@
 //! socket = "web.sock"             # a unix socket that leads to this export alone
 //! writable = "w/web"              # a directory holding one writable layer; made when missing
 //! quota = "1GiB"                  # most bytes of written content in it (B, KiB, MiB, GiB, TiB); none unless given
+//! quota_inodes = 100000           # most objects made or changed in it; one for each 4 KiB of quota unless given
+//! weight = 100                    # its share beside other busy exports, 1 to 10000; this is the default
 //! layers = [ { dir = "L2" }, { dir = "L1" }, { template = "sha256:…" } ]      # nearest first
 //! ```
 //!
@@ -30,7 +32,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::export::{ClientAddress, ExportName};
+use crate::export::{ClientAddress, ExportName, Weight};
 use crate::service::LayerSource;
 use crate::template::Digest;
 
@@ -80,6 +82,10 @@ pub struct ExportConfig {
     pub writable: Option<PathBuf>,
     /// Most bytes of written content in it.
     pub quota_bytes: Option<u64>,
+    /// Most objects made or changed in it.
+    pub quota_inodes: Option<u64>,
+    /// Its share of the server.
+    pub weight: Weight,
     /// Read-only layers, nearest first.
     pub layers: Vec<LayerSource>,
 }
@@ -146,6 +152,9 @@ struct RawExport {
     socket: Option<Spanned<PathBuf>>,
     writable: Option<Spanned<PathBuf>>,
     quota: Option<Spanned<String>>,
+    quota_inodes: Option<Spanned<u64>>,
+    #[serde(default)]
+    weight: Weight,
     #[serde(default)]
     layers: Vec<Spanned<LayerSource>>,
 }
@@ -229,9 +238,18 @@ fn parse(text: &str, base: &Path) -> Result<Config, Complaint> {
             }
         });
         let layers = layers.collect::<Result<_, Complaint>>()?;
+        let quota_inodes = match export.quota_inodes {
+            Some(inodes) if export.writable.is_none() || *inodes.get_ref() == 0 => {
+                let what = "`quota_inodes` is at least 1, and bounds what is made in a `writable`";
+                return Err((inodes.span().start, what.to_owned()));
+            }
+            inodes => inodes.map(Spanned::into_inner),
+        };
         let quota_bytes = read_quota(export.quota, export.writable.is_some())?;
         exports.push(ExportConfig {
             quota_bytes,
+            quota_inodes,
+            weight: export.weight,
             clients: export.clients.into_iter().map(Spanned::into_inner).collect(),
             socket: unique(export.socket, base, &mut sockets, "socket")?,
             writable: unique(export.writable, base, &mut writables, "writable layer")?,
@@ -335,6 +353,8 @@ mod tests {
             clients = ["127.0.0.1"]
             writable = "w/web"
             quota = "10MiB"
+            quota_inodes = 5000
+            weight = 200
             layers = [ {{ dir = "L2" }}, {{ dir = "/L1" }}, {{ template = "{digest}" }} ]
             "#
         );
@@ -348,6 +368,8 @@ mod tests {
             socket: None,
             writable: Some("/base/w/web".into()),
             quota_bytes: Some(10 << 20),
+            quota_inodes: Some(5000),
+            weight: Weight::new(200).unwrap(),
             layers: vec![
                 LayerSource::Dir("/base/L2".into()),
                 LayerSource::Dir("/L1".into()),

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -157,6 +158,60 @@ pub enum State {
     Sealed,
 }
 
+/// What an export gets beside others that are as busy: as with processor weights (cgroups(7), `cpu.weight`), only the
+/// proportion counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Weight(u32);
+
+/// Why a weight is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a weight is 1 to 10000")]
+pub struct BadWeight;
+
+impl Weight {
+    /// A weight of 1 to 10,000.
+    pub fn new(weight: u32) -> Result<Self, BadWeight> {
+        if (1..=10_000).contains(&weight) {
+            Ok(Self(weight))
+        } else {
+            Err(BadWeight)
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> u32 {
+        self.0
+    }
+
+    /// Whether it is what an export has that is given none.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self(100)
+    }
+}
+
+impl TryFrom<u32> for Weight {
+    type Error = BadWeight;
+
+    fn try_from(weight: u32) -> Result<Self, BadWeight> {
+        Self::new(weight)
+    }
+}
+
+impl From<Weight> for u32 {
+    fn from(weight: Weight) -> Self {
+        weight.0
+    }
+}
+
 /// One address that may reach an export. A link-local address means something only together with its link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientAddress {
@@ -258,6 +313,7 @@ pub struct Export {
     service: Arc<dyn FileService>,
     clients: Vec<ClientAddress>,
     state: watch::Sender<State>,
+    weight: AtomicU32,
     parked: Semaphore,
     running: Arc<Semaphore>,
     recent: Arc<Recent>,
@@ -294,6 +350,7 @@ impl Export {
             service,
             clients,
             state: watch::Sender::new(state),
+            weight: AtomicU32::new(Weight::default().get()),
             parked: Semaphore::new(PARKED_UNITS),
             running: Arc::new(Semaphore::new(usize::try_from(RUNNING_MAX).unwrap_or(1))),
             recent: Arc::default(),
@@ -344,6 +401,17 @@ impl Export {
         if state == State::Sealed {
             self.close_connections();
         }
+    }
+
+    /// Its share beside others.
+    #[must_use]
+    pub fn weight(&self) -> Weight {
+        Weight(self.weight.load(Ordering::Relaxed))
+    }
+
+    /// Changes its share, for calls that come from now on.
+    pub fn set_weight(&self, weight: Weight) {
+        self.weight.store(weight.get(), Ordering::Relaxed);
     }
 
     /// Waits until no call runs any more. Useful once it is in standby or sealed, so that none begins.

@@ -13,33 +13,53 @@ const BYTES_PER_OBJECT: u64 = 4096;
 /// Objects that the smallest quota allows.
 const OBJECTS_LEAST: u64 = 1024;
 
-/// Most bytes of written content, shared between whoever sets it and the layer that keeps it.
+/// Most bytes of written content and most objects, shared between whoever sets them and the layer that keeps to them.
 #[derive(Clone, Debug)]
-pub struct Quota(Arc<AtomicU64>);
+pub struct Quota(Arc<Bounds>);
+
+#[derive(Debug)]
+struct Bounds {
+    bytes: AtomicU64,
+    objects: AtomicU64,
+}
+
+fn known(bound: &AtomicU64) -> Option<u64> {
+    Some(bound.load(Ordering::Acquire)).filter(|bound| *bound != NONE)
+}
 
 impl Quota {
-    /// A quota of so many bytes; `None` leaves it to the file system the layer is on.
+    /// A quota of so many bytes and the objects that come with them; `None` leaves both to the file system the layer is on.
     #[must_use]
     pub fn new(bytes: Option<u64>) -> Self {
-        Self(Arc::new(AtomicU64::new(bytes.unwrap_or(NONE))))
+        Self::with_objects(bytes, None)
     }
 
-    /// The bound as it is now.
+    /// A quota of so many bytes and so many objects; without a number of objects, those that come with the bytes.
+    #[must_use]
+    pub fn with_objects(bytes: Option<u64>, objects: Option<u64>) -> Self {
+        Self(Arc::new(Bounds {
+            bytes: AtomicU64::new(bytes.unwrap_or(NONE)),
+            objects: AtomicU64::new(objects.unwrap_or(NONE)),
+        }))
+    }
+
+    /// The bound on bytes as it is now.
     #[must_use]
     pub fn bytes(&self) -> Option<u64> {
-        Some(self.0.load(Ordering::Acquire)).filter(|bytes| *bytes != NONE)
+        known(&self.0.bytes)
     }
 
     /// Most objects that may have a record in the layer.
     #[must_use]
     pub fn objects(&self) -> Option<u64> {
-        self.bytes()
-            .map(|bytes| (bytes / BYTES_PER_OBJECT).max(OBJECTS_LEAST))
+        let from_bytes = || Some((self.bytes()? / BYTES_PER_OBJECT).max(OBJECTS_LEAST));
+        known(&self.0.objects).or_else(from_bytes)
     }
 
-    /// Moves the bound. A layer that holds more already keeps what it has and takes nothing new.
-    pub fn set(&self, bytes: Option<u64>) {
-        self.0.store(bytes.unwrap_or(NONE), Ordering::Release);
+    /// Moves the bounds. A layer that holds more already keeps what it has and takes nothing new.
+    pub fn set(&self, bytes: Option<u64>, objects: Option<u64>) {
+        self.0.bytes.store(bytes.unwrap_or(NONE), Ordering::Release);
+        self.0.objects.store(objects.unwrap_or(NONE), Ordering::Release);
     }
 }
 
@@ -88,12 +108,16 @@ mod tests {
     }
 
     #[test]
-    fn objects_follow_bytes() {
+    fn objects_follow_bytes_unless_they_have_a_bound_of_their_own() {
         let quota = Quota::new(Some(1 << 30));
         assert_eq!(quota.objects(), Some(1 << 18));
-        quota.set(Some(1));
+        quota.set(Some(1), None);
         assert_eq!(quota.objects(), Some(OBJECTS_LEAST));
-        quota.set(None);
+        quota.set(Some(1 << 30), Some(7));
+        assert_eq!((quota.bytes(), quota.objects()), (Some(1 << 30), Some(7)));
+        quota.set(None, Some(7));
+        assert_eq!((quota.bytes(), quota.objects()), (None, Some(7)));
+        quota.set(None, None);
         assert_eq!((quota.bytes(), quota.objects()), (None, None));
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::export::State;
+use crate::export::{State, Weight};
 use crate::metrics::Counts;
 use crate::service::LayerSource;
 
@@ -17,10 +17,13 @@ pub struct WritableSpec {
     pub path: PathBuf,
     /// Under which epoch it is opened.
     pub epoch: u64,
-    /// Most bytes of written content; without one the file system it is on is the bound. The only part that can be
-    /// changed while it is open.
+    /// Most bytes of written content; without one the file system it is on is the bound. The quotas are the only parts that
+    /// can be changed while it is open.
     #[serde(default)]
     pub quota_bytes: Option<u64>,
+    /// Most objects (inodes) made or changed in it; without one, as many as come with `quota_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_inodes: Option<u64>,
 }
 
 /// A stack.
@@ -52,6 +55,10 @@ pub struct ExportSpec {
     /// Addresses that may reach it over TCP.
     #[serde(default)]
     pub clients: Vec<String>,
+    /// Its share of the server beside other exports that want it at the same time: twice the weight, twice the bytes. The
+    /// only part beside the state that can be changed.
+    #[serde(default, skip_serializing_if = "Weight::is_default")]
+    pub weight: Weight,
     /// Whether it answers.
     #[serde(default)]
     pub state: State,

@@ -58,14 +58,33 @@ impl Records {
     /// grows; never for more than one record and a bit. What is announced and never comes costs address space only:
     /// pages become real when something is read into them.
     pub fn room(&mut self) -> &mut BytesMut {
-        let announced = match self.input.first_chunk::<4>() {
-            Some(&mark) => u32::from_be_bytes(mark) & !(1 << 31),
-            None => 0,
-        };
-        let record = usize::try_from(announced).unwrap_or(MAX_RECORD).min(MAX_RECORD);
+        let fragment = self
+            .input
+            .first_chunk::<4>()
+            .map_or(0, |&mark| u32::from_be_bytes(mark));
+        let fragment = usize::try_from(fragment & !(1 << 31))
+            .unwrap_or(MAX_RECORD)
+            .min(MAX_RECORD);
         self.input
-            .reserve((record + 4).saturating_sub(self.input.len()).max(1 << 14));
+            .reserve((fragment + 4).saturating_sub(self.input.len()).max(1 << 14));
         &mut self.input
+    }
+
+    /// Bytes of the record that has begun, as it announces them, and no more than a record may have; 0 where none has.
+    #[must_use]
+    pub fn announced(&self) -> usize {
+        let mark = self
+            .input
+            .first_chunk::<4>()
+            .map_or(0, |&mark| u32::from_be_bytes(mark));
+        let len = usize::try_from(mark & !(1 << 31)).unwrap_or(MAX_RECORD);
+        // Once there is more than one fragment the record may become as long as any.
+        let fragmented = !self.earlier.is_empty() || mark != 0 && mark & (1 << 31) == 0;
+        if fragmented {
+            MAX_RECORD
+        } else {
+            len.min(MAX_RECORD)
+        }
     }
 
     /// The next whole record; `None` until more has been read.

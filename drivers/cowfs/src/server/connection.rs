@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 
+use super::flight::{ClientFlight, Flight, Units};
 use super::{Server, UNIT, UNITS_PER_CONNECTION};
 use crate::export::{Admission, Export, ExportId, Peer, State};
 use crate::metrics::Outcome;
@@ -23,10 +24,16 @@ const REPLIES_PER_WRITE: usize = 64;
 /// Bytes of replies answered in place that are sent on without waiting for more.
 const BATCH_FULL: usize = UNIT;
 
+/// The longest record that is read without asking what else is in flight.
+const SHORT: usize = 16 << 10;
+
+/// What a reply takes beside the content it carries.
+const REPLY_HEAD: usize = 512;
+
 /// Replies on their way out, and the units they hold until they have been written.
 struct Outgoing {
     bytes: Vec<u8>,
-    _units: OwnedSemaphorePermit,
+    _units: Units,
 }
 
 /// Why reading ended.
@@ -42,24 +49,18 @@ enum Ended {
 
 /// Serves one connection until the client leaves, misbehaves, or its export is sealed, and then waits for what it still
 /// has running: a client that sends, leaves and comes again must not have more in flight than its connections may.
-pub(super) async fn serve<R, W>(server: Arc<Server>, peer: Peer, reader: R, writer: W)
+pub(super) async fn serve<R, W>(server: Arc<Server>, peer: Peer, client: ClientFlight, streams: (R, W))
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin + Send + 'static,
 {
-    let units = Arc::new(Semaphore::new(UNITS_PER_CONNECTION));
-    serve_until_left(server, peer, (reader, writer), &units).await;
-    let all = u32::try_from(UNITS_PER_CONNECTION).unwrap_or(u32::MAX);
-    // Never closed, so this cannot fail.
-    let _all = units.acquire_many(all).await;
+    let flight = Flight::new(client);
+    serve_until_left(server, peer, streams, flight.share()).await;
+    flight.landed().await;
 }
 
-async fn serve_until_left<R, W>(
-    server: Arc<Server>,
-    peer: Peer,
-    (reader, writer): (R, W),
-    units: &Arc<Semaphore>,
-) where
+async fn serve_until_left<R, W>(server: Arc<Server>, peer: Peer, (reader, writer): (R, W), flight: Flight)
+where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin + Send + 'static,
 {
@@ -69,7 +70,8 @@ async fn serve_until_left<R, W>(
     let mut connection = Connection {
         server,
         peer,
-        units: Arc::clone(units),
+        flight,
+        reading: None,
         replies,
         closer: Arc::clone(&closer),
         used: BTreeSet::new(),
@@ -136,14 +138,16 @@ async fn write_all<W: AsyncWrite + Unpin>(writer: &mut W, replies: &[Outgoing]) 
 struct Connection {
     server: Arc<Server>,
     peer: Peer,
-    units: Arc<Semaphore>,
+    flight: Flight,
+    /// For the record that is being read, if it is a long one; the call then has them.
+    reading: Option<(u32, Units)>,
     replies: mpsc::Sender<Outgoing>,
     closer: Arc<Notify>,
     /// Exports it has used: they close it when they are sealed.
     used: BTreeSet<ExportId>,
     /// Replies made in place, not sent yet, and the unit that all of them together hold.
     batch: Vec<u8>,
-    batch_units: Option<OwnedSemaphorePermit>,
+    batch_units: Option<Units>,
     /// When the last answer was made in place, or what is being decoded was read.
     clock: Instant,
 }
@@ -154,8 +158,15 @@ impl Connection {
         loop {
             while let Some(record) = records.next_record().map_err(Ended::NotRpc)? {
                 self.take(rpc::read_call(record).map_err(Ended::NotRpc)?).await?;
+                self.reading = None;
             }
             self.flush().await?;
+            // A long record costs its sender before it is read: half of one that never ends is memory too.
+            let announced = records.announced();
+            if announced > SHORT && self.reading.is_none() {
+                let units = units_of(announced + REPLY_HEAD);
+                self.reading = Some((units, self.acquire(units).await?));
+            }
             if reader.read_buf(records.room()).await.map_err(Ended::Io)? == 0 {
                 return Ok(());
             }
@@ -224,7 +235,13 @@ impl Connection {
             return self.put(&reply).await.map(Ok);
         }
         let units = units_of(call.len() + ops::reply_size(procedure, call.arguments()));
-        let held = self.acquire(units).await?;
+        let held = match self.reading.take() {
+            Some((had, held)) if had >= units => held,
+            other => {
+                drop(other);
+                self.acquire(units).await?
+            }
+        };
         let outgoing = Pending {
             server: Arc::clone(&self.server),
             replies: self.replies.clone(),
@@ -273,13 +290,12 @@ impl Connection {
     }
 
     /// Units for a call that is about to run. What is ready goes out before anything is waited for.
-    async fn acquire(&mut self, units: u32) -> Result<OwnedSemaphorePermit, Ended> {
-        if let Ok(held) = Arc::clone(&self.units).try_acquire_many_owned(units) {
+    async fn acquire(&mut self, units: u32) -> Result<Units, Ended> {
+        if let Some(held) = self.flight.try_take(units) {
             return Ok(held);
         }
         self.flush().await?;
-        let waiting = Arc::clone(&self.units).acquire_many_owned(units);
-        waiting.await.map_err(|_closed| Ended::NoWriter)
+        self.flight.take(units).await.map_err(|_closed| Ended::NoWriter)
     }
 
     /// Queues a reply made in place.
@@ -312,7 +328,7 @@ fn units_of(bytes: usize) -> u32 {
     u32::try_from(units).unwrap_or(u32::MAX)
 }
 
-async fn send(replies: &mpsc::Sender<Outgoing>, bytes: Vec<u8>, units: OwnedSemaphorePermit) {
+async fn send(replies: &mpsc::Sender<Outgoing>, bytes: Vec<u8>, units: Units) {
     let outgoing = Outgoing { bytes, _units: units };
     // A connection that is gone wants no reply.
     let _sent = replies.send(outgoing).await;
@@ -371,7 +387,7 @@ struct Pending {
     closer: Arc<Notify>,
     export: Arc<Export>,
     units: u32,
-    held: OwnedSemaphorePermit,
+    held: Units,
     begun: Instant,
 }
 
@@ -393,6 +409,8 @@ impl Pending {
                 return send(&self.replies, reply, self.held).await;
             }
         };
+        let (id, weight) = (self.export.id(), self.export.weight());
+        let turn = self.server.share.turn(id, weight, self.units).await;
         let place = self.server.pool.place().await;
         let reply = Reply {
             xid: call.xid,
@@ -401,7 +419,7 @@ impl Pending {
         };
         let (export, begun) = (self.export, self.begun);
         self.server.pool.run(place, move || {
-            let _held = (running, alone);
+            let _held = (running, alone, turn);
             let bytes = answer(&export, procedure, &call, key);
             let took = begun.elapsed();
             export
@@ -416,7 +434,7 @@ impl Pending {
 struct Reply {
     xid: u32,
     replies: mpsc::Sender<Outgoing>,
-    held: Option<OwnedSemaphorePermit>,
+    held: Option<Units>,
 }
 
 impl Reply {

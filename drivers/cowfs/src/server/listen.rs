@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
+use super::flight::ClientFlight;
 use super::{Listening, Server, connection};
 use crate::export::{ClientAddress, Export, Peer, State};
 
@@ -49,19 +50,29 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Ports below this are root's (ip(7), `ip_unprivileged_port_start`).
 const RESERVED: u16 = 1024;
 
-/// How many connections each client address has.
+/// How many connections each client address has, and what they share.
 #[derive(Default)]
-struct PerClient(Mutex<HashMap<ClientAddress, usize>>);
+struct PerClient(Mutex<HashMap<ClientAddress, Known>>);
+
+/// A client that is connected.
+struct Known {
+    connections: usize,
+    flight: ClientFlight,
+}
 
 impl PerClient {
     fn enter(self: &Arc<Self>, client: ClientAddress, max: usize) -> Option<OnePerClient> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(client).or_default();
-        if *count >= max {
+        let known = counts.entry(client).or_insert_with(|| Known {
+            connections: 0,
+            flight: ClientFlight::new(),
+        });
+        if known.connections >= max {
             return None;
         }
-        *count += 1;
+        known.connections += 1;
         Some(OnePerClient {
+            flight: known.flight.clone(),
             all: Arc::clone(self),
             client,
         })
@@ -72,14 +83,15 @@ impl PerClient {
 struct OnePerClient {
     all: Arc<PerClient>,
     client: ClientAddress,
+    flight: ClientFlight,
 }
 
 impl Drop for OnePerClient {
     fn drop(&mut self) {
         let mut counts = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(known) = counts.get_mut(&self.client) {
+            known.connections -= 1;
+            if known.connections == 0 {
                 counts.remove(&self.client);
             }
         }
@@ -124,9 +136,9 @@ pub(super) async fn tcp(server: &Arc<Server>, address: SocketAddr) -> Result<Lis
             let _keepalive = keep_alive(&stream);
             let server = Arc::clone(&server);
             tokio::spawn(async move {
+                let flight = one.flight.clone();
                 let _held = (place, one);
-                let (reader, writer) = stream.into_split();
-                connection::serve(server, peer, reader, writer).await;
+                connection::serve(server, peer, flight, stream.into_split()).await;
             });
         }
     });
@@ -155,6 +167,7 @@ pub(super) async fn unix(
     let server = Arc::clone(server);
     let task = tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(server.limits.connections_per_client));
+        let shared = ClientFlight::new();
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _unnamed)) => stream,
@@ -173,11 +186,10 @@ pub(super) async fn unix(
                 continue;
             };
             let server = Arc::clone(&server);
-            let peer = Peer::Socket(Arc::clone(&export));
+            let (peer, flight) = (Peer::Socket(Arc::clone(&export)), shared.clone());
             tokio::spawn(async move {
                 let _held = place;
-                let (reader, writer) = stream.into_split();
-                connection::serve(server, peer, reader, writer).await;
+                connection::serve(server, peer, flight, stream.into_split()).await;
             });
         }
     });

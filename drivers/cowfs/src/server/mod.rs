@@ -3,13 +3,15 @@
 //! One task reads a connection and decodes every call that a read brought; what can be answered from memory is
 //! answered there, everything else runs on a bounded pool of threads, and replies go back in whatever order they
 //! are ready, many in one write. Everything is bounded: connections (in all and for each client address), what one
-//! connection has in flight (in units of [`UNIT`] bytes of call and reply), what one export runs and parks, and the
+//! connection and one client have in flight (in units of [`UNIT`] bytes of call and reply), what one export runs and parks, and the
 //! pool. A client that does not read its replies fills only its own connection's bound.
 
 mod connection;
+mod flight;
 mod listen;
 mod pool;
 mod run;
+mod share;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,7 @@ pub use run::{ServeError, serve, serve_with};
 
 use crate::export::{Export, Exports, Peer};
 use pool::Pool;
+use share::Share;
 
 /// Bytes of call and reply that weigh one unit in flight.
 pub const UNIT: usize = 256 << 10;
@@ -32,11 +35,20 @@ pub const UNIT: usize = 256 << 10;
 /// Units one connection may have in flight: 64 small calls, or a dozen transfers of a megabyte.
 pub const UNITS_PER_CONNECTION: usize = 64;
 
+/// Units that all connections of one client, or of one export's own socket, may have in flight: 32 MiB, and with them the
+/// records that are still being read. It is what one guest can make the server keep.
+pub const UNITS_PER_CLIENT: usize = 128;
+
 /// Threads that may be busy with calls at the same time.
 const POOL: u32 = 128;
 
-/// Connections that one client needs at most: Linux opens up to 16 for one mount (`nconnect`, nfs(5)). Each may hold some
-/// 18 MiB (what is in flight, and a record that is being read), so this bounds what one guest can make us keep.
+/// Units of calls that are carried out at the same time; where more are wanted, exports take turns by weight. Enough to keep a
+/// disk and all processors busy, and to share a sync among many; little enough that a queue forms here, where weights
+/// count, and not in the disk.
+const IN_SERVICE: u32 = 64;
+
+/// Connections that one client needs at most: Linux opens up to 16 for one mount (`nconnect`, nfs(5)). Each keeps a buffer of
+/// 16 KiB beside what is in flight.
 const CONNECTIONS_PER_CLIENT: usize = 64;
 
 /// Bounds an operator may change.
@@ -65,6 +77,7 @@ impl Default for Limits {
 pub struct Server {
     exports: Exports,
     pool: Arc<Pool>,
+    share: Arc<Share>,
     limits: Limits,
 }
 
@@ -75,6 +88,7 @@ impl Server {
         Arc::new(Self {
             exports: Exports::default(),
             pool: Pool::new(POOL),
+            share: Share::new(IN_SERVICE),
             limits,
         })
     }
@@ -114,7 +128,8 @@ impl Server {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin + Send + 'static,
     {
-        connection::serve(Arc::clone(self), peer, reader, writer).await;
+        let flight = flight::ClientFlight::new();
+        connection::serve(Arc::clone(self), peer, flight, (reader, writer)).await;
     }
 
     /// Waits until the calls that run now have been answered, but not longer than `patience`.

@@ -140,6 +140,7 @@ async fn set_up<O: StackOpener>(assembly: &Assembly<O>, export: &ExportConfig) -
                 path: path.clone(),
                 epoch: EPOCH,
                 quota_bytes: export.quota_bytes,
+                quota_inodes: export.quota_inodes,
             };
             assembly.put_writable(name, spec).await?;
             Some(name.to_owned())
@@ -157,6 +158,7 @@ async fn set_up<O: StackOpener>(assembly: &Assembly<O>, export: &ExportConfig) -
         socket: export.socket.clone(),
         peer_uid: None,
         clients: export.clients.clone(),
+        weight: export.weight,
         state: State::Active,
     };
     assembly.put_export(name, spec).await

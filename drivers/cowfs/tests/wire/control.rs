@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cowfs::config::{self, Config};
 use cowfs::control::api::{ExportSpec, StackSpec, WritableSpec};
 use cowfs::control::client::{Client, ClientError};
-use cowfs::export::State;
+use cowfs::export::{State, Weight};
 use cowfs::memory::Memory;
 use cowfs::nfs::client::Client as NfsClient;
 use cowfs::quota::Quota;
@@ -140,6 +140,7 @@ async fn an_export_is_built_up_and_taken_down_step_by_step() {
         path: running.path("w"),
         epoch: 3,
         quota_bytes: None,
+        quota_inodes: None,
     };
     let stack = StackSpec {
         layers: vec![LayerSource::Dir("/lower".into())],
@@ -151,6 +152,7 @@ async fn an_export_is_built_up_and_taken_down_step_by_step() {
         socket: Some(running.path("s")),
         peer_uid: None,
         clients: Vec::new(),
+        weight: Weight::default(),
         state: State::Standby,
     };
     let name = "acme/web/0";
@@ -183,11 +185,21 @@ async fn an_export_is_built_up_and_taken_down_step_by_step() {
     // Only the quota of a layer can change while it is used.
     let bounded = WritableSpec {
         quota_bytes: Some(1 << 20),
+        quota_inodes: Some(3),
         ..writable.clone()
     };
     client.put_writable(name, &bounded).await.unwrap();
     assert_eq!(client.list().await.unwrap().writables[name], bounded);
     client.put_writable(name, &writable).await.unwrap();
+
+    // So can the share of an export.
+    let heavy = ExportSpec {
+        weight: Weight::new(1000).unwrap(),
+        ..active.clone()
+    };
+    client.put_export(name, &heavy).await.unwrap();
+    assert_eq!(client.list().await.unwrap().exports[name].spec, heavy);
+    client.put_export(name, &active).await.unwrap();
 
     // Nothing else changes under a name that is taken, and nothing goes while it is used.
     let later = WritableSpec {
@@ -248,6 +260,7 @@ async fn requests_that_cannot_be_carried_out_say_why() {
         path: path.into(),
         epoch,
         quota_bytes: None,
+        quota_inodes: None,
     };
     refused(
         client.put_writable("a", &writable("relative", 1)).await,
@@ -288,6 +301,7 @@ async fn requests_that_cannot_be_carried_out_say_why() {
         socket,
         peer_uid: None,
         clients: clients.iter().map(|&client| client.to_owned()).collect(),
+        weight: Weight::default(),
         state: State::Active,
     };
     refused(

@@ -251,5 +251,26 @@ async fn a_quota_is_kept_shown_and_moved_while_it_is_in_use() {
         .write(&small, 0, b"room again", Stability::FileSync)
         .await
         .unwrap();
+
+    // Objects may have a quota of their own: shown, and kept to.
+    spec.quota_inodes = Some(4);
+    control.put_writable("web", &spec).await.unwrap();
+    let reply = client
+        .nfs(Procedure::FsStat, &encode(|w| w.opaque(&root)))
+        .await
+        .unwrap();
+    let number = |at: usize| u64::from_be_bytes(reply[at..at + 8].try_into().unwrap());
+    let (total, free) = (number(112), number(120));
+    assert_eq!(total, 4);
+    for at in 0..free {
+        let name = format!("f{at}");
+        client
+            .create(&root, name.as_bytes(), CreateMode::Unchecked(mode(0o600)))
+            .await
+            .unwrap();
+    }
+    refused(client.mkdir(&root, b"d", &mode(0o700)).await, Status::DQuot);
+    client.remove(&root, b"small").await.unwrap();
+    client.mkdir(&root, b"d", &mode(0o700)).await.unwrap();
     served.stop().await;
 }

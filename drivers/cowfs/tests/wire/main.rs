@@ -2,6 +2,7 @@
 
 mod control;
 mod disk;
+mod flood;
 mod hostile;
 mod procedures;
 mod support;

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use cowfs::control::api::{ExportSpec, Listing, StackSpec, WritableSpec};
 use cowfs::control::client::{Client, ClientError};
-use cowfs::export::State;
+use cowfs::export::{State, Weight};
 use cowfs::guest::boot_words;
 use cowfs::service::LayerSource as Served;
 use cowfs::template::{FetchError, FileToImport, Store as Templates, StoreError};
@@ -173,6 +173,7 @@ impl NodeStorage {
                 path: self.disk.layer(sliver, i),
                 epoch: epoch.0,
                 quota_bytes: mount.quota_bytes,
+                quota_inodes: None,
             };
             let put = self.client.put_writable(&mount_name(sliver, i), &spec).await;
             put.map_err(|error| refused(&error))?;
@@ -335,9 +336,12 @@ impl Storage for NodeStorage {
     }
 
     async fn export(&self, sliver: &SliverId, mounts: &[MountSpec]) -> PortResult<()> {
-        for i in 0..mounts.len() {
+        for (i, mount) in mounts.iter().enumerate() {
             let name = mount_name(sliver, i);
+            // What is beyond the file server's range is its end.
+            let weight = Weight::new(mount.weight.clamp(1, 10_000)).unwrap_or_default();
             let spec = ExportSpec {
+                weight,
                 stack: name.clone(),
                 socket: Some(self.socket(&name)),
                 peer_uid: None,

@@ -216,11 +216,11 @@ fn quotas_are_kept_and_removal_always_works() {
     assert_eq!(world.mkdir("more").map(|_| ()), Err(Status::DQuot));
     let stat = world.stack.fsstat().expect("fsstat");
     assert_eq!((stat.bytes_total, stat.files_free), (14_000, 0));
-    quota.set(Some(5000));
+    quota.set(Some(5000), None);
     let stat = world.stack.fsstat().expect("fsstat");
     assert_eq!((stat.bytes_total, stat.bytes_free), (5000, 0));
     world.write("x", 0, &[2; 9000], Stability::FileSync);
-    quota.set(Some(14_000));
+    quota.set(Some(14_000), None);
     for path in ["etc/a", "x", "y"] {
         world.remove(path).expect("removing");
     }

@@ -54,6 +54,8 @@ impl World {
             store: self.storage.paths.templates.clone(),
             control: Some(self.storage.paths.cowfs.clone()),
             connections: 64,
+            user: None,
+            sandbox: None,
             exports: Vec::new(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
@@ -87,6 +89,7 @@ impl World {
             layers: vec![LayerSource::Directory(self.overlay())],
             writable,
             quota_bytes: None,
+            weight: 256,
         };
         vec![mount("/", true), mount("/var/log", true), mount("/doc", false)]
     }
@@ -333,6 +336,7 @@ async fn only_directories_below_the_roots_become_layers() {
             layers: vec![LayerSource::Directory(path)],
             writable: false,
             quota_bytes: None,
+            weight: 256,
         };
         let storage = &world.storage;
         async move { storage.stack(&web(), &Digest::of(b"stack"), &[mount]).await }
@@ -390,6 +394,7 @@ async fn files_of_the_repository_become_a_layer_once() {
         layers: vec![LayerSource::Files(digest)],
         writable: false,
         quota_bytes: None,
+        weight: 256,
     };
     world
         .storage

@@ -1,0 +1,74 @@
+//! What is in flight: calls and their replies, in units, bounded for each connection and for each client.
+//!
+//! A connection's own bound keeps it from starving others of the same client; the client's bound is what one guest can
+//! make the server keep in memory, however many connections it opens.
+
+use std::sync::Arc;
+
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+
+use super::{UNITS_PER_CLIENT, UNITS_PER_CONNECTION};
+
+/// The right to keep some units in memory.
+pub(super) struct Units {
+    _connection: OwnedSemaphorePermit,
+    _client: OwnedSemaphorePermit,
+}
+
+/// What all connections of one client share.
+#[derive(Clone)]
+pub(super) struct ClientFlight(Arc<Semaphore>);
+
+impl ClientFlight {
+    /// Nothing in flight.
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(UNITS_PER_CLIENT)))
+    }
+}
+
+/// What one connection has in flight.
+pub(super) struct Flight {
+    connection: Arc<Semaphore>,
+    client: ClientFlight,
+}
+
+impl Flight {
+    /// A new connection of a client.
+    pub(super) fn new(client: ClientFlight) -> Self {
+        Self {
+            connection: Arc::new(Semaphore::new(UNITS_PER_CONNECTION)),
+            client,
+        }
+    }
+
+    /// Another name for the same.
+    pub(super) fn share(&self) -> Self {
+        Self {
+            connection: Arc::clone(&self.connection),
+            client: self.client.clone(),
+        }
+    }
+
+    /// Units, if they can be had at once.
+    pub(super) fn try_take(&self, units: u32) -> Option<Units> {
+        Some(Units {
+            _connection: Arc::clone(&self.connection).try_acquire_many_owned(units).ok()?,
+            _client: Arc::clone(&self.client.0).try_acquire_many_owned(units).ok()?,
+        })
+    }
+
+    /// Waits for units.
+    pub(super) async fn take(&self, units: u32) -> Result<Units, AcquireError> {
+        Ok(Units {
+            _connection: Arc::clone(&self.connection).acquire_many_owned(units).await?,
+            _client: Arc::clone(&self.client.0).acquire_many_owned(units).await?,
+        })
+    }
+
+    /// Waits until nothing of this connection is in flight.
+    pub(super) async fn landed(&self) {
+        let all = u32::try_from(UNITS_PER_CONNECTION).unwrap_or(u32::MAX);
+        // Never closed, so this cannot fail.
+        let _all = self.connection.acquire_many(all).await;
+    }
+}
