@@ -133,6 +133,13 @@ pub trait Layer: Send + Sync {
         Ok(read)
     }
 
+    /// Fills `buf` from a regular file, if all of that is in memory and nobody need wait for it; `false` where it is not,
+    /// or where that cannot be told.
+    fn read_cached(&self, node: NodeNumber, offset: u64, buf: &mut [u8]) -> bool {
+        let _ = (node, offset, buf);
+        false
+    }
+
     /// Target of a symbolic link.
     fn readlink(&self, node: NodeNumber) -> Result<Vec<u8>, LayerError>;
 

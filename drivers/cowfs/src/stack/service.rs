@@ -90,6 +90,17 @@ impl FileService for Stack {
         self.do_read(caller, handle, offset, count, out)
     }
 
+    fn read_cached(
+        &self,
+        caller: &Caller,
+        handle: &Handle,
+        offset: u64,
+        count: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<ReadOutcome> {
+        self.do_read_cached(caller, handle, offset, count, out)
+    }
+
     fn write(
         &self,
         caller: &Caller,

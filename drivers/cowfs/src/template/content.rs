@@ -1,9 +1,12 @@
 //! The content of regular files, by hash.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::digest::Digest;
 use super::open_files::OpenFiles;
@@ -33,6 +36,22 @@ impl ContentStore {
 }
 
 impl ContentStore {
+    /// Fills `buf` without waiting for a disk; `false` if something of it is not in memory: its name, or a page.
+    pub(super) fn read_cached(&self, hash: &ContentHash, offset: u64, buf: &mut [u8]) -> bool {
+        let open = || {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            // Only what the kernel knows by name already (openat2(2), RESOLVE_CACHED).
+            let fd = openat2(CWD, self.path(hash), flags, Mode::empty(), ResolveFlags::CACHED)?;
+            Ok(File::from(fd))
+        };
+        let Ok(file) = self.open.get(*hash, usize::from(hash.0[31]), open) else {
+            return false;
+        };
+        let len = buf.len();
+        let read = preadv2(&file, &mut [IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT);
+        read.is_ok_and(|count| count == len)
+    }
+
     /// Appends up to `count` bytes of a content to `out`; returns how many there were.
     pub(super) fn append_content(
         &self,

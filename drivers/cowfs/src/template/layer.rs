@@ -109,6 +109,14 @@ impl Layer for TemplateLayer {
         Ok(read)
     }
 
+    fn read_cached(&self, node: NodeNumber, offset: u64, buf: &mut [u8]) -> bool {
+        let payload = self.index.node(node).map(|record| record.payload);
+        match payload {
+            Ok(Payload::Content(hash)) => self.contents.read_cached(&hash, offset, buf),
+            _ => false,
+        }
+    }
+
     fn readlink(&self, node: NodeNumber) -> Result<Vec<u8>, LayerError> {
         self.index.target(node)
     }

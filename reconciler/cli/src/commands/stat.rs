@@ -20,12 +20,7 @@ use crate::output::{self, BAD, BOLD, FAINT, FAIR, TextFormat, bytes, count, pain
 /// Clears the screen and goes to its upper left corner (console_codes(4)).
 const HOME: &str = "\x1b[H\x1b[2J";
 
-/// Shows what a running server is asked, how often, and how long it takes.
-///
-/// Since the server made each export, or with --watch in each interval. A call takes from the moment the server has read it
-/// until its answer is made: waiting for the disk and for other calls is in it, the network is not. Half of the calls took at
-/// most what P50 says, 99 of 100 what P99 says. FAILED counts answers other than OK, also of a LOOKUP for a name that is not
-/// there.
+/// Which exports, and in which form.
 #[derive(Args)]
 pub(crate) struct Stat {
     /// Only these exports.

@@ -4,7 +4,7 @@ use super::Context;
 use super::wire::{FATTR3_LEN, put_ok, put_status};
 use crate::nfs::rpc::MAX_TRANSFER;
 use crate::nfs::xdr::{Malformed, Reader, Writer, XdrResult};
-use crate::service::{Stability, Status};
+use crate::service::{ReadOutcome, Stability, Status};
 
 /// What precedes the content in a READ reply: status, attributes, count, eof, length.
 const READ_HEAD: usize = 4 + 4 + FATTR3_LEN + 4 + 4 + 4;
@@ -33,16 +33,7 @@ pub(super) fn read(cx: &Context<'_>, arguments: &mut Reader<'_>, reply: &mut Wri
         Ok((outcome, appended))
     });
     match result {
-        Ok((outcome, appended)) => {
-            reply.pad(appended);
-            reply.patch(head, |reply| {
-                put_ok(reply);
-                cx.put_post(reply, &outcome.file);
-                reply.u32(outcome.count);
-                reply.bool(outcome.eof);
-                reply.u32(outcome.count);
-            });
-        }
+        Ok((outcome, appended)) => put_content(cx, reply, head, &outcome, appended),
         Err(status) => {
             reply.truncate(head);
             put_status(reply, status);
@@ -50,6 +41,42 @@ pub(super) fn read(cx: &Context<'_>, arguments: &mut Reader<'_>, reply: &mut Wri
         }
     }
     Ok(())
+}
+
+/// READ, if it can be answered without waiting for a disk; otherwise `reply` is to be thrown away.
+pub(super) fn read_cached(
+    cx: &Context<'_>,
+    arguments: &mut Reader<'_>,
+    reply: &mut Writer,
+) -> XdrResult<bool> {
+    let handle = cx.handle(arguments)?;
+    let offset = arguments.u64()?;
+    let count = arguments.u32()?.min(MAX_TRANSFER);
+    let Ok(handle) = handle else { return Ok(false) };
+    let head = reply.position();
+    reply.reserve(READ_HEAD);
+    let outcome = cx
+        .service
+        .read_cached(cx.caller, &handle, offset, count, reply.buffer());
+    let Some(outcome) = outcome else { return Ok(false) };
+    let appended = reply.position() - head - READ_HEAD;
+    if u32::try_from(appended) != Ok(outcome.count) || outcome.count > count {
+        return Ok(false);
+    }
+    put_content(cx, reply, head, &outcome, appended);
+    Ok(true)
+}
+
+/// Fills in what precedes the content, and pads it.
+fn put_content(cx: &Context<'_>, reply: &mut Writer, head: usize, outcome: &ReadOutcome, appended: usize) {
+    reply.pad(appended);
+    reply.patch(head, |reply| {
+        put_ok(reply);
+        cx.put_post(reply, &outcome.file);
+        reply.u32(outcome.count);
+        reply.bool(outcome.eof);
+        reply.u32(outcome.count);
+    });
 }
 
 pub(super) fn write(cx: &Context<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) -> XdrResult<()> {

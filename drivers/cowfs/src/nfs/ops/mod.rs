@@ -263,6 +263,12 @@ pub fn answer(
     operation(context, &mut Reader::new(arguments), reply).map_err(|Malformed| Unaccepted::GarbageArguments)
 }
 
+/// Carries out a READ that needs no disk; `false` if it may, and then `reply` is to be thrown away.
+#[must_use]
+pub fn answer_cached(context: &Context<'_>, arguments: &[u8], reply: &mut Writer) -> bool {
+    content::read_cached(context, &mut Reader::new(arguments), reply) == Ok(true)
+}
+
 /// Answers a procedure with `status` and nothing else, where no service can be asked.
 pub fn refuse(procedure: Procedure, status: Status, reply: &mut Writer) {
     if procedure == Procedure::Null {
