@@ -5,6 +5,7 @@
 //! store = "templates"             # the template store; this is the default
 //! control = "cowfs.sock"          # a control socket; none unless asked for
 //! connections = 1024              # of each listener
+//! lender = "lend.sock"            # where private files of directory layers are asked for (`xeno cowfs lend`)
 //! user = "xeno"                   # who to be, where the server is started by root
 //!
 //! [sandbox]                       # directories that stacks made over the control socket may need
@@ -50,6 +51,8 @@ pub struct Config {
     pub control: Option<PathBuf>,
     /// Connections each listener takes at the same time.
     pub connections: usize,
+    /// Socket of a lender of private files ([`crate::lend`]).
+    pub lender: Option<PathBuf>,
     /// The user to serve as, where the server is started by root.
     pub user: Option<String>,
     /// What the server may touch beyond what its exports name.
@@ -127,6 +130,7 @@ struct RawConfig {
     control: Option<PathBuf>,
     connections: Option<Spanned<usize>>,
     user: Option<String>,
+    lender: Option<PathBuf>,
     sandbox: Option<RawSandbox>,
     #[serde(default)]
     export: Vec<RawExport>,
@@ -273,6 +277,7 @@ fn parse(text: &str, base: &Path) -> Result<Config, Complaint> {
         control: raw.control.map(at),
         connections,
         user: raw.user,
+        lender: raw.lender.map(at),
         sandbox: raw.sandbox.map(|sandbox| SandboxConfig {
             read: sandbox.read.into_iter().map(at).collect(),
             write: sandbox.write.into_iter().map(at).collect(),

@@ -12,12 +12,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Access, AtFlags, Mode, OFlags, ResolveFlags, Stat};
 
 use crate::attr::{Attr, FileType, Time};
 use crate::import::{Found, ImportError, Limits, Visitor, is_unchanged, open_root, walk};
 use crate::layer::{ContentHash, Entry, Layer, LayerError, LayerId, NamedEntry, NodeNumber, ROOT};
+use crate::lend::Borrower;
 use crate::template::{Encoded, Index, IndexError, Leaf, Meta, OpenFiles, TreeError, TreeId, read_full};
 
 /// Why a directory cannot be a layer.
@@ -37,6 +39,9 @@ pub enum DirectoryError {
 /// A directory as it was when it was opened.
 pub struct DirectoryLayer {
     root: OwnedFd,
+    path: PathBuf,
+    /// Opens what this process may not.
+    borrower: Option<Arc<Borrower>>,
     index: Index,
     /// What was seen of each object; that of node 1 first.
     seen: Vec<Option<Stat>>,
@@ -54,6 +59,19 @@ impl DirectoryLayer {
     /// [`DirectoryError`], if any directory in it cannot be listed. Files that cannot be read are no error here: see
     /// [`DirectoryLayer::unreadable`].
     pub fn open(path: &Path, limits: &Limits) -> Result<Self, DirectoryError> {
+        Self::open_with(path, limits, None)
+    }
+
+    /// As [`DirectoryLayer::open`]; files that this process may not read are borrowed, each when it is read. Directories are
+    /// not: they must be readable.
+    ///
+    /// # Errors
+    /// As [`DirectoryLayer::open`].
+    pub fn open_with(
+        path: &Path,
+        limits: &Limits,
+        borrower: Option<Arc<Borrower>>,
+    ) -> Result<Self, DirectoryError> {
         let refused = |error| DirectoryError::Walk(Box::new(error));
         let root = open_root(path).map_err(refused)?;
         let mut snapshot = Snapshot::default();
@@ -65,7 +83,14 @@ impl DirectoryLayer {
             root,
             index,
             seen: order.iter().map(|id| by_id.remove(id)).collect(),
-            unreadable: snapshot.unreadable,
+            // What somebody lends can be read.
+            unreadable: if borrower.is_some() {
+                Vec::new()
+            } else {
+                snapshot.unreadable
+            },
+            path: path.to_owned(),
+            borrower,
             open: OpenFiles::new(),
         })
     }
@@ -98,14 +123,17 @@ impl DirectoryLayer {
         // Nothing leads out of the directory, whatever has become of it since.
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat2(
+        let opened = rustix::fs::openat2(
             &self.root,
             OsStr::from_bytes(&path),
             flags,
             Mode::empty(),
             resolve,
-        )?;
-        Ok(File::from(fd))
+        );
+        match (opened, &self.borrower) {
+            (Err(rustix::io::Errno::ACCESS), Some(borrower)) => borrower.open(&self.path, &path),
+            (opened, _) => Ok(File::from(opened?)),
+        }
     }
 }
 

@@ -21,6 +21,7 @@ pub mod handle;
 pub mod import;
 pub mod inspect;
 pub mod layer;
+pub mod lend;
 pub mod memory;
 pub mod metrics;
 pub mod nfs;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::directory::DirectoryLayer;
 use crate::import::Limits;
 use crate::layer::{ContentSource, Layer};
+use crate::lend::Borrower;
 use crate::quota::Quota;
 use crate::service::{FileService, LayerSource, OpenError, StackOpener};
 use crate::stack::{self, StackError, StackSpec};
@@ -23,6 +24,7 @@ const KEY_FILE: &str = "handles.key";
 pub struct Opener {
     store: Store,
     root: PathBuf,
+    borrower: Option<Arc<Borrower>>,
 }
 
 impl Opener {
@@ -32,7 +34,15 @@ impl Opener {
         Self {
             store: Store::open_read_only(root),
             root: root.to_owned(),
+            borrower: None,
         }
+    }
+
+    /// Borrows private files of directories from the [lender](crate::lend::Lender) on `socket`.
+    #[must_use]
+    pub fn borrowing(mut self, socket: &Path) -> Self {
+        self.borrower = Some(Arc::new(Borrower::new(socket)));
+        self
     }
 
     /// Opens a read-only layer.
@@ -42,7 +52,7 @@ impl Opener {
     pub fn layer(&self, source: &LayerSource) -> Result<Arc<dyn Layer>, OpenError> {
         match source {
             LayerSource::Dir(path) => {
-                let layer = DirectoryLayer::open(path, &Limits::default());
+                let layer = DirectoryLayer::open_with(path, &Limits::default(), self.borrower.clone());
                 let layer = layer
                     .map_err(|error| failed(format!("opening directory {}", path.display()), true, error))?;
                 if let Some(first) = layer.unreadable().first() {

@@ -53,6 +53,10 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let opener = Opener::new(&config.store);
+    let opener = match &config.lender {
+        Some(socket) => opener.borrowing(socket),
+        None => opener,
+    };
     serve_with(config, opener, ready, shutdown).await
 }
 

@@ -16,6 +16,8 @@ use crate::{link, telemetry};
 pub(crate) enum Cowfs {
     /// Serves stacks of layers over NFS until SIGTERM.
     Serve(Serve),
+    /// Opens private files of overlays for a file server that is no root. Run by root.
+    Lend(Lend),
     /// Checks a writable layer that nobody has open.
     Check(Check),
     /// Shows what a running server is asked, how often, and how long it takes.
@@ -38,6 +40,19 @@ pub(crate) struct Serve {
 }
 
 #[derive(Args)]
+pub(crate) struct Lend {
+    /// The socket to be asked on: `lender` in the server's configuration.
+    #[arg(long, value_name = "SOCKET")]
+    socket: PathBuf,
+    /// User id of the file server.
+    #[arg(long, value_name = "UID")]
+    uid: u32,
+    /// Directories of overlays, as stacks name them; nothing outside them is ever opened.
+    #[arg(required = true, value_name = "DIR")]
+    roots: Vec<PathBuf>,
+}
+
+#[derive(Args)]
 pub(crate) struct Check {
     /// Directory of the writable layer.
     layer: PathBuf,
@@ -49,6 +64,7 @@ pub(crate) struct Check {
 pub(crate) fn run(command: &Cowfs) -> Outcome {
     match command {
         Cowfs::Serve(args) => serve(args),
+        Cowfs::Lend(args) => lend(args),
         Cowfs::Check(args) => check(args),
         Cowfs::Stat(args) => stat::run(args),
     }
@@ -83,6 +99,16 @@ fn serve(args: &Serve) -> Outcome {
         tracing::info!("ended");
         Ok(Exit::Done)
     })
+}
+
+fn lend(args: &Lend) -> Outcome {
+    telemetry::install("info");
+    let lender = cowfs::lend::Lender::new(&args.roots, args.uid)
+        .map_err(|error| Failure::doing("open the directories", &error))?;
+    lender
+        .serve(&args.socket)
+        .map_err(|error| Failure::doing(format_args!("lend on {}", args.socket.display()), &error))?;
+    Ok(Exit::Done)
 }
 
 fn check(args: &Check) -> Outcome {

@@ -54,6 +54,7 @@ impl World {
             store: self.storage.paths.templates.clone(),
             control: Some(self.storage.paths.cowfs.clone()),
             connections: 64,
+            lender: None,
             user: None,
             sandbox: None,
             exports: Vec::new(),
