@@ -355,10 +355,13 @@ impl Stack {
             let trims = state
                 .with_file(key, "write", |file| file.trims)
                 .map_err(|_| Status::Stale)?;
+            let on_its_way = top.writing.read().map_err(|_| Status::ServerFault)?;
             drop(state);
             top.touch();
             crate::stopping::at("write");
-            if let Err(error) = content.write_all_at(bytes, offset) {
+            let wrote = content.write_all_at(bytes, offset);
+            drop(on_its_way);
+            if let Err(error) = wrote {
                 // A part may have come over what was committed before, and shows: a COMMIT must make that durable too.
                 let _removed_meanwhile = self
                     .write_state()?
@@ -445,10 +448,10 @@ impl Stack {
             .get(&key)
             .and_then(|object| object.file())
             .ok_or(Status::Stale)?;
-        let known = file.writing.or_else(|| {
+        let known = file.writing.filter(|id| !top.content.is_pinned(*id)).or_else(|| {
             // After a restart under the same epoch, go on with the file that was written last.
             let sources = file.extents.iter().filter_map(|(_, _, source)| match source {
-                Source::Content(id) if id.epoch == top.epoch => Some(id),
+                Source::Content(id) if id.epoch == top.epoch && !top.content.is_pinned(id) => Some(id),
                 Source::Content(_) | Source::Log { .. } => None,
             });
             sources.max()

@@ -22,6 +22,7 @@ mod open;
 mod permit;
 mod removal;
 pub(crate) mod resolve;
+mod saved;
 mod service;
 
 #[cfg(test)]
@@ -77,6 +78,9 @@ pub(crate) struct Top {
     /// Content files to shorten once the log is durable up to the ticket.
     cut: Mutex<Vec<(Ticket, Cut)>>,
     compacting: AtomicBool,
+    /// Held by whoever writes content without the state's lock; a checkpoint waits for them. After the state, before all
+    /// else.
+    writing: RwLock<()>,
     /// What the layer held when it was opened.
     mark: Option<Mark>,
     /// Whether anything may have changed since.

@@ -77,6 +77,7 @@ pub fn open(spec: StackSpec) -> Result<Arc<Stack>, StackError> {
                 unused: Mutex::new(Vec::new()),
                 cut: Mutex::new(Vec::new()),
                 compacting: AtomicBool::new(false),
+                writing: RwLock::new(()),
                 mark: writable.mark,
                 touched: AtomicBool::new(false),
                 _lock: writable.lock,

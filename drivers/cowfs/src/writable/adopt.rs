@@ -10,8 +10,8 @@ use std::io;
 use super::WritableError;
 use super::content::ContentStore;
 use super::extents::{ContentId, Source};
-use super::log::{AppendError, Log};
-use super::record::{Change, Record};
+use super::log::{self, Log};
+use super::record::Change;
 use super::state::State;
 use crate::handle::ObjectKey;
 
@@ -56,10 +56,10 @@ pub(super) fn adopt(
                 content: copied,
                 ranges: ranges.to_vec(),
             };
-            append(log, state, change).map_err(failed("taking over"))?;
+            log::append_change(log, state, change).map_err(failed("taking over"))?;
         }
     }
-    append(log, state, Change::Adopted { epoch }).map_err(failed("taking over"))?;
+    log::append_change(log, state, Change::Adopted { epoch }).map_err(failed("taking over"))?;
     if !used.is_empty() {
         tracing::info!(files = used.len(), "content of an earlier holder has been copied");
     }
@@ -105,21 +105,9 @@ fn copy(content: &ContentStore, from: &Used, to: ContentId) -> io::Result<()> {
             let piece = &mut buffer[..count];
             old.read_exact_at(piece, at)?;
             new.write_all_at(piece, at)?;
-            at += super::log::as_u64(count);
+            at += log::as_u64(count);
         }
     }
     new.sync()?;
     content.sync_name(to)
-}
-
-fn append(log: &Log, state: &mut State, change: Change) -> io::Result<()> {
-    let mut record = Record {
-        call: None,
-        changes: vec![change],
-    };
-    let appended = log.append(&record.encode()).map_err(|error| match error {
-        AppendError::Io(error) => error,
-        other => io::Error::other(other),
-    })?;
-    state.apply(record, appended.position).map_err(io::Error::other)
 }

@@ -115,6 +115,35 @@ pub(crate) fn replace(log: &Log, epoch: u64, state: &State) -> Result<Vec<Moved>
     Ok(moved)
 }
 
+/// Puts another state in the place of what the log says; the log is not to be used afterwards. Inline bytes are read from
+/// `segments`.
+pub(super) fn replace_by(
+    log: &Log,
+    epoch: u64,
+    state: &State,
+    segments: &dyn Fn(u32) -> io::Result<Arc<DiskFile>>,
+) -> Result<(), WritableError> {
+    let gone = || io_at("finding the end of", log.folder())(io::ErrorKind::NotFound.into());
+    let last = log.last().ok_or_else(gone)?;
+    write_to(log.disk(), log.folder(), last, epoch, state, u64::MAX, segments).map(drop)
+}
+
+/// Writes `state` as a segment of its own to a file, which is on disk afterwards but for its name; returns its hash.
+pub(super) fn write_file(
+    disk: &Disk,
+    path: &Path,
+    header: Header,
+    state: &State,
+    segments: &dyn Fn(u32) -> io::Result<Arc<DiskFile>>,
+) -> Result<[u8; 32], WritableError> {
+    let written = write_synced(disk, path, header, state, u64::MAX, segments)?;
+    if written.is_none() {
+        return Err(io_at("writing", path)(io::ErrorKind::InvalidData.into()));
+    }
+    let bytes = disk.read(path).map_err(io_at("reading", path))?;
+    Ok(*blake3::hash(&bytes).as_bytes())
+}
+
 /// Writes the segment that follows `last` as a checkpoint of `state`, unless it would be longer than `most`. Inline bytes
 /// are read from `segments`.
 fn write_to(
@@ -137,9 +166,29 @@ fn write_to(
         predecessor: None,
     };
     let temporary = folder.join(format!("{TEMPORARY}{epoch}"));
+    let Some(out) = write_synced(disk, &temporary, header, state, most, segments)? else {
+        return Ok(None);
+    };
     let doing = io_at("writing a checkpoint to", &temporary);
+    let Output { file, len, moved, .. } = out;
+    disk.rename(&temporary, &folder.join(name.file_name()))
+        .map_err(&doing)?;
+    disk.sync_dir(folder).map_err(&doing)?;
+    Ok(Some((Replacement { file, header, len }, moved)))
+}
+
+/// Writes a whole segment to `temporary` and syncs it, unless it would be longer than `most`.
+fn write_synced(
+    disk: &Disk,
+    temporary: &Path,
+    header: Header,
+    state: &State,
+    most: u64,
+    segments: &dyn Fn(u32) -> io::Result<Arc<DiskFile>>,
+) -> Result<Option<Output>, WritableError> {
+    let doing = io_at("writing a checkpoint to", temporary);
     let mut out = Output {
-        file: disk.open(&temporary, Mode::Truncate).map_err(&doing)?,
+        file: disk.open(temporary, Mode::Truncate).map_err(&doing)?,
         buffer: Vec::new(),
         binding: header.binding(),
         len: 0,
@@ -155,18 +204,14 @@ fn write_to(
         .and_then(|()| out.file.sync());
     if let Err(error) = written {
         // It is in nobody's way, and takes space.
-        let _removed = disk.remove(&temporary);
+        let _removed = disk.remove(temporary);
         return if error.kind() == io::ErrorKind::FileTooLarge && out.len > most {
             Ok(None)
         } else {
             Err(doing(error))
         };
     }
-    let Output { file, len, moved, .. } = out;
-    disk.rename(&temporary, &folder.join(name.file_name()))
-        .map_err(&doing)?;
-    disk.sync_dir(folder).map_err(&doing)?;
-    Ok(Some((Replacement { file, header, len }, moved)))
+    Ok(Some(out))
 }
 
 /// A checkpoint on its way to disk.
@@ -294,6 +339,12 @@ pub(super) fn snapshot(
 ) -> io::Result<()> {
     put(Change::Next { number: state.next })?;
     put(Change::Adopted { epoch: state.frozen })?;
+    for (name, manifest) in &state.saved {
+        put(Change::Saved {
+            name: name.clone(),
+            manifest: Some(*manifest),
+        })?;
+    }
     put(Change::Stack {
         layers: state.stack.clone(),
     })?;

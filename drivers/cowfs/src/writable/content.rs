@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::{Disk, DiskFile, FileStatus, Mode};
 use super::extents::ContentId;
@@ -18,6 +18,8 @@ pub(crate) struct ContentStore {
     disk: Disk,
     folder: PathBuf,
     open: Mutex<HashMap<ContentId, Arc<DiskFile>>>,
+    /// Files that checkpoints need as they are.
+    pinned: Mutex<HashSet<ContentId>>,
 }
 
 impl ContentStore {
@@ -26,6 +28,7 @@ impl ContentStore {
             disk: disk.clone(),
             folder: dir.join(FOLDER),
             open: Mutex::new(HashMap::new()),
+            pinned: Mutex::new(HashSet::new()),
         }
     }
 
@@ -88,8 +91,31 @@ impl ContentStore {
         self.disk.sync_dir(&self.folder)
     }
 
-    /// Removes a file that nothing refers to.
+    fn pins(&self) -> MutexGuard<'_, HashSet<ContentId>> {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps files as they are from now on.
+    pub(super) fn pin(&self, ids: impl IntoIterator<Item = ContentId>) {
+        self.pins().extend(ids);
+    }
+
+    /// Keeps these files and no others; returns those that were kept until now.
+    pub(super) fn pin_only(&self, ids: HashSet<ContentId>) -> Vec<ContentId> {
+        let before = std::mem::replace(&mut *self.pins(), ids);
+        before.difference(&self.pins()).copied().collect()
+    }
+
+    /// Whether a checkpoint needs the file as it is.
+    pub(crate) fn is_pinned(&self, id: ContentId) -> bool {
+        self.pins().contains(&id)
+    }
+
+    /// Removes a file that nothing refers to, unless a checkpoint does.
     pub(crate) fn remove(&self, id: ContentId) {
+        if self.is_pinned(id) {
+            return;
+        }
         self.open
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -103,6 +129,9 @@ impl ContentStore {
 
     /// Gives back the space of what lies beyond `len`.
     pub(crate) fn shorten(&self, id: ContentId, len: u64) {
+        if self.is_pinned(id) {
+            return;
+        }
         let shortened = self.open(id).and_then(|file| {
             if file.len()? > len {
                 file.set_len(len)?;
@@ -150,11 +179,16 @@ impl ContentStore {
     fn path(&self, id: ContentId) -> PathBuf {
         self.folder
             .join(format!("{:02x}", id.number & 0xff))
-            .join(format!("{:016x}-{}", id.number, id.epoch))
+            .join(file_name(id))
     }
 }
 
-fn parse(name: &str) -> Option<ContentId> {
+/// Its name in its folder.
+pub(super) fn file_name(id: ContentId) -> String {
+    format!("{:016x}-{}", id.number, id.epoch)
+}
+
+pub(super) fn parse(name: &str) -> Option<ContentId> {
     let (number, epoch) = name.split_once('-')?;
     Some(ContentId {
         number: u64::from_str_radix(number, 16)

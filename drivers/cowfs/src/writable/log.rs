@@ -140,6 +140,35 @@ pub(crate) fn replay(disk: &Disk, dir: &Path, layer: LayerId) -> Result<Replayed
     Ok(replayed)
 }
 
+/// Reads a segment that holds a whole state and stands alone; returns its hash too.
+pub(super) fn replay_alone(
+    disk: &Disk,
+    path: &Path,
+    layer: LayerId,
+) -> Result<(State, [u8; 32]), WritableError> {
+    let bytes = disk.read(path).map_err(io_at("reading", path))?;
+    let damaged = |position: u64, what: String| WritableError::Damaged {
+        file: path.to_path_buf(),
+        position,
+        what,
+    };
+    let header = Header::decode(&bytes).map_err(|error| damaged(0, error.to_string()))?;
+    if header.layer != layer || !header.checkpoint {
+        return Err(damaged(0, "it is of another layer".to_owned()));
+    }
+    let mut state = State::new(layer);
+    let (end, _) = replay_segment(&header, 0, &bytes, &mut state, &damaged)?;
+    if end != bytes.len() {
+        return Err(damaged(
+            as_u64(end),
+            "it holds something that is no record".to_owned(),
+        ));
+    }
+    state.unused.clear();
+    state.cut.clear();
+    Ok((state, *blake3::hash(&bytes).as_bytes()))
+}
+
 /// Applies the records of one segment; returns where they end, and up to where they say themselves that they were on disk.
 fn replay_segment(
     header: &Header,
@@ -545,6 +574,11 @@ impl Log {
         self.settle(appended.ticket)
     }
 
+    /// Whether a later holder has come.
+    pub(super) fn has_been_passed(&self) -> bool {
+        self.check_holder().is_err()
+    }
+
     /// Refuses once a later holder has come: it does not know what is written now.
     fn check_holder(&self) -> Result<(), AppendError> {
         let Some(watch) = &self.watch else { return Ok(()) };
@@ -692,6 +726,19 @@ fn make_durable(file: &DiskFile, replayed: &Replayed) -> io::Result<()> {
         file.write_all_at(bytes, *at)?;
     }
     file.sync()
+}
+
+/// Makes one change, in the log and in `state`.
+pub(super) fn append_change(log: &Log, state: &mut State, change: Change) -> io::Result<()> {
+    let mut record = Record {
+        call: None,
+        changes: vec![change],
+    };
+    let appended = log.append(&record.encode()).map_err(|error| match error {
+        AppendError::Io(error) => error,
+        other => io::Error::other(other),
+    })?;
+    state.apply(record, appended.position).map_err(io::Error::other)
 }
 
 /// Tells every earlier holder that `epoch` has come: the name of its segment, with nothing in it yet.

@@ -94,7 +94,7 @@ fn of_state(
     checkpoint::snapshot(state, segments, &mut |change| {
         if !matches!(
             change,
-            Change::Next { .. } | Change::Called(_) | Change::Adopted { .. }
+            Change::Next { .. } | Change::Called(_) | Change::Adopted { .. } | Change::Saved { .. }
         ) {
             let mut record = Record {
                 call: None,

@@ -9,6 +9,7 @@
 //! lock             held while a server has the layer open
 //! log/             segments, one per epoch: SEQUENCE-EPOCH
 //! content/xx/      content files: NUMBER-EPOCH
+//! checkpoints/     states to go back to, if any: NAME.log, NAME.json
 //! ```
 //!
 //! Each *epoch* is one holder's right to write (see `decisions/0001-log-format.md`): opening under a higher epoch seals
@@ -28,6 +29,7 @@ pub(crate) mod log;
 pub mod mark;
 mod meta;
 pub(crate) mod record;
+pub mod saved;
 pub(crate) mod segment;
 pub(crate) mod state;
 
@@ -200,6 +202,17 @@ impl Writable {
         };
         let meta = Meta::read(disk, path)?.ok_or_else(missing)?;
         let lock = lock(disk, path)?;
+        Self::open_locked(disk, path, meta, lock, epoch, options)
+    }
+
+    fn open_locked(
+        disk: &Disk,
+        path: &Path,
+        meta: Meta,
+        lock: Lock,
+        epoch: u64,
+        options: Options,
+    ) -> Result<Self, WritableError> {
         let mut replayed = log::replay(disk, path, meta.layer)?;
         if replayed.epoch_seen > epoch {
             let seen = replayed.epoch_seen;
@@ -237,6 +250,10 @@ impl Writable {
         let content = ContentStore::new(disk, path);
         if takes_over && !replayed.chain.is_empty() {
             adopt::adopt(&log, &content, &mut replayed.state, epoch)?;
+        }
+        content.pin(saved::pinned(disk, path, &replayed.state)?);
+        if !log.has_been_passed() {
+            saved::tidy(disk, path, &replayed.state)?;
         }
         let swept = content.sweep(&known_content(&replayed.state), epoch);
         swept.map_err(|source| WritableError::Io {

@@ -165,6 +165,11 @@ pub(crate) enum Change {
     Adopted { epoch: u64 },
     /// The holder writes no more.
     Closed,
+    /// A checkpoint was made, with this digest of its manifest; or removed.
+    Saved {
+        name: String,
+        manifest: Option<[u8; 32]>,
+    },
 }
 
 impl Record {
@@ -309,6 +314,12 @@ impl Change {
                 out.u64(*epoch);
             }
             Self::Closed => out.u8(16),
+            Self::Saved { name, manifest } => {
+                out.u8(17);
+                out.string(name.as_bytes());
+                out.u8(u8::from(manifest.is_some()));
+                out.raw(manifest.as_ref().map_or(&[][..], |digest| digest));
+            }
         }
     }
 
@@ -396,6 +407,14 @@ impl Change {
                 epoch: from.u64("epoch")?,
             },
             16 => Self::Closed,
+            17 => Self::Saved {
+                name: String::from_utf8(take_name(from)?).map_err(|_| Malformed::Value("checkpoint"))?,
+                manifest: match from.u8("checkpoint")? {
+                    0 => None,
+                    1 => Some(from.array("checkpoint")?),
+                    _ => return Err(Malformed::Value("checkpoint")),
+                },
+            },
             newer => return Err(Malformed::Newer(newer)),
         })
     }

@@ -152,6 +152,8 @@ pub(crate) struct State {
     pub(crate) cut: Vec<Cut>,
     /// Content files of epochs before this one are written by nobody any more.
     pub(crate) frozen: u64,
+    /// Checkpoints, each with the digest of its manifest.
+    pub(crate) saved: BTreeMap<String, [u8; 32]>,
     /// Whether the last record says that its holder writes no more.
     pub(crate) closed: bool,
 }
@@ -180,6 +182,7 @@ impl State {
             unused: Vec::new(),
             cut: Vec::new(),
             frozen: 0,
+            saved: BTreeMap::new(),
             closed: false,
         }
     }
@@ -299,6 +302,13 @@ impl State {
             }
             Change::Adopted { epoch } => {
                 self.frozen = self.frozen.max(epoch);
+                Ok(())
+            }
+            Change::Saved { name, manifest } => {
+                match manifest {
+                    Some(manifest) => self.saved.insert(name, manifest),
+                    None => self.saved.remove(&name),
+                };
                 Ok(())
             }
             Change::Closed => {

@@ -20,10 +20,10 @@ impl Effort {
     /// What an ordinary run can afford, or what `XENO_COWFS_CRASHES` asks for: ways for each moment.
     pub(super) fn usual() -> Self {
         let asked = std::env::var("XENO_COWFS_CRASHES").ok();
-        let ways = asked.and_then(|ways| ways.parse().ok()).unwrap_or(12);
+        let ways = asked.and_then(|ways| ways.parse().ok()).unwrap_or(8);
         Self {
             ways,
-            again: 64,
+            again: 150,
             seed: 1,
         }
     }

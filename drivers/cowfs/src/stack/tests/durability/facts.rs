@@ -11,6 +11,8 @@ pub(in crate::stack::tests) struct Facts {
     paths: BTreeMap<String, u64>,
     /// By identity.
     files: BTreeMap<u64, File>,
+    /// What checkpoints hold.
+    saved: BTreeMap<&'static str, Box<Facts>>,
 }
 
 /// Content of a file.
@@ -129,8 +131,14 @@ impl Facts {
         }) {
             tree.insert(path, text);
         }
-        let files = BTreeMap::new();
-        (Self { tree, paths, files }, content)
+        let (files, saved) = (BTreeMap::new(), BTreeMap::new());
+        let facts = Self {
+            tree,
+            paths,
+            files,
+            saved,
+        };
+        (facts, content)
     }
 
     /// Takes content of files that nothing is known of as promised, and forgets files that are gone.
@@ -153,8 +161,16 @@ impl Facts {
 
     /// What is known if the step was carried out; an error if `world` shows that it was not.
     pub(in crate::stack::tests) fn done(&self, step: &Do, world: &World) -> Result<Self, String> {
+        if let Do::Restore(name) = step {
+            let saved = self.saved.get(name).ok_or("nothing was saved")?;
+            let mut facts = Self::clone(saved);
+            facts.saved.clone_from(&self.saved);
+            facts.check(world)?;
+            return Ok(facts);
+        }
         let mut facts = Self::look(world).0;
         facts.files = self.files.clone();
+        facts.saved.clone_from(&self.saved);
         facts.learn(world);
         match step {
             Do::Write(path, offset, len, value, stability) => {
@@ -182,6 +198,16 @@ impl Facts {
                 }
             }
             Do::FlushAll | Do::Compact => facts.files.values_mut().for_each(File::commit),
+            Do::Save(name) => {
+                facts.files.values_mut().for_each(File::commit);
+                // Nothing that an earlier server took is in doubt in it: it is what shows now.
+                let mut saved = Self::first(world);
+                saved.saved = BTreeMap::new();
+                facts.saved.insert(name, Box::new(saved));
+            }
+            Do::Forget(name) => {
+                facts.saved.remove(name);
+            }
             Do::Restart | Do::TakeOver | Do::HandOver => {
                 if matches!(step, Do::HandOver) {
                     facts.files.values_mut().for_each(File::commit);
@@ -193,6 +219,11 @@ impl Facts {
         }
         facts.check(world)?;
         Ok(facts)
+    }
+
+    /// Whether there is a checkpoint of this name.
+    pub(in crate::stack::tests) fn holds(&self, name: &str) -> bool {
+        self.saved.contains_key(name)
     }
 
     fn file(&mut self, path: &str) -> Option<&mut File> {

@@ -44,15 +44,25 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn step(&mut self, step: &Do) -> Result<(), String> {
-        if let Do::Restart | Do::TakeOver | Do::HandOver = step {
+        if let Do::Restore(name) = step
+            && !self.known.holds(name)
+        {
+            return Ok(());
+        }
+        if step.is_restart() {
             let epoch = self.server.epoch + u64::from(matches!(step, Do::TakeOver | Do::HandOver));
-            if self.server.restart(epoch).is_err() {
+            if self.server.start_over(step, epoch).is_err() {
                 // Whoever looks after it starts it again, once the disk is well.
                 self.mend();
-                self.server.restart(epoch)?;
+                self.server.start_over(step, epoch)?;
             }
             // Perhaps without a last flush.
-            self.known = self.known.after(&Do::TakeOver, self.server.world());
+            let step = if let Do::Restore(_) = step {
+                step
+            } else {
+                &Do::TakeOver
+            };
+            self.known = self.known.after(step, self.server.world());
             return Ok(());
         }
         let outcome = self.server.run(step);

@@ -17,6 +17,7 @@ use crate::testing::Dice;
 use crate::writable::WritableError;
 use crate::writable::disk::Disk;
 use crate::writable::disk::simulated::{Image, Simulated};
+use crate::writable::saved::SavedError;
 
 mod crashes;
 mod explore;
@@ -55,6 +56,12 @@ pub(super) enum Do {
     TakeOver,
     /// The server ends in order, and another takes over.
     HandOver,
+    /// A checkpoint of this name, while the layer is served.
+    Save(&'static str),
+    /// It is removed.
+    Forget(&'static str),
+    /// The server is killed; the layer goes back to the checkpoint and is served again.
+    Restore(&'static str),
 }
 
 /// The layer below.
@@ -74,8 +81,8 @@ pub(super) struct Server {
     world: Option<World>,
 }
 
-/// Opens the layer, making it when it is missing.
-fn open_world(disk: &Simulated, epoch: u64) -> Result<World, String> {
+/// Opens the layer, making it when it is missing; back at a checkpoint if one is named.
+fn open_world(disk: &Simulated, epoch: u64, back_to: Option<&str>) -> Result<World, String> {
     let disk = Disk::Simulated(disk.clone());
     let text = |error: &dyn std::error::Error| {
         let source = error
@@ -87,6 +94,10 @@ fn open_world(disk: &Simulated, epoch: u64) -> Result<World, String> {
     let writable = Writable::create_if_missing_on(&disk, path)
         .and_then(|()| Writable::open_on(&disk, path, epoch, Options::default()))
         .map_err(|error: WritableError| text(&error))?;
+    let writable = match back_to {
+        Some(name) => writable.restore(name).map_err(|error| text(&error))?,
+        None => writable,
+    };
     let spec = StackSpec {
         layers: vec![Arc::new(lower())],
         writable: Some(writable),
@@ -105,7 +116,7 @@ impl Server {
     }
 
     pub(super) fn start_on(disk: Simulated, epoch: u64) -> Result<Self, String> {
-        let world = Some(open_world(&disk, epoch)?);
+        let world = Some(open_world(&disk, epoch, None)?);
         Ok(Self { disk, epoch, world })
     }
 
@@ -115,14 +126,28 @@ impl Server {
 
     /// Ends the server without a word, and starts another.
     pub(super) fn restart(&mut self, epoch: u64) -> Result<(), String> {
+        self.restart_at(epoch, None)
+    }
+
+    fn restart_at(&mut self, epoch: u64, back_to: Option<&str>) -> Result<(), String> {
         self.disk.kill();
         self.world = None;
         let next = self.disk.another_process();
         self.disk.bequeath(&next);
         self.disk = next;
         self.epoch = epoch;
-        self.world = Some(open_world(&self.disk, epoch)?);
+        self.world = Some(open_world(&self.disk, epoch, back_to)?);
         Ok(())
+    }
+
+    /// What a step that ends the server does after that.
+    pub(super) fn start_over(&mut self, step: &Do, epoch: u64) -> Result<(), String> {
+        let back_to = if let Do::Restore(name) = step {
+            Some(*name)
+        } else {
+            None
+        };
+        self.restart_at(epoch, back_to)
     }
 
     fn settled<T>(&self, changed: Changed<T>) -> FsResult<()> {
@@ -134,6 +159,11 @@ impl Server {
         match what {
             Do::Restart => return self.restart(self.epoch).map_err(|_| Status::ServerFault),
             Do::TakeOver => return self.restart(self.epoch + 1).map_err(|_| Status::ServerFault),
+            Do::Restore(name) => {
+                return self
+                    .restart_at(self.epoch, Some(name))
+                    .map_err(|_| Status::ServerFault);
+            }
             Do::HandOver => {
                 self.world().stack.flush_all()?;
                 self.world = None;
@@ -213,7 +243,9 @@ impl Server {
             Do::Commit(path) => return stack.commit(root, &world.at(path)?.handle).map(drop),
             Do::FlushAll => return stack.flush_all(),
             Do::Compact => return stack.compact(),
-            Do::Restart | Do::TakeOver | Do::HandOver => Err(Status::ServerFault),
+            Do::Save(name) => return stack.save(name).map_err(saved_status),
+            Do::Forget(name) => return stack.delete_saved(name).map_err(saved_status),
+            Do::Restart | Do::TakeOver | Do::HandOver | Do::Restore(_) => Err(Status::ServerFault),
         };
         self.settled(made?)
     }
@@ -231,6 +263,26 @@ impl Server {
         } else {
             Err(format!("fsck: {:?}", report.problems))
         }
+    }
+}
+
+fn saved_status(error: SavedError) -> Status {
+    match error {
+        SavedError::Flush(status) => status,
+        SavedError::Layer(WritableError::Io { doing, source, .. }) => {
+            super::super::data::io_status(doing, &source)
+        }
+        _ => Status::ServerFault,
+    }
+}
+
+impl Do {
+    /// Whether another server runs afterwards.
+    pub(super) fn is_restart(&self) -> bool {
+        matches!(
+            self,
+            Self::Restart | Self::TakeOver | Self::HandOver | Self::Restore(_)
+        )
     }
 }
 

@@ -46,7 +46,7 @@ fn run(story: &[Do], after: u64, tried: &mut Tried) -> Result<bool, String> {
             // It was answered: so it is there.
             Ok(()) if reads(&old) => vec![known.after(step, old.world())],
             Ok(()) => vec![Facts::first(server.world())],
-            Err(_) if old.world.is_none() || matches!(step, Do::Restart | Do::TakeOver | Do::HandOver) => {
+            Err(_) if old.world.is_none() || step.is_restart() => {
                 vec![known.clone()]
             }
             // What it shows is no measure any more.
