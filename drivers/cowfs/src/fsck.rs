@@ -10,7 +10,69 @@ use crate::writable::extents::Source;
 use crate::writable::log;
 use crate::writable::record::Name;
 use crate::writable::state::{Kind, State};
-use crate::writable::{Meta, WritableError};
+use crate::writable::{Meta, WritableError, known_content, saved};
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Damage {
+    /// The log, or the file that says who the layer is.
+    Log,
+    /// Names, links and parents do not fit each other.
+    Names,
+    /// Written bytes are gone.
+    Content,
+    /// A checkpoint cannot be gone back to.
+    Checkpoint,
+    /// A newer program has made it.
+    Newer,
+}
+
+impl Damage {
+    /// Its name for programs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Names => "names",
+            Self::Content => "content",
+            Self::Checkpoint => "checkpoint",
+            Self::Newer => "newer",
+        }
+    }
+
+    /// What can be done.
+    #[must_use]
+    pub fn help(self) -> &'static str {
+        match self {
+            Self::Log => "put back a copy of the whole directory: the log is never guessed at",
+            Self::Names => {
+                "go back to a checkpoint, or put back a copy; this comes from a fault of the program: please report it"
+            }
+            Self::Content => {
+                "put back the file from a copy of the directory, or go back to a checkpoint; all else can be served"
+            }
+            Self::Checkpoint => {
+                "put back its files from a copy; without them the layer does not open, because it would overwrite them"
+            }
+            Self::Newer => "use the program that wrote it, or a newer one",
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Of which kind.
+    pub damage: Damage,
+    /// What, in words.
+    pub what: String,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.what.fmt(f)
+    }
+}
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,14 +93,24 @@ pub struct Report {
     pub torn_bytes: u64,
     /// The epoch last written under.
     pub epoch: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+    /// Files that nothing needs: what a crash left, and what the next opening removes.
+    pub leftovers: u64,
     /// What is wrong; empty if nothing is.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
 }
 
-/// Checks the writable layer in `path`. The log must be readable; everything else that is wrong is in the report.
+impl Report {
+    fn add(&mut self, damage: Damage, what: String) {
+        self.problems.push(Problem { damage, what });
+    }
+}
+
+/// Checks the writable layer in `path`, which nobody has open. Everything that is wrong is in the report.
 ///
 /// # Errors
-/// As [`crate::writable::Writable::open`], but for locks and epochs.
+/// [`WritableError::Missing`] where there is no layer, [`WritableError::Io`] where it cannot be read.
 pub fn fsck(path: &Path) -> Result<Report, WritableError> {
     fsck_on(&Disk::Host, path)
 }
@@ -47,26 +119,59 @@ pub(crate) fn fsck_on(disk: &Disk, path: &Path) -> Result<Report, WritableError>
     let missing = || WritableError::Missing {
         path: path.to_path_buf(),
     };
-    let meta = Meta::read(disk, path)?.ok_or_else(missing)?;
-    let replayed = log::replay(disk, path, meta.layer)?;
-    let state = &replayed.state;
-    let mut report = Report {
-        objects: log::as_u64(state.objects.len()),
-        bytes: state.bytes,
-        log_bytes: replayed.bytes,
-        torn_bytes: replayed.torn,
-        epoch: replayed
-            .chain
-            .last()
-            .map_or(0, |segment| segment.header.name.epoch),
-        ..Report::default()
+    let mut report = Report::default();
+    let read = Meta::read(disk, path).and_then(|meta| {
+        let meta = meta.ok_or_else(missing)?;
+        log::replay(disk, path, meta.layer)
+    });
+    let replayed = match read {
+        Ok(replayed) => replayed,
+        Err(error @ WritableError::Damaged { .. }) => {
+            report.add(Damage::Log, error.to_string());
+            return Ok(report);
+        }
+        Err(error @ WritableError::Newer { .. }) => {
+            report.add(Damage::Newer, error.to_string());
+            return Ok(report);
+        }
+        Err(error) => return Err(error),
     };
-    check_names(state, &mut report);
-    check_content(state, &ContentStore::new(disk, path), &mut report);
+    let state = &replayed.state;
+    report.objects = log::as_u64(state.objects.len());
+    report.bytes = state.bytes;
+    report.log_bytes = replayed.bytes;
+    report.torn_bytes = replayed.torn;
+    report.epoch = replayed
+        .chain
+        .last()
+        .map_or(0, |segment| segment.header.name.epoch);
+    report.leftovers = log::as_u64(replayed.unborn.len() + replayed.others.len());
+    let content = ContentStore::new(disk, path);
+    check_names(state, "", &mut report);
+    check_content(state, &content, Damage::Content, "", &mut report);
+    let mut needed = known_content(state);
+    for name in state.saved.keys() {
+        report.checkpoints += 1;
+        let of = format!("checkpoint `{name}`: ");
+        match saved::load(disk, path, state, name) {
+            Ok((state, _)) => {
+                let mut inner = Report::default();
+                check_names(&state, &of, &mut inner);
+                report.problems.append(&mut inner.problems);
+                check_content(&state, &content, Damage::Checkpoint, &of, &mut report);
+                needed.extend(known_content(&state));
+            }
+            Err(error) => report.add(Damage::Checkpoint, format!("{of}{error}")),
+        }
+    }
+    if let Ok(there) = content.list() {
+        report.leftovers += log::as_u64(there.iter().filter(|id| !needed.contains(id)).count());
+    }
+    report.problems.sort();
     Ok(report)
 }
 
-fn check_names(state: &State, report: &mut Report) {
+fn check_names(state: &State, of: &str, report: &mut Report) {
     let mut names: HashMap<ObjectKey, u32> = HashMap::new();
     let mut reached = HashSet::from([state.root()]);
     let mut todo = vec![state.root()];
@@ -84,20 +189,22 @@ fn check_names(state: &State, report: &mut Report) {
             *names.entry(*child).or_default() += 1;
             let shown = String::from_utf8_lossy(name);
             match state.objects.get(child) {
-                None => report.problems.push(format!(
-                    "the name `{shown}` leads to object {child:?}, which is not there"
-                )),
+                None => report.add(
+                    Damage::Names,
+                    format!("{of}the name `{shown}` leads to object {child:?}, which is not there"),
+                ),
                 Some(object) => {
                     let parent = object.directory().map(|dir| dir.parent);
                     if parent.is_some_and(|parent| parent != key) {
-                        report
-                            .problems
-                            .push(format!("directory `{shown}` does not know its parent"));
+                        report.add(
+                            Damage::Names,
+                            format!("{of}directory `{shown}` does not know its parent"),
+                        );
                     }
                     if reached.insert(*child) {
                         todo.push(*child);
                     } else if parent.is_some() {
-                        report.problems.push(format!("directory `{shown}` has two names"));
+                        report.add(Damage::Names, format!("{of}directory `{shown}` has two names"));
                     }
                 }
             }
@@ -107,18 +214,18 @@ fn check_names(state: &State, report: &mut Report) {
         let counted = names.get(key).copied().unwrap_or(0);
         let directory = matches!(object.kind, Kind::Directory(_));
         if !directory && counted != object.links {
-            report.problems.push(format!(
-                "object {key:?} has {counted} names and says {}",
-                object.links
-            ));
+            report.add(
+                Damage::Names,
+                format!("{of}object {key:?} has {counted} names and says {}", object.links),
+            );
         }
         if !reached.contains(key) {
-            report.problems.push(format!("no name leads to object {key:?}"));
+            report.add(Damage::Names, format!("{of}no name leads to object {key:?}"));
         }
     }
 }
 
-fn check_content(state: &State, content: &ContentStore, report: &mut Report) {
+fn check_content(state: &State, content: &ContentStore, damage: Damage, of: &str, report: &mut Report) {
     for (key, object) in &state.objects {
         let Some(file) = object.file() else { continue };
         let mut ends: HashMap<_, u64> = HashMap::new();
@@ -128,25 +235,29 @@ fn check_content(state: &State, content: &ContentStore, report: &mut Report) {
                 *known = end.max(*known);
             }
             if end > file.size {
-                report
-                    .problems
-                    .push(format!("object {key:?} has content beyond its size"));
+                report.add(
+                    Damage::Names,
+                    format!("{of}object {key:?} has content beyond its size"),
+                );
             }
         }
         for (id, end) in ends {
             match content.len(id) {
                 Ok(len) if len >= end => {}
-                Ok(len) => report.problems.push(format!(
-                    "content file {:016x}-{} has {len} bytes and should have {end}",
-                    id.number, id.epoch
-                )),
+                Ok(len) => report.add(
+                    damage,
+                    format!(
+                        "{of}content file {:016x}-{} has {len} bytes and should have {end}",
+                        id.number, id.epoch
+                    ),
+                ),
                 Err(error) => {
-                    report
-                        .problems
-                        .push(format!("content file {:016x}-{}: {error}", id.number, id.epoch));
+                    report.add(
+                        damage,
+                        format!("{of}content file {:016x}-{}: {error}", id.number, id.epoch),
+                    );
                 }
             }
         }
     }
-    report.problems.sort();
 }

@@ -15,6 +15,7 @@ use crate::service::{FileService, LayerSource, OpenError, StackOpener};
 use crate::stack::{self, StackError, StackSpec};
 use crate::template::{Digest, Store};
 use crate::writable::mark::Mark;
+use crate::writable::saved::{Saved, SavedError};
 use crate::writable::{Options, Writable, WritableError, random_bytes};
 
 /// In the store: what handles of read-only stacks are signed with, so that they stay valid after a restart.
@@ -161,6 +162,26 @@ impl StackOpener for Opener {
 
     fn mark(&self, writable: &Writable) -> Option<Mark> {
         writable.mark
+    }
+
+    fn save(&self, writable: &mut Writable, name: &str) -> Result<(), SavedError> {
+        writable.save(name)
+    }
+
+    fn delete_saved(&self, writable: &mut Writable, name: &str) -> Result<(), SavedError> {
+        writable.delete_saved(name)
+    }
+
+    fn saved(&self, writable: &Writable) -> Result<Vec<Saved>, SavedError> {
+        writable.saved()
+    }
+
+    fn restore(&self, writable: Writable, name: &str) -> Result<Writable, SavedError> {
+        writable.restore(name)
+    }
+
+    fn compact(&self, writable: Writable) -> Result<Writable, SavedError> {
+        Ok(writable.compact()?)
     }
 
     fn open_stack(

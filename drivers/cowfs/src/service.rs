@@ -20,6 +20,7 @@ use std::sync::Arc;
 use crate::attr::{Attr, Device, FileType, SetAttr, Time};
 use crate::quota::Quota;
 use crate::writable::mark::Mark;
+use crate::writable::saved::{Saved, SavedError};
 
 /// A file handle as it goes over the wire: at most 64 bytes (RFC 1813 §2.3.3), opaque to everyone but the service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -509,6 +510,38 @@ pub trait FileService: Send + Sync {
     fn statistics(&self) -> Option<Statistics> {
         None
     }
+
+    /// Makes a checkpoint of the writable layer as it is, with everything durable; one of that name stays as it is.
+    ///
+    /// # Errors
+    /// [`SavedError`].
+    fn save(&self, _name: &str) -> Result<(), SavedError> {
+        Err(SavedError::ReadOnly)
+    }
+
+    /// Removes a checkpoint, if there is one of that name.
+    ///
+    /// # Errors
+    /// [`SavedError`].
+    fn delete_saved(&self, _name: &str) -> Result<(), SavedError> {
+        Err(SavedError::ReadOnly)
+    }
+
+    /// Checkpoints of the writable layer, by name.
+    ///
+    /// # Errors
+    /// [`SavedError`].
+    fn saved(&self) -> Result<Vec<Saved>, SavedError> {
+        Err(SavedError::ReadOnly)
+    }
+
+    /// Makes the log of the writable layer as short as it can be.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn compact(&self) -> FsResult<()> {
+        Err(Status::RoFs)
+    }
 }
 
 /// Figures of a writable layer that is being served.
@@ -539,6 +572,46 @@ pub trait StackOpener: Send + Sync + 'static {
     /// What a layer holds that is open and not yet part of a stack, so that nobody has changed it.
     fn mark(&self, _writable: &Self::Writable) -> Option<Mark> {
         None
+    }
+
+    /// Makes a checkpoint of an open layer that is not part of a stack.
+    ///
+    /// # Errors
+    /// [`SavedError`].
+    fn save(&self, _writable: &mut Self::Writable, _name: &str) -> Result<(), SavedError> {
+        Err(SavedError::ReadOnly)
+    }
+
+    /// Removes a checkpoint of such a layer, if there is one of that name.
+    ///
+    /// # Errors
+    /// [`SavedError`].
+    fn delete_saved(&self, _writable: &mut Self::Writable, _name: &str) -> Result<(), SavedError> {
+        Err(SavedError::ReadOnly)
+    }
+
+    /// Checkpoints of such a layer, by name.
+    ///
+    /// # Errors
+    /// [`SavedError`].
+    fn saved(&self, _writable: &Self::Writable) -> Result<Vec<Saved>, SavedError> {
+        Err(SavedError::ReadOnly)
+    }
+
+    /// Has such a layer go back to a checkpoint.
+    ///
+    /// # Errors
+    /// [`SavedError`]; the layer is then closed.
+    fn restore(&self, _writable: Self::Writable, _name: &str) -> Result<Self::Writable, SavedError> {
+        Err(SavedError::ReadOnly)
+    }
+
+    /// Makes the log of such a layer as short as it can be.
+    ///
+    /// # Errors
+    /// [`SavedError`].
+    fn compact(&self, _writable: Self::Writable) -> Result<Self::Writable, SavedError> {
+        Err(SavedError::ReadOnly)
     }
 
     /// Makes one tree of `layers` (nearest the guest first) and the writable layer above them.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::export::{State, Weight};
 use crate::metrics::Counts;
 use crate::service::LayerSource;
+use crate::writable::saved::Saved;
 
 /// A writable layer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +137,24 @@ pub struct LayerStats {
     pub log_bytes: u64,
     /// Whether a failure of the disk has made it refuse changes.
     pub failed: bool,
+}
+
+/// A checkpoint to make, remove or go back to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointName {
+    /// Its name.
+    pub checkpoint: String,
+}
+
+/// Checkpoints of a writable layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Checkpoints {
+    /// Version of this answer's form.
+    pub format_version: u32,
+    /// By name.
+    pub checkpoints: Vec<Saved>,
 }
 
 /// The server.

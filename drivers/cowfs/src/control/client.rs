@@ -11,7 +11,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::api::{ExportSpec, Listing, Marks, Problem, StackSpec, Stats, Status, WritableSpec};
+use super::api::{
+    CheckpointName, Checkpoints, ExportSpec, Listing, Marks, Problem, StackSpec, Stats, Status, WritableSpec,
+};
 
 /// Bytes of an answer.
 const ANSWER_MAX: usize = 16 << 20;
@@ -103,6 +105,40 @@ impl Client {
     /// Opens a writable layer, making it when it is missing.
     pub async fn put_writable(&self, name: &str, spec: &WritableSpec) -> Result<(), ClientError> {
         self.change(Method::PUT, format!("/v1/writables/{name}"), Some(spec))
+            .await
+    }
+
+    /// The checkpoints of a writable layer.
+    pub async fn checkpoints(&self, name: &str) -> Result<Checkpoints, ClientError> {
+        self.ask(&format!("/v1/checkpoints/{name}")).await
+    }
+
+    /// Makes a checkpoint of a writable layer, also while it is served; one of that name that is there stays as it is.
+    pub async fn checkpoint(&self, name: &str, checkpoint: &str) -> Result<(), ClientError> {
+        self.on_checkpoint(Method::PUT, name, checkpoint).await
+    }
+
+    /// Has a writable layer, which is part of no stack, go back to a checkpoint.
+    pub async fn restore(&self, name: &str, checkpoint: &str) -> Result<(), ClientError> {
+        self.on_checkpoint(Method::POST, name, checkpoint).await
+    }
+
+    /// Removes a checkpoint of a writable layer, if there is one of that name.
+    pub async fn delete_checkpoint(&self, name: &str, checkpoint: &str) -> Result<(), ClientError> {
+        self.on_checkpoint(Method::DELETE, name, checkpoint).await
+    }
+
+    async fn on_checkpoint(&self, method: Method, name: &str, checkpoint: &str) -> Result<(), ClientError> {
+        let checkpoint = CheckpointName {
+            checkpoint: checkpoint.to_owned(),
+        };
+        self.change(method, format!("/v1/checkpoints/{name}"), Some(&checkpoint))
+            .await
+    }
+
+    /// Makes the log of a writable layer as short as it can be, also while it is served.
+    pub async fn compact(&self, name: &str) -> Result<(), ClientError> {
+        self.change::<()>(Method::POST, format!("/v1/writables/{name}/compact"), None)
             .await
     }
 

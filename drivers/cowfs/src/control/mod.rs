@@ -11,6 +11,10 @@
 //! | `PUT /v1/stacks/NAME` | assembles layers and a writable layer |
 //! | `PUT /v1/exports/NAME` | exports a stack, or changes the state of an export |
 //! | `POST /v1/exports/NAME/flush` | makes everything written durable |
+//! | `POST /v1/writables/NAME/compact` | makes a writable layer's log as short as it can be |
+//! | `GET /v1/checkpoints/NAME` | checkpoints of a writable layer |
+//! | `PUT`, `DELETE` of the same with `{"checkpoint": "…"}` | makes one, also while the layer is served; removes one |
+//! | `POST` of the same with `{"checkpoint": "…"}` | has the layer, which is in no stack, go back to it |
 //! | `DELETE` on each of the three | takes it down again: export, then stack, then writable layer |
 //!
 //! All are idempotent. An error is `{"error": "…", "retryable": true|false}`. The socket has mode 0600, and only root

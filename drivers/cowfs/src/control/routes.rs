@@ -11,7 +11,9 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 
-use super::api::{ExportSpec, Listing, Marks, Problem, StackSpec, Stats, Status, WritableSpec};
+use super::api::{
+    CheckpointName, Checkpoints, ExportSpec, Listing, Marks, Problem, StackSpec, Stats, Status, WritableSpec,
+};
 use super::exposition;
 use crate::assembly::{Assembly, AssemblyError, AssemblyResult};
 use crate::service::StackOpener;
@@ -34,7 +36,16 @@ pub(super) fn router<O: StackOpener>(assembly: Arc<Assembly<O>>, listeners: Vec<
         .route("/metrics", get(metrics::<O>))
         .route(
             "/v1/writables/{*name}",
-            put(put_writable::<O>).delete(delete_writable::<O>),
+            put(put_writable::<O>)
+                .delete(delete_writable::<O>)
+                .post(compact::<O>),
+        )
+        .route(
+            "/v1/checkpoints/{*name}",
+            get(checkpoints::<O>)
+                .put(checkpoint::<O>)
+                .post(restore::<O>)
+                .delete(delete_checkpoint::<O>),
         )
         .route(
             "/v1/stacks/{*name}",
@@ -110,6 +121,62 @@ async fn put_writable<O: StackOpener>(
 ) -> Response {
     match body {
         Ok(Json(spec)) => step(async move { app.assembly.put_writable(&name, spec).await }).await,
+        Err(why) => rejected(&why),
+    }
+}
+
+async fn compact<O: StackOpener>(State(app): App<O>, Path(path): Path<String>) -> Response {
+    match path.strip_suffix("/compact") {
+        Some(name) => {
+            let name = name.to_owned();
+            step(async move { app.assembly.compact(&name).await }).await
+        }
+        None => nothing_here().await,
+    }
+}
+
+async fn checkpoints<O: StackOpener>(State(app): App<O>, Path(name): Path<String>) -> Response {
+    match app.assembly.checkpoints(&name).await {
+        Ok(checkpoints) => Json(Checkpoints {
+            format_version: 1,
+            checkpoints,
+        })
+        .into_response(),
+        Err(error) => refused(&error),
+    }
+}
+
+async fn checkpoint<O: StackOpener>(
+    State(app): App<O>,
+    Path(name): Path<String>,
+    body: Result<Json<CheckpointName>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(of)) => step(async move { app.assembly.checkpoint(&name, &of.checkpoint).await }).await,
+        Err(why) => rejected(&why),
+    }
+}
+
+async fn restore<O: StackOpener>(
+    State(app): App<O>,
+    Path(name): Path<String>,
+    body: Result<Json<CheckpointName>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(of)) => step(async move { app.assembly.restore(&name, &of.checkpoint).await }).await,
+        Err(why) => rejected(&why),
+    }
+}
+
+async fn delete_checkpoint<O: StackOpener>(
+    State(app): App<O>,
+    Path(name): Path<String>,
+    body: Result<Json<CheckpointName>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(of)) => {
+            step(async move { app.assembly.delete_checkpoint(&name, &of.checkpoint).await }).await
+        }
         Err(why) => rejected(&why),
     }
 }

@@ -13,6 +13,7 @@ use crate::service::{
     WriteVerifier, Written,
 };
 use crate::writable::mark::Mark;
+use crate::writable::saved::{Saved, SavedError};
 
 impl FileService for Stack {
     fn root(&self) -> Object {
@@ -236,6 +237,22 @@ impl FileService for Stack {
 
     fn flush_all(&self) -> FsResult<()> {
         self.do_flush_all()
+    }
+
+    fn save(&self, name: &str) -> Result<(), SavedError> {
+        Stack::save(self, name)
+    }
+
+    fn delete_saved(&self, name: &str) -> Result<(), SavedError> {
+        Stack::delete_saved(self, name)
+    }
+
+    fn saved(&self) -> Result<Vec<Saved>, SavedError> {
+        Stack::saved(self)
+    }
+
+    fn compact(&self) -> FsResult<()> {
+        Stack::compact(self)
     }
 
     fn unchanged_mark(&self) -> Option<Mark> {

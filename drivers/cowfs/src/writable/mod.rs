@@ -276,6 +276,53 @@ impl Writable {
         })
     }
 
+    /// Opens the layer in `path` under the epoch it had last, to look after it while nobody serves it.
+    ///
+    /// # Errors
+    /// As [`Writable::open`].
+    pub fn open_as_last(path: &Path) -> Result<Self, WritableError> {
+        let missing = || WritableError::Missing {
+            path: path.to_path_buf(),
+        };
+        let meta = Meta::read(&Disk::Host, path)?.ok_or_else(missing)?;
+        let seen = log::replay(&Disk::Host, path, meta.layer)?.epoch_seen;
+        Self::open(path, seen, Options::default())
+    }
+
+    /// Bytes of its log on disk.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        self.log.bytes()
+    }
+
+    /// Makes its log as short as it can be.
+    ///
+    /// # Errors
+    /// [`WritableError`]; the layer then is as it was, and closed.
+    pub fn compact(self) -> Result<Self, WritableError> {
+        let segments = |index| {
+            self.log
+                .segment(index)
+                .ok_or_else(|| io::ErrorKind::NotFound.into())
+        };
+        checkpoint::replace_by(&self.log, self.epoch, &self.state, &segments)?;
+        self.open_again()
+    }
+
+    /// Opens it again after its log has been replaced.
+    fn open_again(self) -> Result<Self, WritableError> {
+        let Self {
+            disk,
+            path,
+            meta,
+            epoch,
+            options,
+            lock,
+            ..
+        } = self;
+        Self::open_locked(&disk, &path, meta, lock, epoch, options)
+    }
+
     /// The layer's identity, made with it.
     #[must_use]
     pub fn id(&self) -> LayerId {

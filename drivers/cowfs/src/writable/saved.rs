@@ -367,18 +367,6 @@ impl Writable {
         state.saved.clone_from(&self.state.saved);
         let segments = |_| Ok(Arc::clone(&file));
         checkpoint::replace_by(&self.log, self.epoch, &state, &segments)?;
-        let Self {
-            disk,
-            path,
-            meta,
-            epoch,
-            options,
-            lock,
-            log,
-            content,
-            ..
-        } = self;
-        drop((log, content));
-        Ok(Self::open_locked(&disk, &path, meta, lock, epoch, options)?)
+        Ok(self.open_again()?)
     }
 }

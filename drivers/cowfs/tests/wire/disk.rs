@@ -5,11 +5,13 @@ use std::path::Path;
 
 use cowfs::attr::SetAttr;
 use cowfs::config;
+use cowfs::control::api::{ExportSpec, StackSpec, WritableSpec};
 use cowfs::control::client::Client as ControlClient;
+use cowfs::export::State;
 use cowfs::nfs::client::{Client, WireHandle, encode, encode_place};
 use cowfs::nfs::ops::{self, Procedure};
 use cowfs::server::serve;
-use cowfs::service::{Caller, CreateMode, Stability, Status};
+use cowfs::service::{Caller, CreateMode, LayerSource, Stability, Status};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
@@ -273,4 +275,174 @@ async fn a_quota_is_kept_shown_and_moved_while_it_is_in_use() {
     client.remove(&root, b"small").await.unwrap();
     client.mkdir(&root, b"d", &mode(0o700)).await.unwrap();
     served.stop().await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_made_while_serving_and_gone_back_to() {
+    let dir = layers();
+    let config = r#"
+        listen = "127.0.0.1:0"
+        control = "control.sock"
+    "#;
+    std::fs::write(dir.path().join("cowfs.toml"), config).unwrap();
+    let served = start(dir.path()).await;
+    let control = ControlClient::new(dir.path().join("control.sock"));
+    let writable = WritableSpec {
+        path: dir.path().join("w"),
+        epoch: 1,
+        quota_bytes: None,
+    };
+    let stack = StackSpec {
+        layers: vec![LayerSource::Dir(dir.path().join("L1"))],
+        writable: Some("db".to_owned()),
+        label: None,
+    };
+    let export = ExportSpec {
+        stack: "db".to_owned(),
+        socket: None,
+        peer_uid: None,
+        clients: vec!["127.0.0.1".to_owned()],
+        state: State::Active,
+    };
+    let up = async || {
+        control.put_writable("db", &writable).await.unwrap();
+        control.put_stack("db", &stack).await.unwrap();
+        control.put_export("db", &export).await.unwrap();
+    };
+    up().await;
+    let (client, root) = served.mounted("/db").await;
+    let made = client.create(&root, b"f", CreateMode::Unchecked(mode(0o600)));
+    let file = made.await.unwrap().unwrap().handle;
+    client
+        .write(&file, 0, &[1; 9000], Stability::FileSync)
+        .await
+        .unwrap();
+    client
+        .write(&file, 0, &[2; 10], Stability::Unstable)
+        .await
+        .unwrap();
+    control.checkpoint("db", "before").await.unwrap();
+    control.checkpoint("db", "before").await.unwrap();
+    let list = control.checkpoints("db").await.unwrap().checkpoints;
+    assert_eq!(
+        (list.len(), list[0].name.as_str(), list[0].epoch),
+        (1, "before", 1)
+    );
+    client
+        .write(&file, 0, &[3; 9000], Stability::FileSync)
+        .await
+        .unwrap();
+    let made = client.create(&root, b"later", CreateMode::Unchecked(mode(0o600)));
+    let later = made.await.unwrap().unwrap().handle;
+    control.compact("db").await.unwrap();
+    assert_eq!(&client.read(&file, 0, 4).await.unwrap().0[..], [3; 4]);
+    let told = |error: cowfs::control::client::ClientError| error.to_string();
+    assert!(
+        control
+            .restore("db", "before")
+            .await
+            .map_err(told)
+            .unwrap_err()
+            .contains("part of a stack")
+    );
+
+    control.delete_export("db").await.unwrap();
+    control.delete_stack("db").await.unwrap();
+    assert!(
+        control
+            .restore("db", "other")
+            .await
+            .map_err(told)
+            .unwrap_err()
+            .contains("no checkpoint `other`")
+    );
+    assert!(
+        control
+            .checkpoint("db", "../x")
+            .await
+            .map_err(told)
+            .unwrap_err()
+            .contains("no name")
+    );
+    control.restore("db", "before").await.unwrap();
+    up().await;
+    let (client, _) = served.mounted("/db").await;
+    let content = client.read(&file, 0, 9000).await.unwrap().0;
+    assert_eq!((&content[..10], &content[10..12]), (&[2; 10][..], &[1; 2][..]));
+    refused(client.getattr(&later).await, Status::Stale);
+    // Numbers are not used twice: what is made now is not what the old handle meant.
+    let made = client.create(&root, b"later", CreateMode::Unchecked(mode(0o600)));
+    assert_ne!(made.await.unwrap().unwrap().handle, later);
+    refused(client.getattr(&later).await, Status::Stale);
+    control.delete_checkpoint("db", "before").await.unwrap();
+    control.delete_checkpoint("db", "before").await.unwrap();
+    assert!(control.checkpoints("db").await.unwrap().checkpoints.is_empty());
+    client
+        .write(&file, 0, &[4; 9000], Stability::FileSync)
+        .await
+        .unwrap();
+    served.stop().await;
+    assert_eq!(
+        cowfs::fsck::fsck(&dir.path().join("w")).unwrap().problems,
+        Vec::new()
+    );
+}
+
+/// A copy of the layer elsewhere, as on another machine, serves what a client holds already.
+#[tokio::test]
+async fn a_copy_of_a_layer_elsewhere_serves_the_same_handles() {
+    let dir = layers();
+    let first = start(dir.path()).await;
+    let (client, root) = first.mounted("/web").await;
+    let etc = client.lookup(&root, b"etc").await.unwrap().handle;
+    let hosts = client.lookup(&etc, b"hosts").await.unwrap();
+    client
+        .write(&hosts.handle, 0, &[7; 9000], Stability::FileSync)
+        .await
+        .unwrap();
+    let made = client.create(&etc, b"new", CreateMode::Unchecked(mode(0o600)));
+    let new = made.await.unwrap().unwrap().handle;
+    first.stop().await;
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    copy(dir.path(), elsewhere.path());
+    drop(dir);
+    let second = start(elsewhere.path()).await;
+    // The client goes on with the handles that it has.
+    let stream = TcpStream::connect(second.address).await.unwrap();
+    let client = Client::new(stream, "guest", &Caller::root());
+    assert_eq!(
+        client.read(&hosts.handle, 0, 9000).await.unwrap().0,
+        vec![7; 9000]
+    );
+    client
+        .write(&new, 0, b"on another machine", Stability::FileSync)
+        .await
+        .unwrap();
+    assert_eq!(client.mount("/web").await.unwrap(), root);
+    assert_eq!(client.lookup(&root, b"etc").await.unwrap().handle, etc);
+    let again = client.lookup(&etc, b"hosts").await.unwrap();
+    assert_eq!(
+        (again.handle, again.attr.unwrap().0),
+        (hosts.handle, hosts.attr.unwrap().0)
+    );
+    assert_eq!(client.lookup(&etc, b"new").await.unwrap().handle, new);
+    second.stop().await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            let status = entry.metadata().unwrap();
+            std::fs::copy(entry.path(), &target).unwrap();
+            // As `cp -a` and `rsync -a` do.
+            let file = std::fs::File::options().write(true).open(&target).unwrap();
+            file.set_modified(status.modified().unwrap()).unwrap();
+        }
+    }
 }

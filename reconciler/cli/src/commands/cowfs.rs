@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::checkpoints;
 use super::stat::{self, Stat};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -19,7 +20,16 @@ pub(crate) enum Cowfs {
     /// Opens private files of overlays for a file server that is no root. Run by root.
     Lend(Lend),
     /// Checks a writable layer that nobody has open.
-    Check(Check),
+    #[command(alias = "check")]
+    Fsck(Check),
+    /// Makes the log of a writable layer as short as it can be.
+    Compact(checkpoints::Layer),
+    /// Makes a checkpoint of a writable layer, to go back to.
+    Checkpoint(checkpoints::Checkpoint),
+    /// Lists the checkpoints of a writable layer.
+    Checkpoints(checkpoints::Layer),
+    /// Has a writable layer go back to a checkpoint.
+    Restore(checkpoints::Restore),
     /// Shows what a running server is asked, how often, and how long it takes.
     ///
     /// Since the server made each export, or with --watch in each interval. A call takes from the moment the server has read
@@ -59,13 +69,20 @@ pub(crate) struct Check {
     /// Form of the result.
     #[arg(short, long, value_enum, default_value_t)]
     output: TextFormat,
+    /// The same as `--output json`.
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
 }
 
 pub(crate) fn run(command: &Cowfs) -> Outcome {
     match command {
         Cowfs::Serve(args) => serve(args),
         Cowfs::Lend(args) => lend(args),
-        Cowfs::Check(args) => check(args),
+        Cowfs::Fsck(args) => check(args),
+        Cowfs::Compact(args) => checkpoints::compact(args),
+        Cowfs::Checkpoint(args) => checkpoints::make(args),
+        Cowfs::Checkpoints(args) => checkpoints::list(args),
+        Cowfs::Restore(args) => checkpoints::restore(args),
         Cowfs::Stat(args) => stat::run(args),
     }
 }
@@ -115,7 +132,8 @@ fn check(args: &Check) -> Outcome {
     let report = cowfs::fsck::fsck(&args.layer)
         .map_err(|error| Failure::doing(format_args!("check {}", args.layer.display()), &error))?;
     let sound = report.problems.is_empty();
-    match args.output {
+    let format = if args.json { TextFormat::Json } else { args.output };
+    match format {
         TextFormat::Json => output::json(&json!({
             "formatVersion": 1,
             "sound": sound,
@@ -127,7 +145,14 @@ fn check(args: &Check) -> Outcome {
             "logBytes": report.log_bytes,
             "tornBytes": report.torn_bytes,
             "epoch": report.epoch,
-            "problems": report.problems,
+            "checkpoints": report.checkpoints,
+            "leftovers": report.leftovers,
+            "problems": report.problems.iter().map(|problem| problem.what.as_str()).collect::<Vec<_>>(),
+            "damage": report.problems.iter().map(|problem| json!({
+                "kind": problem.damage.name(),
+                "what": problem.what,
+                "help": problem.damage.help(),
+            })).collect::<Vec<_>>(),
         }))?,
         TextFormat::Text => {
             let verdict = if sound {
@@ -150,8 +175,23 @@ fn check(args: &Check) -> Outcome {
                     bytes(report.torn_bytes)
                 ));
             }
+            if report.leftovers > 0 {
+                text.push_str(&format!(
+                    "  {} that nothing needs, which the next opening removes\n",
+                    output::count(
+                        usize::try_from(report.leftovers).unwrap_or(usize::MAX),
+                        "file",
+                        "files"
+                    )
+                ));
+            }
+            let mut helped = std::collections::BTreeSet::new();
             for problem in &report.problems {
-                text.push_str(&format!("  {}\n", output::clean(problem)));
+                text.push_str(&format!("  {}\n", output::clean(&problem.what)));
+                helped.insert(problem.damage.help());
+            }
+            for help in helped {
+                text.push_str(&format!("  help: {help}\n"));
             }
             output::styled(&text)?;
         }

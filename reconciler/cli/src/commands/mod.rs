@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod apply;
+mod checkpoints;
 pub(crate) mod completion;
 pub(crate) mod console;
 pub(crate) mod cowfs;

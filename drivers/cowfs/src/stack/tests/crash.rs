@@ -136,7 +136,7 @@ fn every_prefix_of_the_log_is_a_state_that_was() {
             drop(world);
             assert_eq!(
                 crate::fsck::fsck(copy.path()).expect("checking").problems,
-                Vec::<String>::new()
+                Vec::<crate::fsck::Problem>::new()
             );
         }
     }
@@ -426,7 +426,7 @@ fn a_log_full_of_garbage_is_compacted_at_open() {
     drop(after);
     assert_eq!(
         crate::fsck::fsck(dir.path()).expect("checking").problems,
-        Vec::<String>::new()
+        Vec::<crate::fsck::Problem>::new()
     );
     assert_eq!(segments(dir.path()).len(), 1, "what was replaced is gone");
 

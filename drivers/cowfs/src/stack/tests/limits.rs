@@ -370,7 +370,7 @@ fn the_log_stays_short_whatever_a_guest_does() {
     before.stack.flush_all().expect("flushing");
     drop(before);
     let report = crate::fsck::fsck(dir.path()).expect("checking");
-    assert_eq!(report.problems, Vec::<String>::new());
+    assert_eq!(report.problems, Vec::<crate::fsck::Problem>::new());
     assert_eq!(world(dir.path(), 2, &[&lower]).tree(), tree);
 }
 

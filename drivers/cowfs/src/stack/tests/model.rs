@@ -512,7 +512,7 @@ fn check(seed: u64, steps: usize) {
             let report = crate::fsck::fsck(dir.path()).expect("checking");
             assert_eq!(
                 report.problems,
-                Vec::<String>::new(),
+                Vec::<crate::fsck::Problem>::new(),
                 "after {:#?}",
                 &story[story.len().saturating_sub(12)..]
             );

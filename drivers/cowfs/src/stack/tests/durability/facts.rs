@@ -162,9 +162,7 @@ impl Facts {
     /// What is known if the step was carried out; an error if `world` shows that it was not.
     pub(in crate::stack::tests) fn done(&self, step: &Do, world: &World) -> Result<Self, String> {
         if let Do::Restore(name) = step {
-            let saved = self.saved.get(name).ok_or("nothing was saved")?;
-            let mut facts = Self::clone(saved);
-            facts.saved.clone_from(&self.saved);
+            let facts = self.restored(name).ok_or("nothing was saved")?;
             facts.check(world)?;
             return Ok(facts);
         }
@@ -219,6 +217,13 @@ impl Facts {
         }
         facts.check(world)?;
         Ok(facts)
+    }
+
+    /// What going back to a checkpoint shows.
+    pub(in crate::stack::tests) fn restored(&self, name: &str) -> Option<Self> {
+        let mut facts = Self::clone(self.saved.get(name)?);
+        facts.saved.clone_from(&self.saved);
+        Some(facts)
     }
 
     /// Whether there is a checkpoint of this name.

@@ -176,18 +176,15 @@ fn run(name: &str, story: &[Do], fault: Fault, tried: &mut Tried) -> bool {
     now > 0 || run.tried.faults > before
 }
 
-/// Every call of every story fails once, and from there on for ever, in this way. Of those for ever only one in `some`, but
-/// in a thorough run.
-fn every_call_fails(errno: Errno, some: usize) {
-    let some = if std::env::var_os("XENO_COWFS_CRASHES").is_some() {
-        1
-    } else {
-        some
-    };
+/// Every call of every story fails once, and from there on for ever, in this way: one in so many, but every one in a
+/// thorough run.
+fn every_call_fails(errno: Errno, once: usize, ever: usize) {
+    let thorough = std::env::var_os("XENO_COWFS_CRASHES").is_some();
+    let (once, ever) = if thorough { (1, 1) } else { (once, ever) };
     let mut tried = Tried::default();
     for (name, story) in named() {
         for for_ever in [false, true] {
-            for after in (0..).step_by(if for_ever { some } else { 1 }) {
+            for after in (0..).step_by(if for_ever { ever } else { once }) {
                 let fault = Fault {
                     after,
                     for_ever,
@@ -202,27 +199,27 @@ fn every_call_fails(errno: Errno, some: usize) {
         }
     }
     report(&format!("{errno:?}"), format_args!("{tried:?}"));
-    assert!(tried.runs > 300 && tried.faults > tried.runs, "{tried:?}");
+    assert!(tried.runs > 100 && tried.faults >= tried.runs, "{tried:?}");
 }
 
 #[test]
 fn a_full_disk_at_every_call() {
-    every_call_fails(Errno::NOSPC, 1);
+    every_call_fails(Errno::NOSPC, 1, 6);
 }
 
 #[test]
 fn a_quota_of_the_disk_at_every_call() {
-    every_call_fails(Errno::DQUOT, 4);
+    every_call_fails(Errno::DQUOT, 4, 9);
 }
 
 #[test]
 fn a_broken_disk_at_every_call() {
-    every_call_fails(Errno::IO, 1);
+    every_call_fails(Errno::IO, 1, 4);
 }
 
 #[test]
 fn a_disk_that_becomes_read_only_at_every_call() {
-    every_call_fails(Errno::ROFS, 4);
+    every_call_fails(Errno::ROFS, 4, 9);
 }
 
 #[test]

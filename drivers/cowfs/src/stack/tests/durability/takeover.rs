@@ -47,7 +47,12 @@ fn run(story: &[Do], after: u64, tried: &mut Tried) -> Result<bool, String> {
             Ok(()) if reads(&old) => vec![known.after(step, old.world())],
             Ok(()) => vec![Facts::first(server.world())],
             Err(_) if old.world.is_none() || step.is_restart() => {
-                vec![known.clone()]
+                let restored = if let Do::Restore(name) = step {
+                    known.restored(name)
+                } else {
+                    None
+                };
+                [Some(known.clone()), restored].into_iter().flatten().collect()
             }
             // What it shows is no measure any more.
             Err(_) if !reads(&old) => vec![known.during(step), Facts::first(server.world())],
