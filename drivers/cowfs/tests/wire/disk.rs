@@ -291,6 +291,7 @@ async fn a_checkpoint_is_made_while_serving_and_gone_back_to() {
         path: dir.path().join("w"),
         epoch: 1,
         quota_bytes: None,
+        quota_inodes: None,
     };
     let stack = StackSpec {
         layers: vec![LayerSource::Dir(dir.path().join("L1"))],
@@ -303,6 +304,7 @@ async fn a_checkpoint_is_made_while_serving_and_gone_back_to() {
         peer_uid: None,
         clients: vec!["127.0.0.1".to_owned()],
         state: State::Active,
+        weight: Default::default(),
     };
     let up = async || {
         control.put_writable("db", &writable).await.unwrap();
