@@ -83,10 +83,13 @@ impl Progress {
         times.map(|one| one.late_at).filter(|at| *at > now).min()
     }
 
-    /// Slivers of which something is in flight, by what.
+    /// Slivers of which something is in flight that may change them, by what. Waiting for a guest to become healthy
+    /// changes nothing: what it needs meanwhile, as a file server that came back, must not wait as long.
     pub(super) fn busy(&self) -> BTreeMap<SliverId, ActionKey> {
         let one = |one: &InFlight| {
             let planned = self.run.action(&one.key)?;
+            let changes = !matches!(planned.action, Action::AwaitHealthy { .. });
+            changes.then_some(())?;
             Some((planned.action.sliver()?.itself(), one.key.clone()))
         };
         self.in_flight.values().filter_map(one).collect()

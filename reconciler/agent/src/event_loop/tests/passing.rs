@@ -202,6 +202,31 @@ async fn drift_elsewhere_does_not_wait_for_a_guest_to_become_healthy() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_file_server_that_comes_back_serves_a_guest_that_is_not_healthy_yet() {
+    let world = World::started();
+    let mut unhealthy = sliver("web/0");
+    unhealthy.health = Some(Health {
+        probe: Probe::Console {
+            marker: "never printed".to_owned(),
+        },
+        interval: Millis(1_000),
+        threshold: 1,
+        grace: Millis(3_600_000),
+    });
+    world.push(commit(1, [unhealthy])).await;
+    world
+        .until("web/0 to be started", |_| world.calls("boot:web/0") == 1)
+        .await;
+    let before = world.status().await.node.now_ms;
+    world.node.lose_file_server();
+    world
+        .until("web/0 to be served again", |_| world.calls("export:web/0") == 2)
+        .await;
+    assert!(world.status().await.node.now_ms - before < 60_000);
+    assert_eq!(world.calls("boot:web/0"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nobody_else_waits_for_a_fetch_that_hangs() {
     let world = World::started();
     world.push(commit(1, [sliver("db/0")])).await;
