@@ -193,8 +193,15 @@ impl Reply {
             };
         }
         if self.status != model.status {
-            // Of two reasons to refuse a call either may be found first, where one lies in the arguments alone.
-            let arguments = [Status::Inval, Status::FBig, Status::NameTooLong, Status::NotSync];
+            // Of two reasons to refuse a call either may be found first, where one lies in the arguments alone or in a
+            // second handle.
+            let arguments = [
+                Status::Stale,
+                Status::Inval,
+                Status::FBig,
+                Status::NameTooLong,
+                Status::NotSync,
+            ];
             let found = [self.status, model.status];
             let about_arguments = arguments.iter().any(|&status| found.contains(&(status as u32)));
             return if about_arguments && !found.contains(&0) {
