@@ -463,6 +463,7 @@ impl Stack {
                     .open(id)
                     .map_err(|error| io_status("opening", &error))?,
             ),
+            None if !state.has_numbers() => return Err(Status::NoSpc),
             None => {
                 let id = ContentId {
                     number: state.take_number(),

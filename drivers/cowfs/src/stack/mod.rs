@@ -285,6 +285,9 @@ impl Stack {
     }
 
     fn check_objects(&self, state: &State) -> FsResult<()> {
+        if !state.has_numbers() {
+            return Err(Status::NoSpc);
+        }
         let objects = crate::writable::log::as_u64(state.objects.len());
         match self.top.as_ref().and_then(|top| top.options.objects_max()) {
             Some(most) if objects >= most => Err(Status::DQuot),

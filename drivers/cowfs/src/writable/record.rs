@@ -11,7 +11,7 @@ use crate::service::CallKey;
 pub(crate) const SIZE_MAX: u64 = i64::MAX.unsigned_abs();
 
 /// Numbers are given out one by one from 2 on: no layer ever comes near this, and counting on from it never overflows.
-const NUMBER_MAX: u64 = 1 << 62;
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
 /// One operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

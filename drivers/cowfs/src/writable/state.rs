@@ -200,6 +200,11 @@ impl State {
         }
     }
 
+    /// Whether there are numbers left that a log may hold; a hostile one can have used them up.
+    pub(crate) fn has_numbers(&self) -> bool {
+        self.next <= super::record::NUMBER_MAX
+    }
+
     /// Takes a number that has never been used.
     pub(crate) fn take_number(&mut self) -> NodeNumber {
         let number = self.next;
