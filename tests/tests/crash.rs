@@ -23,6 +23,13 @@ const OURS: u16 = PORT + 40;
 /// What only a replacement does.
 const REPLACING: [ActionKind; 2] = [ActionKind::Unpublish, ActionKind::Publish];
 
+/// What Debian's Apache is told when it starts, but for where it writes.
+const ENVIRONMENT: &str = "unset HOME
+export APACHE_RUN_USER=www-data APACHE_RUN_GROUP=www-data APACHE_RUN_DIR=/run/apache2
+export APACHE_PID_FILE=/run/apache2/apache2.pid APACHE_LOCK_DIR=/run/lock/apache2 APACHE_LOG_DIR=/run/apache2
+export LANG=C
+";
+
 /// The slice as one commit has it.
 #[derive(Clone)]
 struct Slice {
@@ -48,13 +55,18 @@ impl Slice {
             Some(from) => format!("name: {}, movedFrom: {from}", self.name),
             None => format!("name: {}", self.name),
         };
-        let writable = if self.forgets {
-            "writable: none"
+        let slice = manifests::slice(&step);
+        let slice = if self.forgets {
+            // Its Apache writes to memory only.
+            slice.replace("writable: local", "writable: none").replace(
+                "              /etc/apache2/mods-enabled/cgi.load:\n",
+                "              /etc/apache2/envvars: { from: overlays/envvars }\n              \
+                 /etc/apache2/mods-enabled/cgi.load:\n",
+            )
         } else {
-            "writable: local"
+            slice
         };
-        manifests::slice(&step)
-            .replace("writable: local", writable)
+        slice
             .replace("name: web", &name)
             .replace("disk: 1GiB", &format!("memoryMax: 192MiB, disk: {}", self.disk))
             .replace(&format!("host: {PORT}"), &format!("host: {}", self.port))
@@ -365,6 +377,7 @@ fn replacement(options: &run::Options) -> LabResult<()> {
     use ActionKind as K;
 
     let mut story = begin(options)?;
+    story.repository.write("overlays/envvars", ENVIRONMENT)?;
     let first = Slice {
         name: "web",
         state: "running",
