@@ -77,7 +77,7 @@ impl Ours {
         // The lock goes with the stack.
         self.service = Arc::new(Memory::new());
         let report = cowfs::fsck::fsck(&self.writable).expect("checking");
-        assert_eq!(report.problems, Vec::<String>::new(), "fsck");
+        assert_eq!(report.problems, [], "fsck");
         self.epoch += u64::from(next_epoch);
         self.service = Self::open(&self.opener, &self.writable, &self.layers, self.epoch);
     }

@@ -1,5 +1,6 @@
 //! `xeno plan`: what would be done, and why.
 
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
@@ -146,7 +147,9 @@ fn open(args: &PlanArgs) -> Outcome<History> {
 }
 
 fn commits(args: &PlanArgs) -> Outcome<bool> {
-    let mut history = open(args)?;
+    // What was read and planned is not taken apart piece by piece: the program ends next, and of a large fleet that takes
+    // longer than printing it.
+    let mut history = ManuallyDrop::new(open(args)?);
     let range = Range::parse(args.rev.as_deref().unwrap_or("HEAD"))?;
     if range.from.is_some() && args.base.is_some() {
         return Err(Failure::said(
@@ -159,9 +162,9 @@ fn commits(args: &PlanArgs) -> Outcome<bool> {
         Some(base) => Some(history.reader().resolve(base)?),
         None => history.reader().parent(&revision)?,
     };
-    let before = base_commit(&mut history, base)?;
-    let after = Commit { revision, fleet };
-    let plans = plans(before.as_ref(), &after, args.node.as_ref())?;
+    let before = ManuallyDrop::new(base_commit(&mut history, base)?);
+    let after = ManuallyDrop::new(Commit { revision, fleet });
+    let plans = ManuallyDrop::new(plans((*before).as_ref(), &after, args.node.as_ref())?);
     print(&plans, args.output, args.node.is_some())
 }
 
