@@ -557,7 +557,8 @@ proptest! {
         let mut broken = plan.clone();
         let removed = broken.actions.remove(i);
         if !matches!(removed.action, Action::AwaitHealthy { .. }) {
-            prop_assert_ne!(check(&broken, &world.input()), [], "without {}", removed.action.key());
+            let change = removed.action.sliver().and_then(|sliver| plan.changes.get(&sliver.itself()));
+            prop_assert_ne!(check(&broken, &world.input()), [], "without {} of {:?}", removed.action.key(), change);
         }
         let mut broken = plan.clone();
         if let Some(before) = plan.actions[i].after.first() {

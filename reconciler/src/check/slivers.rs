@@ -31,6 +31,8 @@ struct Now {
     mark: Option<Digest>,
     /// A writable layer is open that outlives the domain.
     keeps: bool,
+    /// No open writable layer has another limit than is asked for.
+    limited: bool,
     /// Its health check has passed, or it has none.
     healthy: bool,
 }
@@ -148,6 +150,12 @@ fn beginning(plan: &Plan, input: &PlanInput<'_>) -> Option<BTreeMap<SliverId, No
             set_aside: kept.is_some_and(|s| s.tombstone.is_some()),
             mark: ObservedStorage::mark_of(kept),
             keeps: kept.is_some_and(|s| !s.limits.is_empty()),
+            limited: kept.is_none_or(|s| {
+                let asked = desired.map(|desired| desired.resources.disk);
+                s.limits
+                    .iter()
+                    .all(|limit| asked.is_none_or(|asked| *limit == asked))
+            }),
             healthy: !asked || input.observed.health.get(sliver) == Some(&HealthVerdict::Healthy),
         }
     };
@@ -333,6 +341,7 @@ impl Play<'_> {
                 fault(state.set_aside, Rule::OpensWhatIsSetAside);
                 let writes = |mount: &Mount| mount.writable == WritableKind::Local;
                 state.keeps = runs.is_some_and(|desired| desired.mounts.iter().any(writes));
+                state.limited = true;
                 state.open = true;
                 state.kept = true;
             }
@@ -342,6 +351,7 @@ impl Play<'_> {
                     runs.is_none_or(|desired| desired.resources.disk != *disk),
                     Rule::LimitsToWhatIsNotDesired,
                 );
+                state.limited = true;
             }
             Action::Stack { stack, .. } => {
                 fault(!state.open, Rule::StacksOnAWritableLayerThatIsNotOpen);
@@ -439,6 +449,7 @@ impl Play<'_> {
                 fault(state.domain.is_some() || state.exported, Rule::ClosesWhatIsInUse);
                 state.open = false;
                 state.keeps = false;
+                state.limited = true;
                 state.stack = None;
             }
             Action::Tombstone { .. } => {
@@ -582,6 +593,10 @@ fn lacks(input: &PlanInput<'_>, sliver: &SliverId, class: ChangeClass, state: &N
         .image
         .as_ref()
         .is_some_and(|image| image.sealed == Seal::Not || image.outdated);
+    // Who asks for `stopped` gives up the memory, unless the slice resumes; who is kept down does not.
+    let desired = input.desired.slivers.get(&sliver.itself());
+    let gives_up = desired.is_some_and(|d| d.state == SliverState::Stopped && d.start == Start::Boot);
+    let given_up = gives_up && state.image.is_some();
     match class {
         ChangeClass::Keep | ChangeClass::Wait => None,
         ChangeClass::Purge => state.set_aside.then_some(Left::SetAside),
@@ -591,11 +606,12 @@ fn lacks(input: &PlanInput<'_>, sliver: &SliverId, class: ChangeClass, state: &N
         | ChangeClass::Resume
         | ChangeClass::Replace
         | ChangeClass::Reboot => {
-            let Some(desired) = input.desired.slivers.get(&sliver.itself()) else {
+            let Some(desired) = desired else {
                 return Some(Left::Undesired);
             };
             if wanted_state(input, desired) != SliverState::Running {
-                return (!closed || state.set_aside).then_some(Left::NotResting);
+                let outdated = state.image.as_ref().is_some_and(|image| image.outdated);
+                return (!closed || given_up || outdated || state.set_aside).then_some(Left::NotResting);
             }
             let right = state.exported
                 && state.domain.as_ref().is_some_and(|domain| {
@@ -604,13 +620,13 @@ fn lacks(input: &PlanInput<'_>, sliver: &SliverId, class: ChangeClass, state: &N
                         && domain.booted == boot_digest(desired)
                         && Some(domain.uuid) == input.desired.uuid_of(sliver)
                 });
+            if right && !state.limited {
+                return Some(Left::NotLimited);
+            }
             (!right || state.image.is_some()).then_some(Left::NotRunning)
         }
         ChangeClass::Suspend | ChangeClass::Stop => {
-            // Who asks for `stopped` gives up the memory, unless the slice resumes; who is kept down does not.
-            let desired = input.desired.slivers.get(&sliver.itself());
-            let gives_up = desired.is_some_and(|d| d.state == SliverState::Stopped && d.start == Start::Boot);
-            let left = unsealed || gives_up && state.image.is_some();
+            let left = unsealed || given_up;
             (!closed || left || state.set_aside).then_some(Left::NotAtRest)
         }
         ChangeClass::HandOver => {
