@@ -104,12 +104,15 @@ pub(crate) fn claims(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>)
             }
         }
     }
-    let holders = port_holders(input);
+    // No port has two holders on a sound node; where an observation says so, all of them come first.
+    let mut holders: BTreeMap<u16, Vec<&SliverId>> = BTreeMap::new();
+    for (port, holder) in held_ports(input) {
+        holders.entry(port).or_default().push(holder);
+    }
     for berth in takers(studies) {
         for port in wanted_ports(input, berth) {
-            if let Some(holder) = holders.get(&port)
-                && *holder != berth
-            {
+            let others = holders.get(&port).into_iter().flatten();
+            for holder in others.filter(|holder| **holder != berth) {
                 let waits = claims.ports.entry(berth.clone()).or_default();
                 waits.insert((*holder).clone());
             }
@@ -132,7 +135,7 @@ pub(crate) fn free_beside(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, St
 
 /// Whether the ports that a sliver is to publish are free, or its own already.
 pub(crate) fn ports_are_free(input: &PlanInput<'_>, sliver: &SliverId) -> bool {
-    let holders = port_holders(input);
+    let holders: BTreeMap<u16, &SliverId> = held_ports(input).collect();
     let free = |port: u16| holders.get(&port).is_none_or(|holder| holder.itself() == *sliver);
     wanted_ports(input, sliver).all(free)
 }
@@ -270,18 +273,17 @@ fn wanted_ports<'a>(input: &PlanInput<'a>, sliver: &SliverId) -> impl Iterator<I
         .map(|publish| publish.host)
 }
 
-fn port_holders<'a>(input: &PlanInput<'a>) -> BTreeMap<u16, &'a SliverId> {
+/// Published ports of this node, each with the domain that holds it.
+fn held_ports<'a>(input: &PlanInput<'a>) -> impl Iterator<Item = (u16, &'a SliverId)> + use<'a> {
     let domains = domains(input).into_iter().flat_map(|domains| &domains.ours);
-    domains
-        .flat_map(|(sliver, domain)| domain.publish.iter().map(move |publish| (publish.host, sliver)))
-        .collect()
+    domains.flat_map(|(sliver, domain)| domain.publish.iter().map(move |publish| (publish.host, sliver)))
 }
 
 /// Slivers that want a port that a domain holds that stays, or that another takes first: one that holds it already, else
 /// the first by name. Who changes ports while running takes only what is free now: two that wait for each other's
 /// would wait for ever.
 fn ports_taken(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>) -> BTreeMap<SliverId, Reason> {
-    let now = port_holders(input);
+    let now: BTreeMap<u16, &SliverId> = held_ports(input).collect();
     let gives_up = |holder: &SliverId, port: u16| {
         studies.get(&holder.itself()).is_some_and(|study| {
             let unwanted = || wanted_ports(input, holder).all(|wanted| wanted != port);

@@ -385,7 +385,12 @@ fn node() -> NodeName {
 /// Plans once, carries the plan out as an agent would, and looks again.
 fn pass(world: &mut World, node_in_memory: &ScriptedNode, seed: u64) -> RunState {
     let plan = world.plan();
-    assert_eq!(check(&plan, &world.input()), []);
+    assert_eq!(
+        check(&plan, &world.input()),
+        [],
+        "{}",
+        render::text(&plan, render::Colour::Plain)
+    );
     let mut settle = settlements(&world.input(), &plan);
     let mut run = Run::new(plan, RetryPolicy::default(), seed);
     let mut now_ms = 0;
