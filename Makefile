@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image packages demo demo-stop test lint unit crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh bench bench-cowfs fuzz-cowfs doc deny clean-images
+.PHONY: help setup build man image packages demo demo-stop test lint unit properties-long crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh bench bench-cowfs fuzz-cowfs doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -44,6 +44,9 @@ lint: ## formatting, clippy and shellcheck, warnings denied
 unit: ## tests that need no guest
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked --workspace
+
+properties-long: ## the planner and its judge on random nodes (CASES=20000, SEED=random)
+	PROPTEST_CASES=$(or $(CASES),20000) PROPTEST_RNG_SEED=$(or $(SEED),$$RANDOM) $(CARGO) test --locked -p xeno-reconciler properties -- --nocapture
 
 crash-long: ## random walks of a whole agent through commits, faults and crashes (WALKS=500, SEED=1)
 	XENO_WALKS=$(or $(WALKS),500) XENO_SEED=$(or $(SEED),1) $(CARGO) test --locked -p xeno-agent --test lab walk

@@ -59,8 +59,10 @@ impl State {
         }
     }
 
-    /// Does what a call does, and notes its key if that changed anything.
+    /// Does what a call does, and notes its key if that changed anything. Calls about one object are served one after
+    /// the other: what an earlier call of the same key has done late has been done by then.
     pub(super) fn change(&mut self, key: String, effect: impl FnOnce(&mut Self)) {
+        self.hidden.retain(|hidden| hidden.key != key);
         let before = self.kept();
         effect(self);
         if self.kept() != before {
