@@ -59,7 +59,8 @@ fn repairs(input: &PlanInput<'_>, change: &Change) -> bool {
                 && domain.booted == boot_digest(&applied.desired)
                 && Some(domain.uuid) == uuid
         });
-        runs && storage.is_some_and(|s| s.exported && s.stack == Some(stack_digest(&applied.desired)))
+        let stack = stack_digest(&applied.desired);
+        runs && storage.is_some_and(|s| s.open.is_some() && s.exported && s.stack == Some(stack))
     };
     let same = input.desired.slivers.get(sliver) == Some(&applied.desired);
     !(up(sliver) || up(&sliver.beside())) || same
