@@ -1,13 +1,16 @@
-//! What tests of this crate share: a layer made of a few lines, and a content store in memory.
+//! What tests of this crate share: layers made of a few lines, a content store in memory, and the tree that a stack must be
+//! like.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use crate::attr::{Attr, Device, FileType, Time};
+use crate::attr::{Attr, Device, FileType, SetAttr, Time};
 use crate::layer::{
     ContentHash, ContentSource, Entry, Layer, LayerError, LayerId, NamedEntry, NodeNumber, ROOT,
 };
+use crate::memory::Memory;
+use crate::service::{Caller, CreateMode, FileService, Handle, Special, Stability};
 
 /// A layer in memory.
 #[derive(Clone, Debug)]
@@ -301,4 +304,116 @@ impl Dice {
     pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }
+}
+
+/// The lower of two layers that meet in every way: files, links, a device, and bits that programs mind.
+pub(crate) fn lower() -> MemoryLayer {
+    MemoryLayer::new(b"template")
+        .file("etc/passwd", &[b'p'; 5000])
+        .file("etc/hosts", b"hosts")
+        .file("etc/sub/a", b"deep a")
+        .file("etc/sub/b", b"deep b")
+        .file("bin/perl", b"#!perl")
+        .link("bin/perl", "bin/perl5")
+        .link("bin/perl", "etc/sub/perl")
+        .symlink("bin/c", b"../etc/hosts")
+        .device("d", 1, 3)
+        .dir("sub/etc/bin")
+        .file("a", &[b'a'; 70_000])
+        .set("a", |attr| {
+            attr.mode = 0o6755;
+            attr.uid = 1000;
+            attr.gid = 100;
+        })
+        .set("etc/sub", |attr| {
+            attr.mode = 0o3777;
+            attr.gid = 50;
+        })
+}
+
+/// The upper of them: it hides, adds, and has attributes of its own.
+pub(crate) fn upper() -> MemoryLayer {
+    MemoryLayer::new(b"overlay1")
+        .file("etc/hosts", b"other hosts")
+        .whiteout("etc/sub/b")
+        .whiteout("bin/perl5")
+        .file("etc/sub/c", b"c of overlay")
+        .file("sub/c", b"more")
+        .opaque("sub/etc")
+        .set("etc", |attr| attr.mode = 0o1777)
+        .set("sub", |attr| {
+            attr.mode = 0o775;
+            attr.gid = 100;
+        })
+}
+
+/// Names in a directory, in order.
+pub(crate) fn listed(service: &dyn FileService, dir: &Handle) -> Vec<Vec<u8>> {
+    let root = Caller::root();
+    let mut names = Vec::new();
+    let outcome = service.readdir(&root, dir, 0, true, &mut |entry| {
+        names.push(entry.name.clone());
+        true
+    });
+    assert!(outcome.expect("listing").1);
+    names.retain(|name| name != b"." && name != b"..");
+    names.sort();
+    names
+}
+
+/// A plain tree in memory that is the same as the one a stack shows.
+pub(crate) fn copy(stack: &dyn FileService) -> Memory {
+    let (model, root) = (Memory::new(), Caller::root());
+    let mut by_id: HashMap<u64, Handle> = HashMap::new();
+    let mut todo = vec![(stack.root(), model.root().handle)];
+    while let Some((own, copy)) = todo.pop() {
+        let set = SetAttr {
+            mode: Some(own.attr.mode),
+            uid: Some(own.attr.uid),
+            gid: Some(own.attr.gid),
+            ..SetAttr::default()
+        };
+        model.setattr(&root, None, &copy, &set, None).expect("setattr");
+        if own.attr.file_type != FileType::Directory {
+            continue;
+        }
+        for name in listed(stack, &own.handle) {
+            let child = stack.lookup(&root, &own.handle, &name).expect("it was listed").0;
+            if let Some(there) = by_id.get(&child.fileid) {
+                model.link(&root, None, there, &copy, &name).expect("link");
+                continue;
+            }
+            let none = SetAttr::default();
+            let made = match child.attr.file_type {
+                FileType::Regular => model.create(&root, None, &copy, &name, CreateMode::Guarded(none)),
+                FileType::Directory => model.mkdir(&root, None, &copy, &name, &none),
+                FileType::Symlink => {
+                    let target = stack.readlink(&root, &child.handle).expect("readlink").0;
+                    model.symlink(&root, None, &copy, &name, &target, &none)
+                }
+                file_type => {
+                    let device = child.attr.device;
+                    let special = Special { file_type, device };
+                    model.mknod(&root, None, &copy, &name, special, &none)
+                }
+            };
+            let made = made
+                .expect("making")
+                .value
+                .made
+                .expect("something was made")
+                .handle;
+            if child.attr.file_type == FileType::Regular {
+                let mut bytes = Vec::new();
+                let read = stack.read(&root, &child.handle, 0, 1 << 20, &mut bytes);
+                assert!(read.expect("reading").eof);
+                model
+                    .write(&root, &made, 0, &bytes, Stability::FileSync)
+                    .expect("writing");
+            }
+            by_id.insert(child.fileid, made);
+            todo.push((child, made));
+        }
+    }
+    model
 }

@@ -6,7 +6,7 @@
     reason = "the modules are written for the tests of the crate next door"
 )]
 
-use cowfs::{attr, layer};
+use cowfs::{attr, layer, memory, service};
 
 #[path = "../../tests/fuzz/arguments.rs"]
 mod arguments;

@@ -7,14 +7,12 @@ use super::{InspectError, Inspection};
 use crate::attr::{Attr, Device, FileType};
 use crate::handle::ObjectKey;
 use crate::layer::NodeNumber;
+use crate::stack::DIR_BYTES;
 use crate::stack::lower::{Lower, LowerChild, Origins};
 use crate::writable::extents::Source;
 use crate::writable::log::as_u64;
 use crate::writable::record::{Base, Name};
 use crate::writable::state::{Kind, Object};
-
-/// Size shown for every directory.
-const DIR_BYTES: u64 = 4096;
 
 /// What a name leads to.
 #[derive(Clone, Debug)]

@@ -47,7 +47,7 @@ use lower::Lower;
 use resolve::Node;
 
 /// Size shown for every directory, so that it does not change with the layer it comes from.
-const DIR_BYTES: u64 = 4096;
+pub(crate) const DIR_BYTES: u64 = 4096;
 
 /// Layers served as one tree; see the module's documentation. Implements [`crate::service::FileService`].
 pub struct Stack {

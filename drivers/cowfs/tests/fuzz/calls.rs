@@ -11,7 +11,7 @@ use cowfs::memory::Memory;
 use cowfs::nfs::client::{Client, ClientError};
 use cowfs::nfs::ops::{self, Procedure};
 use cowfs::server::Server;
-use cowfs::service::{Caller, CreateMode, FileService, Handle, Special, Stability, Status};
+use cowfs::service::{Caller, CreateMode, FileService, Handle, Stability, Status};
 use cowfs::stack::{self, StackSpec};
 use cowfs::writable::{Options, Writable, WritableError};
 
@@ -19,6 +19,7 @@ use crate::arguments::{Part, arguments, joined};
 use crate::input::Input;
 use crate::reply::{Reply, decode};
 use crate::support::{self, NoContent, client_of, lower, server, upper};
+use crate::testing::{copy, listed};
 
 /// Calls of one run.
 const STEPS_MAX: usize = 64;
@@ -400,73 +401,4 @@ impl World {
             }
         }
     }
-}
-
-fn listed(service: &dyn FileService, dir: &Handle) -> Vec<Vec<u8>> {
-    let mut names = Vec::new();
-    let outcome = service.readdir(&ROOT, dir, 0, true, &mut |entry| {
-        names.push(entry.name.clone());
-        true
-    });
-    assert!(outcome.expect("listing").1);
-    names.retain(|name| name != b"." && name != b"..");
-    names.sort();
-    names
-}
-
-/// A model with the same tree.
-fn copy(stack: &dyn FileService) -> Memory {
-    let model = Memory::new();
-    let mut by_id: HashMap<u64, Handle> = HashMap::new();
-    let mut todo = vec![(stack.root(), model.root().handle)];
-    while let Some((own, copy)) = todo.pop() {
-        let set = SetAttr {
-            mode: Some(own.attr.mode),
-            uid: Some(own.attr.uid),
-            gid: Some(own.attr.gid),
-            ..SetAttr::default()
-        };
-        model.setattr(&ROOT, None, &copy, &set, None).expect("setattr");
-        if own.attr.file_type != FileType::Directory {
-            continue;
-        }
-        for name in listed(stack, &own.handle) {
-            let child = stack.lookup(&ROOT, &own.handle, &name).expect("it was listed").0;
-            if let Some(there) = by_id.get(&child.fileid) {
-                model.link(&ROOT, None, there, &copy, &name).expect("link");
-                continue;
-            }
-            let none = SetAttr::default();
-            let made = match child.attr.file_type {
-                FileType::Regular => model.create(&ROOT, None, &copy, &name, CreateMode::Guarded(none)),
-                FileType::Directory => model.mkdir(&ROOT, None, &copy, &name, &none),
-                FileType::Symlink => {
-                    let target = stack.readlink(&ROOT, &child.handle).expect("readlink").0;
-                    model.symlink(&ROOT, None, &copy, &name, &target, &none)
-                }
-                file_type => {
-                    let device = child.attr.device;
-                    let special = Special { file_type, device };
-                    model.mknod(&ROOT, None, &copy, &name, special, &none)
-                }
-            };
-            let made = made
-                .expect("making")
-                .value
-                .made
-                .expect("something was made")
-                .handle;
-            if child.attr.file_type == FileType::Regular {
-                let mut bytes = Vec::new();
-                let read = stack.read(&ROOT, &child.handle, 0, 1 << 20, &mut bytes);
-                assert!(read.expect("reading").eof);
-                model
-                    .write(&ROOT, &made, 0, &bytes, Stability::FileSync)
-                    .expect("writing");
-            }
-            by_id.insert(child.fileid, made);
-            todo.push((child, made));
-        }
-    }
-    model
 }

@@ -1,7 +1,7 @@
 //! Bodies of the fuzz targets in `fuzz/`, run over the committed corpus: whatever a fuzzer once found stays found.
 
 // The layers in memory that unit tests use are ours too: they name their crate's modules by these paths.
-use cowfs::{attr, layer};
+use cowfs::{attr, layer, memory, service};
 
 mod arguments;
 mod calls;

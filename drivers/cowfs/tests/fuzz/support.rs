@@ -8,7 +8,7 @@ use cowfs::nfs::client::Client;
 use cowfs::server::{Limits, Server};
 use cowfs::service::Caller;
 
-use crate::testing::MemoryLayer;
+use crate::testing::{self, MemoryLayer};
 
 /// A content store that holds nothing.
 pub(crate) struct NoContent;
@@ -65,46 +65,11 @@ fn shared(slot: &'static OnceLock<Arc<dyn Layer>>, make: fn() -> MemoryLayer) ->
 /// The lower of two layers; its id is known to the `log` target.
 pub(crate) fn lower() -> Arc<dyn Layer> {
     static LAYER: OnceLock<Arc<dyn Layer>> = OnceLock::new();
-    shared(&LAYER, || {
-        MemoryLayer::new(b"template")
-            .file("etc/passwd", &[b'p'; 5000])
-            .file("etc/hosts", b"hosts")
-            .file("etc/sub/a", b"deep a")
-            .file("etc/sub/b", b"deep b")
-            .file("bin/perl", b"#!perl")
-            .link("bin/perl", "bin/perl5")
-            .link("bin/perl", "etc/sub/perl")
-            .symlink("bin/c", b"../etc/hosts")
-            .device("d", 1, 3)
-            .dir("sub/etc/bin")
-            .file("a", &[b'a'; 70_000])
-            .set("a", |attr| {
-                attr.mode = 0o6755;
-                attr.uid = 1000;
-                attr.gid = 100;
-            })
-            .set("etc/sub", |attr| {
-                attr.mode = 0o3777;
-                attr.gid = 50;
-            })
-    })
+    shared(&LAYER, testing::lower)
 }
 
 /// The upper of two layers.
 pub(crate) fn upper() -> Arc<dyn Layer> {
     static LAYER: OnceLock<Arc<dyn Layer>> = OnceLock::new();
-    shared(&LAYER, || {
-        MemoryLayer::new(b"overlay1")
-            .file("etc/hosts", b"other hosts")
-            .whiteout("etc/sub/b")
-            .whiteout("bin/perl5")
-            .file("etc/sub/c", b"c of overlay")
-            .file("sub/c", b"more")
-            .opaque("sub/etc")
-            .set("etc", |attr| attr.mode = 0o1777)
-            .set("sub", |attr| {
-                attr.mode = 0o775;
-                attr.gid = 100;
-            })
-    })
+    shared(&LAYER, testing::upper)
 }

@@ -7,50 +7,11 @@ use super::*;
 use crate::attr::{Device, SetTime, Time};
 use crate::memory::Memory;
 use crate::service::{Changed, InDirectory, access};
-use crate::testing::Dice;
+use crate::testing::{Dice, copy, listed, lower, upper};
 
 const NAMES: [&[u8]; 12] = [
     b"a", b"b", b"c", b"d", b"etc", b"bin", b"perl", b"perl5", b".wh.a", b"hosts", b"sub", b"passwd",
 ];
-
-fn lower() -> MemoryLayer {
-    MemoryLayer::new(b"template")
-        .file("etc/passwd", &[b'p'; 5000])
-        .file("etc/hosts", b"hosts")
-        .file("etc/sub/a", b"deep a")
-        .file("etc/sub/b", b"deep b")
-        .file("bin/perl", b"#!perl")
-        .link("bin/perl", "bin/perl5")
-        .link("bin/perl", "etc/sub/perl")
-        .symlink("bin/c", b"../etc/hosts")
-        .device("d", 1, 3)
-        .dir("sub/etc/bin")
-        .file("a", &[b'a'; 70_000])
-        .set("a", |attr| {
-            attr.mode = 0o6755;
-            attr.uid = 1000;
-            attr.gid = 100;
-        })
-        .set("etc/sub", |attr| {
-            attr.mode = 0o3777;
-            attr.gid = 50;
-        })
-}
-
-fn upper() -> MemoryLayer {
-    MemoryLayer::new(b"overlay1")
-        .file("etc/hosts", b"other hosts")
-        .whiteout("etc/sub/b")
-        .whiteout("bin/perl5")
-        .file("etc/sub/c", b"c of overlay")
-        .file("sub/c", b"more")
-        .opaque("sub/etc")
-        .set("etc", |attr| attr.mode = 0o1777)
-        .set("sub", |attr| {
-            attr.mode = 0o775;
-            attr.gid = 100;
-        })
-}
 
 struct Pair {
     stack: Handle,
@@ -394,86 +355,13 @@ impl Run {
     }
 }
 
-fn listed(service: &dyn FileService, dir: &Handle) -> Vec<Vec<u8>> {
-    let mut names = Vec::new();
-    let outcome = service.readdir(&Caller::root(), dir, 0, true, &mut |entry| {
-        names.push(entry.name.clone());
-        true
-    });
-    assert!(outcome.expect("listing").1);
-    names.retain(|name| name != b"." && name != b"..");
-    names.sort();
-    names
-}
-
-/// A model with the same tree as the stack.
-fn copy(world: &World) -> Memory {
-    let (model, root) = (Memory::new(), Caller::root());
-    let mut by_id: HashMap<u64, Handle> = HashMap::new();
-    let mut todo = vec![(world.stack.root(), model.root().handle)];
-    while let Some((own, copy)) = todo.pop() {
-        let set = SetAttr {
-            mode: Some(own.attr.mode),
-            uid: Some(own.attr.uid),
-            gid: Some(own.attr.gid),
-            ..SetAttr::default()
-        };
-        model.setattr(&root, None, &copy, &set, None).expect("setattr");
-        if own.attr.file_type != FileType::Directory {
-            continue;
-        }
-        for name in listed(&*world.stack, &own.handle) {
-            let child = world
-                .stack
-                .lookup(&root, &own.handle, &name)
-                .expect("it was listed")
-                .0;
-            if let Some(there) = by_id.get(&child.fileid) {
-                model.link(&root, None, there, &copy, &name).expect("link");
-                continue;
-            }
-            let none = SetAttr::default();
-            let made = match child.attr.file_type {
-                FileType::Regular => model.create(&root, None, &copy, &name, CreateMode::Guarded(none)),
-                FileType::Directory => model.mkdir(&root, None, &copy, &name, &none),
-                FileType::Symlink => {
-                    let target = world.stack.readlink(&root, &child.handle).expect("readlink").0;
-                    model.symlink(&root, None, &copy, &name, &target, &none)
-                }
-                file_type => {
-                    let special = Special {
-                        file_type,
-                        device: child.attr.device,
-                    };
-                    model.mknod(&root, None, &copy, &name, special, &none)
-                }
-            };
-            let made = made
-                .expect("making")
-                .value
-                .made
-                .expect("something was made")
-                .handle;
-            if child.attr.file_type == FileType::Regular {
-                let bytes = world.read_handle(&child.handle).expect("reading");
-                model
-                    .write(&root, &made, 0, &bytes, Stability::FileSync)
-                    .expect("writing");
-            }
-            by_id.insert(child.fileid, made);
-            todo.push((child, made));
-        }
-    }
-    model
-}
-
 fn check(seed: u64, steps: usize) {
     let dir = tempfile::tempdir().expect("a directory");
     let layers = [upper(), lower()];
     let layers: Vec<&MemoryLayer> = layers.iter().collect();
     let mut epoch = 1;
     let first = world(dir.path(), epoch, &layers);
-    let model = copy(&first);
+    let model = copy(&*first.stack);
     let known = vec![Pair {
         stack: first.stack.root().handle,
         model: model.root().handle,
