@@ -87,10 +87,9 @@ impl Progress {
     /// changes nothing: what it needs meanwhile, as a file server that came back, must not wait as long.
     pub(super) fn busy(&self) -> BTreeMap<SliverId, ActionKey> {
         let one = |one: &InFlight| {
-            let planned = self.run.action(&one.key)?;
-            let changes = !matches!(planned.action, Action::AwaitHealthy { .. });
-            changes.then_some(())?;
-            Some((planned.action.sliver()?.itself(), one.key.clone()))
+            let action = &self.run.action(&one.key)?.action;
+            let sliver = action.sliver()?.itself();
+            (!matches!(action, Action::AwaitHealthy { .. })).then(|| (sliver, one.key.clone()))
         };
         self.in_flight.values().filter_map(one).collect()
     }

@@ -149,11 +149,10 @@ async fn questions_keep_nothing_from_being_repaired_and_end_no_wait() {
     assert_eq!(world.calls("boot:web/1"), 2, "questions put off the repair");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_newer_commit_supersedes_a_run_that_waits() {
-    let world = World::started();
-    let mut unhealthy = sliver("web/0");
-    unhealthy.health = Some(Health {
+/// A sliver that runs and never becomes healthy; its health is awaited for an hour.
+fn never_healthy(id: &str) -> DesiredSliver {
+    let mut sliver = sliver(id);
+    sliver.health = Some(Health {
         probe: Probe::Console {
             marker: "never printed".to_owned(),
         },
@@ -161,7 +160,13 @@ async fn a_newer_commit_supersedes_a_run_that_waits() {
         threshold: 1,
         grace: Millis(3_600_000),
     });
-    world.push(commit(1, [unhealthy])).await;
+    sliver
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_commit_supersedes_a_run_that_waits() {
+    let world = World::started();
+    world.push(commit(1, [never_healthy("web/0")])).await;
     let waiting = |status: &Status| {
         let run = status.run.as_ref();
         run.is_some_and(|run| run.in_flight.iter().any(|one| one.action == "await:web/0"))
@@ -179,16 +184,9 @@ async fn drift_elsewhere_does_not_wait_for_a_guest_to_become_healthy() {
     let world = World::started();
     world.push(commit(1, [sliver("db/0")])).await;
     world.converged(1).await;
-    let mut unhealthy = sliver("web/0");
-    unhealthy.health = Some(Health {
-        probe: Probe::Console {
-            marker: "never printed".to_owned(),
-        },
-        interval: Millis(1_000),
-        threshold: 1,
-        grace: Millis(3_600_000),
-    });
-    world.push(commit(2, [sliver("db/0"), unhealthy])).await;
+    world
+        .push(commit(2, [sliver("db/0"), never_healthy("web/0")]))
+        .await;
     world
         .until("web/0 to be started", |_| world.calls("boot:web/0") == 1)
         .await;
@@ -204,16 +202,7 @@ async fn drift_elsewhere_does_not_wait_for_a_guest_to_become_healthy() {
 #[tokio::test(start_paused = true)]
 async fn a_file_server_that_comes_back_serves_a_guest_that_is_not_healthy_yet() {
     let world = World::started();
-    let mut unhealthy = sliver("web/0");
-    unhealthy.health = Some(Health {
-        probe: Probe::Console {
-            marker: "never printed".to_owned(),
-        },
-        interval: Millis(1_000),
-        threshold: 1,
-        grace: Millis(3_600_000),
-    });
-    world.push(commit(1, [unhealthy])).await;
+    world.push(commit(1, [never_healthy("web/0")])).await;
     world
         .until("web/0 to be started", |_| world.calls("boot:web/0") == 1)
         .await;
