@@ -11,7 +11,7 @@ use xeno_reconciler::action::ActionKind;
 use xeno_tests::demo::manifests::{self, PORT, Step};
 use xeno_tests::demo::{report::Report, run, stop};
 use xeno_tests::lab::{
-    LabError, LabResult, built, ensure, http, node::Node, repository::Repository, wait_for,
+    LabError, LabResult, ensure, http, node::Node, repository::Repository, scratch::Scratch, wait_for,
 };
 
 const DEADLINE: Duration = Duration::from_secs(240);
@@ -210,16 +210,7 @@ fn a_replacement_minds_no_kill_of_its_agent() -> LabResult<()> {
 }
 
 fn told(story: fn(&run::Options) -> LabResult<()>) -> LabResult<()> {
-    let scratch = tempfile::tempdir().expect("a scratch directory");
-    let dir = scratch.path().canonicalize().expect("it exists");
-    let options = run::Options {
-        xeno: built::program("xeno"),
-        images: built::images(),
-        dir: dir.clone(),
-        keep: false,
-    };
-    let _stop = stop::AtTheEnd::of(&dir);
-    story(&options)
+    Scratch::on_disk().tell(|scratch| story(&scratch.options()))
 }
 
 /// A node with nothing to do, whose agent has ended.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use xeno_tests::demo::manifests::{self, PORT, Step};
 use xeno_tests::demo::{report::Report, run, stop};
-use xeno_tests::lab::{LabResult, built, http, node::Node, repository::Repository, wait_for};
+use xeno_tests::lab::{LabResult, http, node::Node, repository::Repository, scratch::Scratch, wait_for};
 
 const DEADLINE: Duration = Duration::from_secs(300);
 const FETCH: Duration = Duration::from_secs(5);
@@ -34,16 +34,7 @@ fn boot_id() -> LabResult<String> {
 
 #[test]
 fn a_push_becomes_a_page_and_outlives_a_killed_file_server() -> LabResult<()> {
-    let scratch = tempfile::tempdir().expect("a scratch directory");
-    let dir = scratch.path().canonicalize().expect("it exists");
-    let options = run::Options {
-        xeno: built::program("xeno"),
-        images: built::images(),
-        dir: dir.clone(),
-        keep: false,
-    };
-    let _stop = stop::AtTheEnd::of(&dir);
-    story(&options)
+    Scratch::on_disk().tell(|scratch| story(&scratch.options()))
 }
 
 fn story(options: &run::Options) -> LabResult<()> {

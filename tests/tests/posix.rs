@@ -9,9 +9,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use xeno_tests::demo::{report::say, stop};
+use xeno_tests::demo::report::say;
 use xeno_tests::lab::one_guest::{OneGuest, Recipe, open_to_all, write_script};
-use xeno_tests::lab::{LabError, LabResult, Parts, built, ensure, scratch, template};
+use xeno_tests::lab::{LabError, LabResult, Parts, built, ensure, scratch::Scratch, template};
 
 /// For all of it: some minutes by itself, many times that on a machine that others use too.
 const DEADLINE: Duration = Duration::from_secs(3_000);
@@ -92,15 +92,7 @@ fn every_case_holds_on_ext4() -> LabResult<()> {
 
 #[test]
 fn every_case_holds_in_a_guest_on_cowfs() -> LabResult<()> {
-    let scratch = match scratch::in_memory() {
-        Some(place) => tempfile::tempdir_in(place),
-        None => tempfile::tempdir(),
-    };
-    let scratch = scratch.expect("a scratch directory");
-    let dir = scratch.path().canonicalize().expect("it exists");
-    let outcome = in_a_guest(&dir);
-    stop::end_all(&dir)?;
-    outcome
+    Scratch::in_memory().tell(|scratch| in_a_guest(scratch.dir()))
 }
 
 const RUN: &str = "#!/bin/sh

@@ -7,9 +7,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use xeno_tests::demo::{report::say, stop};
+use xeno_tests::demo::report::say;
 use xeno_tests::lab::one_guest::{OneGuest, Recipe, write_script};
-use xeno_tests::lab::{LabError, LabResult, Parts, built, ensure, scratch, template};
+use xeno_tests::lab::{LabError, LabResult, Parts, built, ensure, scratch::Scratch, template};
 
 /// For the whole of it; an emulated processor takes minutes.
 const DEADLINE: Duration = Duration::from_secs(3_000);
@@ -46,15 +46,7 @@ spec:
 #[test]
 fn packages_repositories_and_databases_are_whole() -> LabResult<()> {
     // Killing a process takes nothing from the disk's cache, so a disk that waits would only make it slow.
-    let scratch = match scratch::in_memory() {
-        Some(place) => tempfile::tempdir_in(place),
-        None => tempfile::tempdir(),
-    };
-    let scratch = scratch.expect("a scratch directory");
-    let dir = scratch.path().canonicalize().expect("it exists");
-    let outcome = story(&dir);
-    stop::end_all(&dir)?;
-    outcome
+    Scratch::in_memory().tell(|scratch| story(scratch.dir()))
 }
 
 fn story(dir: &Path) -> LabResult<()> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use xeno_tests::demo::manifests::{self, PORT, Step};
 use xeno_tests::demo::{report::Report, run, stop};
 use xeno_tests::lab::{
-    LabError, LabResult, built, ensure, http, node::Node, repository::Repository, wait_for,
+    LabError, LabResult, ensure, http, node::Node, repository::Repository, scratch::Scratch, wait_for,
 };
 
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -160,16 +160,7 @@ impl Story {
 
 #[test]
 fn disks_that_are_full_or_read_only_or_from_another_day_cost_nothing() -> LabResult<()> {
-    let scratch = tempfile::tempdir().expect("a scratch directory");
-    let dir = scratch.path().canonicalize().expect("it exists");
-    let options = run::Options {
-        xeno: built::program("xeno"),
-        images: built::images(),
-        dir: dir.clone(),
-        keep: false,
-    };
-    let _stop = stop::AtTheEnd::of(&dir);
-    story(&options)
+    Scratch::on_disk().tell(|scratch| story(&scratch.options()))
 }
 
 fn story(options: &run::Options) -> LabResult<()> {

@@ -29,8 +29,8 @@ pub struct OneGuest {
 }
 
 impl OneGuest {
-    /// Starts a node `cam-01` below `dir` and pushes the slice to it. `stop::end_all(dir)` ends what was started,
-    /// whatever came of it.
+    /// Starts a node `cam-01` below `dir` and pushes the slice to it. A [`super::scratch::Scratch`]
+    /// ends what was started, whatever came of it.
     ///
     /// # Errors
     /// If a daemon does not come up, or the push is refused.
