@@ -58,13 +58,7 @@ impl Records {
     /// grows; never for more than one record and a bit. What is announced and never comes costs address space only:
     /// pages become real when something is read into them.
     pub fn room(&mut self) -> &mut BytesMut {
-        let fragment = self
-            .input
-            .first_chunk::<4>()
-            .map_or(0, |&mark| u32::from_be_bytes(mark));
-        let fragment = usize::try_from(fragment & !(1 << 31))
-            .unwrap_or(MAX_RECORD)
-            .min(MAX_RECORD);
+        let (fragment, _) = self.fragment();
         self.input
             .reserve((fragment + 4).saturating_sub(self.input.len()).max(1 << 14));
         &mut self.input
@@ -73,18 +67,22 @@ impl Records {
     /// Bytes of the record that has begun, as it announces them, and no more than a record may have; 0 where none has.
     #[must_use]
     pub fn announced(&self) -> usize {
-        let mark = self
-            .input
-            .first_chunk::<4>()
-            .map_or(0, |&mark| u32::from_be_bytes(mark));
-        let len = usize::try_from(mark & !(1 << 31)).unwrap_or(MAX_RECORD);
+        let (fragment, last) = self.fragment();
         // Once there is more than one fragment the record may become as long as any.
-        let fragmented = !self.earlier.is_empty() || mark != 0 && mark & (1 << 31) == 0;
-        if fragmented {
-            MAX_RECORD
+        if last && self.earlier.is_empty() {
+            fragment
         } else {
-            len.min(MAX_RECORD)
+            MAX_RECORD
         }
+    }
+
+    /// Bytes of the fragment that has begun, no more than a record may have, and whether it is its record's last; 0 bytes
+    /// that no other follows where none has.
+    fn fragment(&self) -> (usize, bool) {
+        let mark = self.input.first_chunk::<4>();
+        let mark = mark.map_or(0, |&mark| u32::from_be_bytes(mark));
+        let len = usize::try_from(mark & !(1 << 31)).unwrap_or(MAX_RECORD);
+        (len.min(MAX_RECORD), mark == 0 || mark & (1 << 31) != 0)
     }
 
     /// The next whole record; `None` until more has been read.

@@ -59,7 +59,7 @@ where
     W: AsyncWrite + Unpin + Send + 'static,
 {
     let flight = Flight::new(client);
-    serve_until_left(server, peer, streams, flight.share()).await;
+    serve_until_left(server, peer, streams, flight.clone()).await;
     flight.landed().await;
 }
 
@@ -225,25 +225,9 @@ impl Connection {
         if self.used.insert(id) {
             export.on_close(&self.closer);
         }
-        if procedure.only_metadata()
-            && export.state() == State::Active
-            && export.service().answers_from_memory()
-        {
-            let reply = answer(&export, procedure, &call, None);
-            // One look at the clock for each call: where one ends the next begins.
-            let begun = std::mem::replace(&mut self.clock, Instant::now());
-            let took = self.clock.saturating_duration_since(begun);
-            export
-                .metrics()
-                .note(procedure, outcome(procedure, &call, &reply, took));
-            return self.put(&reply).await.map(Ok);
-        }
         let room = ops::reply_size(procedure, call.arguments());
-        if procedure == Procedure::Read
-            && room <= READ_IN_PLACE
-            && export.state() == State::Active
-            && let Some(reply) = answer_cached(&export, &call, room)
-        {
+        if let Some(reply) = answer_in_place(&export, procedure, &call, room) {
+            // One look at the clock for each call: where one ends the next begins.
             let begun = std::mem::replace(&mut self.clock, Instant::now());
             let took = self.clock.saturating_duration_since(begun);
             export
@@ -395,6 +379,19 @@ fn outcome(procedure: Procedure, call: &Call, reply: &[u8], took: Duration) -> O
         refused: status != Some(&[0; 4]),
         bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
     }
+}
+
+/// The whole reply to a call that waits for no disk; `None` if it has to go to the pool.
+fn answer_in_place(export: &Export, procedure: Procedure, call: &Call, room: usize) -> Option<Vec<u8>> {
+    if export.state() != State::Active {
+        return None;
+    }
+    if procedure.only_metadata() && export.service().answers_from_memory() {
+        return Some(answer(export, procedure, call, None));
+    }
+    (procedure == Procedure::Read && room <= READ_IN_PLACE)
+        .then(|| answer_cached(export, call, room))
+        .flatten()
 }
 
 /// The whole reply to a READ of what is in memory; `None` if it has to go to the pool.

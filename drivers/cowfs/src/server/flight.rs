@@ -26,7 +26,8 @@ impl ClientFlight {
     }
 }
 
-/// What one connection has in flight.
+/// What one connection has in flight; clones count together.
+#[derive(Clone)]
 pub(super) struct Flight {
     connection: Arc<Semaphore>,
     client: ClientFlight,
@@ -38,14 +39,6 @@ impl Flight {
         Self {
             connection: Arc::new(Semaphore::new(UNITS_PER_CONNECTION)),
             client,
-        }
-    }
-
-    /// Another name for the same.
-    pub(super) fn share(&self) -> Self {
-        Self {
-            connection: Arc::clone(&self.connection),
-            client: self.client.clone(),
         }
     }
 
