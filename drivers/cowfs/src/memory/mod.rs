@@ -269,9 +269,7 @@ impl Tree {
         body: Body,
         set: &SetAttr,
     ) -> FsResult<InDirectory> {
-        if is_dots(name) || self.find(caller, dir, name)?.is_some() {
-            // `.` and `..` are always there.
-            self.directory(dir)?;
+        if self.find(caller, dir, name)?.is_some() {
             return Err(Status::Exist);
         }
         let parent = self.node(dir);
