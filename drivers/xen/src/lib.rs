@@ -4,5 +4,6 @@
 //! It never runs a shell, never takes "could not look" for "is not there", and never touches a domain that is not ours
 //! by name, UUID and mark.
 
+pub mod gate;
 pub mod link;
 pub mod publish;
