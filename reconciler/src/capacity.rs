@@ -306,9 +306,10 @@ fn ports_taken(input: &PlanInput<'_>, studies: &BTreeMap<SliverId, Study>) -> BT
         .map(|(sliver, _)| sliver);
     let mut held = BTreeMap::new();
     for (port, sliver) in retunes.flat_map(wants) {
+        // What its own other embodiment gives up is taken by it, and by nobody else.
         let by = match now.get(&port) {
-            Some(holder) => *holder,
-            None => *taken.entry(port).or_insert(sliver),
+            Some(holder) if holder.itself() != *sliver => *holder,
+            Some(_) | None => *taken.entry(port).or_insert(sliver),
         };
         if by.itself() != *sliver {
             let by = by.itself();

@@ -403,8 +403,9 @@ impl Actions {
 
     fn connect_claims(&mut self, claims: &Claims) {
         use ActionKind::{Boot, Publish, Resume, Retune, Shutdown, Suspend, Unpublish};
-        // A sliver that ends and is started again gives up everything at its end.
-        let frees = [Shutdown, Suspend, Retune, Unpublish];
+        // A sliver that ends and is started again gives up everything at its end. One that takes over gets its limits with
+        // its ports.
+        let frees = [Shutdown, Suspend, Retune, Unpublish, Publish];
         let each = |claims: &BTreeMap<SliverId, BTreeSet<SliverId>>, takes: &[ActionKind]| {
             let mut edges = Vec::new();
             for (sliver, holders) in claims {

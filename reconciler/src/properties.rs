@@ -564,7 +564,9 @@ proptest! {
     fn the_judge_finds_what_is_missing(sides in sides(), around in surroundings(), at in any::<prop::sample::Index>()) {
         let world = world(&sides, &around);
         let plan = world.plan();
-        prop_assume!(!plan.actions.is_empty());
+        if plan.actions.is_empty() {
+            return Ok(());
+        }
         let i = at.index(plan.actions.len());
         let mut broken = plan.clone();
         let removed = broken.actions.remove(i);

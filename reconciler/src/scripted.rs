@@ -19,7 +19,8 @@ use std::task::{Context, Poll, Waker};
 use xeno_model::desired::{DesiredNode, DesiredSliver, Publish};
 use xeno_model::id::{Digest, NodeName, SliverId, Timestamp};
 use xeno_model::observed::{
-    Ability, DomainState, Domains, HealthVerdict, ObservedNode, ObservedStorage, Seen, Stranger,
+    Ability, DomainState, Domains, HealthVerdict, ObservedDomain, ObservedNode, ObservedStorage, Seen,
+    Stranger,
 };
 
 use crate::action::{Action, PortsFrom};
@@ -54,6 +55,10 @@ struct State {
     effects: Vec<String>,
     struck: Vec<String>,
     hidden: Vec<fault::Hidden>,
+    /// Whether something has been done late that no look has seen yet: no plan can have known of it.
+    unseen: bool,
+    /// Why the call that is being carried out does nothing.
+    refused: Option<PortError>,
     violations: Vec<String>,
 }
 
@@ -317,8 +322,9 @@ impl ScriptedNode {
         };
         match fault {
             None => {
-                self.state().change(key, effect);
-                Ok(())
+                let mut state = self.state();
+                state.change(key, effect);
+                state.refused.take().map_or(Ok(()), Err)
             }
             Some(Fault::Fails(error)) => Err(error),
             Some(Fault::Hangs) => std::future::pending().await,
@@ -416,6 +422,26 @@ impl State {
         }
     }
 
+    /// Whether a domain cannot get this memory and these ports because of something that was done late: a hypervisor has
+    /// no more than it has, and says so. Without such a thing whoever asks should have known.
+    fn refuses(&mut self, verb: &str, sliver: &SliverId, memory_mib: u64, publish: &[Publish]) -> bool {
+        let mut others = self.domains.ours.iter().filter(|(other, _)| *other != sliver);
+        let taken = |d: &ObservedDomain| d.publish.iter().any(|p| publish.iter().any(|q| q.host == p.host));
+        let port = others.any(|(_, domain)| taken(domain));
+        let own = self
+            .domains
+            .ours
+            .get(sliver)
+            .map_or(0, |domain| domain.memory_mib);
+        let full =
+            (self.memory_held() - own).saturating_add(memory_mib) > self.memory_mib && memory_mib > own;
+        let refuses = self.unseen && (port || full);
+        if refuses {
+            self.refused = Some(PortError::later(format!("{verb} {sliver}: not enough is free")));
+        }
+        refuses
+    }
+
     /// Notes what a domain that takes these ports and this memory would break.
     fn shared_rules(&mut self, verb: &str, sliver: &SliverId, publish: &[Publish]) {
         for publish in publish {
@@ -444,3 +470,6 @@ impl State {
         ours.chain(strangers).sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use xeno_model::desired::{DesiredSliver, LayerRef, Mount, SliverState, Start, WritableKind};
-use xeno_model::id::{Digest, DomainUuid, SliverId};
+use xeno_model::id::{Berth, Digest, DomainUuid, SliverId};
 use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::{Ability, DomainState, HealthVerdict, ObservedDomain, ObservedStorage, Seen};
 
@@ -537,7 +537,15 @@ impl Play<'_> {
                     && self.uuid == Some(domain.uuid)
                     && state.stack == Some(stack_digest(desired))
             });
-        fault(right && state.rightly_open, Rule::StopsADomainThatIsAsDesired);
+        // What keeps what it writes has it in its first berth: a domain of it in the second has no business there.
+        let at_home = |sliver: &SliverId| {
+            sliver.berth() == Berth::First || runs.is_some_and(DesiredSliver::keeps_nothing)
+        };
+        let at_home = self.action.sliver().is_some_and(at_home);
+        fault(
+            right && at_home && state.rightly_open,
+            Rule::StopsADomainThatIsAsDesired,
+        );
         let ready = runs.is_none_or(|desired| self.here.can_start(desired, self.restacks));
         fault(!ready && !other_runs, Rule::StopsADomainBeforeItCanStartAgain);
         if matches!(self.action, Action::Suspend { .. }) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use xeno_model::id::{Berth, SliverId};
 use xeno_model::normal::{boot_digest, stack_digest};
-use xeno_model::observed::DomainState;
+use xeno_model::observed::{DomainState, ObservedStorage};
 
 use super::Finding;
 use crate::change::{Change, ChangeClass, Disruption};
@@ -60,7 +60,9 @@ fn repairs(input: &PlanInput<'_>, change: &Change) -> bool {
                 && Some(domain.uuid) == uuid
         });
         let stack = stack_digest(&applied.desired);
-        runs && storage.is_some_and(|s| s.open.is_some() && s.exported && s.stack == Some(stack))
+        // Open under an older right to run, or set aside, its disk is not safe: that is mended at once.
+        let rightly_open = |s: &ObservedStorage| s.open >= Some(applied.epoch) && s.tombstone.is_none();
+        runs && storage.is_some_and(|s| rightly_open(s) && s.exported && s.stack == Some(stack))
     };
     let same = input.desired.slivers.get(sliver) == Some(&applied.desired);
     !(up(sliver) || up(&sliver.beside())) || same

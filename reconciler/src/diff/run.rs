@@ -16,10 +16,13 @@ pub(super) fn to_run(situation: &Situation<'_>, desired: &DesiredSliver) -> Stud
     let mut reasons = asked(situation, desired);
     let cause = cause(&reasons);
     let apart = came_apart(situation, desired, marks, &steps);
-    // What only has other limits than it should serves as well as before.
-    let mends = apart
-        .iter()
-        .any(|reason| !matches!(reason, Reason::LimitForeign { .. } | Reason::Mistuned { .. }));
+    // What only has other limits than it should, or an image that nobody will resume, serves as well as before.
+    let mends = apart.iter().any(|reason| {
+        !matches!(
+            reason,
+            Reason::LimitForeign { .. } | Reason::Mistuned { .. } | Reason::ImageBesideDomain
+        )
+    });
     reasons.extend(apart);
     let image = situation.image_use(desired, marks);
     if steps.contains(&Step::Boot) {

@@ -15,10 +15,10 @@ impl Hypervisor for ScriptedNode {
 
     async fn boot(&self, spec: &DomainSpec) -> PortResult<()> {
         let effect = |state: &mut State| {
-            if state.runs_as(spec) {
+            let sliver = &spec.sliver;
+            if state.runs_as(spec) || state.refuses("boot", sliver, spec.memory_mib, &spec.publish) {
                 return;
             }
-            let sliver = &spec.sliver;
             let image = state.domains.images.contains_key(sliver);
             state.rule(!image, || format!("boot:{sliver} while an image of it is there"));
             state.start("boot", spec, spec.memory_max_mib);
@@ -92,10 +92,10 @@ impl Hypervisor for ScriptedNode {
 
     async fn resume(&self, spec: &DomainSpec) -> PortResult<()> {
         let effect = |state: &mut State| {
-            if state.runs_as(spec) {
+            let sliver = &spec.sliver;
+            if state.runs_as(spec) || state.refuses("resume", sliver, spec.memory_mib, &spec.publish) {
                 return;
             }
-            let sliver = &spec.sliver;
             let Some(image) = state.domains.images.remove(sliver) else {
                 return state.rule(false, || format!("resume:{sliver} without its image"));
             };
@@ -151,6 +151,9 @@ impl Hypervisor for ScriptedNode {
 impl State {
     fn retune(&mut self, verb: &str, sliver: &SliverId, tuning: &Tuning) {
         let able = self.domains.able.clone();
+        if self.refuses(verb, sliver, tuning.memory_mib, &tuning.publish) {
+            return;
+        }
         let Some(domain) = self.domains.ours.get_mut(sliver) else {
             self.rule(false, || format!("{verb}:{sliver} without its domain"));
             return;

@@ -64,6 +64,7 @@ impl State {
     pub(super) fn change(&mut self, key: String, effect: impl FnOnce(&mut Self)) {
         self.hidden.retain(|hidden| hidden.key != key);
         let before = self.kept();
+        self.refused = None;
         effect(self);
         if self.kept() != before {
             self.effects.push(key);
@@ -96,6 +97,7 @@ impl State {
 
     /// The node has been looked at.
     pub(super) fn looked_at(&mut self) {
+        self.unseen = false;
         for hidden in std::mem::take(&mut self.hidden) {
             let looks = hidden.looks.saturating_sub(1);
             if looks > 0 {
@@ -112,6 +114,7 @@ impl State {
             key, before, after, ..
         }: Hidden,
     ) {
+        self.unseen = true;
         self.change(key, |state| {
             merge(&mut state.domains.ours, &before.domains.ours, &after.domains.ours);
             let (images, then) = (&before.domains.images, &after.domains.images);

@@ -204,3 +204,102 @@ fn the_next_replacement_goes_back_to_the_first_berth() {
         ["shutdown:web/0b", "unexport:web/0b", "close:web/0b"]
     );
 }
+
+#[test]
+fn memory_that_is_given_up_with_the_takeover_is_waited_for() {
+    let mut world = beside(true).with_memory(768);
+    world
+        .domains()
+        .ours
+        .get_mut(&id("web/0").beside())
+        .unwrap()
+        .memory_mib = 512;
+    let mut new = sliver("new/0");
+    new.resources.memory = Bytes(256 << 20);
+    world.desired.slivers.insert(id("new/0"), new);
+    let plan = world.plan();
+    assert_eq!(check::check(&plan, &world.input()), []);
+    let boot = plan
+        .actions
+        .iter()
+        .find(|planned| planned.action.key().0 == "boot:new/0");
+    let after: Vec<_> = boot.unwrap().after.iter().map(ToString::to_string).collect();
+    assert!(after.contains(&"publish:web/0b".to_owned()), "{after:?}");
+}
+
+#[test]
+fn ports_that_pass_from_one_embodiment_to_the_other_are_nobody_elses() {
+    let mut world = World::wanting([web()]).settle();
+    let second = id("web/0").beside();
+    let mut domain = world.domains().ours[&id("web/0")].clone();
+    domain.uuid = DomainUuid::of(&world.desired.fleet, &second);
+    world.domains().ours.insert(second.clone(), domain);
+    *world.storage_of(&second) = world.storage("web/0").clone();
+    world
+        .domains()
+        .ours
+        .get_mut(&id("web/0"))
+        .unwrap()
+        .publish
+        .clear();
+    world.observed.health.remove(&second);
+    world.observed.health.insert(id("web/0"), HealthVerdict::Healthy);
+    // Of the two that are as desired the healthy one stays, though the other has the ports.
+    let ends = [
+        "shutdown:web/0b",
+        "unexport:web/0b",
+        "close:web/0b",
+        "retune:web/0",
+    ];
+    assert_eq!(story(&world).2, ends);
+    let mut api = sliver("api/0");
+    api.publish = web().publish;
+    world.desired.slivers.insert(id("api/0"), api);
+    assert_eq!(story(&world).2, ends);
+    let api = &world.plan().changes[&id("api/0")];
+    assert_eq!(api.class, ChangeClass::Wait);
+    assert_eq!(explain(api)[0], "port 8080 of the node is held by web/0");
+}
+
+#[test]
+fn an_image_that_nobody_will_resume_is_no_reason_to_disturb_what_serves() {
+    let mut world = World::wanting([web()]).settle();
+    world.want("web/0").state = SliverState::Suspended;
+    let suspended = world.clone().settle();
+    world.want("web/0").state = SliverState::Running;
+    let image = suspended.observed.domains.known().unwrap().images[&id("web/0")].clone();
+    world.domains().images.insert(id("web/0"), image);
+    world.want("web/0").resources.memory_max = Some(Bytes(1 << 30));
+    world.close_windows();
+    let (class, why, steps) = story(&world);
+    assert_eq!(
+        (class, &steps[..]),
+        (ChangeClass::InPlace, &["discard:web/0".to_owned()][..]),
+        "{why:?}"
+    );
+    // Ending one of two embodiments may end connections: that waits.
+    let second = id("web/0").beside();
+    let mut domain = world.domains().ours[&id("web/0")].clone();
+    domain.publish.clear();
+    world.domains().ours.insert(second, domain);
+    let (class, why, steps) = story(&world);
+    assert_eq!((class, steps.len()), (ChangeClass::Wait, 0), "{why:?}");
+}
+
+#[test]
+fn what_keeps_something_has_no_business_in_the_second_berth() {
+    let mut world = World::wanting([sliver("web/0")]).settle();
+    let second = id("web/0").beside();
+    let mut domain = world.domains().ours[&id("web/0")].clone();
+    domain.uuid = DomainUuid::of(&world.desired.fleet, &second);
+    world.domains().ours.insert(second.clone(), domain);
+    *world.storage_of(&second) = ObservedStorage {
+        on_disk: false,
+        ..world.storage("web/0").clone()
+    };
+    world.applied.clear();
+    world.domains().ours.get_mut(&id("web/0")).unwrap().booted = Digest([9; 32]);
+    let (class, why, steps) = story(&world);
+    assert_eq!(class, ChangeClass::Reboot, "{why:?}");
+    assert_eq!(steps[..3], ["shutdown:web/0b", "unexport:web/0b", "close:web/0b"]);
+}

@@ -112,3 +112,23 @@ fn another_name_takes_over_and_removes_nothing() {
     world.freeze("web/0");
     assert!(world.plan().actions.is_empty());
 }
+
+#[test]
+fn a_disk_that_is_not_safe_is_mended_outside_the_window() {
+    let mut world = settled();
+    world.close_windows();
+    world.want("web/0").resources.memory_max = Some(Bytes(1 << 30));
+    let up = world.clone();
+    assert_eq!(story(&up).0, ChangeClass::InPlace);
+    // What was set aside is deleted once it has been long enough.
+    world.storage("web/0").tombstone = Some(Timestamp(1));
+    let (class, why, steps) = story(&world);
+    assert_eq!(class, ChangeClass::Reboot, "{why:?}");
+    assert!(steps.contains(&"revive:web/0".to_owned()), "{steps:?}");
+    // What is open under an older right to run may have been opened elsewhere since.
+    let mut world = up;
+    world.applied.get_mut(&id("web/0")).unwrap().epoch = Epoch(2);
+    let (class, why, steps) = story(&world);
+    assert_eq!(class, ChangeClass::Reboot, "{why:?}");
+    assert!(steps.contains(&"open:web/0".to_owned()), "{steps:?}");
+}
