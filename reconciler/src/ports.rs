@@ -113,6 +113,8 @@ impl Tuning {
 pub struct GuestMount {
     /// Absolute path in the guest.
     pub path: String,
+    /// The path that MOUNT asks for, where the guest has a link of its own to the file server: `/web-0.0`.
+    pub export: String,
     /// Unix socket on which its export is served to this guest alone.
     pub socket: PathBuf,
 }

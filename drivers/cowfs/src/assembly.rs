@@ -526,7 +526,8 @@ impl<O: StackOpener> Assembly<O> {
             source,
         };
         let export = Export::new(export_name.clone(), service, clients, spec.state);
-        let export = Arc::new(export.map_err(|error| failed(error.into(), false))?);
+        let export = export.map_err(|error| failed(error.into(), false))?;
+        let export = Arc::new(export.on_link(spec.link.clone()));
         export.set_weight(spec.weight);
         let registered = self.server.exports().add(Arc::clone(&export));
         registered.map_err(|error| failed(error.into(), false))?;
@@ -748,9 +749,9 @@ fn parse_clients(spec: &ExportSpec) -> AssemblyResult<Vec<ClientAddress>> {
             "the socket needs an absolute path".to_owned(),
         ));
     }
-    if spec.socket.is_none() && spec.clients.is_empty() {
+    if spec.socket.is_none() && spec.clients.is_empty() && spec.link.is_none() {
         return Err(AssemblyError::Invalid(
-            "an export needs a socket or clients: nobody could reach it".to_owned(),
+            "an export needs a socket, clients or a link: nobody could reach it".to_owned(),
         ));
     }
     let clients = spec.clients.iter().map(|client| ClientAddress::parse(client));

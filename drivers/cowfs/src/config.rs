@@ -8,6 +8,10 @@
 //! lender = "lend.sock"            # where private files of directory layers are asked for (`xeno cowfs lend`)
 //! user = "xeno"                   # who to be, where the server is started by root
 //!
+//! [links]                         # guests that have a network interface of this node each (`cowfs::link`)
+//! listen = 2049                   # the port on which they are served; this is the default
+//! table = "/run/xenoslice/links"  # a directory that says which interface is whose
+//!
 //! [sandbox]                       # directories that stacks made over the control socket may need
 //! read = [ "/srv/overlays" ]
 //! write = [ "/var/lib/xenoslice", "/run/xenoslice" ]
@@ -17,6 +21,7 @@
 //! name = "/web"                   # the MOUNT path
 //! clients = ["127.0.0.1"]
 //! socket = "web.sock"             # a unix socket that leads to this export alone
+//! link = "web-0"                  # the guest that reaches it through its link
 //! writable = "w/web"              # a directory holding one writable layer; made when missing
 //! quota = "1GiB"                  # most bytes of written content in it (B, KiB, MiB, GiB, TiB); none unless given
 //! quota_inodes = 100000           # most objects made or changed in it; one for each 4 KiB of quota unless given
@@ -28,17 +33,22 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::export::{ClientAddress, ExportName, Weight};
+use crate::link::LinkName;
 use crate::service::LayerSource;
 use crate::template::Digest;
 
 /// The longest file taken.
 const MAX_BYTES: u64 = 4 << 20;
+
+/// Where NFS is served (RFC 1813 §2.2.1).
+const NFS_PORT: u16 = 2049;
 
 /// What a server is to serve. All paths are absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +65,8 @@ pub struct Config {
     pub lender: Option<PathBuf>,
     /// The user to serve as, where the server is started by root.
     pub user: Option<String>,
+    /// How guests are served that have a link each.
+    pub links: Option<LinksConfig>,
     /// What the server may touch beyond what its exports name.
     pub sandbox: Option<SandboxConfig>,
     /// What is exported from the start.
@@ -72,6 +84,15 @@ pub struct SandboxConfig {
     pub required: bool,
 }
 
+/// How guests are served that have a link each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinksConfig {
+    /// TCP port, on all interfaces.
+    pub listen: u16,
+    /// Directory that says which link is whose ([`crate::link::LinkTable`]).
+    pub table: PathBuf,
+}
+
 /// One export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportConfig {
@@ -81,6 +102,8 @@ pub struct ExportConfig {
     pub clients: Vec<String>,
     /// A unix socket of its own.
     pub socket: Option<PathBuf>,
+    /// The link that leads to it.
+    pub link: Option<LinkName>,
     /// Directory of its writable layer; without one it is read-only.
     pub writable: Option<PathBuf>,
     /// Most bytes of written content in it.
@@ -131,9 +154,17 @@ struct RawConfig {
     connections: Option<Spanned<usize>>,
     user: Option<String>,
     lender: Option<PathBuf>,
+    links: Option<RawLinks>,
     sandbox: Option<RawSandbox>,
     #[serde(default)]
     export: Vec<RawExport>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLinks {
+    listen: Option<NonZeroU16>,
+    table: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -154,6 +185,7 @@ struct RawExport {
     #[serde(default)]
     clients: Vec<Spanned<String>>,
     socket: Option<Spanned<PathBuf>>,
+    link: Option<Spanned<LinkName>>,
     writable: Option<Spanned<PathBuf>>,
     quota: Option<Spanned<String>>,
     quota_inodes: Option<Spanned<u64>>,
@@ -219,10 +251,14 @@ fn parse(text: &str, base: &Path) -> Result<Config, Complaint> {
                 format!("export `{}` has clients, but there is no `listen`", name.path()),
             ));
         }
-        if export.clients.is_empty() && export.socket.is_none() {
+        if let (Some(link), None) = (&export.link, &raw.links) {
+            let what = format!("export `{}` has a link, but there is no `[links]`", name.path());
+            return Err((link.span().start, what));
+        }
+        if export.clients.is_empty() && export.socket.is_none() && export.link.is_none() {
             return Err((
                 place,
-                format!("export `{}` needs `clients` or a `socket`", name.path()),
+                format!("export `{}` needs `clients`, a `socket` or a `link`", name.path()),
             ));
         }
         if export.layers.is_empty() && export.writable.is_none() {
@@ -255,6 +291,7 @@ fn parse(text: &str, base: &Path) -> Result<Config, Complaint> {
             quota_inodes,
             weight: export.weight,
             clients: export.clients.into_iter().map(Spanned::into_inner).collect(),
+            link: export.link.map(Spanned::into_inner),
             socket: unique(export.socket, base, &mut sockets, "socket")?,
             writable: unique(export.writable, base, &mut writables, "writable layer")?,
             layers,
@@ -278,6 +315,10 @@ fn parse(text: &str, base: &Path) -> Result<Config, Complaint> {
         connections,
         user: raw.user,
         lender: raw.lender.map(at),
+        links: raw.links.map(|links| LinksConfig {
+            listen: links.listen.map_or(NFS_PORT, NonZeroU16::get),
+            table: at(links.table),
+        }),
         sandbox: raw.sandbox.map(|sandbox| SandboxConfig {
             read: sandbox.read.into_iter().map(at).collect(),
             write: sandbox.write.into_iter().map(at).collect(),
@@ -371,6 +412,7 @@ mod tests {
             name: ExportName::parse("web").unwrap(),
             clients: vec!["127.0.0.1".to_owned()],
             socket: None,
+            link: None,
             writable: Some("/base/w/web".into()),
             quota_bytes: Some(10 << 20),
             quota_inodes: Some(5000),
@@ -432,6 +474,16 @@ mod tests {
             4,
             12,
             "link",
+        );
+        let links = "[links]\ntable = \"t\"\n";
+        check_refused("[links]\nlisten = 0\ntable = \"t\"", 2, 10, "nonzero");
+        check_refused("[links]\nlisten = 2049", 1, 1, "table");
+        check_refused("[[export]]\nname = \"/a\"\nlink = \"a\"", 3, 8, "no `[links]`");
+        check_refused(
+            &format!("{links}[[export]]\nname = \"/a\"\nlink = \"a/0\""),
+            5,
+            8,
+            "a name has",
         );
         let quota =
             |rest| format!("[[export]]\nname = \"a\"\nsocket = \"s\"\nlayers = [{{ dir = \"x\" }}]\n{rest}");

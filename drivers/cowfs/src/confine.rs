@@ -6,9 +6,9 @@
 //! older one does not know is left out, and what was reached is said in the log and in `GET /v1/status`.
 
 use std::fmt;
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -97,6 +97,9 @@ pub fn sandbox() -> Sandbox {
 /// # Errors
 /// [`ConfineError`]; the process may then have given up some of its rights and should end.
 pub fn enter(config: &Config) -> Result<Sandbox, ConfineError> {
+    if let Some(links) = &config.links {
+        make_table(&links.table)?;
+    }
     if let Some(user) = &config.user {
         let threads = threads();
         if threads != 1 {
@@ -199,16 +202,16 @@ fn places(config: &Config) -> Result<RulesetCreated, ConfineError> {
         .handle_access(AccessFs::from_all(KNOWN))?
         .handle_access(AccessNet::ConnectTcp)?
         .scope(Scope::from_all(KNOWN))?;
+    let listen = config.listen.map(|address| address.port());
+    let links = config.links.as_ref().map(|links| links.listen);
+    let ports: Vec<u16> = listen.into_iter().chain(links).collect();
     // A port that the kernel is to choose cannot be named.
-    let port = config.listen.map_or(Some(None), |address| match address.port() {
-        0 => None,
-        port => Some(Some(port)),
-    });
-    if port.is_some() {
+    let named = !ports.contains(&0);
+    if named {
         ruleset = ruleset.handle_access(AccessNet::BindTcp)?;
     }
     let mut ruleset = ruleset.create()?;
-    if let Some(Some(port)) = port {
+    for port in ports.into_iter().filter(|_| named) {
         ruleset = ruleset.add_rule(NetPort::new(port, AccessNet::BindTcp))?;
     }
     for (path, access) in wanted(config)? {
@@ -247,6 +250,7 @@ fn wanted(config: &Config) -> Result<Vec<(PathBuf, BitFlags<AccessFs>)>, Confine
     if let Err(error) = Opener::new(&config.store).prepare_store() {
         tracing::warn!(error = &error as &dyn std::error::Error, "the template store");
     }
+    wanted.extend(config.links.iter().map(|links| (links.table.clone(), read)));
     let sandbox = config.sandbox.clone().unwrap_or_default();
     wanted.extend(sandbox.read.into_iter().map(|dir| (dir, read)));
     wanted.extend(sandbox.write.into_iter().map(|dir| (dir, write)));
@@ -274,6 +278,20 @@ fn wanted(config: &Config) -> Result<Vec<(PathBuf, BitFlags<AccessFs>)>, Confine
         }
     }
     Ok(wanted)
+}
+
+/// Makes the table of links, while that is possible: it is another's to fill, but what is not there cannot be allowed.
+fn make_table(dir: &Path) -> Result<(), ConfineError> {
+    if !geteuid().is_root() || dir.is_dir() {
+        return Ok(());
+    }
+    let made = DirBuilder::new().recursive(true).create(dir);
+    // Whatever the umask: the server reads it, and only root writes to it.
+    let made = made.and_then(|()| std::fs::set_permissions(dir, Permissions::from_mode(0o755)));
+    made.map_err(|source| ConfineError::Io {
+        doing: format!("making {}", dir.display()),
+        source,
+    })
 }
 
 /// Makes a directory of a writable layer, so that there is something to allow.

@@ -3,8 +3,8 @@
 //! Every handle on the wire begins with the eight bytes of its export ([`ExportId`], a hash of the export's name, so
 //! it is the same after a restart and on another machine); the rest is the service's own. A call therefore says which
 //! export it means, and [`Exports::reachable`] decides whether this peer may mean it: a peer at an address reaches
-//! the exports that name its address, a peer on an export's own unix socket reaches that one. Nothing else leads to
-//! an export, whatever a handle or a path says.
+//! the exports that name its address, a peer on an export's own unix socket reaches that one, a peer on a link those of
+//! that link. Nothing else leads to an export, whatever a handle or a path says.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::link::LinkName;
 use crate::metrics::Metrics;
 use crate::nfs::replay::Recent;
 use crate::service::{FileService, Handle};
@@ -288,6 +289,8 @@ pub enum Peer {
     Address(ClientAddress),
     /// An export's own unix socket.
     Socket(Arc<Export>),
+    /// A guest's own link.
+    Link(LinkName),
 }
 
 /// Why a service cannot be exported.
@@ -312,6 +315,7 @@ pub struct Export {
     id: ExportId,
     service: Arc<dyn FileService>,
     clients: Vec<ClientAddress>,
+    link: Option<LinkName>,
     state: watch::Sender<State>,
     weight: AtomicU32,
     parked: Semaphore,
@@ -349,6 +353,7 @@ impl Export {
             name,
             service,
             clients,
+            link: None,
             state: watch::Sender::new(state),
             weight: AtomicU32::new(Weight::default().get()),
             parked: Semaphore::new(PARKED_UNITS),
@@ -357,6 +362,13 @@ impl Export {
             metrics: Metrics::default(),
             connections: Mutex::default(),
         })
+    }
+
+    /// The same, for the guest at the end of this link too.
+    #[must_use]
+    pub fn on_link(mut self, link: Option<LinkName>) -> Self {
+        self.link = link;
+        self
     }
 
     /// Its name.
@@ -480,8 +492,13 @@ impl Export {
         }
     }
 
-    fn allows(&self, client: &ClientAddress) -> bool {
-        self.clients.contains(client)
+    /// Whether this peer may know that it is there.
+    fn allows(&self, peer: &Peer) -> bool {
+        match peer {
+            Peer::Address(client) => self.clients.contains(client),
+            Peer::Socket(export) => export.id == self.id,
+            Peer::Link(link) => self.link.as_ref() == Some(link),
+        }
     }
 }
 
@@ -539,9 +556,9 @@ impl Exports {
     pub fn reachable(&self, peer: &Peer, id: ExportId) -> Option<Arc<Export>> {
         match peer {
             Peer::Socket(export) => (export.id == id).then(|| Arc::clone(export)),
-            Peer::Address(client) => {
+            Peer::Address(_) | Peer::Link(_) => {
                 let by_id = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
-                by_id.get(&id).filter(|export| export.allows(client)).cloned()
+                by_id.get(&id).filter(|export| export.allows(peer)).cloned()
             }
         }
     }
@@ -551,11 +568,11 @@ impl Exports {
     pub fn visible(&self, peer: &Peer) -> Vec<Arc<Export>> {
         match peer {
             Peer::Socket(export) => vec![Arc::clone(export)],
-            Peer::Address(client) => {
+            Peer::Address(_) | Peer::Link(_) => {
                 let by_id = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
                 by_id
                     .values()
-                    .filter(|export| export.allows(client))
+                    .filter(|export| export.allows(peer))
                     .cloned()
                     .collect()
             }

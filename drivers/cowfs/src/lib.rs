@@ -22,6 +22,7 @@ pub mod import;
 pub mod inspect;
 pub mod layer;
 pub mod lend;
+pub mod link;
 pub mod memory;
 pub mod metrics;
 pub mod nfs;

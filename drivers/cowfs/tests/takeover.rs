@@ -113,6 +113,7 @@ impl Server {
             socket: Some(self.socket.clone()),
             peer_uid: None,
             clients: Vec::new(),
+            link: None,
             state: State::Active,
             weight: Default::default(),
         };

@@ -345,6 +345,7 @@ mod tests {
     fn spec() -> DomainSpec {
         let mount = |path: &str, socket: &str| GuestMount {
             path: path.into(),
+            export: "/web-0.0".into(),
             socket: socket.into(),
         };
         DomainSpec {

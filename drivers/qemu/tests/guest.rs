@@ -57,10 +57,12 @@ async fn a_guest_lives_and_is_adopted() {
     spec.mounts = vec![
         GuestMount {
             path: "/".into(),
+            export: "/web-0.0".into(),
             socket: first,
         },
         GuestMount {
             path: "/var/log x".into(),
+            export: "/web-0.1".into(),
             socket: second,
         },
     ];

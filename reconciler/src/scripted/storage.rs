@@ -181,6 +181,7 @@ impl Storage for ScriptedNode {
     fn guest_mounts(&self, sliver: &SliverId, mounts: &[MountSpec]) -> Vec<GuestMount> {
         let mount = |(i, mount): (usize, &MountSpec)| GuestMount {
             path: mount.path.clone(),
+            export: format!("/{}.{i}", sliver.label()),
             socket: PathBuf::from(format!("/scripted/{}-{i}.nfs", sliver.label())),
         };
         mounts.iter().enumerate().map(mount).collect()

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::export::{State, Weight};
+use crate::link::LinkName;
 use crate::metrics::Counts;
 use crate::service::LayerSource;
 use crate::writable::saved::Saved;
@@ -56,6 +57,9 @@ pub struct ExportSpec {
     /// Addresses that may reach it over TCP.
     #[serde(default)]
     pub clients: Vec<String>,
+    /// The link that leads to it, where the server has a table of links.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkName>,
     /// Its share of the server beside other exports that want it at the same time: twice the weight, twice the bytes. The
     /// only part beside the state that can be changed.
     #[serde(default, skip_serializing_if = "Weight::is_default")]

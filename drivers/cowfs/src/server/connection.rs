@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 
 use super::flight::{ClientFlight, Flight, Units};
+use super::listen::Reset;
 use super::{Server, UNIT, UNITS_PER_CONNECTION};
 use crate::export::{Admission, Export, ExportId, Peer, State};
 use crate::metrics::Outcome;
@@ -51,26 +52,54 @@ enum Ended {
     NoWriter,
 }
 
+/// How a connection can be ended from outside.
+#[derive(Default)]
+pub(super) struct Ending {
+    /// Closes it.
+    pub(super) closer: Arc<Notify>,
+    /// What is done to it then.
+    pub(super) reset: Reset,
+}
+
+impl Ending {
+    /// With nobody who closes it but its exports.
+    pub(super) fn with_reset(reset: Reset) -> Self {
+        Self {
+            closer: Arc::default(),
+            reset,
+        }
+    }
+}
+
 /// Serves one connection until the client leaves, misbehaves, or its export is sealed, and then waits for what it still
 /// has running: a client that sends, leaves and comes again must not have more in flight than its connections may.
-pub(super) async fn serve<R, W>(server: Arc<Server>, peer: Peer, client: ClientFlight, streams: (R, W))
-where
+pub(super) async fn serve<R, W>(
+    server: Arc<Server>,
+    peer: Peer,
+    client: ClientFlight,
+    streams: (R, W),
+    ending: Ending,
+) where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin + Send + 'static,
 {
     let flight = Flight::new(client);
-    serve_until_left(server, peer, streams, flight.clone()).await;
+    serve_until_left(server, peer, streams, flight.clone(), ending).await;
     flight.landed().await;
 }
 
-async fn serve_until_left<R, W>(server: Arc<Server>, peer: Peer, (reader, writer): (R, W), flight: Flight)
-where
+async fn serve_until_left<R, W>(
+    server: Arc<Server>,
+    peer: Peer,
+    (reader, writer): (R, W),
+    flight: Flight,
+    Ending { closer, reset }: Ending,
+) where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin + Send + 'static,
 {
     // Every reply holds at least one unit, so this never fills up and nobody waits to send.
     let (replies, queue) = mpsc::channel(UNITS_PER_CONNECTION + 1);
-    let closer = Arc::new(Notify::new());
     let mut connection = Connection {
         server,
         peer,
@@ -91,6 +120,7 @@ where
     let ended = tokio::select! {
         ended = connection.read(reader) => ended,
         () = closer.notified() => {
+            reset.now();
             writing.abort();
             return;
         }
@@ -104,7 +134,10 @@ where
     // The client will send no more but may still read: what runs is answered.
     drop(connection);
     tokio::select! {
-        () = closer.notified() => writing.abort(),
+        () = closer.notified() => {
+            reset.now();
+            writing.abort();
+        }
         _written = &mut writing => {}
     }
 }
@@ -220,7 +253,13 @@ impl Connection {
         };
         // One answer for exports that are not there and for those of others: nobody learns which it is.
         let Some(export) = self.server.exports.reachable(&self.peer, id) else {
-            return self.put(&refusal(&call, procedure, Status::Stale)).await.map(Ok);
+            let status = match self.peer {
+                // A guest has all its mounts on one connection, and after a restart of the server they come back one after
+                // the other: a file of one that is still to come must not be given up for ever.
+                Peer::Link(_) => Status::Jukebox,
+                Peer::Address(_) | Peer::Socket(_) => Status::Stale,
+            };
+            return self.put(&refusal(&call, procedure, status)).await.map(Ok);
         };
         if self.used.insert(id) {
             export.on_close(&self.closer);

@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
+use super::connection::Ending;
 use super::flight::ClientFlight;
 use super::{Listening, Server, connection};
 use crate::export::{ClientAddress, Export, Peer, State};
@@ -45,14 +47,14 @@ pub enum ListenError {
 }
 
 /// After a failed accept (out of descriptors, mostly): long enough not to spin, short enough not to be noticed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Ports below this are root's (ip(7), `ip_unprivileged_port_start`).
 const RESERVED: u16 = 1024;
 
 /// How many connections each client address has, and what they share.
 #[derive(Default)]
-struct PerClient(Mutex<HashMap<ClientAddress, Known>>);
+pub(super) struct PerClient(Mutex<HashMap<ClientAddress, Known>>);
 
 /// A client that is connected.
 struct Known {
@@ -61,7 +63,8 @@ struct Known {
 }
 
 impl PerClient {
-    fn enter(self: &Arc<Self>, client: ClientAddress, max: usize) -> Option<OnePerClient> {
+    /// Counts one more connection of a client, if it may have another.
+    pub(super) fn enter(self: &Arc<Self>, client: ClientAddress, max: usize) -> Option<OnePerClient> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = counts.entry(client).or_insert_with(|| Known {
             connections: 0,
@@ -80,10 +83,17 @@ impl PerClient {
 }
 
 /// One connection in the count.
-struct OnePerClient {
+pub(super) struct OnePerClient {
     all: Arc<PerClient>,
     client: ClientAddress,
     flight: ClientFlight,
+}
+
+impl OnePerClient {
+    /// What all connections of this client have in flight.
+    pub(super) fn flight(&self) -> ClientFlight {
+        self.flight.clone()
+    }
 }
 
 impl Drop for OnePerClient {
@@ -136,9 +146,10 @@ pub(super) async fn tcp(server: &Arc<Server>, address: SocketAddr) -> Result<Lis
             let _keepalive = keep_alive(&stream);
             let server = Arc::clone(&server);
             tokio::spawn(async move {
-                let flight = one.flight.clone();
+                let flight = one.flight();
                 let _held = (place, one);
-                connection::serve(server, peer, flight, stream.into_split()).await;
+                let ending = Ending::with_reset(Reset::of(&stream));
+                connection::serve(server, peer, flight, stream.into_split(), ending).await;
             });
         }
     });
@@ -150,11 +161,31 @@ pub(super) async fn tcp(server: &Arc<Server>, address: SocketAddr) -> Result<Lis
 }
 
 /// Finds out about clients that are gone without a word, so that they do not hold a place for ever.
-fn keep_alive(stream: &tokio::net::TcpStream) -> io::Result<()> {
+pub(super) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     rustix::net::sockopt::set_socket_keepalive(stream, true)?;
     rustix::net::sockopt::set_tcp_keepidle(stream, Duration::from_secs(120))?;
     rustix::net::sockopt::set_tcp_keepintvl(stream, Duration::from_secs(30))?;
     Ok(())
+}
+
+/// The way to end a TCP connection at once. A client that has been moved away answers nobody here, and without a reset what
+/// was sent to it last would be tried again for a quarter of an hour (tcp(7), `tcp_retries2`).
+#[derive(Default)]
+pub(super) struct Reset(Option<OwnedFd>);
+
+impl Reset {
+    /// For this connection. Keeps it open until it is dropped.
+    pub(super) fn of(stream: &TcpStream) -> Self {
+        // Without another descriptor the connection is closed as usual.
+        Self(stream.as_fd().try_clone_to_owned().ok())
+    }
+
+    /// Has the connection reset as soon as it is closed: no lingering (socket(7), `SO_LINGER`).
+    pub(super) fn now(self) {
+        if let Some(stream) = &self.0 {
+            let _reset = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
+        }
+    }
 }
 
 pub(super) async fn unix(
@@ -189,7 +220,7 @@ pub(super) async fn unix(
             let (peer, flight) = (Peer::Socket(Arc::clone(&export)), shared.clone());
             tokio::spawn(async move {
                 let _held = place;
-                connection::serve(server, peer, flight, stream.into_split()).await;
+                connection::serve(server, peer, flight, stream.into_split(), Ending::default()).await;
             });
         }
     });

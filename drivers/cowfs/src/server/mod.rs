@@ -8,6 +8,7 @@
 
 mod connection;
 mod flight;
+mod links;
 mod listen;
 mod pool;
 mod run;
@@ -26,6 +27,7 @@ pub(crate) use listen::{bind_private, peer_is};
 pub use run::{ServeError, serve, serve_with};
 
 use crate::export::{Export, Exports, Peer};
+use crate::link::LinkTable;
 use pool::Pool;
 use share::Share;
 
@@ -121,6 +123,15 @@ impl Server {
         listen::unix(self, path, uid, export).await
     }
 
+    /// Listens on a TCP port of all interfaces for the guests at the end of links, each of which reaches the exports of
+    /// [its link](Export::on_link) and nothing else. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`ListenError`] when the port cannot be bound.
+    pub fn listen_links(self: &Arc<Self>, port: u16, table: LinkTable) -> Result<Listening, ListenError> {
+        links::listen(self, port, table)
+    }
+
     /// Serves one connection that somebody else has accepted, until its client leaves or its export is sealed. It counts
     /// against no limit of a listener.
     pub async fn serve_connection<R, W>(self: &Arc<Self>, peer: Peer, reader: R, writer: W)
@@ -129,7 +140,8 @@ impl Server {
         W: AsyncWrite + Unpin + Send + 'static,
     {
         let flight = flight::ClientFlight::new();
-        connection::serve(Arc::clone(self), peer, flight, (reader, writer)).await;
+        let ending = connection::Ending::default();
+        connection::serve(Arc::clone(self), peer, flight, (reader, writer), ending).await;
     }
 
     /// Waits until the calls that run now have been answered, but not longer than `patience`.

@@ -15,6 +15,7 @@ use crate::assembly::{Assembly, AssemblyError, Kind};
 use crate::config::{Config, ExportConfig};
 use crate::control::{self, api};
 use crate::export::State;
+use crate::link::LinkTable;
 use crate::opener::Opener;
 use crate::service::StackOpener;
 
@@ -81,10 +82,10 @@ pub async fn serve_with<O: StackOpener>(
     let assembly = Assembly::new(Arc::clone(&server), opener);
     let started = start(&config, &server, &assembly).await;
     let result = match started {
-        Ok((tcp, control)) => {
-            ready(tcp.as_ref().and_then(super::Listening::address));
+        Ok(started) => {
+            ready(started.tcp.as_ref().and_then(super::Listening::address));
             shutdown.await;
-            drop((tcp, control));
+            drop(started);
             Ok(())
         }
         Err(error) => Err(error),
@@ -104,11 +105,18 @@ fn raise_file_limit() {
     }
 }
 
+/// What listens; dropping it stops that.
+struct Started {
+    tcp: Option<super::Listening>,
+    _links: Option<super::Listening>,
+    _control: Option<control::Control>,
+}
+
 async fn start<O: StackOpener>(
     config: &Config,
     server: &Arc<Server>,
     assembly: &Arc<Assembly<O>>,
-) -> Result<(Option<super::Listening>, Option<control::Control>), ServeError> {
+) -> Result<Started, ServeError> {
     for export in &config.exports {
         let set_up = set_up(assembly, export).await;
         set_up.map_err(|source| ServeError::Export {
@@ -120,13 +128,21 @@ async fn start<O: StackOpener>(
         Some(address) => Some(server.listen_tcp(address).await?),
         None => None,
     };
-    let listeners = tcp.iter().filter_map(super::Listening::address);
+    let links = match &config.links {
+        Some(links) => Some(server.listen_links(links.listen, LinkTable::new(&links.table))?),
+        None => None,
+    };
+    let listeners = tcp.iter().chain(&links).filter_map(super::Listening::address);
     let listeners = listeners.map(|address| address.to_string()).collect();
     let control = match &config.control {
         Some(path) => Some(control::listen(path, Arc::clone(assembly), listeners).await?),
         None => None,
     };
-    Ok((tcp, control))
+    Ok(Started {
+        tcp,
+        _links: links,
+        _control: control,
+    })
 }
 
 /// Puts together one export; its stack and its writable layer have its name.
@@ -162,6 +178,7 @@ async fn set_up<O: StackOpener>(assembly: &Assembly<O>, export: &ExportConfig) -
         socket: export.socket.clone(),
         peer_uid: None,
         clients: export.clients.clone(),
+        link: export.link.clone(),
         weight: export.weight,
         state: State::Active,
     };

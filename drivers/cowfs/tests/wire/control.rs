@@ -152,6 +152,7 @@ async fn an_export_is_built_up_and_taken_down_step_by_step() {
         socket: Some(running.path("s")),
         peer_uid: None,
         clients: Vec::new(),
+        link: None,
         weight: Weight::default(),
         state: State::Standby,
     };
@@ -301,6 +302,7 @@ async fn requests_that_cannot_be_carried_out_say_why() {
         socket,
         peer_uid: None,
         clients: clients.iter().map(|&client| client.to_owned()).collect(),
+        link: None,
         weight: Weight::default(),
         state: State::Active,
     };

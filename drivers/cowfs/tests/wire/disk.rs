@@ -303,6 +303,7 @@ async fn a_checkpoint_is_made_while_serving_and_gone_back_to() {
         socket: None,
         peer_uid: None,
         clients: vec!["127.0.0.1".to_owned()],
+        link: None,
         state: State::Active,
         weight: Default::default(),
     };

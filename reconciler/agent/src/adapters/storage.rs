@@ -26,6 +26,7 @@ use cowfs::control::api::{ExportSpec, Listing, StackSpec, WritableSpec};
 use cowfs::control::client::{Client, ClientError};
 use cowfs::export::{State, Weight};
 use cowfs::guest::boot_words;
+use cowfs::link::LinkName;
 use cowfs::service::LayerSource as Served;
 use cowfs::template::{FetchError, FileToImport, Store as Templates, StoreError};
 use xeno_model::desired::{CarriedContent, FileSet};
@@ -346,6 +347,7 @@ impl Storage for NodeStorage {
                 socket: Some(self.socket(&name)),
                 peer_uid: None,
                 clients: Vec::new(),
+                link: LinkName::parse(&sliver.label()).ok(),
                 state: State::default(),
             };
             self.client
@@ -420,6 +422,7 @@ impl Storage for NodeStorage {
     fn guest_mounts(&self, sliver: &SliverId, mounts: &[MountSpec]) -> Vec<GuestMount> {
         let mount = |(i, mount): (usize, &MountSpec)| GuestMount {
             path: mount.path.clone(),
+            export: format!("/{}", mount_name(sliver, i)),
             socket: self.socket(&mount_name(sliver, i)),
         };
         mounts.iter().enumerate().map(mount).collect()

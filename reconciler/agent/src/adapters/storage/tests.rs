@@ -56,6 +56,7 @@ impl World {
             connections: 64,
             lender: None,
             user: None,
+            links: None,
             sandbox: None,
             exports: Vec::new(),
         };
