@@ -256,3 +256,6 @@ async fn next(pipe: Option<&mut super::fd::Descriptor>, into: &mut [u8]) -> io::
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -238,7 +238,8 @@ impl Source {
         if !std::mem::replace(&mut self.link, false) {
             return;
         }
-        if matches!(self.stage, Stage::Over) {
+        // A target that has proved to have nothing has nothing more to say.
+        if self.is_over() || self.proof {
             return;
         }
         todo.push(Output::Tell(News::LinkLost));
