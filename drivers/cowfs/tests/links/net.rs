@@ -51,6 +51,11 @@ impl Machine {
         }
     }
 
+    /// The process that holds it open.
+    pub(crate) fn id(&self) -> u32 {
+        self.holder.id()
+    }
+
     /// Does something on this machine, in a thread of its own.
     pub(crate) fn on<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
@@ -149,7 +154,7 @@ pub(crate) fn node_with_guests<const N: usize>(interfaces: [&str; N]) -> (Machin
 
 /// Makes the link between a node and a guest, as a hotplug script does.
 pub(crate) fn plug(node: &Machine, interface: &str, guest: &Machine) {
-    let pid = guest.holder.id();
+    let pid = guest.id();
     node.ip(&format!(
         "link add {interface} address fe:ff:ff:ff:ff:ff type veth peer name eth0 address {GUEST_MAC} netns {pid}"
     ));
