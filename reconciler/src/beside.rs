@@ -71,11 +71,11 @@ impl Situation<'_> {
 
     /// What speaks for an embodiment of which there are two, the weightiest first. One that cannot take over does not
     /// take the place of the one that was carried through.
-    fn claim(&self, desired: &DesiredSliver, other: &Situation<'_>) -> (bool, bool, bool) {
+    fn claim(&self, desired: &DesiredSliver, other: &Situation<'_>) -> [bool; 4] {
         let healthy = self.health == Some(&HealthVerdict::Healthy);
         let serves = self.domain.is_some_and(|domain| !domain.publish.is_empty());
         let proven = self.can_take_over(desired) || !other.is_applied();
-        (self.is_as(desired) && proven, healthy, serves)
+        [self.is_as(desired) && proven, self.is_applied(), healthy, serves]
     }
 
     /// Whether it runs as its sliver was last carried through.

@@ -19,8 +19,7 @@ use std::task::{Context, Poll, Waker};
 use xeno_model::desired::{DesiredNode, DesiredSliver, Publish};
 use xeno_model::id::{Digest, NodeName, SliverId, Timestamp};
 use xeno_model::observed::{
-    Ability, DomainState, Domains, HealthVerdict, ObservedDomain, ObservedNode, ObservedStorage, Seen,
-    Stranger,
+    Ability, DomainState, Domains, HealthVerdict, ObservedNode, ObservedStorage, Seen, Stranger,
 };
 
 use crate::action::{Action, PortsFrom};
@@ -57,7 +56,7 @@ struct State {
     hidden: Vec<fault::Hidden>,
     /// Whether something has been done late that no look has seen yet: no plan can have known of it.
     unseen: bool,
-    /// Why the call that is being carried out does nothing.
+    /// Why the call that is being carried out changes nothing.
     refused: Option<PortError>,
     violations: Vec<String>,
 }
@@ -400,9 +399,16 @@ fn domain_spec(wanted: &DesiredSliver, boot: Digest) -> DomainSpec {
 }
 
 impl State {
+    /// Notes a broken rule. What has been done late since the last look is something that no plan can have known of: whoever
+    /// breaks a rule then is refused, as hypervisors and file servers do it, and without such a thing should have known.
     fn rule(&mut self, kept: bool, broken: impl FnOnce() -> String) {
-        if !kept {
-            let broken = broken();
+        if kept {
+            return;
+        }
+        let broken = broken();
+        if self.unseen {
+            self.refused.get_or_insert(PortError::later(broken));
+        } else {
             self.violations.push(broken);
         }
     }
@@ -420,26 +426,6 @@ impl State {
         {
             storage.mark = Some(mark);
         }
-    }
-
-    /// Whether a domain cannot get this memory and these ports because of something that was done late: a hypervisor has
-    /// no more than it has, and says so. Without such a thing whoever asks should have known.
-    fn refuses(&mut self, verb: &str, sliver: &SliverId, memory_mib: u64, publish: &[Publish]) -> bool {
-        let mut others = self.domains.ours.iter().filter(|(other, _)| *other != sliver);
-        let taken = |d: &ObservedDomain| d.publish.iter().any(|p| publish.iter().any(|q| q.host == p.host));
-        let port = others.any(|(_, domain)| taken(domain));
-        let own = self
-            .domains
-            .ours
-            .get(sliver)
-            .map_or(0, |domain| domain.memory_mib);
-        let full =
-            (self.memory_held() - own).saturating_add(memory_mib) > self.memory_mib && memory_mib > own;
-        let refuses = self.unseen && (port || full);
-        if refuses {
-            self.refused = Some(PortError::later(format!("{verb} {sliver}: not enough is free")));
-        }
-        refuses
     }
 
     /// Notes what a domain that takes these ports and this memory would break.

@@ -216,6 +216,14 @@ impl<'a> Situation<'a> {
 
     /// What to make of its image, where no domain has gone on since.
     pub(crate) fn image_use(&self, desired: &DesiredSliver, marks: Marks) -> ImageUse {
+        match self.image_use_alone(desired, marks) {
+            ImageUse::Fits if self.adopts.is_some() => ImageUse::Misfit(ImageMisfit::Disk),
+            image => image,
+        }
+    }
+
+    /// As if it took over nobody's writable layers.
+    fn image_use_alone(&self, desired: &DesiredSliver, marks: Marks) -> ImageUse {
         let Some(image) = self.image.filter(|_| !self.domain_is_newer()) else {
             return ImageUse::None;
         };
@@ -228,7 +236,7 @@ impl<'a> Situation<'a> {
             ImageUse::Misfit(ImageMisfit::Memory)
         } else if disk.is_none() {
             ImageUse::Untold
-        } else if image.mark.is_some() && image.mark != disk || self.adopts.is_some() || self.lost(desired) {
+        } else if image.mark.is_some() && image.mark != disk || self.lost(desired) {
             ImageUse::Misfit(ImageMisfit::Disk)
         } else {
             ImageUse::Fits
@@ -247,12 +255,14 @@ impl<'a> Situation<'a> {
     }
 
     /// Whether an image that does not fit may be thrown away: its slice says so, or it is what an interrupted suspend
-    /// of a service left that was to go on running.
-    pub(crate) fn may_discard(&self, desired: &DesiredSliver) -> bool {
+    /// of a service left that was to go on running. Not where it would fit but for another's writable layers that are to
+    /// come: whoever asked for those need not know of it.
+    pub(crate) fn may_discard(&self, desired: &DesiredSliver, marks: Marks) -> bool {
         let ran = self
             .applied
             .is_some_and(|applied| applied.complete && applied.desired.state == SliverState::Running);
-        desired.start == Start::Resume || ran
+        let fits = self.image_use_alone(desired, marks) == ImageUse::Fits;
+        (desired.start == Start::Resume || ran) && !fits
     }
 
     /// Whether what is assembled or open cannot be built upon, and has to be taken apart first.

@@ -537,10 +537,10 @@ impl Play<'_> {
                     && self.uuid == Some(domain.uuid)
                     && state.stack == Some(stack_digest(desired))
             });
-        // What keeps what it writes has it in its first berth: a domain of it in the second has no business there.
-        let at_home = |sliver: &SliverId| {
-            sliver.berth() == Berth::First || runs.is_some_and(DesiredSliver::keeps_nothing)
-        };
+        // What keeps what it writes, or has something set aside, has it in its first berth: a domain of it in the second has
+        // no business there.
+        let keeps_nothing = runs.is_some_and(DesiredSliver::keeps_nothing) && !self.other.set_aside;
+        let at_home = |sliver: &SliverId| sliver.berth() == Berth::First || keeps_nothing;
         let at_home = self.action.sliver().is_some_and(at_home);
         fault(
             right && at_home && state.rightly_open,

@@ -50,9 +50,11 @@ fn repairs(input: &PlanInput<'_>, change: &Change) -> bool {
     let up = |berth: &SliverId| {
         let domain = input.observed.domains.known().and_then(|d| d.ours.get(berth));
         let storage = input.observed.storage.known().and_then(|s| s.get(berth));
+        // What keeps what it writes never runs twice: in its second berth it is not up but in the way.
         let uuid = match berth.berth() {
             Berth::First => Some(applied.desired.uuid),
-            Berth::Second => input.desired.uuid_of(berth),
+            Berth::Second if applied.desired.keeps_nothing() => input.desired.uuid_of(berth),
+            Berth::Second => None,
         };
         let runs = domain.is_some_and(|domain| {
             domain.state == DomainState::Running

@@ -26,7 +26,7 @@ pub(super) fn to_run(situation: &Situation<'_>, desired: &DesiredSliver) -> Stud
     reasons.extend(apart);
     let image = situation.image_use(desired, marks);
     if steps.contains(&Step::Boot) {
-        reasons.extend(image_not_used(situation, image));
+        reasons.extend(image_not_used(situation, image, marks));
     }
     if steps.iter().eq([&Step::Await]) {
         reasons.push(Reason::NotHealthyYet);
@@ -53,7 +53,9 @@ pub(super) fn to_run(situation: &Situation<'_>, desired: &DesiredSliver) -> Stud
     study.marks = Some(marks);
     study.mends = mends;
     match image {
-        ImageUse::Misfit(what) if study.steps.contains(&Step::Boot) && !situation.may_discard(desired) => {
+        ImageUse::Misfit(what)
+            if study.steps.contains(&Step::Boot) && !situation.may_discard(desired, marks) =>
+        {
             study.hold(vec![Reason::ImageStale { what }]);
         }
         ImageUse::Untold if study.steps.contains(&Step::Boot) => {
@@ -68,7 +70,7 @@ pub(super) fn to_run(situation: &Situation<'_>, desired: &DesiredSliver) -> Stud
 }
 
 /// Why it boots, where one could expect that it resumes.
-fn image_not_used(situation: &Situation<'_>, image: ImageUse) -> Option<Reason> {
+fn image_not_used(situation: &Situation<'_>, image: ImageUse, marks: Marks) -> Option<Reason> {
     let suspended = situation
         .applied
         .is_some_and(|applied| applied.complete && applied.desired.state == SliverState::Suspended);
@@ -76,7 +78,7 @@ fn image_not_used(situation: &Situation<'_>, image: ImageUse) -> Option<Reason> 
         ImageUse::Misfit(what) => situation
             .desired
             .as_deref()
-            .filter(|desired| situation.may_discard(desired))
+            .filter(|desired| situation.may_discard(desired, marks))
             .map(|_| Reason::ImageDiscarded { what }),
         // One that never ran had nothing to be stored.
         ImageUse::None if suspended && situation.domain.is_none() && situation.kept() => {

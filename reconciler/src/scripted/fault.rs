@@ -59,6 +59,18 @@ impl State {
         }
     }
 
+    fn restore(&mut self, kept: Kept) {
+        let Kept {
+            domains,
+            storage,
+            templates,
+            files,
+            written,
+        } = kept;
+        (self.domains, self.storage) = (domains, storage);
+        (self.templates, self.files, self.written) = (templates, files, written);
+    }
+
     /// Does what a call does, and notes its key if that changed anything. Calls about one object are served one after
     /// the other: what an earlier call of the same key has done late has been done by then.
     pub(super) fn change(&mut self, key: String, effect: impl FnOnce(&mut Self)) {
@@ -66,7 +78,9 @@ impl State {
         let before = self.kept();
         self.refused = None;
         effect(self);
-        if self.kept() != before {
+        if self.refused.is_some() {
+            self.restore(before);
+        } else if self.kept() != before {
             self.effects.push(key);
         }
     }
@@ -76,16 +90,9 @@ impl State {
         let before = self.kept();
         effect(self);
         let after = self.kept();
-        let Kept {
-            domains,
-            storage,
-            templates,
-            files,
-            written,
-        } = before.clone();
-        (self.domains, self.storage) = (domains, storage);
-        (self.templates, self.files, self.written) = (templates, files, written);
-        if after != before {
+        self.restore(before.clone());
+        let refused = self.refused.take().is_some();
+        if after != before && !refused {
             self.hidden.push(Hidden {
                 looks,
                 key,

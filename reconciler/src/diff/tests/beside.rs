@@ -303,3 +303,60 @@ fn what_keeps_something_has_no_business_in_the_second_berth() {
     assert_eq!(class, ChangeClass::Reboot, "{why:?}");
     assert_eq!(steps[..3], ["shutdown:web/0b", "unexport:web/0b", "close:web/0b"]);
 }
+
+#[test]
+fn what_keeps_something_and_runs_twice_is_mended_outside_the_window() {
+    let mut world = World::wanting([sliver("web/0")]).settle();
+    let second = id("web/0").beside();
+    let mut domain = world.domains().ours[&id("web/0")].clone();
+    domain.uuid = DomainUuid::of(&world.desired.fleet, &second);
+    world.domains().ours.insert(second.clone(), domain);
+    *world.storage_of(&second) = world.storage("web/0").clone();
+    world.storage_of(&second).on_disk = false;
+    world.storage("web/0").exported = false;
+    world.want("web/0").resources.memory_max = Some(Bytes(1 << 30));
+    world.close_windows();
+    let (class, why, steps) = story(&world);
+    assert_eq!(class, ChangeClass::Replace, "{why:?}");
+    assert_eq!(
+        steps,
+        [
+            "shutdown:web/0b",
+            "unexport:web/0b",
+            "close:web/0b",
+            "export:web/0"
+        ]
+    );
+}
+
+#[test]
+fn what_was_set_aside_is_revived_though_it_runs_in_the_second_berth() {
+    let mut world = World::wanting([web()]).settle();
+    let second = id("web/0").beside();
+    let mut domain = world.domains().ours.remove(&id("web/0")).unwrap();
+    domain.uuid = DomainUuid::of(&world.desired.fleet, &second);
+    world.domains().ours.insert(second.clone(), domain);
+    *world.storage_of(&second) = world.storage("web/0").clone();
+    *world.storage("web/0") = ObservedStorage::default();
+    assert_eq!(story(&world).0, ChangeClass::Keep);
+    world.storage("web/0").tombstone = Some(Timestamp(1));
+    let (class, why, steps) = story(&world);
+    assert_eq!(class, ChangeClass::Reboot, "{why:?}");
+    assert!(steps.contains(&"revive:web/0".to_owned()), "{steps:?}");
+}
+
+#[test]
+fn one_that_cannot_take_over_yet_does_not_end_what_was_carried_through() {
+    let mut world = beside(true).with_memory(384);
+    world.want("web/0").resources.memory = Bytes(256 << 20);
+    let second = id("web/0").beside();
+    // Not even where the one that serves is the only one that is not healthy.
+    world.observed.health.insert(
+        id("web/0"),
+        HealthVerdict::Unhealthy {
+            why: "slow".to_owned(),
+        },
+    );
+    let (_, why, steps) = story(&world);
+    assert_eq!(steps.first(), Some(&format!("shutdown:{second}")), "{why:?}");
+}

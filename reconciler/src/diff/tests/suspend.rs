@@ -138,3 +138,25 @@ fn a_slice_that_resumes_is_stopped_with_its_memory() {
     world.desired.slivers.insert(id("keep/0"), sliver("keep/0"));
     assert!(keys(&world.plan()).contains(&"suspend:web/0".to_owned()));
 }
+
+#[test]
+fn memory_is_not_given_up_for_what_another_wrote() {
+    let mut world = settled();
+    world.want("web/0").state = SliverState::Suspended;
+    let mut world = world.settle();
+    // Its layers are gone but for what another wrote under the name that it goes by now; it has none to lose.
+    let web = world.want("web/0");
+    web.state = SliverState::Running;
+    web.start = Start::Resume;
+    web.mounts[0].writable = WritableKind::ReadOnly;
+    web.moved_from = Some(id("old/0"));
+    let boot = xeno_model::normal::boot_digest(web);
+    *world.storage("web/0") = ObservedStorage::default();
+    let image = world.domains().images.get_mut(&id("web/0")).unwrap();
+    (image.boot, image.mark) = (boot, None);
+    assert_eq!(story(&world).0, ChangeClass::Resume);
+    world.storage("old/0").on_disk = true;
+    let (class, why, steps) = story(&world);
+    assert_eq!((class, steps.len()), (ChangeClass::Wait, 0), "{why:?}");
+    assert!(why[0].contains("writable layers have changed"), "{why:?}");
+}
