@@ -182,7 +182,10 @@ fn become_user(name: &str) -> Result<(), ConfineError> {
 }
 
 /// User and group id of a name, or of a number (passwd(5)). No name service is asked: it would want sockets.
-fn find_user(name: &str) -> Result<(u32, u32), ConfineError> {
+///
+/// # Errors
+/// [`ConfineError::NoSuchUser`], or [`ConfineError::Io`] where the list of users cannot be read.
+pub fn find_user(name: &str) -> Result<(u32, u32), ConfineError> {
     let no_such = || ConfineError::NoSuchUser(name.to_owned());
     let text = std::fs::read_to_string("/etc/passwd").map_err(|source| ConfineError::Io {
         doing: "reading /etc/passwd".to_owned(),

@@ -18,6 +18,7 @@
 //! [cowfs]
 //! socket = "/run/xenoslice/cowfs.sock"    # control socket of the file server; default: cowfs.sock
 //! store = "/var/lib/xenoslice/templates"  # its template store; default: templates
+//! user = "xeno"                           # whom it runs as; default: as the agent
 //!
 //! [hypervisor]
 //! kind = "qemu"                           # the only one so far
@@ -72,6 +73,8 @@ pub struct AgentConfig {
     pub cowfs_socket: PathBuf,
     /// Template store.
     pub templates: PathBuf,
+    /// Whom the file server runs as, where it is not whom the agent runs as.
+    pub cowfs_user: Option<String>,
     /// Directory layers lie below one of these.
     pub overlay_roots: Vec<PathBuf>,
     /// What executes guest code.
@@ -149,6 +152,7 @@ struct Raw {
 struct RawCowfs {
     socket: Option<PathBuf>,
     store: Option<PathBuf>,
+    user: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -277,6 +281,7 @@ impl AgentConfig {
             look: time(raw.look.as_ref(), 10_000)?,
             cowfs_socket: at(raw.cowfs.socket.unwrap_or_else(|| "cowfs.sock".into())),
             templates: at(raw.cowfs.store.unwrap_or_else(|| "templates".into())),
+            cowfs_user: raw.cowfs.user,
             overlay_roots: raw.overlay_roots.into_iter().map(at).collect(),
             accel,
             shutdown_grace: time(raw.hypervisor.shutdown_grace.as_ref(), 20_000)?,
@@ -338,6 +343,7 @@ mod tests {
             accept_rewrites = true
             ssh_key = "id"
             [cowfs]
+            user = "xeno"
             socket = "/run/c.sock"
             store = "/srv/templates"
             [hypervisor]

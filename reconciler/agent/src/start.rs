@@ -11,7 +11,7 @@ use xeno_reconciler::ports::PortError;
 use xeno_state::StateError;
 use xeno_state::node::{Limits, NodeState};
 
-use crate::adapters::storage::{NodeStorage, StoragePaths};
+use crate::adapters::storage::{NodeStorage, ServerUser, StoragePaths};
 use crate::api_server::{self, SocketError};
 use crate::clock::{Clock, boot_moment, millis};
 use crate::config::AgentConfig;
@@ -103,12 +103,17 @@ pub async fn run(
         limits: source::Limits::default(),
     })
     .map_err(AgentError::Source)?;
+    let server = match &config.cowfs_user {
+        Some(user) => ServerUser::named(user).map_err(AgentError::Storage)?,
+        None => None,
+    };
     let storage = NodeStorage::open(
         StoragePaths {
             state: config.state_dir.clone(),
             templates: config.templates.clone(),
             cowfs: config.cowfs_socket.clone(),
             overlay_roots: config.overlay_roots.clone(),
+            server,
         },
         store.clone(),
         clock,

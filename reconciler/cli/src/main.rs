@@ -16,6 +16,7 @@ mod output;
 mod past;
 mod plan_document;
 mod plan_file;
+mod service_manager;
 mod telemetry;
 mod unified;
 mod whole_file;

@@ -15,6 +15,7 @@ mod disk;
 mod fetching;
 mod marks;
 mod names;
+mod server_user;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +44,7 @@ use disk::Disk;
 use fetching::Fetches;
 use marks::Marks;
 use names::{Label, mount_name, read_mount_name, socket_name};
+pub(crate) use server_user::ServerUser;
 
 /// Where everything is.
 #[derive(Clone, Debug)]
@@ -55,6 +57,8 @@ pub(crate) struct StoragePaths {
     pub(crate) cowfs: PathBuf,
     /// Directory layers lie below one of these.
     pub(crate) overlay_roots: Vec<PathBuf>,
+    /// Whom the file server runs as, if not as the agent does.
+    pub(crate) server: Option<ServerUser>,
 }
 
 /// Storage of one node.
@@ -76,7 +80,7 @@ impl NodeStorage {
         let spelt = paths.state.canonicalize();
         paths.state =
             spelt.map_err(|error| PortError::later(format!("{}: {error}", paths.state.display())))?;
-        let disk = Disk::open(&paths.state)?;
+        let disk = Disk::open(&paths.state, paths.server)?;
         let templates = Templates::open(&paths.templates);
         let templates = templates.map_err(|error| failed("opening the template store", true, &error))?;
         Ok(Self {

@@ -10,6 +10,7 @@ use super::stat::{self, Stat};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, BAD, GOOD, TextFormat, bytes, paint};
+use crate::service_manager::{ServiceManager, attended};
 use crate::{link, telemetry};
 
 /// The copy-on-write file server.
@@ -98,6 +99,7 @@ fn serve(args: &Serve) -> Outcome {
         },
         None => config,
     };
+    let manager = ServiceManager::from_environment()?;
     // Before there are threads: what one thread gives up, others would keep.
     let sandbox = cowfs::confine::enter(&config)
         .map_err(|error| Failure::doing("give up what it does not need", &error))?;
@@ -110,9 +112,27 @@ fn serve(args: &Serve) -> Outcome {
             Some(address) => tracing::info!(%address, "serving"),
             None => tracing::info!("serving"),
         };
-        cowfs::server::serve(config, ready, stop)
-            .await
-            .map_err(|error| Failure::doing("serve", &error))?;
+        // Without a control socket, all that can be asked is whether the runtime runs.
+        let control = config.control.as_deref().map(cowfs::control::client::Client::new);
+        let serving = std::cell::Cell::new(false);
+        let answers = async || match &control {
+            Some(control) => control.status().await.is_ok(),
+            None => serving.get(),
+        };
+        let ready = |address| {
+            serving.set(true);
+            ready(address);
+        };
+        let ended = attended(
+            manager.as_ref(),
+            answers,
+            cowfs::server::serve(config, ready, stop),
+        )
+        .await;
+        if let Some(manager) = &manager {
+            manager.stopping();
+        }
+        ended.map_err(|error| Failure::doing("serve", &error))?;
         tracing::info!("ended");
         Ok(Exit::Done)
     })

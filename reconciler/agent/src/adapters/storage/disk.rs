@@ -1,9 +1,8 @@
 //! The directories of writable layers and tombstones. All calls block.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +10,7 @@ use xeno_model::id::{SliverId, Timestamp};
 use xeno_reconciler::ports::{PortError, PortResult};
 
 use super::names::read_label;
+use super::server_user::{Access, ServerUser, make_dir, open_to};
 
 /// Files counted for the size of one sliver; what has more is shown smaller than it is.
 const FILES_COUNTED_MAX: usize = 100_000;
@@ -41,6 +41,7 @@ pub(super) struct Kept {
 pub(super) struct Disk {
     writable: PathBuf,
     tombstones: PathBuf,
+    server: Option<ServerUser>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -52,14 +53,18 @@ struct MountsRecord {
 
 impl Disk {
     /// Makes what is missing, and finishes deletions that were interrupted.
-    pub(super) fn open(state: &Path) -> PortResult<Self> {
+    pub(super) fn open(state: &Path, server: Option<ServerUser>) -> PortResult<Self> {
         let disk = Self {
             writable: state.join("writable"),
             tombstones: state.join("tombstones"),
+            server,
         };
-        for dir in [&disk.writable, &disk.tombstones, &state.join("s")] {
-            make_dir(dir)?;
+        if let Some(server) = server {
+            open_to(state, server, Access::Pass)?;
         }
+        make_dir(&disk.writable, server, Access::Pass)?;
+        make_dir(&disk.tombstones, server, Access::None)?;
+        make_dir(&state.join("s"), server, Access::Own)?;
         for (name, path) in entries(&disk.tombstones)? {
             if name.starts_with(GOING) {
                 remove_all(&path)?;
@@ -107,8 +112,15 @@ impl Disk {
             if mounts.is_empty() {
                 return Ok(());
             }
-            make_dir(&dir)?;
+            make_dir(&dir, self.server, Access::Pass)?;
             sync(&self.writable)?;
+        }
+        if self.server.is_some() {
+            // Else the server makes them itself.
+            for mount in mounts {
+                make_dir(&self.layer(sliver, *mount), self.server, Access::Own)?;
+            }
+            sync(&dir)?;
         }
         let record = MountsRecord {
             format_version: 1,
@@ -215,10 +227,6 @@ fn remove_all(path: &Path) -> PortResult<()> {
 
 fn sync(dir: &Path) -> PortResult<()> {
     at(dir, File::open(dir).and_then(|dir| dir.sync_all()))
-}
-
-fn make_dir(path: &Path) -> PortResult<()> {
-    at(path, DirBuilder::new().recursive(true).mode(0o700).create(path))
 }
 
 fn entries(dir: &Path) -> PortResult<Vec<(String, PathBuf)>> {

@@ -37,6 +37,7 @@ impl World {
             templates: dir.path().join("templates"),
             cowfs: dir.path().join("cowfs.sock"),
             overlay_roots: vec![dir.path().join("overlays")],
+            server: None,
         };
         let storage = NodeStorage::open(paths, Store::new(state), Clock::from_ms(START_MS)).unwrap();
         let mut world = Self {
@@ -143,6 +144,7 @@ async fn what_another_agent_has_in_the_same_file_server_is_left_alone() {
         templates: world.storage.paths.templates.clone(),
         cowfs: world.storage.paths.cowfs.clone(),
         overlay_roots: world.storage.paths.overlay_roots.clone(),
+        server: None,
     };
     let other = NodeStorage::open(paths, Store::new(state), Clock::from_ms(START_MS)).unwrap();
     assert!(other.observe().await.unwrap().is_empty());
