@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image packages demo demo-stop test lint unit properties-long crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh bench bench-cowfs fuzz-cowfs doc deny clean-images
+.PHONY: help setup build man image packages demo demo-stop test lint unit properties-long crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh test-xen deb bench bench-cowfs fuzz-cowfs doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -24,6 +24,10 @@ man: build ## manual pages and completions, in target/share
 
 image: setup ## a Debian + Apache root, kernel and modules, from Debian packages, in target/images
 	@tools/make-debian-template $(IMAGES)
+
+deb: man ## the Debian package, in target
+	@tools/setup dpkg-dev
+	@tools/make-deb target/release/xeno target/share target
 
 packages: image ## Debian packages that a guest without network installs and removes, in target/images/packages
 	@tools/make-debian-packages $(IMAGES) git sqlite3 python3
@@ -81,6 +85,12 @@ test-overlayfs: ## random operations on cowfs, on the kernel's overlayfs and in 
 
 test-ssh: ## a repository read over ssh from a real sshd (needs openssh-server, which `make setup` leaves alone: it opens a port)
 	$(CARGO) test --locked -p xeno-agent --features sshd ssh
+
+test-xen: image deb ## a node on real Xen, in an emulated machine (root; tests/xen-lab/README.md)
+	@tests/xen-lab/lab setup
+	@[ -e target/xen-lab/image/dom0.ext4 ] || tests/xen-lab/lab build
+	XENO_IMAGES=$(abspath $(IMAGES)) XENO_PROGRAM=$(abspath target/release/xeno) XENO_DEB=$$(echo $(abspath target)/xenoslice_*.deb) \
+		$(CARGO) test --locked -p xeno-tests --features xen --test xen -- --nocapture --test-threads=1
 
 bench: build ## measure what is promised: a table, and target/bench/report.json (tests/bench/README.md)
 	$(CARGO) build --release --locked -p xeno-bench --features lab

@@ -50,6 +50,23 @@ impl Repository {
         Ok(repository)
     }
 
+    /// Makes a work tree in `dir` whose pushes go to `url`, where there is a bare repository already. It may be one of
+    /// git-remote-ext(1).
+    ///
+    /// # Errors
+    /// What git said.
+    pub fn work_on(dir: &Path, url: &str) -> LabResult<Self> {
+        let repository = Self {
+            bare: PathBuf::from(url),
+            work: dir.join("work"),
+        };
+        std::fs::create_dir_all(&repository.work).map_err(LabError::io("making the work directory"))?;
+        git(&repository.work, &["init", "-q", "-b", "main"])?;
+        git(&repository.work, &["remote", "add", "origin", url])?;
+        git(&repository.work, &["config", "protocol.ext.allow", "always"])?;
+        Ok(repository)
+    }
+
     /// Writes a file of the work tree.
     ///
     /// # Errors
