@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use xeno_model::desired::{DesiredSliver, Probe, SliverState, Start};
 use xeno_model::id::{Berth, SliverId};
-use xeno_model::normal::boot_digest;
+use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::{Ability, DomainState, HealthVerdict};
 
 use crate::capacity;
@@ -84,6 +84,25 @@ impl Situation<'_> {
         self.runs() && self.domain.map(|domain| domain.booted) == applied
     }
 
+    /// Whether its service is up in this berth, as it was last carried through. What keeps what it writes is at home in the
+    /// first berth only.
+    fn is_up(&self) -> bool {
+        let Some(applied) = self.applied.filter(|applied| applied.complete) else {
+            return false;
+        };
+        let (uuid, at_home) = match self.id.berth() {
+            Berth::First => (Some(applied.desired.uuid), true),
+            Berth::Second => (self.uuid, applied.desired.keeps_nothing()),
+        };
+        let open = self
+            .storage
+            .filter(|storage| storage.tombstone.is_none() && storage.open >= Some(applied.epoch));
+        at_home
+            && self.is_applied()
+            && self.domain.map(|domain| domain.uuid) == uuid
+            && open.is_some_and(|open| open.exported && open.stack == Some(stack_digest(&applied.desired)))
+    }
+
     /// Whether its domain is what is desired, but for what can change while it runs.
     fn is_as(&self, desired: &DesiredSliver) -> bool {
         let marks = Marks::of(desired);
@@ -118,6 +137,8 @@ impl Situation<'_> {
 /// stays, and the other serves until that one is healthy.
 pub(crate) fn leave(study: &mut Study, home: &Situation<'_>, other: &Situation<'_>) {
     let desired = home.desired.as_deref();
+    // However broken this one is: the service is up.
+    study.mends &= !other.is_up();
     let given_up = desired.is_none_or(|desired| {
         desired.state == SliverState::Stopped && desired.start == Start::Boot && home.kept_down.is_none()
     });

@@ -360,3 +360,26 @@ fn one_that_cannot_take_over_yet_does_not_end_what_was_carried_through() {
     let (_, why, steps) = story(&world);
     assert_eq!(steps.first(), Some(&format!("shutdown:{second}")), "{why:?}");
 }
+
+#[test]
+fn a_service_that_is_up_in_the_other_berth_is_not_broken() {
+    let mut world = World::wanting([web()]).settle();
+    // It is to keep what it writes from now on; one that does has been started, and nobody serves its files.
+    world.want("web/0").mounts[0].writable = WritableKind::Local;
+    let wanted = world.want("web/0").clone();
+    let second = id("web/0").beside();
+    let mut domain = world.domains().ours[&id("web/0")].clone();
+    domain.uuid = DomainUuid::of(&world.desired.fleet, &second);
+    world.domains().ours.insert(second.clone(), domain);
+    *world.storage_of(&second) = world.storage("web/0").clone();
+    *world.storage("web/0") = ObservedStorage::default();
+    let first = world.domains().ours.get_mut(&id("web/0")).unwrap();
+    first.publish.clear();
+    first.booted = xeno_model::normal::boot_digest(&wanted);
+    let (class, why, steps) = story(&world);
+    assert_eq!(class, ChangeClass::Replace, "{why:?}");
+    assert_eq!(steps.first().map(String::as_str), Some("shutdown:web/0b"));
+    world.close_windows();
+    let (class, why, steps) = story(&world);
+    assert_eq!((class, steps.len()), (ChangeClass::Wait, 0), "{why:?}");
+}
