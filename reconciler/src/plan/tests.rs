@@ -1,3 +1,6 @@
+use xeno_model::id::Digest;
+
+use super::order::in_order;
 use super::*;
 use crate::check::check;
 use crate::testing::{World, health, id, sliver};
