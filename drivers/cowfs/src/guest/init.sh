@@ -3,10 +3,10 @@
 # First program of a Xenoslice guest: brings up the network, mounts the root file system over NFS and goes over to it.
 #
 # Kernel arguments (values may have %XX for any byte):
-#   xeno.addr=ADDRESS/BITS     address of the guest
+#   xeno.addr=ADDRESS/BITS     address of the guest, IPv4 or IPv6; may be repeated
 #   xeno.device=NAME           its network device; eth0 if not given
-#   xeno.gateway=ADDRESS       default route; none if not given
-#   xeno.server=ADDRESS        file server
+#   xeno.gateway=ADDRESS       default route; none if not given. It need not be in the network of an address
+#   xeno.server=ADDRESS        file server; a link-local one with its device: fe80::1%eth0
 #   xeno.port=PORT             its port for NFS and MOUNT; 2049 if not given
 #   xeno.export=PATH           export that is the root
 #   xeno.mount=PATH:EXPORT     further export for a path below the root; may be repeated, outer paths first
@@ -33,7 +33,12 @@ give_up() {
 
 # Arguments of both: server, export, path.
 mount_nfs() {
-  mount -t nfs -o "vers=3,proto=tcp,mountproto=tcp,nolock,hard,timeo=20,retrans=2,port=$port,mountport=$port,addr=$1,mountaddr=$1" "$1:$2" "$3"
+  case $1 in
+    # Brackets, since an IPv6 address has colons too; the device belongs to a link-local address (ipv6(7)).
+    *:*) from="[$1]" over=tcp6 ;;
+    *) from=$1 over=tcp ;;
+  esac
+  mount -t nfs -o "vers=3,proto=$over,mountproto=$over,nolock,hard,timeo=20,retrans=2,port=$port,mountport=$port,addr=$1,mountaddr=$1" "$from:$2" "$3"
 }
 
 # Mounts an export however long it takes the server to answer. Says why it waits, but not every time.
@@ -54,14 +59,14 @@ mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
 mount -t devtmpfs -o mode=0755,nosuid dev /dev
 say "initramfs started"
 
-hypervisor='' address='' device=eth0 gateway='' server='' port=2049 export='' mounts='' init=native run=''
+hypervisor='' addresses='' device=eth0 gateway='' server='' port=2049 export='' mounts='' init=native run=''
 read -r arguments </proc/cmdline
 # No file names are to be made of the words.
 set -f
 for word in $arguments; do
   value=$(decode "${word#*=}")
   case $word in
-    xeno.addr=*) address=$value ;;
+    xeno.addr=*) addresses="$addresses $value" ;;
     xeno.device=*) device=$value ;;
     xeno.gateway=*) gateway=$value ;;
     xeno.server=*) server=$value ;;
@@ -89,12 +94,19 @@ until [ -e "/sys/class/net/$device" ]; do
   sleep 0.1
 done
 ip link set lo up
+# Nobody else is on a link: its address can be used at once, and nobody is to give it others. Where there is no IPv6, nothing
+# needs it.
+for setting in accept_dad accept_ra; do
+  { echo 0 >"/proc/sys/net/ipv6/conf/$device/$setting"; } 2>/dev/null
+done
 ip link set "$device" up
-if [ -n "$address" ]; then
+for address in $addresses; do
   ip addr add "$address" dev "$device" || give_up "cannot set address $address"
-fi
+done
 if [ -n "$gateway" ]; then
-  ip route add default via "$gateway" || give_up "cannot set gateway $gateway"
+  # Where no address has a network that it is in.
+  ip route get "$gateway" >/dev/null 2>&1 || ip route add "$gateway" dev "$device"
+  ip route add default via "$gateway" dev "$device" || give_up "cannot set gateway $gateway"
 fi
 
 mount_patiently "$server" "$export" /root
