@@ -64,11 +64,27 @@ pub fn import(xeno: &Path, images: &Path, work: &Path, store: &Path) -> LabResul
     program("www/cgi-bin/ledger", LEDGER)?;
     write(&tree.join("www/index.html"), "nobody has pushed a page\n")?;
     write(&tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
+    import_tree(xeno, images, &tree, &APPLETS, "/bin/serve", store)
+}
+
+/// Adds to `tree`, which has a `bin`, busybox under the names `applets` and the directories that a root needs, and imports it
+/// into `store` as a template called `small` whose guests run `run`. Returns the digest.
+///
+/// # Errors
+/// If busybox is missing, or what `xeno template import` said.
+pub fn import_tree(
+    xeno: &Path,
+    images: &Path,
+    tree: &Path,
+    applets: &[&str],
+    run: &str,
+    store: &Path,
+) -> LabResult<String> {
     for empty in ["var", "tmp", "root", "dev", "proc", "sys", "run"] {
         fs::create_dir_all(tree.join(empty)).map_err(LabError::io("making the guest's tree"))?;
     }
     fs::copy("/bin/busybox", tree.join("bin/busybox")).map_err(LabError::io("copying /bin/busybox"))?;
-    for applet in APPLETS {
+    for applet in applets {
         symlink("busybox", tree.join("bin").join(applet))
             .map_err(LabError::io("naming programs of busybox"))?;
     }
@@ -79,16 +95,8 @@ pub fn import(xeno: &Path, images: &Path, work: &Path, store: &Path) -> LabResul
         .ok_or_else(|| LabError::Check(format!("no images in {}: run make image", images.display())))?;
     let output = Command::new(xeno)
         .args(["template", "import"])
-        .arg(&tree)
-        .args([
-            "--name",
-            "small",
-            "--init",
-            "small",
-            "--run",
-            "/bin/serve",
-            "--store",
-        ])
+        .arg(tree)
+        .args(["--name", "small", "--init", "small", "--run", run, "--store"])
         .arg(store)
         .arg("--kernel")
         .arg(images.join("vmlinuz"))

@@ -4,5 +4,6 @@
 //! share one machine.
 #![cfg(feature = "xen")]
 
+mod hostile;
 mod laboratory;
 mod pushes;
