@@ -340,8 +340,6 @@ async fn published_ports_lead_to_their_guest_until_they_are_taken_back() {
         return;
     }
     let lab = Lab::new();
-    let web = lab.plug("web-0", 6);
-    let db = lab.plug("db-0", 7);
     // A neighbour of the node, and so the outside.
     let outside = Machine::new();
     lab.node.ip(&format!(
@@ -352,9 +350,22 @@ async fn published_ports_lead_to_their_guest_until_they_are_taken_back() {
     lab.node.ip("link set lan0 up");
     outside.ip("addr add 192.0.2.9/24 dev eth0");
     outside.ip("link set eth0 up");
-    lab.node
-        .on(|| std::fs::write("/proc/sys/net/ipv4/conf/lan0/forwarding", "1"))
-        .unwrap();
+    // And another, which the node has never let reach the first.
+    let beside = Machine::new();
+    lab.node.ip(&format!(
+        "link add lan1 type veth peer name eth0 netns {}",
+        beside.id()
+    ));
+    lab.node.ip("addr add 198.51.100.1/24 dev lan1");
+    lab.node.ip("link set lan1 up");
+    beside.ip("addr add 198.51.100.9/24 dev eth0");
+    beside.ip("link set eth0 up");
+    beside.ip("route add default via 198.51.100.1");
+    outside.ip("route add 198.51.100.0/24 via 192.0.2.1");
+    lab.node.ip("route add default via 192.0.2.9");
+    let web = lab.plug("web-0", 6);
+    let db = lab.plug("db-0", 7);
+    answer(&beside, "0.0.0.0:443", "beside");
     answer(&web.machine, "0.0.0.0:80", "web");
     answer(&db.machine, "0.0.0.0:5432", "db");
     answer(&outside, "0.0.0.0:443", "outside");
@@ -407,6 +418,13 @@ async fn published_ports_lead_to_their_guest_until_they_are_taken_back() {
         None,
         "not by its private address"
     );
+
+    assert_eq!(
+        ask(&outside, "198.51.100.9:443"),
+        None,
+        "the node is nobody else's router"
+    );
+    assert!(lab.counted(&["inet", "xeno-links", "not-ours"]) > 0);
 
     let refused = publisher
         .set(web.link.ipv4, &[publish(45432, 80)])
