@@ -41,10 +41,16 @@ pub struct XenConfig {
     pub dom0_reserve_mib: u64,
     /// Hotplug script of guests' interfaces, by name below `/etc/xen/scripts` or by path.
     pub vif_script: String,
+    /// Where that script reads what it needs to know of a link.
+    pub vif_dir: PathBuf,
+    /// nft(8), by which ports are published: a program and its first arguments.
+    pub nft: Vec<String>,
 }
 
 /// The usual hotplug script.
 pub const VIF_SCRIPT: &str = "vif-xeno";
+/// Where that script looks (`scripts/vif-xeno`).
+pub const VIF_DIR: &str = "/run/xenoslice/vif";
 /// What dom0 keeps unless the configuration says otherwise, in MiB.
 pub const DOM0_RESERVE_MIB: u64 = 512;
 
@@ -61,6 +67,8 @@ impl XenConfig {
             guest: None,
             dom0_reserve_mib: DOM0_RESERVE_MIB,
             vif_script: VIF_SCRIPT.to_owned(),
+            vif_dir: VIF_DIR.into(),
+            nft: vec!["nft".to_owned()],
         }
     }
 }

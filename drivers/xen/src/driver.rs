@@ -12,17 +12,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::OnceCell;
 use xeno_model::id::{Digest, DomainUuid, SliverId, Timestamp};
-use xeno_model::observed::{Ability, Domains, ObservedImage};
+use xeno_model::observed::{Ability, Domains, ObservedDomain, ObservedImage};
 use xeno_reconciler::ports::{DomainSpec, DriverFact, Grace, Hypervisor, PortError, PortResult, Tuning};
 
 use crate::config::{ConfigError, GuestKind, XenConfig};
 use crate::domain::{Domain, RunState};
 use crate::images::{Found, Images};
 use crate::list::NodeInfo;
-use crate::record::{Phase, Record, path_of};
+use crate::publish::Publisher;
+use crate::record::{DOMAINS, Phase, Record, path_of};
 use crate::run_dir::{RunDir, RunDirLock};
-use crate::spec::{self, Wire};
+use crate::spec;
 use crate::store::{Connection, StoreError, find_socket};
+use crate::wire::ports_of;
 use crate::xl::Xl;
 use crate::{blocking, chain, changing, kernel, work};
 
@@ -37,6 +39,7 @@ pub struct XenDriver {
     xl: Xl,
     xenstored: PathBuf,
     images: Images,
+    publisher: Publisher,
     /// What the hypervisor can do; it stays the same while it runs.
     node: OnceCell<NodeInfo>,
 }
@@ -52,6 +55,7 @@ impl XenDriver {
             xl: Xl::new(config.xl.clone()),
             xenstored: config.xenstored.clone().unwrap_or_else(find_socket),
             images: Images::new(config.images_dir.clone()),
+            publisher: Publisher::new(config.nft.clone()),
             config,
             state_dir,
             node: OnceCell::new(),
@@ -78,6 +82,10 @@ impl XenDriver {
 
     pub(crate) fn images(&self) -> &Images {
         &self.images
+    }
+
+    pub(crate) fn publisher(&self) -> &Publisher {
+        &self.publisher
     }
 
     /// What our records say of whose they are.
@@ -118,17 +126,18 @@ impl XenDriver {
 
     /// What this driver can do here beside starting and stopping.
     async fn able(&self) -> PortResult<BTreeSet<Ability>> {
-        let always = [Ability::Memory, Ability::NetRate, Ability::Suspend];
+        let always = [
+            Ability::Memory,
+            Ability::Ports,
+            Ability::NetRate,
+            Ability::Suspend,
+        ];
         let scheduler = self.node().await?.get("xen_scheduler").unwrap_or_default();
         let cpu = [Ability::CpuWeight, Ability::CpuCap];
         let cpu = cpu
             .into_iter()
             .filter(|_| crate::tuning::scheduler_verb(scheduler).is_some());
         Ok(always.into_iter().chain(cpu).collect())
-    }
-
-    pub(crate) async fn wire(&self, uuid: &DomainUuid) -> Wire {
-        crate::wire::of(uuid, &self.config.vif_script)
     }
 
     /// Takes a sliver for one change. An xl that an earlier agent left at work is somebody else.
@@ -189,7 +198,7 @@ impl XenDriver {
 
     /// The configuration of a domain, with every refusal that a specification deserves.
     async fn configuration(&self, spec: &DomainSpec, kind: GuestKind, kernel: &Path) -> PortResult<String> {
-        spec::render(spec, kind, kernel, &self.wire(&spec.uuid).await)
+        spec::render(spec, kind, kernel, &self.wire(&spec.uuid))
             .map_err(|error| PortError::never(format!("cannot start {}: {}", spec.sliver, chain(&error))))
     }
 
@@ -233,6 +242,7 @@ impl XenDriver {
         changing(lock, move || written.write_config(&text))
             .await
             .map_err(|error| io_failed("write the configuration of a domain", &error))?;
+        self.describe_link(sliver, &record.uuid).await?;
         // Before the domain: one without a record could not be told from somebody else's.
         self.remember(record).await?;
         let config = dir.config().display().to_string();
@@ -267,11 +277,66 @@ impl XenDriver {
         sliver: &SliverId,
         uuid: &DomainUuid,
     ) -> PortResult<()> {
+        self.forget_link(sliver).await?;
         self.forget(uuid).await?;
         let dir = self.run_dir(sliver);
         changing(lock, move || dir.remove_traces())
             .await
             .map_err(|error| io_failed("clean the directory of a sliver", &error))
+    }
+
+    /// Takes away what domains of a sliver have left that are gone without our doing.
+    async fn sweep(&self, lock: &RunDirLock, sliver: &SliverId) -> PortResult<()> {
+        for record in self.left_behind().await? {
+            if record.sliver == *sliver {
+                self.take_ports(&record).await?;
+                self.clean(lock, sliver, &record.uuid).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same of all slivers that nobody is changing: a port that one of them had may be wanted by another.
+    async fn sweep_others(&self, but: &SliverId) -> PortResult<()> {
+        for record in self.left_behind().await? {
+            if record.sliver == *but {
+                continue;
+            }
+            if let Ok(lock) = self.lock(&record.sliver).await {
+                // Once more, now that nobody can be starting it.
+                self.sweep(&lock, &record.sliver).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records of ours whose domains are not there.
+    async fn left_behind(&self) -> PortResult<Vec<Record>> {
+        let mut store = self.store().await?;
+        let names = store
+            .directory(DOMAINS)
+            .await
+            .map_err(|error| store_failed(&error))?;
+        let mut records = Vec::new();
+        for uuid in names
+            .into_iter()
+            .flatten()
+            .filter_map(|name| DomainUuid::parse(&name).ok())
+        {
+            let text = store
+                .read(&path_of(&uuid))
+                .await
+                .map_err(|error| store_failed(&error))?;
+            let record = text.and_then(|text| Record::read(&text).ok());
+            records.extend(record.filter(|record| record.owner == self.owner() && record.uuid == uuid));
+        }
+        if records.is_empty() {
+            return Ok(records);
+        }
+        // After the records: a domain that comes meanwhile is there.
+        let rows = self.rows().await?;
+        records.retain(|record| rows.iter().all(|listed| listed.uuid != record.uuid));
+        Ok(records)
     }
 
     /// Says what is missing in one sentence, where xl would say it in many.
@@ -401,10 +466,15 @@ impl Hypervisor for XenDriver {
         let images = blocking(move || images.look())
             .await
             .map_err(|error| io_failed("list the images", &error))?;
+        let published = self.published(&inventory).await;
+        let observed = |domain: &Domain| ObservedDomain {
+            publish: ports_of(&domain.record, published.as_ref()),
+            ..domain.observed()
+        };
         let ours = inventory.ours.iter();
         Ok(Domains {
             ours: ours
-                .map(|domain| (domain.record.sliver.clone(), domain.observed()))
+                .map(|domain| (domain.record.sliver.clone(), observed(domain)))
                 .collect(),
             images: images.into_iter().map(observed_image).collect(),
             able: self.able().await?,
@@ -429,12 +499,16 @@ impl Hypervisor for XenDriver {
             )));
         }
         // Everything that can be refused is refused before anything is done.
+        self.check_link(spec, &inventory)?;
         let kind = self.kind().await?;
         self.configuration(spec, kind, &spec.kernel).await?;
         self.check_files(spec).await?;
         self.check_memory(spec, spec.memory_mib, kind).await?;
         self.on_images(&lock, sliver, "clean the directory of images", Images::clean)
             .await?;
+        if !spec.publish.is_empty() {
+            self.sweep_others(sliver).await?;
+        }
         let config = self
             .configuration(spec, kind, &self.kernel(&spec.kernel).await)
             .await?;
@@ -458,10 +532,11 @@ impl Hypervisor for XenDriver {
         let lock = self.lock_at_work(sliver).await?;
         self.end_work(sliver).await?;
         if let Some(domain) = self.find(sliver).await? {
-            self.take_ports(&domain.record).await?;
             self.end(&domain, Duration::from_millis(grace.ms)).await?;
+            self.take_ports(&domain.record).await?;
             self.clean(&lock, sliver, &domain.record.uuid).await?;
         }
+        self.sweep(&lock, sliver).await?;
         self.on_images(&lock, sliver, "clean the directory of images", Images::clean)
             .await
     }

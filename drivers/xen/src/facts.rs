@@ -31,6 +31,10 @@ impl XenDriver {
             ),
         });
         facts.push(self.script_fact());
+        facts.push(match self.publisher().observe().await {
+            Ok(published) => good("published ports", format!("{} by nftables", published.len())),
+            Err(error) => bad("published ports", format!("{error}\napt install nftables")),
+        });
         facts.push(self.console_fact().await);
         facts
     }

@@ -60,6 +60,7 @@ impl XenDriver {
             return Err(self.nothing_stored(sliver).await);
         };
         fits(&image, spec)?;
+        self.check_link(spec, &inventory)?;
         self.load(&lock, spec, &image).await?;
         self.tell(spec).await
     }
@@ -84,7 +85,7 @@ impl XenDriver {
             memory_max_mib: image.memory_max_mib,
             ..spec.clone()
         };
-        let wire = self.wire(&spec.uuid).await;
+        let wire = self.wire(&spec.uuid);
         let config = xl_spec::render(&as_it_was, image.guest, &spec.kernel, &wire)
             .map_err(|error| PortError::never(format!("cannot resume {sliver}: {}", chain(&error))))?;
         self.check_memory(&as_it_was, image.memory_mib, image.guest)

@@ -18,6 +18,7 @@ use xeno_model::units::BitRate;
 use xeno_reconciler::ports::DomainSpec;
 
 use crate::config::GuestKind;
+use crate::link::GuestLink;
 
 /// What our domains' names begin with.
 pub const NAME_PREFIX: &str = "xeno.";
@@ -42,8 +43,9 @@ pub const PANIC_SECONDS: u32 = 5;
 pub const CREDIT_US: u64 = 50_000;
 
 /// Words that only the driver may say, since they name its own devices.
-const RESERVED: [&str; 6] = [
+const RESERVED: [&str; 7] = [
     "xeno.addr=",
+    "xeno.gateway=",
     "xeno.server=",
     "xeno.export=",
     "xeno.hostname=",
@@ -107,12 +109,8 @@ pub enum SpecError {
 /// How a guest is wired to its node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wire {
-    /// Ethernet address of its interface.
-    pub mac: String,
-    /// Its addresses, as its initramfs takes them (`xeno.addr=`).
-    pub addresses: Vec<String>,
-    /// Address of the file server, as its initramfs takes it (`xeno.server=`).
-    pub server: String,
+    /// Its link.
+    pub link: GuestLink,
     /// Hotplug script of its interface.
     pub script: String,
 }
@@ -229,7 +227,7 @@ fn interface(wire: &Wire, rate: Option<BitRate>) -> Result<String, SpecError> {
     if wire.script.is_empty() || !wire.script.bytes().all(plain) {
         return Err(SpecError::Script(wire.script.clone()));
     }
-    let mut value = format!("mac={},script={}", wire.mac, wire.script);
+    let mut value = format!("mac={},script={}", wire.link.mac, wire.script);
     if let Some(rate) = rate {
         // At least a byte in each span.
         let bits = rate.0.max(8 * 1_000_000 / CREDIT_US);
@@ -290,18 +288,13 @@ fn command_line(spec: &DomainSpec, kind: GuestKind, wire: &Wire) -> Result<Strin
         format!("xeno.hostname={host}"),
         format!("systemd.hostname={host}"),
     ];
-    words.extend(
-        wire.addresses
-            .iter()
-            .map(|address| format!("xeno.addr={address}")),
-    );
+    words.extend(wire.link.kernel_words(&[]));
     for (index, mount) in spec.mounts.iter().enumerate() {
         let export = encode(&mount.export);
         if index == 0 {
             if mount.path != "/" {
                 return Err(SpecError::Root(mount.path.clone()));
             }
-            words.push(format!("xeno.server={}", wire.server.replace('%', "%25")));
             words.push(format!("xeno.export={export}"));
         } else {
             if !mount.path.starts_with('/') {

@@ -9,9 +9,7 @@ use super::*;
 
 fn wire() -> Wire {
     Wire {
-        mac: "00:16:3e:01:02:03".into(),
-        addresses: vec!["100.64.0.7/32".into()],
-        server: "fe80::1%eth0".into(),
+        link: GuestLink::of(DomainUuid([7; 16])),
         script: "vif-xeno".into(),
     }
 }
@@ -57,13 +55,13 @@ uuid = "07070707-0707-0707-0707-070707070707"
 type = "pv"
 kernel = "/k/vmlinux"
 ramdisk = "/t/initramfs"
-cmdline = "console=hvc0 panic=5 xeno.hostname=web-0 systemd.hostname=web-0 xeno.addr=100.64.0.7/32 xeno.server=fe80::1%25eth0 xeno.export=/web-0.0 xeno.mount=/var/log%20x:/web-0.1 quiet xeno.init=/sbin/init"
+cmdline = "console=hvc0 panic=5 xeno.hostname=web-0 systemd.hostname=web-0 xeno.addr=100.76.216.141/32 xeno.gateway=169.254.1.1 xeno.server=fe80%3A%3A1%25eth0 xeno.export=/web-0.0 xeno.mount=/var/log%20x:/web-0.1 quiet xeno.init=/sbin/init"
 memory = 128
 maxmem = 256
 vcpus = 2
 cpu_weight = 512
 cap = 50
-vif = [ "mac=00:16:3e:01:02:03,script=vif-xeno,rate=10000000b/s@50000us" ]
+vif = [ "mac=00:16:3e:54:89:92,script=vif-xeno,rate=10000000b/s@50000us" ]
 on_poweroff = "destroy"
 on_reboot = "destroy"
 on_watchdog = "destroy"
@@ -226,8 +224,8 @@ proptest! {
         prop_assert_eq!(settings.keys().collect::<Vec<_>>(), plain.keys().collect::<Vec<_>>());
         prop_assert_eq!(&settings["ramdisk"][0], &file);
         let words: Vec<_> = settings["cmdline"][0].split(' ').collect();
-        prop_assert_eq!(words.len(), 9, "{:?}", words);
-        prop_assert_eq!(words[8], word);
+        prop_assert_eq!(words.len(), 10, "{:?}", words);
+        prop_assert_eq!(words[9], word);
         for (key, value) in &plain {
             if !["ramdisk", "cmdline"].contains(&key.as_str()) {
                 prop_assert_eq!(&settings[key], value);

@@ -1,13 +1,11 @@
 //! What can change while a guest runs: memory, its share of the processors, its traffic, its published ports.
 
-use xeno_model::desired::Publish;
 use xeno_model::id::SliverId;
 use xeno_model::observed::Limits;
 use xeno_reconciler::ports::{PortError, PortResult, Tuning};
 
 use crate::domain::{Domain, RunState, SHORT, rate_path};
 use crate::driver::{XenDriver, store_failed};
-use crate::record::Record;
 use crate::spec::{self, credit};
 
 /// The command of xl that sets weight and cap, for the schedulers that know both.
@@ -118,25 +116,5 @@ impl XenDriver {
         let sliver = &domain.record.sliver;
         let told = self.xl().change(args, &self.run_dir(sliver).log(), SHORT).await;
         told.map_err(|error| error.port(&format!("cannot change {sliver}")))
-    }
-
-    /// Publishes exactly these ports, and notes them.
-    pub(crate) async fn give_ports(&self, record: &mut Record, publish: &[Publish]) -> PortResult<()> {
-        if record.publish == publish {
-            return Ok(());
-        }
-        if publish.is_empty() {
-            record.publish.clear();
-            return self.remember(record).await;
-        }
-        Err(PortError::never(format!(
-            "{} asks for published ports, which this version cannot give on Xen",
-            record.sliver
-        )))
-    }
-
-    /// Takes back the ports of a domain that is gone, or is to go.
-    pub(crate) async fn take_ports(&self, _record: &Record) -> PortResult<()> {
-        Ok(())
     }
 }

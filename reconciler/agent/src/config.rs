@@ -21,11 +21,15 @@
 //! user = "xeno"                           # whom it runs as; default: as the agent
 //!
 //! [hypervisor]
-//! kind = "qemu"                           # the only one so far
-//! accel = "auto"                          # auto, kvm or tcg; default: auto
+//! kind = "qemu"                           # qemu or xen; default: qemu
 //! shutdown_grace = "20s"                  # how long a guest may take to stop by itself; default: 20s
+//! accel = "auto"                          # qemu: auto, kvm or tcg; default: auto
 //! cgroup = "/sys/fs/cgroup/xeno"          # group in which guests get processor shares; default: the agent's own, if
-//!                                         # it was given one
+//!                                         # it was given one (qemu)
+//! guest = "pvh"                           # xen: pv or pvh; default: pvh where the node can, else pv
+//! dom0_reserve = "512MiB"                 # xen: memory that dom0 keeps; default: 512MiB
+//! xl = "xl"                               # xen: the program; default: xl in PATH
+//! console_dir = "/var/log/xen/console"    # xen: where xenconsoled keeps what guests print; default: this
 //! ```
 //!
 //! Paths are relative to the file.
@@ -39,8 +43,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 use xeno_model::id::NodeName;
-use xeno_model::units::Millis;
+use xeno_model::units::{Bytes, Millis};
 use xeno_qemu::AccelChoice;
+use xeno_xen::GuestKind;
 
 use crate::source::RemoteUrl;
 
@@ -77,12 +82,10 @@ pub struct AgentConfig {
     pub cowfs_user: Option<String>,
     /// Directory layers lie below one of these.
     pub overlay_roots: Vec<PathBuf>,
-    /// What executes guest code.
-    pub accel: AccelChoice,
+    /// What runs guests.
+    pub hypervisor: HypervisorConfig,
     /// How long a guest may take to stop by itself.
     pub shutdown_grace: Duration,
-    /// Control group in which guests get their shares of the processors.
-    pub cgroup: Option<PathBuf>,
     /// Actions at a time.
     pub parallel: usize,
     /// How long what a removal set aside is kept.
@@ -91,6 +94,40 @@ pub struct AgentConfig {
     pub accept_rewrites: bool,
     /// Private key for the repository.
     pub ssh_key: Option<PathBuf>,
+}
+
+/// What runs guests, and how it is set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HypervisorConfig {
+    /// Unprivileged QEMU.
+    Qemu {
+        /// What executes guest code.
+        accel: AccelChoice,
+        /// Control group in which guests get their shares of the processors.
+        cgroup: Option<PathBuf>,
+    },
+    /// Xen; the agent runs in dom0, as root.
+    Xen {
+        /// Virtualisation of guests; `None`: what the node can.
+        guest: Option<GuestKind>,
+        /// Memory that dom0 keeps, in MiB.
+        dom0_reserve_mib: u64,
+        /// The program `xl`.
+        xl: PathBuf,
+        /// Where `xenconsoled` keeps what guests print.
+        console_dir: Option<PathBuf>,
+    },
+}
+
+impl HypervisorConfig {
+    /// As the file names it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Qemu { .. } => "qemu",
+            Self::Xen { .. } => "xen",
+        }
+    }
 }
 
 /// Why a configuration cannot be used.
@@ -161,7 +198,80 @@ struct RawHypervisor {
     kind: Option<Spanned<String>>,
     accel: Option<Spanned<String>>,
     shutdown_grace: Option<Spanned<String>>,
-    cgroup: Option<PathBuf>,
+    cgroup: Option<Spanned<PathBuf>>,
+    guest: Option<Spanned<String>>,
+    dom0_reserve: Option<Spanned<String>>,
+    xl: Option<Spanned<PathBuf>>,
+    console_dir: Option<Spanned<PathBuf>>,
+}
+
+impl RawHypervisor {
+    /// What the settings come to. A mistake has its place.
+    fn read(&self, base: &Path) -> Result<HypervisorConfig, (Range<usize>, String)> {
+        let kind = self.kind.as_ref().map_or("qemu", |kind| kind.get_ref());
+        let spans = [
+            ("accel", "qemu", self.accel.as_ref().map(Spanned::span)),
+            ("cgroup", "qemu", self.cgroup.as_ref().map(Spanned::span)),
+            ("guest", "xen", self.guest.as_ref().map(Spanned::span)),
+            (
+                "dom0_reserve",
+                "xen",
+                self.dom0_reserve.as_ref().map(Spanned::span),
+            ),
+            ("xl", "xen", self.xl.as_ref().map(Spanned::span)),
+            ("console_dir", "xen", self.console_dir.as_ref().map(Spanned::span)),
+        ];
+        let foreign = spans.into_iter().find_map(|(setting, of, span)| {
+            let span = span.filter(|_| of != kind)?;
+            Some((
+                span,
+                format!("`{setting}` is for kind = \"{of}\", and this is \"{kind}\""),
+            ))
+        });
+        let unknown = || {
+            let span = self.kind.as_ref().map_or(0..0, Spanned::span);
+            let message = format!("`{kind}` is not a hypervisor this version drives: qemu and xen are");
+            Err((span, message))
+        };
+        let config = match kind {
+            "qemu" => HypervisorConfig::Qemu {
+                accel: match &self.accel {
+                    None => AccelChoice::Auto,
+                    Some(accel) => accel
+                        .get_ref()
+                        .parse()
+                        .map_err(|message| (accel.span(), message))?,
+                },
+                cgroup: self.cgroup.as_ref().map(|path| base.join(path.get_ref())),
+            },
+            "xen" => HypervisorConfig::Xen {
+                guest: match &self.guest {
+                    None => None,
+                    Some(guest) => {
+                        let kind = GuestKind::parse(guest.get_ref());
+                        let message = || format!("`{}` is no kind of guest: pv and pvh are", guest.get_ref());
+                        Some(kind.ok_or_else(|| (guest.span(), message()))?)
+                    }
+                },
+                dom0_reserve_mib: match &self.dom0_reserve {
+                    None => xeno_xen::config::DOM0_RESERVE_MIB,
+                    Some(reserve) => {
+                        let bytes = Bytes::parse(reserve.get_ref());
+                        bytes.map_err(|error| (reserve.span(), error.to_string()))?.mib()
+                    }
+                },
+                // A name without a slash is looked for in PATH.
+                xl: match &self.xl {
+                    None => PathBuf::from("xl"),
+                    Some(xl) if xl.get_ref().components().count() == 1 => xl.get_ref().clone(),
+                    Some(xl) => base.join(xl.get_ref()),
+                },
+                console_dir: self.console_dir.as_ref().map(|path| base.join(path.get_ref())),
+            },
+            _ => return unknown(),
+        };
+        foreign.map_or(Ok(config), Err)
+    }
 }
 
 fn main_branch() -> Spanned<String> {
@@ -243,22 +353,10 @@ impl AgentConfig {
                 "the folder lies within the repository".to_owned(),
             ));
         }
-        if let Some(kind) = &raw.hypervisor.kind
-            && kind.get_ref() != "qemu"
-        {
-            let message = format!(
-                "`{}` is not a hypervisor this version drives: qemu is",
-                kind.get_ref()
-            );
-            return Err(wrong(span(kind.span()), message));
-        }
-        let accel = match &raw.hypervisor.accel {
-            None => AccelChoice::Auto,
-            Some(accel) => accel
-                .get_ref()
-                .parse()
-                .map_err(|message| wrong(span(accel.span()), message))?,
-        };
+        let hypervisor = raw
+            .hypervisor
+            .read(base)
+            .map_err(|(place, message)| wrong(span(place), message))?;
         let parallel = match &raw.parallel {
             None => 4,
             Some(parallel) if (1..=PARALLEL_MAX).contains(parallel.get_ref()) => *parallel.get_ref(),
@@ -283,9 +381,8 @@ impl AgentConfig {
             templates: at(raw.cowfs.store.unwrap_or_else(|| "templates".into())),
             cowfs_user: raw.cowfs.user,
             overlay_roots: raw.overlay_roots.into_iter().map(at).collect(),
-            accel,
+            hypervisor,
             shutdown_grace: time(raw.hypervisor.shutdown_grace.as_ref(), 20_000)?,
-            cgroup: raw.hypervisor.cgroup.as_ref().map(|path| base.join(path)),
             parallel,
             tombstone: time(raw.tombstone.as_ref(), 7 * 86_400_000)?,
             accept_rewrites: raw.accept_rewrites,
@@ -360,7 +457,35 @@ mod tests {
             [Path::new("/srv/overlays"), Path::new("/etc/xenoslice/more")]
         );
         assert_eq!(config.shutdown_grace, Duration::from_secs(5));
-        assert_eq!(config.cgroup.as_deref(), Some(Path::new("/sys/fs/cgroup/xeno")));
+        let qemu = HypervisorConfig::Qemu {
+            accel: "tcg".parse().unwrap(),
+            cgroup: Some("/sys/fs/cgroup/xeno".into()),
+        };
+        assert_eq!(config.hypervisor, qemu);
+    }
+
+    #[test]
+    fn a_node_with_xen_needs_only_to_say_so() {
+        let with = |hypervisor: &str| {
+            let text =
+                format!("node = \"a\"\nrepository = \"/r\"\n[hypervisor]\nkind = \"xen\"\n{hypervisor}");
+            parse(&text).unwrap().hypervisor
+        };
+        let usual = HypervisorConfig::Xen {
+            guest: None,
+            dom0_reserve_mib: 512,
+            xl: "xl".into(),
+            console_dir: None,
+        };
+        assert_eq!(with(""), usual);
+        let said = with("guest = \"pv\"\ndom0_reserve = \"1GiB\"\nxl = \"bin/xl\"\nconsole_dir = \"/c\"\n");
+        let expected = HypervisorConfig::Xen {
+            guest: Some(GuestKind::Pv),
+            dom0_reserve_mib: 1024,
+            xl: "/etc/xenoslice/bin/xl".into(),
+            console_dir: Some("/c".into()),
+        };
+        assert_eq!(said, expected);
     }
 
     #[test]
@@ -376,8 +501,24 @@ mod tests {
         check("parallel = 0", "agent.toml:3:12: it must be 1 to 64");
         check("path = \"../up\"", "agent.toml:3:8: the folder lies within");
         check(
-            "hypervisor = { kind = \"xen\" }",
-            "agent.toml:3:23: `xen` is not a hypervisor",
+            "hypervisor = { kind = \"kvm\" }",
+            "agent.toml:3:23: `kvm` is not a hypervisor",
+        );
+        check(
+            "hypervisor = { kind = \"xen\", accel = \"kvm\" }",
+            "agent.toml:3:38: `accel` is for kind = \"qemu\"",
+        );
+        check(
+            "hypervisor = { guest = \"pv\" }",
+            "agent.toml:3:24: `guest` is for kind = \"xen\"",
+        );
+        check(
+            "hypervisor = { kind = \"xen\", guest = \"hvm\" }",
+            "agent.toml:3:38: `hvm` is no kind of guest",
+        );
+        check(
+            "hypervisor = { kind = \"xen\", dom0_reserve = \"lots\" }",
+            "agent.toml:3:45:",
         );
         check("hypervisor = { accel = \"fast\" }", "agent.toml:3:24:");
         check("node = \"twice\"", "agent.toml:3:1: duplicate key");

@@ -5,16 +5,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::UnixListener;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use xeno_qemu::{QemuConfig, QemuDriver};
-use xeno_reconciler::ports::PortError;
+use xeno_reconciler::ports::{Hypervisor, PortError};
 use xeno_state::StateError;
 use xeno_state::node::{Limits, NodeState};
+use xeno_state::record::Accepted;
+use xeno_state::time::BootMoment;
+use xeno_xen::{XenConfig, XenDriver};
 
 use crate::adapters::storage::{NodeStorage, ServerUser, StoragePaths};
 use crate::api_server::{self, SocketError};
 use crate::clock::{Clock, boot_moment, millis};
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, HypervisorConfig};
 use crate::dispatch::{BlobReader, Ports};
 use crate::event_loop::{Agent, Inputs, Settings};
 use crate::follow::Follower;
@@ -56,7 +60,10 @@ pub enum AgentError {
     Storage(#[source] PortError),
     /// Its hypervisor.
     #[error("set up QEMU")]
-    Hypervisor(#[source] xeno_qemu::ConfigError),
+    Qemu(#[source] xeno_qemu::ConfigError),
+    /// Its hypervisor.
+    #[error("set up Xen")]
+    Xen(#[source] xeno_xen::ConfigError),
     /// A thread of it.
     #[error("start: a thread ended: {why}")]
     Thread {
@@ -119,15 +126,89 @@ pub async fn run(
         clock,
     )
     .map_err(AgentError::Storage)?;
-    let hypervisor = QemuDriver::new(QemuConfig {
-        accel: config.accel,
-        cgroup: config.cgroup.clone(),
-        ..QemuConfig::new(config.state_dir.join("qemu"), xeno)
-    })
-    .map_err(AgentError::Hypervisor)?;
+    let parts = Parts {
+        store,
+        accepted,
+        listener,
+        source,
+        storage,
+        clock,
+        began,
+    };
+    match &config.hypervisor {
+        HypervisorConfig::Qemu { accel, cgroup } => {
+            let driver = QemuDriver::new(QemuConfig {
+                accel: *accel,
+                cgroup: cgroup.clone(),
+                ..QemuConfig::new(config.state_dir.join("qemu"), xeno)
+            })
+            .map_err(AgentError::Qemu)?;
+            run_on(
+                &config,
+                parts,
+                Arc::new(driver),
+                |_| std::future::ready(()),
+                shutdown,
+            )
+            .await
+        }
+        HypervisorConfig::Xen {
+            guest,
+            dom0_reserve_mib,
+            xl,
+            console_dir,
+        } => {
+            let usual = XenConfig::new(config.state_dir.join("xen"));
+            let driver = XenDriver::new(XenConfig {
+                guest: *guest,
+                dom0_reserve_mib: *dom0_reserve_mib,
+                xl: xl.clone(),
+                console_dir: console_dir.clone().unwrap_or_else(|| usual.console_dir.clone()),
+                ..usual
+            })
+            .map_err(AgentError::Xen)?;
+            let driver = Arc::new(driver);
+            let watching = Arc::clone(&driver);
+            let watch = |hint| async move { watching.watch(hint).await };
+            run_on(&config, parts, driver, watch, shutdown).await
+        }
+    }
+}
 
+/// What an agent is made of, whatever runs its guests.
+struct Parts {
+    store: Store,
+    accepted: Option<Accepted>,
+    listener: UnixListener,
+    source: Source,
+    storage: NodeStorage,
+    clock: Clock,
+    began: BootMoment,
+}
+
+/// Runs an agent on a hypervisor; `watch` hints when a domain comes or goes, where that can be noticed.
+async fn run_on<H, W>(
+    config: &AgentConfig,
+    parts: Parts,
+    hypervisor: Arc<H>,
+    watch: impl FnOnce(mpsc::Sender<()>) -> W,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), AgentError>
+where
+    H: Hypervisor + 'static,
+    W: Future<Output = ()> + Send + 'static,
+{
+    let Parts {
+        store,
+        accepted,
+        listener,
+        source,
+        storage,
+        clock,
+        began,
+    } = parts;
     let ports = Arc::new(Ports {
-        hypervisor: Arc::new(hypervisor),
+        hypervisor,
         storage: Arc::new(storage),
         blobs: blob_reader(source.clone()),
         probers: Probers::new(clock),
@@ -151,7 +232,7 @@ pub async fn run(
         node: config.node.clone(),
         repository: config.repository.to_string(),
         branch: config.branch.clone(),
-        hypervisor: "qemu".to_owned(),
+        hypervisor: config.hypervisor.kind().to_owned(),
         look_every: config.look,
         parallel: config.parallel,
         tombstone_ms: millis(config.tombstone),
@@ -169,7 +250,8 @@ pub async fn run(
     let following = tokio::spawn(follower.follow(accepted.map(|accepted| accepted.revision)));
     // One place: many hints that nobody has followed yet are one.
     let (hint, hints) = mpsc::channel(1);
-    let _watching = watch_socket(&config.cowfs_socket, hint);
+    let _watching = watch_socket(&config.cowfs_socket, hint.clone());
+    let domains = tokio::spawn(watch(hint));
     let inputs = Inputs {
         sources,
         requests,
@@ -184,6 +266,7 @@ pub async fn run(
         },
     };
     following.abort();
+    domains.abort();
     let _ = stop.send(true);
     if !server.is_finished() {
         // Answers under way get a moment; a watcher that stays does not keep the agent.

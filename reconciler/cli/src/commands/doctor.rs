@@ -56,13 +56,16 @@ pub(crate) fn run(args: &Doctor) -> Outcome {
     };
     let mut facts = wait(async { Ok(agent(&client).await) })?;
     // A running agent knows more of its own hypervisor; where there is none, its directory may tell.
-    if !facts.iter().any(|fact| fact.what == "acceleration")
+    let on_xen = facts.iter().any(|fact| fact.what == "xl")
+        || matches!(&config, Some(config) if config.hypervisor.kind() == "xen");
+    if !on_xen
+        && !facts.iter().any(|fact| fact.what == "acceleration")
         && let Some(verdict) = wait(async { Ok(verdict(state).await) })?
     {
         facts.push(verdict);
     }
     for (what, look) in [("qemu", qemu as fn() -> Fact), ("acceleration", acceleration)] {
-        if !facts.iter().any(|fact| fact.what == what) {
+        if !on_xen && !facts.iter().any(|fact| fact.what == what) {
             facts.push(look());
         }
     }
