@@ -15,6 +15,8 @@ mod beside;
 mod capacity;
 pub mod change;
 pub mod check;
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
 pub mod diff;
 mod effective;
 pub mod enforce;
