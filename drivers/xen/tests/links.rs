@@ -51,14 +51,17 @@ impl Lab {
             std::fs::create_dir_all(dir.path().join(name)).unwrap();
         }
         // A key is a file; its slashes are underscores.
-        let key = r#"file=$STORE/$(printf %s "$1" | tr / _)"#;
+        let key = r#"file() { echo "$STORE/$(printf %s "$1" | tr / _)"; }"#;
         let program = |name: &str, body: &str| {
             let path = dir.path().join("bin").join(name);
             std::fs::write(&path, format!("#!/bin/sh\n{key}\n{body}\n")).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         };
-        program("xenstore-read", r#"cat "$file""#);
-        program("xenstore-write", r#"printf '%s\n' "$2" >"$file""#);
+        program(
+            "xenstore-read",
+            r#"for key; do cat "$(file "$key")" || exit 1; done"#,
+        );
+        program("xenstore-write", r#"printf '%s\n' "$2" >"$(file "$1")""#);
         let node = Machine::new();
         node.ip("link set lo up");
         Self { node, dir }
