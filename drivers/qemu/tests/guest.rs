@@ -9,6 +9,8 @@
     reason = "measurements, for those who ask with --nocapture"
 )]
 
+#[path = "guest/contract.rs"]
+mod contract;
 #[path = "guest/lab.rs"]
 mod lab;
 #[path = "guest/suspend.rs"]

@@ -98,8 +98,7 @@ impl World for Scripted {
         done(self.0.unexport(&spec.sliver)).unwrap();
         done(self.0.close_writable(&spec.sliver)).unwrap();
         let storage = done(Storage::observe(&self.0)).unwrap();
-        let mark = ObservedStorage::mark_of(storage.get(&spec.sliver)).expect("it can be told");
-        mark
+        ObservedStorage::mark_of(storage.get(&spec.sliver)).expect("it can be told")
     }
 
     fn refuses(&self) -> bool {
