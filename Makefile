@@ -88,7 +88,7 @@ test-ssh: ## a repository read over ssh from a real sshd (needs openssh-server, 
 
 test-xen: image deb ## a node on real Xen, in an emulated machine (root; tests/xen-lab/README.md)
 	@tests/xen-lab/lab setup
-	@[ -e target/xen-lab/image/dom0.ext4 ] || tests/xen-lab/lab build
+	@tests/xen-lab/lab build
 	XENO_IMAGES=$(abspath $(IMAGES)) XENO_PROGRAM=$(abspath target/release/xeno) XENO_DEB=$$(echo $(abspath target)/xenoslice_*.deb) \
 		$(CARGO) test --locked -p xeno-tests --features xen --test xen -- --nocapture --test-threads=1
 

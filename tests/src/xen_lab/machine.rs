@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::lab::{LabError, LabResult, ensure, wait_for};
 
 /// How long something may take that happens on an emulated CPU which others share.
-pub const DEADLINE: Duration = Duration::from_secs(300);
+pub const DEADLINE: Duration = Duration::from_secs(600);
 
 /// A machine that runs.
 #[derive(Debug)]

@@ -24,6 +24,7 @@ user = "xeno"
 
 [hypervisor]
 kind = "xen"
+guest = "pv"
 shutdown_grace = "60s"
 "#;
 

@@ -8,6 +8,7 @@ use xeno_agent::api::{FORMAT_VERSION, Fact, FactState};
 use xeno_agent::api_client::{ApiClient, ClientError};
 use xeno_qemu::Accel;
 
+use super::doctor_node;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome, chain};
 use crate::link::{AgentArgs, wait};
@@ -69,6 +70,12 @@ pub(crate) fn run(args: &Doctor) -> Outcome {
             facts.push(look());
         }
     }
+    if let Some(config) = &config {
+        facts.push(wait(async { Ok(doctor_node::file_server(config).await) })?);
+    }
+    if on_xen {
+        facts.push(doctor_node::packet_filter());
+    }
     facts.push(busybox());
     facts.push(clock());
     facts.push(space(state));
@@ -101,7 +108,7 @@ fn line(fact: &Fact) -> String {
     )
 }
 
-fn fact(what: &str, state: FactState, text: impl Into<String>) -> Fact {
+pub(super) fn fact(what: &str, state: FactState, text: impl Into<String>) -> Fact {
     Fact {
         what: what.to_owned(),
         state,
@@ -266,7 +273,7 @@ fn space(directory: &Path) -> Fact {
     }
 }
 
-fn in_path(name: &str) -> Option<PathBuf> {
+pub(super) fn in_path(name: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let path = std::env::var_os("PATH")?;
     let executable = |file: &PathBuf| {
