@@ -101,6 +101,7 @@ bench-cowfs: setup ## the file server beside nfs-ganesha over overlayfs (root; i
 	$(CARGO) build --release --locked -p xeno-bench-cowfs
 	@mkdir -p target/bench
 	@target/release/xeno-bench-cowfs --dir target/bench/ground --report target/bench/cowfs.json
+	@target/release/xeno-bench-cowfs --scale --dir target/bench/scale --report target/bench/cowfs-scale.json
 
 fuzz-cowfs: ## hostile input for the file server (TARGET=wire, calls, log or index; SECONDS=3600), with idle time only
 	drivers/cowfs/fuzz/run $(or $(TARGET),wire) $(or $(SECONDS),3600)

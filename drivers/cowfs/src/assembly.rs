@@ -696,18 +696,29 @@ impl<O: StackOpener> Assembly<O> {
             .collect()
     }
 
-    /// What open writable layers hold, by name: of those that still hold what they held when they were opened.
+    /// What open writable layers hold, by name: of those that still hold what they held when they were opened. Reads
+    /// layers, so it may take a while.
     #[must_use]
     pub fn marks(&self) -> BTreeMap<String, Mark> {
         let parts = self.lock();
         let stacked = parts.stacks.values().filter_map(|part| {
             let writable = part.spec.writable.clone()?;
-            Some((writable, part.service.unchanged_mark()?))
+            Some((writable, Arc::clone(&part.service)))
         });
+        let stacked: Vec<_> = stacked.collect();
         let open = parts.writables.iter().filter_map(|(name, part)| {
             let mark = self.opener.mark(part.open.as_ref()?)?;
             Some((name.clone(), mark))
         });
+        let open: Vec<_> = open.collect();
+        // Nobody else has to wait for that.
+        drop(parts);
+        let stacked = stacked
+            .into_iter()
+            .filter_map(|(name, service)| Some((name, service.unchanged_mark()?)));
+        let open = open
+            .into_iter()
+            .filter_map(|(name, mark)| Some((name, mark.take()?)));
         stacked.chain(open).collect()
     }
 

@@ -122,7 +122,7 @@ pub(crate) fn fsck_on(disk: &Disk, path: &Path) -> Result<Report, WritableError>
     let mut report = Report::default();
     let read = Meta::read(disk, path).and_then(|meta| {
         let meta = meta.ok_or_else(missing)?;
-        log::replay(disk, path, meta.layer)
+        log::replay(disk, path, &meta)
     });
     let replayed = match read {
         Ok(replayed) => replayed,

@@ -107,6 +107,14 @@ impl HandleKey {
         })
     }
 
+    /// A secret of its own for the checks of the log's records.
+    pub(crate) fn for_the_log(&self) -> [u8; 32] {
+        blake3::derive_key(
+            "cowfs 2026-11 checks of the records of a writable layer's log",
+            &self.key,
+        )
+    }
+
     /// A hash of `name` that nobody without the secret can aim at, for directory cookies.
     pub(crate) fn name_hash(&self, name: &[u8]) -> u64 {
         let hash = blake3::keyed_hash(&self.key, name);

@@ -14,7 +14,7 @@ use crate::quota::Quota;
 use crate::service::{FileService, LayerSource, OpenError, StackOpener};
 use crate::stack::{self, StackError, StackSpec};
 use crate::template::{Digest, Store};
-use crate::writable::mark::Mark;
+use crate::writable::mark::MarkAtOpening;
 use crate::writable::saved::{Saved, SavedError};
 use crate::writable::{Options, Writable, WritableError, random_bytes};
 
@@ -160,8 +160,8 @@ impl StackOpener for Opener {
         opened.map_err(|error| failed(format!("opening {}", path.display()), can_pass(&error), error))
     }
 
-    fn mark(&self, writable: &Writable) -> Option<Mark> {
-        writable.mark
+    fn mark(&self, writable: &Writable) -> Option<MarkAtOpening> {
+        Some(writable.mark.clone())
     }
 
     fn save(&self, writable: &mut Writable, name: &str) -> Result<(), SavedError> {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use crate::attr::{Attr, Device, FileType, SetAttr, Time};
 use crate::quota::Quota;
-use crate::writable::mark::Mark;
+use crate::writable::mark::{Mark, MarkAtOpening};
 use crate::writable::saved::{Saved, SavedError};
 
 /// A file handle as it goes over the wire: at most 64 bytes (RFC 1813 §2.3.3), opaque to everyone but the service.
@@ -493,6 +493,10 @@ pub trait FileService: Send + Sync {
     /// Blocks until everything up to `ticket` is durable. An error means that it may not be: nobody is told "done".
     fn settle(&self, ticket: Ticket) -> FsResult<()>;
 
+    /// Does what is due now and then, and takes a while: whoever changes something calls it once the answer is on its
+    /// way.
+    fn tend(&self) {}
+
     /// Whether the call `key` has been carried out, and with what outcome.
     fn replayed(&self, key: &CallKey) -> Option<Replayed>;
 
@@ -570,7 +574,7 @@ pub trait StackOpener: Send + Sync + 'static {
     fn open_writable(&self, path: &Path, epoch: u64, quota: Quota) -> Result<Self::Writable, OpenError>;
 
     /// What a layer holds that is open and not yet part of a stack, so that nobody has changed it.
-    fn mark(&self, _writable: &Self::Writable) -> Option<Mark> {
+    fn mark(&self, _writable: &Self::Writable) -> Option<MarkAtOpening> {
         None
     }
 

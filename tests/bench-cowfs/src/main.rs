@@ -12,8 +12,10 @@
 
 mod figures;
 mod ground;
+mod heap;
 mod load;
 mod null;
+mod scale;
 mod servers;
 mod work;
 
@@ -90,6 +92,9 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         report: value("--report").map(PathBuf::from),
         dir: value("--dir").map(PathBuf::from),
     };
+    if has("--scale") {
+        return measure_scale(&options);
+    }
     // Alone in its network, so that nothing it opens can be reached and no port is taken.
     if !tiny && !has("--inside") && rustix::process::geteuid().is_root() {
         let mut command = Command::new("unshare");
@@ -106,6 +111,48 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         };
     }
     measure(&options, has("--inside"))
+}
+
+/// What a large template and a large writable layer cost, in this process and without other servers.
+fn measure_scale(options: &Options) -> Result<(), Failure> {
+    let temporary = match &options.dir {
+        Some(dir) => {
+            std::fs::create_dir_all(dir)?;
+            tempfile::tempdir_in(dir)?
+        }
+        None => tempfile::tempdir()?,
+    };
+    let scale = if options.tiny {
+        scale::Scale {
+            template: 3000,
+            opened: 1500,
+            served: 1500,
+        }
+    } else {
+        scale::Scale {
+            template: 1_000_000,
+            opened: 100_000,
+            served: 1_000_000,
+        }
+    };
+    // Layers are made where a sync costs nothing: it is not their making that is measured.
+    let memory = Path::new("/dev/shm");
+    let quick = if memory.is_dir() {
+        tempfile::tempdir_in(memory)?
+    } else {
+        tempfile::tempdir_in(temporary.path())?
+    };
+    let rows = scale::measure(scale, options.only.as_deref(), temporary.path(), quick.path())?;
+    if !options.tiny {
+        print!("{}", scale::table(&rows));
+    }
+    if let Some(path) = &options.report {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::write(path, serde_json::to_string_pretty(&rows)? + "\n")?;
+    }
+    Ok(())
 }
 
 fn said(address: std::net::SocketAddr) -> Result<(), Failure> {

@@ -6,6 +6,35 @@ use std::process::Command;
 use serde_json::Value;
 
 #[test]
+fn a_large_layer_is_measured_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let report = dir.path().join("scale.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_xeno-bench-cowfs"))
+        .args(["--tiny", "--scale", "--report"])
+        .arg(&report)
+        .output()
+        .expect("xeno-bench-cowfs runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = std::fs::read(&report).expect("a report");
+    let figures: Vec<Value> = serde_json::from_slice(&text).expect("a list of figures");
+    for part in ["template", "opening", "heap", "GETATTR", "checkpoint"] {
+        let named = |figure: &&Value| figure["name"].as_str().is_some_and(|name| name.contains(part));
+        let figure = figures
+            .iter()
+            .find(named)
+            .unwrap_or_else(|| panic!("nothing about {part}"));
+        assert!(
+            figure["value"].is_number() && figure["unit"].is_string(),
+            "{figure}"
+        );
+    }
+}
+
+#[test]
 fn every_load_runs_and_the_report_has_its_form() {
     let dir = tempfile::tempdir().expect("a directory");
     let report = dir.path().join("bench/cowfs.json");

@@ -88,7 +88,9 @@ async fn list<O: StackOpener>(State(app): App<O>) -> Json<Listing> {
 }
 
 async fn marks<O: StackOpener>(State(app): App<O>) -> Json<Marks> {
-    let marks = app.assembly.marks().into_iter();
+    let taking = tokio::task::spawn_blocking(move || app.assembly.marks());
+    // Nothing is cancelled here; where taking them has panicked, nothing is known to be unchanged.
+    let marks = taking.await.unwrap_or_default().into_iter();
     Json(Marks {
         format_version: 1,
         writables: marks.map(|(name, mark)| (name, mark.to_string())).collect(),

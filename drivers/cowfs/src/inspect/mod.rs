@@ -112,7 +112,7 @@ impl Inspection {
         let meta = Meta::read(&Disk::Host, path)?.ok_or_else(missing)?;
         let mut attempt = 1;
         let replayed = loop {
-            match log::replay(&Disk::Host, path, meta.layer) {
+            match log::replay(&Disk::Host, path, &meta) {
                 Ok(replayed) => break replayed,
                 // A server that has it open may have put a checkpoint in the place of segments that were being read.
                 Err(WritableError::Damaged { .. } | WritableError::Io { .. }) if attempt < ATTEMPTS => {

@@ -485,13 +485,16 @@ impl Pending {
         };
         let (export, begun) = (self.export, self.begun);
         self.server.pool.run(place, move || {
-            let _held = (running, alone, turn);
+            let _running = running;
             let bytes = answer(&export, procedure, &call, key);
             let took = begun.elapsed();
             export
                 .metrics()
                 .note(procedure, outcome(procedure, &call, &bytes, took));
             reply.send(bytes);
+            drop((alone, turn));
+            // Whoever closes the stack waits for that too; the client does not.
+            export.service().tend();
         });
     }
 }

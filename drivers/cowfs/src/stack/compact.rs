@@ -1,20 +1,30 @@
 //! Compaction while the layer is served.
 //!
-//! It happens within the call that made the log too long, and everybody else waits for it: what lives is written once,
-//! in the order of 100 MB a second, and at least twice as much had to be logged before. What is unsynced is synced first,
-//! most of it while others go on, because a checkpoint says of content only what is on disk.
+//! It works on a copy of the state, which shares what does not change, and writes the checkpoint while everybody goes on:
+//! questions, changes and writes. What was appended to the log meanwhile is copied after it, round by round, and only for
+//! the last of it, its sync and its name do changes wait; questions never do. Bytes that the log holds are read from
+//! where they were until the state says, file by file, where they are now.
+//!
+//! A checkpoint says of content only what is on disk: so what the copy says and nobody has committed is synced first.
 
-use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::data::io_status;
 use super::{Stack, Top};
 use crate::handle::ObjectKey;
 use crate::service::{FsResult, Status};
 use crate::writable::WritableError;
-use crate::writable::checkpoint;
-use crate::writable::extents::{Extents, Source};
-use crate::writable::state::{FileState, Kind, State};
+use crate::writable::checkpoint::{Moved, Rewriting};
+use crate::writable::extents::Source;
+use crate::writable::state::{FileState, State};
+
+/// Rounds of copying what was appended meanwhile; each is shorter than the one before, unless the disk is much slower
+/// than the log.
+const ROUNDS_MAX: usize = 16;
+/// So many bytes may be left for when changes wait.
+const LEFT_MAX: u64 = 64 << 10;
+/// Places of bytes set at a time: questions wait for so many.
+const SLICE: usize = if cfg!(test) { 3 } else { 256 };
 
 impl FileState {
     /// Whether anything of it is only in memory or in the page cache.
@@ -26,17 +36,19 @@ impl FileState {
 impl Stack {
     /// Compacts the log if it has become long. Nobody is told of a failure: the log goes on, and it is tried again later.
     pub(super) fn compact_if_long(&self, top: &Top) {
-        if !top.log.is_long() || top.log.is_poisoned() || top.compacting.swap(true, Ordering::AcqRel) {
+        if !top.log.is_long() || top.log.is_poisoned() {
             return;
         }
+        let Ok(_alone) = top.shaping.try_lock() else {
+            return;
+        };
         if let Err(status) = self.compact_now(top) {
             tracing::warn!(%status, "the log of a writable layer has not been compacted");
             top.log.is_long_beyond(top.log.bytes());
         }
-        top.compacting.store(false, Ordering::Release);
     }
 
-    /// Makes the log of the writable layer as short as it can be, while others go on reading. What was written is durable
+    /// Makes the log of the writable layer as short as it can be, while others go on. What was written before is durable
     /// afterwards.
     ///
     /// # Errors
@@ -44,117 +56,128 @@ impl Stack {
     /// of the disk; the log then goes on as it was, unless the layer takes no more changes.
     pub fn compact(&self) -> FsResult<()> {
         let top = self.writable()?;
-        if top.compacting.swap(true, Ordering::AcqRel) {
-            return Err(Status::Jukebox);
-        }
-        let outcome = self.compact_now(top);
-        top.compacting.store(false, Ordering::Release);
-        outcome
+        let _alone = top.shaping.try_lock().map_err(|_| Status::Jukebox)?;
+        self.compact_now(top)
     }
 
     fn compact_now(&self, top: &Top) -> FsResult<()> {
-        self.flush_files()?;
-        let mut state = self.write_state()?;
-        for file in state.objects.values().filter_map(|object| object.file()) {
-            if let Some(id) = file.writing.filter(|_| file.writes > file.writes_synced) {
-                self.sync_content(top, id, file.fresh)?;
+        let (state, end) = {
+            let _nobody_changes = self.hold_changes()?;
+            let end = top.log.last_end().ok_or(Status::Io)?;
+            (self.read_state()?.clone(), end)
+        };
+        self.sync_unflushed(top, &state)?;
+        let mut rewriting = Rewriting::begin(&top.log, top.epoch, &state, end).map_err(|e| told(&e))?;
+        for _ in 0..ROUNDS_MAX {
+            if rewriting.catch_up().map_err(|error| told(&error))? <= LEFT_MAX {
+                break;
             }
         }
-        let moved = checkpoint::replace(&top.log, top.epoch, &state).map_err(|error| {
-            tracing::warn!(error = &error as &dyn std::error::Error, "writing a checkpoint");
-            match error {
-                WritableError::Io { doing, source, .. } => io_status(doing, &source),
-                _ => Status::Io,
+        rewriting.sync().map_err(|error| told(&error))?;
+        let (moved, replaced) = {
+            let _nobody_changes = self.hold_changes()?;
+            rewriting.finish().map_err(|error| told(&error))?
+        };
+        let done = self.relocate(&moved, replaced.by);
+        done.and_then(|()| self.forget_inlined(&state))
+            .inspect_err(|status| top.log.poison(status))?;
+        top.log.retire(replaced);
+        Ok(())
+    }
+
+    /// Has on disk what `state` says of content.
+    pub(super) fn sync_unflushed(&self, top: &Top, state: &State) -> FsResult<()> {
+        for file in state.objects.values().filter_map(|object| object.file()) {
+            if let Some(id) = file.writing.filter(|_| file.writes > file.writes_synced) {
+                match self.sync_content(top, id, file.fresh) {
+                    // Removed in the meantime, and what follows says so.
+                    Ok(()) | Err(Status::Stale) => {}
+                    Err(status) => return Err(status),
+                }
             }
-        })?;
-        settle_files(&mut state);
-        let mut inlined: HashMap<ObjectKey, u64> = HashMap::new();
-        for part in moved {
-            *inlined.entry(part.key).or_default() += part.end - part.start;
-            let source = Source::Log {
-                segment: 0,
-                at: part.at,
-                file_offset: part.start,
-            };
-            let set = state.with_file(part.key, "moved content", |file| {
-                file.extents.insert(part.start, part.end, source);
-                file.inlined = inlined.get(&part.key).copied().unwrap_or_default();
-            });
-            if let Err(misfit) = set {
-                top.log.poison(&misfit);
-                return Err(Status::ServerFault);
+        }
+        Ok(())
+    }
+
+    /// Says where bytes are that the log holds: in segment `by` what is in an earlier one.
+    fn relocate(&self, moved: &[Moved], by: u32) -> FsResult<()> {
+        // The last first: what is still in an earlier segment was written by the last that wrote it.
+        for slice in moved.rchunks(SLICE) {
+            let mut state = self.write_state()?;
+            let since = Instant::now();
+            for part in slice.iter().rev() {
+                let set = state.with_file(part.key, "moved content", |file| {
+                    let within = file.extents.within(part.start, part.end);
+                    let old: Vec<_> = within
+                        .filter(
+                            |(_, _, source)| matches!(source, Source::Log { segment, .. } if *segment < by),
+                        )
+                        .collect();
+                    for (from, to, _) in old {
+                        let source = Source::Log {
+                            segment: by,
+                            at: part.at,
+                            file_offset: part.start,
+                        };
+                        file.extents.insert(from, to, source);
+                    }
+                });
+                // Removed in the meantime.
+                let _gone = set.is_err();
             }
+            drop(state);
+            pause(since);
+        }
+        Ok(())
+    }
+
+    /// Files whose bytes the log has taken may have it take as many again, but for those that it still holds.
+    fn forget_inlined(&self, before: &State) -> FsResult<()> {
+        let files = before
+            .objects
+            .iter()
+            .filter_map(|(key, object)| Some((*key, object.file()?)));
+        let forgotten: Vec<(ObjectKey, u64)> = files
+            .filter(|(_, file)| file.inlined > 0)
+            .map(|(key, file)| {
+                let held = file
+                    .extents
+                    .iter()
+                    .filter(|(_, _, source)| source.content().is_none());
+                (
+                    key,
+                    file.inlined
+                        .saturating_sub(held.map(|(from, to, _)| to - from).sum()),
+                )
+            })
+            .filter(|(_, bytes)| *bytes > 0)
+            .collect();
+        for slice in forgotten.chunks(SLICE) {
+            let mut state = self.write_state()?;
+            let since = Instant::now();
+            for (key, bytes) in slice {
+                let set = state.with_file(*key, "moved content", |file| {
+                    file.inlined = file.inlined.saturating_sub(*bytes);
+                });
+                let _gone = set.is_err();
+            }
+            drop(state);
+            pause(since);
         }
         Ok(())
     }
 }
 
-/// Everything written to the files is on disk and in the log now.
-fn settle_files(state: &mut State) {
-    for object in state.objects.values_mut() {
-        if let Kind::File(file) = &mut object.kind {
-            file.unlogged = Extents::default();
-            file.attr_unlogged = false;
-            // One that was made and not written yet has not been synced, and neither has its name.
-            if file.writes > file.writes_synced {
-                file.writes_synced = file.writes;
-                file.fresh = false;
-            }
-            file.inlined = 0;
-        }
-    }
+/// Lets others have the lock as long as it has been held: whoever waits for it is not as quick as the one who has just
+/// had it.
+fn pause(since: Instant) {
+    std::thread::sleep(since.elapsed());
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::layer::LayerId;
-    use crate::writable::record::{Body, Change, Record, Stored};
-    use crate::writable::state::Position;
-
-    #[test]
-    fn a_content_file_without_synced_writes_stays_fresh() {
-        let mut state = State::new(LayerId([1; 8]));
-        let key = state.root();
-        let zero = crate::attr::Time::default();
-        let attr = Stored {
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            atime: zero,
-            mtime: zero,
-            ctime: zero,
-        };
-        let body = Body::File {
-            size: 0,
-            base: None,
-            verifier: None,
-        };
-        let make = Change::Make {
-            key,
-            links: 1,
-            attr,
-            body,
-        };
-        let record = Record {
-            call: None,
-            changes: vec![make],
-        };
-        let nowhere = Position {
-            segment: 0,
-            payload: 0,
-        };
-        state.apply(record, nowhere).expect("making a file");
-        let mut check = |writes, fresh| {
-            let set = state.with_file(key, "test", |file| {
-                (file.fresh, file.writes, file.writes_synced) = (true, writes, 3);
-            });
-            set.expect("it is a file");
-            settle_files(&mut state);
-            let now = state.with_file(key, "test", |file| (file.fresh, file.writes_synced));
-            assert_eq!(now, Ok((fresh, writes)));
-        };
-        check(3, true);
-        check(5, false);
+fn told(error: &WritableError) -> Status {
+    tracing::warn!(error = error as &dyn std::error::Error, "writing a checkpoint");
+    match error {
+        WritableError::Io { doing, source, .. } => io_status(doing, source),
+        _ => Status::Io,
     }
 }

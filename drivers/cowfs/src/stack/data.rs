@@ -35,7 +35,7 @@ const RANGES_MAX: usize = 65_536;
 /// A part of a file, and where its bytes are.
 enum Piece {
     File(Arc<DiskFile>, u64),
-    Base(Base, u64),
+    Base(Box<Base>, u64),
     Zero,
 }
 
@@ -69,6 +69,13 @@ fn regular(attr: &Attr) -> FsResult<()> {
             Err(Status::Inval)
         }
     }
+}
+
+/// Files that have something only in memory or in the page cache.
+pub(super) fn unflushed(state: &State) -> Vec<ObjectKey> {
+    let files = state.objects.iter();
+    let unflushed = files.filter(|(_, object)| object.file().is_some_and(FileState::is_unflushed));
+    unflushed.map(|(&key, _)| key).collect()
 }
 
 impl Stack {
@@ -371,7 +378,8 @@ impl Stack {
             let mut state = self.write_state()?;
             let now = self.now();
             let taken = state.with_file(key, "write", |file| {
-                if file.writing != Some(id) || file.trims != trims {
+                // A checkpoint that was made meanwhile keeps the content file as it is.
+                if file.writing != Some(id) || file.trims != trims || top.content.is_pinned(id) {
                     return false;
                 }
                 // What is in this content file already is in the log or on its way there.
@@ -546,14 +554,9 @@ impl Stack {
         if self.top.is_none() {
             return Ok(self.end_ticket());
         }
-        let state = self.read_state()?;
-        let unflushed = state
-            .objects
-            .iter()
-            .filter(|(_, object)| object.file().is_some_and(FileState::is_unflushed));
-        let unflushed: Vec<ObjectKey> = unflushed.map(|(&key, _)| key).collect();
-        drop(state);
-        for key in unflushed {
+        // A copy, so that nobody waits for the search.
+        let state = self.read_state()?.clone();
+        for key in unflushed(&state) {
             match self.flush(key) {
                 // Removed in the meantime: nothing is left of it to keep.
                 Ok(_) | Err(Status::Stale) => {}
@@ -648,7 +651,12 @@ impl Stack {
             }
             check_size(size)?;
         }
-        self.writable()?;
+        let top = self.writable()?;
+        // A file that is cut gives room back.
+        let _drawing = set
+            .size
+            .is_some_and(|size| size < attr.size)
+            .then(|| top.log.draw());
         self.check_call(state, call.map(|call| call.key))?;
         if *set == SetAttr::default() {
             return self.remember_call(state, call);

@@ -4,13 +4,13 @@
 //! first, the merged layers below second. Changing goes through copy-up (an object gets a record) and then one
 //! log record per operation, applied to the state in memory once it is in the log.
 //!
-//! Locks, in this order: the state (readers share it, an operation that changes something has it alone, content is read
+//! Locks, in this order: the right to change anything, the state (readers share it, an operation that changes something has it alone, content is read
 //! and written outside), then the listings, one listing, the objects seen. The log syncs without any of them.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 mod compact;
@@ -39,7 +39,7 @@ use crate::writable::content::ContentStore;
 use crate::writable::disk::{Disk, Lock, Space};
 use crate::writable::extents::{ContentId, blocks};
 use crate::writable::log::{AppendError, Log};
-use crate::writable::mark::Mark;
+use crate::writable::mark::{Mark, MarkAtOpening};
 use crate::writable::record::{Call, Change, Record};
 use crate::writable::state::{Cut, State};
 use listing::{Listings, lock};
@@ -53,6 +53,9 @@ pub(crate) const DIR_BYTES: u64 = 4096;
 pub struct Stack {
     pub(crate) lower: Lower,
     state: RwLock<State>,
+    /// Held by whoever changes the state, and by who needs it unchanged for a while. Before the state, so that those who
+    /// only look do not wait for one who waits for this.
+    changing: Mutex<()>,
     top: Option<Top>,
     content: Arc<dyn ContentSource>,
     keys: HandleKey,
@@ -77,12 +80,13 @@ pub(crate) struct Top {
     unused: Mutex<Vec<(Ticket, ContentId)>>,
     /// Content files to shorten once the log is durable up to the ticket.
     cut: Mutex<Vec<(Ticket, Cut)>>,
-    compacting: AtomicBool,
+    /// Held by who makes the log short, or makes or removes a checkpoint.
+    shaping: Mutex<()>,
     /// Held by whoever writes content without the state's lock; a checkpoint waits for them. After the state, before all
     /// else.
     writing: RwLock<()>,
     /// What the layer held when it was opened.
-    mark: Option<Mark>,
+    mark: MarkAtOpening,
     /// Whether anything may have changed since.
     touched: AtomicBool,
     _lock: Lock,
@@ -91,7 +95,9 @@ pub(crate) struct Top {
 impl Top {
     /// Notes that the layer may no longer hold what it held when it was opened. Before the change, not after it.
     fn touch(&self) {
-        self.touched.store(true, Ordering::Release);
+        if !self.touched.swap(true, Ordering::AcqRel) {
+            self.mark.forget();
+        }
     }
 }
 
@@ -106,6 +112,33 @@ impl Drop for Top {
                 );
             }
         }
+    }
+}
+
+/// The state, and the right to change it.
+struct Changing<'a> {
+    state: RwLockWriteGuard<'a, State>,
+    held: MutexGuard<'a, ()>,
+}
+
+impl<'a> Changing<'a> {
+    /// Lets others look again, and nobody change anything.
+    fn done(self) -> MutexGuard<'a, ()> {
+        self.held
+    }
+}
+
+impl std::ops::Deref for Changing<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl std::ops::DerefMut for Changing<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
     }
 }
 
@@ -131,11 +164,14 @@ impl Stack {
     }
 
     /// What the writable layer holds, as long as that is what it held when it was opened; `None` once something may
-    /// have changed.
+    /// have changed. Asked for the first time, it takes a while for a large layer.
     #[must_use]
     pub fn unchanged_mark(&self) -> Option<Mark> {
         let top = self.top.as_ref()?;
-        top.mark.filter(|_| !top.touched.load(Ordering::Acquire))
+        let unchanged = || !top.touched.load(Ordering::Acquire);
+        // Afterwards too: what changed meanwhile may be in it.
+        let mark = unchanged().then(|| top.mark.take())?;
+        mark.filter(|_| unchanged())
     }
 
     /// Changed files whose unchanged part could not be read when the stack was opened: their layer has left the stack
@@ -149,8 +185,19 @@ impl Stack {
         self.state.read().map_err(|_| Status::ServerFault)
     }
 
-    fn write_state(&self) -> FsResult<RwLockWriteGuard<'_, State>> {
-        self.state.write().map_err(|_| Status::ServerFault)
+    /// The state, to be changed.
+    fn write_state(&self) -> FsResult<Changing<'_>> {
+        self.change(self.hold_changes()?)
+    }
+
+    fn change<'a>(&'a self, held: MutexGuard<'a, ()>) -> FsResult<Changing<'a>> {
+        let state = self.state.write().map_err(|_| Status::ServerFault)?;
+        Ok(Changing { state, held })
+    }
+
+    /// Lets nobody change anything, while everybody can look.
+    fn hold_changes(&self) -> FsResult<MutexGuard<'_, ()>> {
+        self.changing.lock().map_err(|_| Status::ServerFault)
     }
 
     fn writable(&self) -> FsResult<&Top> {
@@ -214,7 +261,6 @@ impl Stack {
         });
         gone.into_iter().for_each(|id| top.content.remove(id));
         self.trim(top, durable);
-        self.compact_if_long(top);
         Ok(())
     }
 

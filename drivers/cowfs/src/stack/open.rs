@@ -12,6 +12,7 @@ use crate::handle::HandleKey;
 use crate::layer::{ContentSource, Layer, LayerId};
 use crate::service::Status;
 use crate::writable::record::{Base, Body, Change, Merge, Record, Stored};
+use crate::writable::segment::LogKey;
 use crate::writable::state::{Position, State};
 use crate::writable::{Writable, WritableError, random_bytes};
 
@@ -76,7 +77,7 @@ pub fn open(spec: StackSpec) -> Result<Arc<Stack>, StackError> {
                 content: writable.content,
                 unused: Mutex::new(Vec::new()),
                 cut: Mutex::new(Vec::new()),
-                compacting: AtomicBool::new(false),
+                shaping: Mutex::new(()),
                 writing: RwLock::new(()),
                 mark: writable.mark,
                 touched: AtomicBool::new(false),
@@ -86,7 +87,7 @@ pub fn open(spec: StackSpec) -> Result<Arc<Stack>, StackError> {
         }
         // A read-only stack has a state too: it holds the root and never changes.
         None => (
-            State::new(LayerId([0; 8])),
+            State::new(LayerId([0; 8]), LogKey::default()),
             None,
             HandleKey::new(spec.read_only_key),
         ),
@@ -95,6 +96,7 @@ pub fn open(spec: StackSpec) -> Result<Arc<Stack>, StackError> {
     let mut stack = Stack {
         lower,
         state: RwLock::new(state),
+        changing: Mutex::new(()),
         top,
         content: spec.content,
         keys,

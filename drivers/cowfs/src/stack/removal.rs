@@ -100,7 +100,8 @@ impl Stack {
             (true, true) if !lock(&*self.listing(state, &node)?).is_empty() => return Err(Status::NotEmpty),
             _ => {}
         }
-        self.writable()?;
+        // What takes something away gives room back in the end.
+        let _drawing = self.writable()?.log.draw();
         self.check_call(state, call)?;
         let before = self.before(state, &spot.dir)?;
         let dir_key = self.copy_up(state, &spot.dir)?;

@@ -1,37 +1,33 @@
 //! Checkpoints of the writable layer while it is served.
 
 use std::io;
+use std::sync::MutexGuard;
 
-use super::{Stack, append_status};
-use crate::handle::ObjectKey;
+use super::data::unflushed;
+use super::listing::lock;
+use super::{Changing, Stack, Top, append_status};
 use crate::service::{FsResult, Status};
+use crate::writable::content::Keeping;
 use crate::writable::record::Change;
 use crate::writable::saved::{self, Saved, SavedError};
-use crate::writable::state::{FileState, Kind, State};
+use crate::writable::state::State;
 
 /// Changes in one record.
 const CHANGES_MAX: usize = 4096;
 
 impl Stack {
-    /// Makes a checkpoint of the writable layer as it is; one of that name that is there stays as it is. Everything is
-    /// durable afterwards. Others wait meanwhile: for the state to be written, most of what is unsynced is synced before.
+    /// Makes a checkpoint of the writable layer as it is; one of that name that is there stays as it is. What was written
+    /// before is durable afterwards. Others go on meanwhile; changes wait while the moment is chosen.
     ///
     /// # Errors
     /// [`SavedError`]; the layer goes on as it was.
     pub fn save(&self, name: &str) -> Result<(), SavedError> {
         saved::check_name(name)?;
-        let top = match self.writable() {
-            Ok(top) => top,
-            Err(Status::RoFs) => return Err(SavedError::ReadOnly),
-            Err(status) => return Err(SavedError::Flush(status)),
-        };
+        let top = self.saving()?;
+        let _alone = lock(&top.shaping);
+        // Most of what is unsynced while others go on.
         self.flush_files().map_err(SavedError::Flush)?;
-        let mut state = self.write_state().map_err(SavedError::Flush)?;
-        let _nobody_writes = top
-            .writing
-            .write()
-            .map_err(|_| SavedError::Flush(Status::ServerFault))?;
-        self.flush_locked(&mut state).map_err(SavedError::Flush)?;
+        let (state, keeping) = self.moment(top).map_err(SavedError::Flush)?;
         let segments = |index| {
             top.log
                 .segment(index)
@@ -46,18 +42,37 @@ impl Stack {
             &segments,
             name,
         )?;
-        let Some(change) = change else { return Ok(()) };
-        self.log_saved(&mut state, change)?;
-        // What is written from now on goes to other files.
-        for object in state.objects.values_mut() {
-            if let Kind::File(file) = &mut object.kind
-                && file.writing.is_some_and(|id| top.content.is_pinned(id))
-            {
-                file.writing = None;
-                file.fresh = false;
-            }
+        if let Some(change) = change {
+            let state = self.write_state().map_err(SavedError::Flush)?;
+            drop(self.log_saved(state, change)?);
         }
+        drop(keeping);
         Ok(())
+    }
+
+    /// The state at a moment when everything that it says is on disk, and what keeps content from now on as it is then.
+    fn moment<'a>(&'a self, top: &'a Top) -> FsResult<(State, Keeping<'a>)> {
+        let nobody_changes = self.hold_changes()?;
+        let _nobody_writes = top.writing.write().map_err(|_| Status::ServerFault)?;
+        let state = self.read_state()?.clone();
+        self.sync_unflushed(top, &state)?;
+        let mut changing = self.change(nobody_changes)?;
+        self.log_unflushed(&mut changing, &state)?;
+        let state = changing.clone();
+        let _nobody_changes = changing.done();
+        top.log
+            .settle(top.log.end())
+            .map_err(|error| append_status(&error))?;
+        // What is written from now on goes to other files.
+        Ok((state.clone(), top.content.keep_before(state.next)))
+    }
+
+    fn saving(&self) -> Result<&Top, SavedError> {
+        match self.writable() {
+            Ok(top) => Ok(top),
+            Err(Status::RoFs) => Err(SavedError::ReadOnly),
+            Err(status) => Err(SavedError::Flush(status)),
+        }
     }
 
     /// Removes a checkpoint, if there is one of that name.
@@ -65,13 +80,10 @@ impl Stack {
     /// # Errors
     /// [`SavedError`].
     pub fn delete_saved(&self, name: &str) -> Result<(), SavedError> {
-        let top = match self.writable() {
-            Ok(top) => top,
-            Err(Status::RoFs) => return Err(SavedError::ReadOnly),
-            Err(status) => return Err(SavedError::Flush(status)),
-        };
-        // Alone with it: files that are not pinned any more may be written in place, and others are removed.
-        let mut state = self.write_state().map_err(SavedError::Flush)?;
+        let top = self.saving()?;
+        let _alone = lock(&top.shaping);
+        // Files that are not pinned any more may be written in place, and others are removed.
+        let state = self.write_state().map_err(SavedError::Flush)?;
         if !state.saved.contains_key(name) {
             return Ok(());
         }
@@ -79,7 +91,8 @@ impl Stack {
             name: name.to_owned(),
             manifest: None,
         };
-        self.log_saved(&mut state, change)?;
+        let _nobody_changes = self.log_saved(state, change)?;
+        let state = self.read_state().map_err(SavedError::Flush)?.clone();
         saved::remove(&top.disk, &top.path, &state, &top.content, name)
     }
 
@@ -93,30 +106,27 @@ impl Stack {
         Ok(saved::list(&top.disk, &top.path, &state)?)
     }
 
-    fn log_saved(&self, state: &mut State, change: Change) -> Result<(), SavedError> {
+    fn log_saved<'a>(
+        &self,
+        mut state: Changing<'a>,
+        change: Change,
+    ) -> Result<MutexGuard<'a, ()>, SavedError> {
         let ticket = self
-            .record(state, None, vec![change])
+            .record(&mut state, None, vec![change])
             .map_err(SavedError::Flush)?;
+        let held = state.done();
         let top = self.writable().map_err(SavedError::Flush)?;
         let settled = top.log.settle(ticket).map_err(|error| append_status(&error));
-        settled.map_err(SavedError::Flush)
+        settled.map_err(SavedError::Flush)?;
+        Ok(held)
     }
 
-    /// Makes durable what files have only in memory, for a caller that lets nobody write.
-    fn flush_locked(&self, state: &mut State) -> FsResult<()> {
-        let top = self.writable()?;
-        let unflushed = state
-            .objects
-            .iter()
-            .filter(|(_, object)| object.file().is_some_and(FileState::is_unflushed));
-        let unflushed: Vec<ObjectKey> = unflushed.map(|(&key, _)| key).collect();
-        for key in unflushed {
-            let object = state.objects.get(&key).ok_or(Status::ServerFault)?;
+    /// Logs what files have written, which is on disk, as `before` says it, which is what `state` says.
+    fn log_unflushed(&self, state: &mut State, before: &State) -> FsResult<()> {
+        for key in unflushed(before) {
+            let object = before.objects.get(&key).ok_or(Status::ServerFault)?;
             let attr = object.attr;
             let Some(file) = object.file() else { continue };
-            if let Some(id) = file.writing.filter(|_| file.writes > file.writes_synced) {
-                self.sync_content(top, id, file.fresh)?;
-            }
             let mut changes = vec![Change::Attr { key, attr }];
             for (start, end, source) in file.unlogged.iter() {
                 let still = file.extents.within(start, end).filter(|part| part.2 == source);
@@ -134,8 +144,6 @@ impl Stack {
                 self.record(state, None, part)?;
             }
         }
-        top.log
-            .settle(top.log.end())
-            .map_err(|error| append_status(&error))
+        Ok(())
     }
 }

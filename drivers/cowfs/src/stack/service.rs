@@ -235,6 +235,13 @@ impl FileService for Stack {
         self.settle_ticket(ticket)
     }
 
+    fn tend(&self) {
+        if let Some(top) = &self.top {
+            self.compact_if_long(top);
+            top.log.keep_room();
+        }
+    }
+
     fn flush_all(&self) -> FsResult<()> {
         self.do_flush_all()
     }

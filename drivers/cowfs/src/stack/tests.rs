@@ -19,6 +19,7 @@ mod durability;
 mod layers;
 mod limits;
 mod mark;
+mod meanwhile;
 mod model;
 
 /// A stack on a directory, with shorthand by path for what tests say most.
@@ -133,6 +134,7 @@ impl World {
             .write(&self.root, &self.handle(path), offset, bytes, stability);
         let written = written.expect("writing");
         self.stack.settle(written.ticket).expect("settling");
+        self.stack.tend();
     }
 
     pub(super) fn set(&self, path: &str, set: &SetAttr) -> FsResult<()> {

@@ -6,15 +6,15 @@
 //! between leaves both, and the checkpoint wins.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::WritableError;
 use super::disk::{Disk, DiskFile, Mode};
 use super::extents::{ContentId, Source};
-use super::log::{FOLDER, Log, Replacement, Replayed, as_u64, io_at};
+use super::log::{End, FOLDER, Log, Replaced, Replacement, Replayed, as_u64, io_at};
 use super::record::{Body, Change, Record};
-use super::segment::{self, Header, SegmentName};
+use super::segment::{self, FORMAT, Header, SegmentName};
 use super::state::{Kind, Object, State};
 use crate::handle::ObjectKey;
 
@@ -36,7 +36,7 @@ pub(crate) struct Moved {
     pub(crate) key: ObjectKey,
     pub(crate) start: u64,
     pub(crate) end: u64,
-    /// In the checkpoint, which is segment 0.
+    /// In the checkpoint.
     pub(crate) at: u64,
 }
 
@@ -51,6 +51,10 @@ pub(super) fn write(disk: &Disk, dir: &Path, epoch: u64, replayed: &Replayed) ->
         return Ok(false);
     };
     let most = if too_many { u64::MAX } else { replayed.bytes / 2 };
+    // Mostly the log is about as long as what it says, and a look costs less than writing half of that in vain.
+    if estimate(&replayed.state) > most {
+        return Ok(false);
+    }
     let folder = dir.join(FOLDER);
     let segments = |index: u32| {
         let segment = usize::try_from(index)
@@ -69,50 +73,134 @@ pub(super) fn write(disk: &Disk, dir: &Path, epoch: u64, replayed: &Replayed) ->
         most,
         &segments,
     )?;
-    if let Some((new, _moved)) = &written {
+    if let Some(after) = written {
         tracing::info!(
             before = replayed.bytes,
-            after = new.len,
+            after,
             "the log of a writable layer has been compacted"
         );
     }
     Ok(written.is_some())
 }
 
-/// Puts a checkpoint of `state` in the place of a log that is open. Everything that `state` says of content is on disk,
-/// and the caller holds its lock. Says where bytes that the log holds are now.
-pub(crate) fn replace(log: &Log, epoch: u64, state: &State) -> Result<Vec<Moved>, WritableError> {
-    let failed = |source| WritableError::Io {
-        doing: "compacting",
-        path: log.folder().to_path_buf(),
-        source,
-    };
-    let last = log.last().ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-    let segments = |index| log.segment(index).ok_or_else(|| io::ErrorKind::NotFound.into());
-    let before = log.bytes();
-    let written =
-        write_to(log.disk(), log.folder(), last, epoch, state, u64::MAX, &segments).inspect_err(|error| {
-            let name = SegmentName {
-                sequence: last.sequence.saturating_add(1),
-                epoch,
-            };
-            // Once it has its name, the next opening begins with it, and what the old chain gets now would be lost.
-            let there = log.disk().status(&log.folder().join(name.file_name()));
-            if there.map_or_else(|error| error.kind() != io::ErrorKind::NotFound, |_| true) {
-                log.poison(error);
+/// A checkpoint of a log that goes on while it is written: first a state as it was at one moment, then the records that
+/// have been appended since, and in the end, while nobody appends, the last of them and its name.
+pub(crate) struct Rewriting<'a> {
+    log: &'a Log,
+    out: Output,
+    header: Header,
+    temporary: PathBuf,
+    /// Up to where the log is in it.
+    copied: End,
+    before: u64,
+}
+
+/// Bytes of a log read at a time; more where one record is longer.
+const WINDOW: usize = 1 << 20;
+
+impl<'a> Rewriting<'a> {
+    /// Writes `state`, which is what the log said when it ended at `end`. Everything that it says of content is on disk
+    /// before [`Rewriting::finish`].
+    pub(crate) fn begin(log: &'a Log, epoch: u64, state: &State, end: End) -> Result<Self, WritableError> {
+        let gone = || io_at("compacting", log.folder())(io::ErrorKind::NotFound.into());
+        let last = log.last().ok_or_else(gone)?;
+        let segments = |index| log.segment(index).ok_or_else(|| io::ErrorKind::NotFound.into());
+        let (header, temporary) = next(log.folder(), last, epoch, state);
+        let before = log.bytes();
+        let out = write_whole(log.disk(), &temporary, header, state, u64::MAX, &segments)?
+            .ok_or_else(|| io_at("compacting", log.folder())(io::ErrorKind::InvalidData.into()))?;
+        Ok(Self {
+            log,
+            out,
+            header,
+            temporary,
+            copied: end,
+            before,
+        })
+    }
+
+    /// Copies what has been appended meanwhile; returns how many bytes that were.
+    pub(crate) fn catch_up(&mut self) -> Result<u64, WritableError> {
+        let end = self.log.last_end().map_or(0, |end| end.at);
+        let new = end.saturating_sub(self.copied.at);
+        let copied = self.copy(end).and_then(|()| self.out.write_buffer());
+        copied.map_err(|error| self.failed(error))?;
+        Ok(new)
+    }
+
+    /// Has on disk what has been written so far, so that less is left for the end.
+    pub(crate) fn sync(&mut self) -> Result<(), WritableError> {
+        self.out.file.sync().map_err(|error| self.failed(error))
+    }
+
+    fn copy(&mut self, end: u64) -> io::Result<()> {
+        let mut window = WINDOW;
+        while self.copied.at < end {
+            let left = usize::try_from(end - self.copied.at).unwrap_or(usize::MAX);
+            let mut bytes = vec![0; left.min(window)];
+            self.copied.file.read_exact_at(&mut bytes, self.copied.at)?;
+            let mut taken = 0;
+            while let Some(framed) = segment::unframe(
+                &self.copied.binding,
+                self.copied.at,
+                bytes.get(taken..).unwrap_or_default(),
+            ) {
+                self.out.again(framed.payload)?;
+                taken += framed.len;
+                self.copied.at += as_u64(framed.len);
             }
-        })?;
-    let Some((new, moved)) = written else {
-        return Err(failed(io::ErrorKind::InvalidData.into()));
-    };
-    tracing::debug!(
-        before,
-        after = new.len,
-        "the log of a writable layer has been compacted"
-    );
-    log.replace(new)
-        .map_err(|error| failed(io::Error::other(error)))?;
-    Ok(moved)
+            if taken == 0 && window >= left {
+                return Err(io::Error::other("the log holds something that is no record"));
+            }
+            window = if taken == 0 {
+                window.saturating_mul(2)
+            } else {
+                WINDOW
+            };
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: io::Error) -> WritableError {
+        // It is in nobody's way, and takes space.
+        let _removed = self.log.disk().remove(&self.temporary);
+        io_at("writing a checkpoint to", &self.temporary)(error)
+    }
+
+    /// Puts it in the place of the log, while nobody appends. Says where bytes that the log holds are now, in the order
+    /// they were written in, and what has been replaced.
+    pub(crate) fn finish(mut self) -> Result<(Vec<Moved>, Replaced), WritableError> {
+        self.catch_up()?;
+        self.sync()?;
+        let (log, name) = (self.log, log_file(self.log, self.header));
+        let named = log
+            .disk()
+            .rename(&self.temporary, &name)
+            .and_then(|()| log.disk().sync_dir(log.folder()));
+        if let Err(error) = named {
+            // Once it has its name, the next opening begins with it, and what the old chain gets now would be lost.
+            let there = log.disk().status(&name);
+            if there.map_or_else(|error| error.kind() != io::ErrorKind::NotFound, |_| true) {
+                log.poison(&error);
+            }
+            return Err(self.failed(error));
+        }
+        tracing::debug!(
+            before = self.before,
+            after = self.out.len,
+            "the log of a writable layer has been compacted"
+        );
+        let Output { file, len, moved, .. } = self.out;
+        let header = self.header;
+        let replaced = log
+            .replace(Replacement { file, header, len })
+            .map_err(|error| io_at("compacting", log.folder())(io::Error::other(error)))?;
+        Ok((moved, replaced))
+    }
+}
+
+fn log_file(log: &Log, header: Header) -> PathBuf {
+    log.folder().join(header.name.file_name())
 }
 
 /// Puts another state in the place of what the log says; the log is not to be used afterwards. Inline bytes are read from
@@ -154,31 +242,54 @@ fn write_to(
     state: &State,
     most: u64,
     segments: &dyn Fn(u32) -> io::Result<Arc<DiskFile>>,
-) -> Result<Option<(Replacement, Vec<Moved>)>, WritableError> {
-    let name = SegmentName {
-        sequence: last.sequence.saturating_add(1),
-        epoch,
-    };
-    let header = Header {
-        layer: state.layer(),
-        name,
-        checkpoint: true,
-        predecessor: None,
-    };
-    let temporary = folder.join(format!("{TEMPORARY}{epoch}"));
+) -> Result<Option<u64>, WritableError> {
+    let (header, temporary) = next(folder, last, epoch, state);
     let Some(out) = write_synced(disk, &temporary, header, state, most, segments)? else {
         return Ok(None);
     };
     let doing = io_at("writing a checkpoint to", &temporary);
-    let Output { file, len, moved, .. } = out;
-    disk.rename(&temporary, &folder.join(name.file_name()))
+    disk.rename(&temporary, &folder.join(header.name.file_name()))
         .map_err(&doing)?;
     disk.sync_dir(folder).map_err(&doing)?;
-    Ok(Some((Replacement { file, header, len }, moved)))
+    Ok(Some(out.len))
 }
 
-/// Writes a whole segment to `temporary` and syncs it, unless it would be longer than `most`.
+/// The checkpoint that follows `last`, and its name before it is whole.
+fn next(folder: &Path, last: SegmentName, epoch: u64, state: &State) -> (Header, PathBuf) {
+    let header = Header {
+        format: FORMAT,
+        layer: state.layer(),
+        name: SegmentName {
+            sequence: last.sequence.saturating_add(1),
+            epoch,
+        },
+        checkpoint: true,
+        predecessor: None,
+    };
+    (header, folder.join(format!("{TEMPORARY}{epoch}")))
+}
+
+/// The same, on disk.
 fn write_synced(
+    disk: &Disk,
+    temporary: &Path,
+    header: Header,
+    state: &State,
+    most: u64,
+    segments: &dyn Fn(u32) -> io::Result<Arc<DiskFile>>,
+) -> Result<Option<Output>, WritableError> {
+    let Some(out) = write_whole(disk, temporary, header, state, most, segments)? else {
+        return Ok(None);
+    };
+    out.file.sync().map_err(|error| {
+        let _removed = disk.remove(temporary);
+        io_at("writing a checkpoint to", temporary)(error)
+    })?;
+    Ok(Some(out))
+}
+
+/// Writes a whole segment to `temporary`, unless it would be longer than `most`.
+fn write_whole(
     disk: &Disk,
     temporary: &Path,
     header: Header,
@@ -190,7 +301,7 @@ fn write_synced(
     let mut out = Output {
         file: disk.open(temporary, Mode::Truncate).map_err(&doing)?,
         buffer: Vec::new(),
-        binding: header.binding(),
+        binding: header.binding(&state.log_key()),
         len: 0,
         changes: Vec::new(),
         weight: 0,
@@ -200,8 +311,7 @@ fn write_synced(
         .raw(&header.encode())
         .and_then(|()| snapshot(state, segments, &mut |change| out.put(change, most)))
         .and_then(|()| out.finish(most))
-        .and_then(|()| out.write_buffer())
-        .and_then(|()| out.file.sync());
+        .and_then(|()| out.write_buffer());
     if let Err(error) = written {
         // It is in nobody's way, and takes space.
         let _removed = disk.remove(temporary);
@@ -259,15 +369,15 @@ impl Output {
         }
     }
 
-    fn finish(&mut self, most: u64) -> io::Result<()> {
-        let mut record = Record {
-            call: None,
-            changes: std::mem::take(&mut self.changes),
-        };
-        self.weight = 0;
-        let payload = record.encode();
+    /// A record as it was in another segment.
+    fn again(&mut self, payload: &[u8]) -> io::Result<()> {
+        let record = Record::decode(payload).map_err(|error| io::Error::other(error.to_string()))?;
+        self.record(&record, payload)
+    }
+
+    fn record(&mut self, record: &Record, payload: &[u8]) -> io::Result<()> {
         // The whole file is on disk before it has a name: nothing in it can be a torn tail.
-        let framed = segment::frame(&self.binding, self.len, self.len, &payload);
+        let framed = segment::frame(&self.binding, self.len, self.len, payload);
         let framed = framed.ok_or(io::ErrorKind::InvalidData)?;
         let payload_at = self.len + as_u64(segment::FRAME);
         for change in &record.changes {
@@ -286,7 +396,17 @@ impl Output {
                 });
             }
         }
-        self.raw(&framed)?;
+        self.raw(&framed)
+    }
+
+    fn finish(&mut self, most: u64) -> io::Result<()> {
+        let mut record = Record {
+            call: None,
+            changes: std::mem::take(&mut self.changes),
+        };
+        self.weight = 0;
+        let payload = record.encode();
+        self.record(&record, &payload)?;
         if self.len > most {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
@@ -331,6 +451,42 @@ pub(super) fn remove_replaced(
     Ok(())
 }
 
+/// About how many bytes a checkpoint of `state` takes, without the frames of its records.
+fn estimate(state: &State) -> u64 {
+    // Number of the change, object, and what most changes of its kind have beside what is counted below.
+    const MAKE: usize = 1 + 16 + 4 + 12 + 3 * 12 + 1 + 8 + 2;
+    const BASE: usize = 17 + 32 + 16 + 12 + 4;
+    const DIRECTORY: usize = 16 + 4;
+    const ENTRY: usize = 1 + 16 + 4 + 1 + 16;
+    const INLINE: u64 = 1 + 16 + 8 + 4;
+    const CONTENT: u64 = 1 + 16 + 16 + 4 + 16;
+    let mut bytes = 0;
+    for object in state.objects.values() {
+        bytes += as_u64(MAKE);
+        bytes += match &object.kind {
+            Kind::File(file) => {
+                let base = file.base.as_ref().map_or(0, |base| BASE + base.path.len());
+                let ranges = file.extents.iter().map(|(start, end, source)| match source {
+                    Source::Log { .. } => INLINE + (end - start),
+                    Source::Content(_) => CONTENT,
+                });
+                as_u64(base) + ranges.sum::<u64>()
+            }
+            Kind::Directory(dir) => {
+                let names = dir.entries.iter().map(|(name, _)| ENTRY + name.len());
+                let merge = dir
+                    .merge
+                    .as_ref()
+                    .map_or(0, |merge| merge.path.len() + 16 * merge.origins.len());
+                as_u64(DIRECTORY + merge + names.sum::<usize>())
+            }
+            Kind::Symlink { target } => as_u64(target.len()),
+            Kind::Special { .. } => 0,
+        };
+    }
+    bytes
+}
+
 /// Hands out the changes that make the state from nothing. Equal states give equal changes.
 pub(super) fn snapshot(
     state: &State,
@@ -350,16 +506,14 @@ pub(super) fn snapshot(
     })?;
     state.calls.iter().map(Change::Called).try_for_each(&mut *put)?;
     // Objects before the names that lead to them. In order, so that equal states give equal bytes.
-    let mut objects: Vec<(&ObjectKey, &Object)> = state.objects.iter().collect();
-    objects.sort_unstable_by_key(|(key, _)| **key);
-    for (key, object) in &objects {
-        put(make(**key, object))?;
+    for (key, object) in &state.objects {
+        put(make(*key, object))?;
     }
-    for (key, object) in &objects {
-        names(**key, object).try_for_each(&mut *put)?;
+    for (key, object) in &state.objects {
+        names(*key, object).try_for_each(&mut *put)?;
     }
-    for (key, object) in &objects {
-        content(**key, object, segments)?
+    for (key, object) in &state.objects {
+        content(*key, object, segments)?
             .into_iter()
             .try_for_each(&mut *put)?;
     }
@@ -370,7 +524,7 @@ fn make(key: ObjectKey, object: &Object) -> Change {
     let body = match &object.kind {
         Kind::File(file) => Body::File {
             size: file.size,
-            base: file.base.clone(),
+            base: file.base.as_deref().cloned(),
             verifier: file.verifier,
         },
         Kind::Directory(dir) => Body::Directory {

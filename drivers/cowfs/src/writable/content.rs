@@ -19,7 +19,36 @@ pub(crate) struct ContentStore {
     folder: PathBuf,
     open: Mutex<HashMap<ContentId, Arc<DiskFile>>>,
     /// Files that checkpoints need as they are.
-    pinned: Mutex<HashSet<ContentId>>,
+    pinned: Mutex<Pins>,
+}
+
+/// What must stay as it is.
+#[derive(Default)]
+struct Pins {
+    files: HashSet<ContentId>,
+    /// All files of lower numbers, while a checkpoint is being made and nobody has counted yet which ones it needs.
+    before: u64,
+    /// Those of them that were to be removed.
+    unused: Vec<ContentId>,
+}
+
+impl Pins {
+    fn hold(&self, id: ContentId) -> bool {
+        id.number < self.before || self.files.contains(&id)
+    }
+}
+
+/// Content stays as it is while this lives.
+pub(crate) struct Keeping<'a>(&'a ContentStore);
+
+impl Drop for Keeping<'_> {
+    fn drop(&mut self) {
+        let mut pins = self.0.pins();
+        pins.before = 0;
+        let unused = std::mem::take(&mut pins.unused);
+        drop(pins);
+        unused.into_iter().for_each(|id| self.0.remove(id));
+    }
 }
 
 impl ContentStore {
@@ -28,7 +57,7 @@ impl ContentStore {
             disk: disk.clone(),
             folder: dir.join(FOLDER),
             open: Mutex::new(HashMap::new()),
-            pinned: Mutex::new(HashSet::new()),
+            pinned: Mutex::default(),
         }
     }
 
@@ -91,30 +120,43 @@ impl ContentStore {
         self.disk.sync_dir(&self.folder)
     }
 
-    fn pins(&self) -> MutexGuard<'_, HashSet<ContentId>> {
+    fn pins(&self) -> MutexGuard<'_, Pins> {
         self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps files as they are from now on.
     pub(super) fn pin(&self, ids: impl IntoIterator<Item = ContentId>) {
-        self.pins().extend(ids);
+        self.pins().files.extend(ids);
     }
 
     /// Keeps these files and no others; returns those that were kept until now.
     pub(super) fn pin_only(&self, ids: HashSet<ContentId>) -> Vec<ContentId> {
-        let before = std::mem::replace(&mut *self.pins(), ids);
-        before.difference(&self.pins()).copied().collect()
+        let mut pins = self.pins();
+        let before = std::mem::replace(&mut pins.files, ids);
+        before.difference(&pins.files).copied().collect()
+    }
+
+    /// Keeps all files of lower numbers as they are for a while.
+    pub(crate) fn keep_before(&self, number: u64) -> Keeping<'_> {
+        self.pins().before = number;
+        Keeping(self)
     }
 
     /// Whether a checkpoint needs the file as it is.
     pub(crate) fn is_pinned(&self, id: ContentId) -> bool {
-        self.pins().contains(&id)
+        self.pins().hold(id)
     }
 
     /// Removes a file that nothing refers to, unless a checkpoint does.
     pub(crate) fn remove(&self, id: ContentId) {
-        if self.is_pinned(id) {
-            return;
+        {
+            let mut pins = self.pins();
+            if pins.hold(id) {
+                if !pins.files.contains(&id) {
+                    pins.unused.push(id);
+                }
+                return;
+            }
         }
         self.open
             .lock()

@@ -1,6 +1,6 @@
 //! Which bytes of a file were written, and where they are.
 
-use std::collections::BTreeMap;
+use super::sorted::Sorted;
 
 /// Names a content file: a number of the writable layer and the epoch that made the file.
 ///
@@ -60,44 +60,155 @@ pub(crate) fn blocks(start: u64, end: u64) -> u64 {
 
 /// Disjoint written ranges, each with its source. What is outside of them comes from the base or is zero.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Extents {
-    by_start: BTreeMap<u64, Extent>,
+pub(crate) struct Extents(Option<Box<Written>>);
+
+#[derive(Clone, Debug)]
+struct Written {
+    ranges: Ranges,
     bytes: u64,
     charge: u64,
+}
+
+/// Ranges by where they start.
+#[derive(Clone, Debug)]
+enum Ranges {
+    /// As most files have it.
+    One(u64, Extent),
+    Many(Sorted<u64, Extent>),
+}
+
+impl Ranges {
+    fn len(&self) -> usize {
+        match self {
+            Self::One(..) => 1,
+            Self::Many(many) => many.len(),
+        }
+    }
+
+    fn get(&self, start: u64) -> Option<Extent> {
+        match self {
+            Self::One(first, extent) => (*first == start).then_some(*extent),
+            Self::Many(many) => many.get(&start).copied(),
+        }
+    }
+
+    fn last(&self) -> Option<Extent> {
+        match self {
+            Self::One(_, extent) => Some(*extent),
+            Self::Many(many) => many.last().map(|(_, extent)| *extent),
+        }
+    }
+
+    fn before(&self, start: u64) -> Option<(u64, Extent)> {
+        match self {
+            Self::One(first, extent) => (*first < start).then_some((*first, *extent)),
+            Self::Many(many) => many.before(&start).map(|(first, extent)| (*first, *extent)),
+        }
+    }
+
+    fn from(&self, start: u64) -> impl Iterator<Item = (u64, Extent)> {
+        let (one, many) = match self {
+            Self::One(first, extent) => ((*first >= start).then_some((*first, *extent)), None),
+            Self::Many(many) => (
+                None,
+                Some(many.from(&start).map(|(first, extent)| (*first, *extent))),
+            ),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    fn insert(&mut self, start: u64, extent: Extent) {
+        match self {
+            Self::One(first, known) if *first == start => *known = extent,
+            Self::One(first, known) => {
+                let mut many = Sorted::default();
+                many.insert(*first, *known);
+                many.insert(start, extent);
+                *self = Self::Many(many);
+            }
+            Self::Many(many) => {
+                many.insert(start, extent);
+            }
+        }
+    }
 }
 
 impl Extents {
     /// How many bytes are written.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.0.as_ref().map_or(0, |written| written.bytes)
     }
 
     /// What they cost.
     pub(crate) fn charge(&self) -> u64 {
-        self.charge
+        self.0.as_ref().map_or(0, |written| written.charge)
     }
 
     /// Where the last range ends; 0 if there is none.
     pub(crate) fn end(&self) -> u64 {
-        self.by_start.last_key_value().map_or(0, |(_, extent)| extent.end)
+        let last = self.0.as_ref().and_then(|written| written.ranges.last());
+        last.map_or(0, |extent| extent.end)
     }
 
     /// Number of ranges.
     pub(crate) fn len(&self) -> usize {
-        self.by_start.len()
+        self.0.as_ref().map_or(0, |written| written.ranges.len())
     }
 
     fn put(&mut self, start: u64, extent: Extent) {
-        self.bytes = self.bytes.wrapping_add(extent.end - start);
-        self.charge = self.charge.wrapping_add(extent.charge(start));
-        self.by_start.insert(start, extent);
+        let (bytes, charge) = (extent.end - start, extent.charge(start));
+        match &mut self.0 {
+            None => {
+                self.0 = Some(Box::new(Written {
+                    ranges: Ranges::One(start, extent),
+                    bytes,
+                    charge,
+                }));
+            }
+            Some(written) => {
+                written.bytes = written.bytes.wrapping_add(bytes);
+                written.charge = written.charge.wrapping_add(charge);
+                written.ranges.insert(start, extent);
+            }
+        }
     }
 
     fn take(&mut self, start: u64) {
-        if let Some(extent) = self.by_start.remove(&start) {
-            self.bytes = self.bytes.wrapping_sub(extent.end - start);
-            self.charge = self.charge.wrapping_sub(extent.charge(start));
+        let Some(written) = &mut self.0 else { return };
+        let taken = match &mut written.ranges {
+            Ranges::One(first, extent) => (*first == start).then_some(*extent),
+            Ranges::Many(many) => many.remove(&start),
+        };
+        let Some(extent) = taken else { return };
+        written.bytes = written.bytes.wrapping_sub(extent.end - start);
+        written.charge = written.charge.wrapping_sub(extent.charge(start));
+        let left = match &written.ranges {
+            Ranges::One(..) => 0,
+            Ranges::Many(many) => many.len(),
+        };
+        match (left, &written.ranges) {
+            (0, _) => self.0 = None,
+            (1, Ranges::Many(many)) => {
+                if let Some((first, extent)) = many.last() {
+                    written.ranges = Ranges::One(*first, *extent);
+                }
+            }
+            _ => {}
         }
+    }
+
+    fn get(&self, start: u64) -> Option<Extent> {
+        self.0.as_ref()?.ranges.get(start)
+    }
+
+    /// The last range that starts before `start`.
+    fn before(&self, start: u64) -> Option<(u64, Extent)> {
+        self.0.as_ref()?.ranges.before(start)
+    }
+
+    /// The ranges that start at `start` or later, in order.
+    fn from(&self, start: u64) -> impl Iterator<Item = (u64, Extent)> {
+        self.0.iter().flat_map(move |written| written.ranges.from(start))
     }
 
     /// Says that `start..end` is now at `source`.
@@ -110,14 +221,14 @@ impl Extents {
         let mut end = end;
         if matches!(source, Source::Content(_)) {
             // Join with neighbours in the same content file, so that a file written in order is one extent.
-            if let Some((&before, &extent)) = self.by_start.range(..start).next_back()
+            if let Some((before, extent)) = self.before(start)
                 && extent.end == start
                 && extent.source == source
             {
                 self.take(before);
                 start = before;
             }
-            if let Some(&extent) = self.by_start.get(&end)
+            if let Some(extent) = self.get(end)
                 && extent.source == source
             {
                 self.take(end);
@@ -132,7 +243,7 @@ impl Extents {
         if start >= end {
             return;
         }
-        if let Some((&first, &extent)) = self.by_start.range(..start).next_back()
+        if let Some((first, extent)) = self.before(start)
             && extent.end > start
         {
             self.take(first);
@@ -141,7 +252,9 @@ impl Extents {
                 self.put(end, extent);
             }
         }
-        while let Some((&first, &extent)) = self.by_start.range(start..end).next() {
+        loop {
+            let found = self.from(start).next().filter(|(first, _)| *first < end);
+            let Some((first, extent)) = found else { break };
             self.take(first);
             if extent.end > end {
                 self.put(end, extent);
@@ -156,21 +269,19 @@ impl Extents {
 
     /// The written parts of `start..end`, in order, clipped to it.
     pub(crate) fn within(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, u64, Source)> + '_ {
-        let first = match self.by_start.range(..=start).next_back() {
-            Some((&first, extent)) if extent.end > start => first,
+        let first = match self.before(start) {
+            Some((first, extent)) if extent.end > start => first,
             _ => start,
         };
-        let end = end.max(first);
-        self.by_start
-            .range(first..end)
-            .map(move |(&from, extent)| (from.max(start), extent.end.min(end), extent.source))
+        self.from(first)
+            .take_while(move |(from, _)| *from < end)
+            .map(move |(from, extent)| (from.max(start), extent.end.min(end), extent.source))
     }
 
     /// All ranges.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64, Source)> + '_ {
-        self.by_start
-            .iter()
-            .map(|(&start, extent)| (start, extent.end, extent.source))
+        self.from(0)
+            .map(|(start, extent)| (start, extent.end, extent.source))
     }
 }
 
@@ -226,10 +337,7 @@ mod tests {
                 }
                 assert_eq!(seen, plain);
                 assert_eq!(extents.bytes(), plain.iter().flatten().count() as u64);
-                let charges = extents
-                    .by_start
-                    .iter()
-                    .map(|(&start, extent)| extent.charge(start));
+                let charges = extents.from(0).map(|(start, extent)| extent.charge(start));
                 assert_eq!(extents.charge(), charges.sum::<u64>());
                 let (start, end) = (next(32), 32 + next(32));
                 let part: u64 = extents.within(start, end).map(|(from, to, _)| to - from).sum();

@@ -10,11 +10,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::WritableError;
 use super::disk::{Disk, DiskFile, Mode};
 use super::record::{Change, Record};
-use super::segment::{self, HEADER, Header, HeaderError, Sealed, SegmentName, unframe, was_durable};
+use super::reserve::Reserve;
+use super::segment::{
+    self, FORMAT, HEADER, Header, HeaderError, LogKey, Sealed, SegmentName, unframe, was_durable,
+};
 use super::state::{Position, State};
+use super::{Meta, WritableError};
 use crate::layer::LayerId;
 use crate::service::Ticket;
 
@@ -74,11 +77,11 @@ impl Segment {
 }
 
 /// Reads the whole log of the layer in `dir`, changing nothing.
-pub(crate) fn replay(disk: &Disk, dir: &Path, layer: LayerId) -> Result<Replayed, WritableError> {
+pub(crate) fn replay(disk: &Disk, dir: &Path, meta: &Meta) -> Result<Replayed, WritableError> {
     let folder = dir.join(FOLDER);
-    let mut found = look(disk, &folder, layer)?;
+    let mut found = look(disk, &folder, meta.layer)?;
     let mut replayed = Replayed {
-        state: State::new(layer),
+        state: State::new(meta.layer, meta.log_key()),
         chain: Vec::new(),
         epoch_seen: found.epoch_seen,
         bytes: 0,
@@ -144,8 +147,9 @@ pub(crate) fn replay(disk: &Disk, dir: &Path, layer: LayerId) -> Result<Replayed
 pub(super) fn replay_alone(
     disk: &Disk,
     path: &Path,
-    layer: LayerId,
+    now: &State,
 ) -> Result<(State, [u8; 32]), WritableError> {
+    let (layer, key) = (now.layer(), now.log_key());
     let bytes = disk.read(path).map_err(io_at("reading", path))?;
     let damaged = |position: u64, what: String| WritableError::Damaged {
         file: path.to_path_buf(),
@@ -156,7 +160,7 @@ pub(super) fn replay_alone(
     if header.layer != layer || !header.checkpoint {
         return Err(damaged(0, "it is of another layer".to_owned()));
     }
-    let mut state = State::new(layer);
+    let mut state = State::new(layer, key);
     let (end, _) = replay_segment(&header, 0, &bytes, &mut state, &damaged)?;
     if end != bytes.len() {
         return Err(damaged(
@@ -177,7 +181,7 @@ fn replay_segment(
     state: &mut State,
     damaged: &dyn Fn(u64, String) -> WritableError,
 ) -> Result<(usize, usize), WritableError> {
-    let binding = header.binding();
+    let binding = header.binding(&state.log_key());
     let (mut at, mut proven) = (HEADER, HEADER);
     while at < bytes.len() {
         let position = as_u64(at);
@@ -310,13 +314,17 @@ impl Found {
 pub(crate) struct Log {
     disk: Disk,
     folder: PathBuf,
-    /// Only changed by [`Log::append`] and [`Log::replace`], which the state's write lock serialises.
+    key: LogKey,
+    /// Only changed by [`Log::append`], which the state's write lock serialises, and [`Log::replace`] while nobody appends.
     tail: Mutex<Tail>,
     /// More bytes than this are worth a checkpoint.
     compact_at: AtomicU64,
     sync: Mutex<Sync>,
     synced: Condvar,
     poisoned: AtomicBool,
+    reserve: Reserve,
+    /// Whether what is appended now may have the room that is kept for removals.
+    drawing: AtomicBool,
     /// `None` where nobody else can have the layer open.
     watch: Option<Watch>,
 }
@@ -330,7 +338,8 @@ struct Watch {
 
 /// The segments, and the end of the last.
 struct Tail {
-    segments: Vec<Arc<DiskFile>>,
+    /// By the numbers that sources of content have; those that a checkpoint has replaced are gone in the end.
+    segments: Vec<Option<Arc<DiskFile>>>,
     names: Vec<SegmentName>,
     binding: [u8; 32],
     /// Where in the last segment the next record goes.
@@ -354,6 +363,31 @@ pub(super) struct Replacement {
     pub(super) file: DiskFile,
     pub(super) header: Header,
     pub(super) len: u64,
+}
+
+/// The last segment as it was at one moment.
+pub(crate) struct End {
+    pub(super) file: Arc<DiskFile>,
+    pub(super) binding: [u8; 32],
+    /// Where it ended.
+    pub(super) at: u64,
+}
+
+/// What a checkpoint has taken the place of: to be removed once nothing is read from it any more.
+#[must_use]
+pub(crate) struct Replaced {
+    names: Vec<SegmentName>,
+    /// The checkpoint's own number; those below are replaced.
+    pub(crate) by: u32,
+}
+
+/// See [`Log::draw`].
+pub(crate) struct Drawing<'a>(&'a Log);
+
+impl Drop for Drawing<'_> {
+    fn drop(&mut self) {
+        self.0.drawing.store(false, Ordering::Release);
+    }
 }
 
 #[derive(Default)]
@@ -391,7 +425,6 @@ impl Log {
     pub(crate) fn open(
         disk: &Disk,
         dir: &Path,
-        layer: LayerId,
         epoch: u64,
         alone: bool,
         replayed: &Replayed,
@@ -403,8 +436,9 @@ impl Log {
             let file = disk
                 .open(&segment.path, Mode::Read)
                 .map_err(io_at("opening", &segment.path))?;
-            segments.push(Arc::new(file));
+            segments.push(Some(Arc::new(file)));
         }
+        let key = replayed.state.log_key();
         let last = replayed.chain.last();
         let (header, end) = match last {
             Some(last) if last.header.name.epoch == epoch => {
@@ -418,13 +452,14 @@ impl Log {
                 // Its name may be younger than the last sync, if its maker died young.
                 disk.sync_dir(&folder).map_err(io_at("syncing", &folder))?;
                 segments.pop();
-                segments.push(Arc::new(file));
+                segments.push(Some(Arc::new(file)));
                 (last.header, last.len)
             }
             _ => {
                 let sequence = last.map_or(1, |last| last.header.name.sequence + 1);
                 let header = Header {
-                    layer,
+                    format: FORMAT,
+                    layer: replayed.state.layer(),
                     name: SegmentName { sequence, epoch },
                     checkpoint: false,
                     predecessor: last.map(Segment::sealed),
@@ -435,7 +470,7 @@ impl Log {
                         .and_then(|file| make_durable(&file, replayed))
                         .map_err(io_at("syncing", &last.path))?;
                 }
-                segments.push(Arc::new(create(disk, &folder, &header, &replayed.unborn)?));
+                segments.push(Some(Arc::new(create(disk, &folder, &header, &replayed.unborn)?)));
                 names.push(header.name);
                 (header, as_u64(HEADER))
             }
@@ -452,7 +487,7 @@ impl Log {
         let tail = Tail {
             segments,
             names,
-            binding: header.binding(),
+            binding: header.binding(&key),
             end,
             ragged: false,
             base: 0,
@@ -461,6 +496,7 @@ impl Log {
         Ok(Self {
             disk: disk.clone(),
             folder,
+            key,
             tail: Mutex::new(tail),
             // What opening has left is half garbage at most.
             compact_at: AtomicU64::new(COMPACT_MIN.max((bytes_before + end).saturating_mul(2))),
@@ -470,6 +506,8 @@ impl Log {
             }),
             synced: Condvar::new(),
             poisoned: AtomicBool::new(false),
+            reserve: Reserve::open(disk, dir),
+            drawing: AtomicBool::new(false),
             watch: (!alone).then(|| Watch {
                 epoch,
                 looked: Mutex::new(None),
@@ -499,6 +537,11 @@ impl Log {
         self.compact_at.store(next, Ordering::Release);
     }
 
+    /// All segments, oldest first.
+    pub(super) fn segments(&self) -> Vec<Arc<DiskFile>> {
+        self.tail().segments.iter().flatten().cloned().collect()
+    }
+
     /// The last segment's name.
     pub(super) fn last(&self) -> Option<SegmentName> {
         self.tail().names.last().copied()
@@ -514,9 +557,20 @@ impl Log {
         &self.folder
     }
 
-    /// Puts a checkpoint of the present state, which is on disk under its name, in the place of the chain, which is
-    /// removed. Not if a later holder has come: it may be building on the chain. The caller holds the state's write lock.
-    pub(super) fn replace(&self, new: Replacement) -> Result<(), AppendError> {
+    /// The end of the last segment.
+    pub(crate) fn last_end(&self) -> Option<End> {
+        let tail = self.tail();
+        Some(End {
+            file: tail.segments.last()?.clone()?,
+            binding: tail.binding,
+            at: tail.end,
+        })
+    }
+
+    /// Puts a checkpoint of the present state, which is on disk under its name, in the place of the chain. What it
+    /// replaces can still be read until [`Log::retire`]. Not if a later holder has come: it may be building on the chain.
+    /// The caller lets nobody append.
+    pub(super) fn replace(&self, new: Replacement) -> Result<Replaced, AppendError> {
         let gave_up = |error: io::Error| {
             self.poison(&error);
             AppendError::Poisoned
@@ -529,31 +583,35 @@ impl Log {
         }
         crate::stopping::at("replace");
         let mut tail = self.tail();
-        let base = tail.ticket();
-        let replaced = std::mem::replace(
-            &mut *tail,
-            Tail {
-                segments: vec![Arc::new(new.file)],
-                names: vec![new.header.name],
-                binding: new.header.binding(),
-                end: new.len,
-                ragged: false,
-                base,
-                bytes_before: 0,
-            },
-        );
+        let by = u32::try_from(tail.segments.len()).map_err(|_| AppendError::Poisoned)?;
+        tail.base = tail.ticket();
+        tail.segments.push(Some(Arc::new(new.file)));
+        let names = std::mem::replace(&mut tail.names, vec![new.header.name]);
+        tail.binding = new.header.binding(&self.key);
+        tail.end = new.len;
+        tail.ragged = false;
+        tail.bytes_before = 0;
         let until = tail.ticket();
         drop(tail);
         self.sync.lock().unwrap_or_else(PoisonError::into_inner).until = until;
         self.synced.notify_all();
         self.is_long_beyond(new.len);
+        Ok(Replaced { names, by })
+    }
+
+    /// Removes what a checkpoint has replaced, now that no source of content is in it.
+    pub(crate) fn retire(&self, replaced: Replaced) {
+        let mut tail = self.tail();
+        let before = usize::try_from(replaced.by).unwrap_or_default();
+        let gone: Vec<_> = tail.segments.iter_mut().take(before).map(Option::take).collect();
+        drop(tail);
+        drop(gone);
         for name in replaced.names {
             // One that stays is removed at the next opening.
             if let Err(error) = self.disk.remove(&self.folder.join(name.file_name())) {
                 tracing::warn!(%error, segment = name.file_name(), "a replaced segment stays");
             }
         }
-        Ok(())
     }
 
     /// Whether nobody else can have the layer open.
@@ -625,7 +683,12 @@ impl Log {
         let durable = self.sync.lock().unwrap_or_else(PoisonError::into_inner).until;
         let (file, index, binding, end, base, ragged) = {
             let tail = self.tail();
-            let file = tail.segments.last().cloned().ok_or(AppendError::Poisoned)?;
+            let file = tail
+                .segments
+                .last()
+                .cloned()
+                .flatten()
+                .ok_or(AppendError::Poisoned)?;
             (
                 file,
                 tail.segments.len() - 1,
@@ -642,7 +705,18 @@ impl Log {
             file.set_len(end).map_err(AppendError::Io)?;
             self.tail().ragged = false;
         }
-        if let Err(error) = file.write_all_at(&framed, end) {
+        let full = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
+        };
+        let mut written = file.write_all_at(&framed, end);
+        if written.as_ref().is_err_and(full) && self.drawing.load(Ordering::Acquire) && self.reserve.release()
+        {
+            written = file.write_all_at(&framed, end);
+        }
+        if let Err(error) = written {
             // A part may have arrived: take it back, now or before the next record. Nobody was told about it, so a crash
             // until then cuts it off.
             self.tail().ragged = file.set_len(end).is_err();
@@ -658,6 +732,20 @@ impl Log {
             },
             ticket: Ticket(base + after),
         })
+    }
+
+    /// Lets what is appended while the result lives have the room that is kept for removals, if the disk is full. The
+    /// caller holds the state's write lock.
+    pub(crate) fn draw(&self) -> Drawing<'_> {
+        self.drawing.store(true, Ordering::Release);
+        Drawing(self)
+    }
+
+    /// Keeps room for removals again, if there is some.
+    pub(crate) fn keep_room(&self) {
+        if !self.is_poisoned() {
+            self.reserve.refill();
+        }
     }
 
     /// Waits until everything up to `ticket` is on disk. One caller syncs for all who wait.
@@ -678,7 +766,7 @@ impl Log {
             drop(sync);
             let (until, file) = {
                 let tail = self.tail();
-                (tail.ticket(), tail.segments.last().cloned())
+                (tail.ticket(), tail.segments.last().cloned().flatten())
             };
             let synced = file.as_deref().map_or(Ok(()), DiskFile::sync);
             // A later holder that came before this look may not have seen what was synced; one that comes after it has.
@@ -714,7 +802,11 @@ impl Log {
 
     /// Reads bytes that a record holds.
     pub(crate) fn segment(&self, index: u32) -> Option<Arc<DiskFile>> {
-        self.tail().segments.get(usize::try_from(index).ok()?).cloned()
+        self.tail()
+            .segments
+            .get(usize::try_from(index).ok()?)
+            .cloned()
+            .flatten()
     }
 }
 

@@ -11,8 +11,8 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::content::{self, ContentStore};
 use super::disk::{Disk, DiskFile, Mode};
@@ -60,19 +60,20 @@ impl Mark {
         };
         let disk = Disk::Host;
         let meta = Meta::read(&disk, path)?.ok_or_else(missing)?;
-        let replayed = log::replay(&disk, path, meta.layer)?;
+        let replayed = log::replay(&disk, path, &meta)?;
         Self::of_replayed(&disk, path, &replayed)
     }
 
     /// The mark of the layer in `path` whose log has been replayed.
-    pub(super) fn of_replayed(disk: &Disk, path: &Path, replayed: &Replayed) -> Result<Self, WritableError> {
+    fn of_replayed(disk: &Disk, path: &Path, replayed: &Replayed) -> Result<Self, WritableError> {
+        let mut open = Vec::new();
+        for segment in &replayed.chain {
+            let file = disk.open(&segment.path, Mode::Read);
+            open.push(Arc::new(file.map_err(log::io_at("opening", &segment.path))?));
+        }
         let segments = |index: u32| {
-            let segment = usize::try_from(index)
-                .ok()
-                .and_then(|index| replayed.chain.get(index));
-            segment.map_or(Err(io::ErrorKind::NotFound.into()), |segment| {
-                disk.open(&segment.path, Mode::Read).map(Arc::new)
-            })
+            let segment = usize::try_from(index).ok().and_then(|index| open.get(index));
+            segment.cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
         };
         let marked = of_state(&replayed.state, &segments, &ContentStore::new(disk, path));
         marked.map_err(|source| WritableError::Io {
@@ -80,6 +81,79 @@ impl Mark {
             path: path.to_path_buf(),
             source,
         })
+    }
+}
+
+/// The mark of a layer that is open, as it was when it was opened; taken when somebody asks for it first, since nobody
+/// asks for most, and a large layer should open soon.
+#[derive(Clone)]
+pub struct MarkAtOpening(Arc<AtOpening>);
+
+struct AtOpening {
+    disk: Disk,
+    path: PathBuf,
+    /// What the log said then; gone once something has changed.
+    state: Mutex<Option<State>>,
+    segments: Vec<Arc<DiskFile>>,
+    taken: OnceLock<Option<Mark>>,
+}
+
+impl fmt::Debug for MarkAtOpening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MarkAtOpening").finish_non_exhaustive()
+    }
+}
+
+impl MarkAtOpening {
+    /// To be taken of the layer in `path` when somebody asks: for a layer whose content nobody else changes.
+    pub(super) fn later(disk: &Disk, path: &Path, state: &State, segments: Vec<Arc<DiskFile>>) -> Self {
+        Self::new(disk, path, Some(state.clone()), segments)
+    }
+
+    /// Taken now, of a layer whose log has been replayed. Without a mark a layer serves as well: nobody is kept from it.
+    pub(super) fn now(disk: &Disk, path: &Path, replayed: &Replayed) -> Self {
+        let mark = Mark::of_replayed(disk, path, replayed).inspect_err(|error| {
+            tracing::warn!(path = %path.display(), error = error as &dyn std::error::Error, "no mark");
+        });
+        let taken = Self::new(disk, path, None, Vec::new());
+        // It is empty, so this sets it.
+        let _mark = taken.0.taken.get_or_init(|| mark.ok());
+        taken
+    }
+
+    fn new(disk: &Disk, path: &Path, state: Option<State>, segments: Vec<Arc<DiskFile>>) -> Self {
+        Self(Arc::new(AtOpening {
+            disk: disk.clone(),
+            path: path.to_path_buf(),
+            state: Mutex::new(state),
+            segments,
+            taken: OnceLock::new(),
+        }))
+    }
+
+    /// The mark; `None` where it cannot be taken, or something has changed before anybody asked. Reads what the log
+    /// holds of files, so it takes a while for a large layer.
+    #[must_use]
+    pub fn take(&self) -> Option<Mark> {
+        let here = &self.0;
+        *here.taken.get_or_init(|| {
+            let state = here.state.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+            let segments = |index: u32| {
+                let segment = usize::try_from(index)
+                    .ok()
+                    .and_then(|index| here.segments.get(index));
+                segment.cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+            };
+            of_state(&state, &segments, &ContentStore::new(&here.disk, &here.path))
+                .inspect_err(|error| tracing::warn!(path = %here.path.display(), %error, "no mark"))
+                .ok()
+        })
+    }
+
+    /// Something is about to change: lets go of what was kept to take the mark of.
+    pub(crate) fn forget(&self) {
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(state);
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::WritableError;
 use super::disk::{Disk, Mode};
+use super::segment::LogKey;
 use crate::handle::HandleKey;
 use crate::layer::LayerId;
 
@@ -31,6 +32,11 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
+    /// What the checks of its log's records are made with.
+    pub(crate) fn log_key(&self) -> LogKey {
+        LogKey(self.key.for_the_log())
+    }
+
     /// Makes the file in `dir`, with fresh random identity, all or nothing.
     pub(crate) fn create(disk: &Disk, dir: &Path) -> Result<(), WritableError> {
         let at = |source| WritableError::Io {

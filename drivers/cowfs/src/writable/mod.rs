@@ -9,6 +9,7 @@
 //! lock             held while a server has the layer open
 //! log/             segments, one per epoch: SEQUENCE-EPOCH
 //! content/xx/      content files: NUMBER-EPOCH
+//! reserve          room for the records of removals on a full disk
 //! checkpoints/     states to go back to, if any: NAME.log, NAME.json
 //! ```
 //!
@@ -29,8 +30,10 @@ pub(crate) mod log;
 pub mod mark;
 mod meta;
 pub(crate) mod record;
+mod reserve;
 pub mod saved;
 pub(crate) mod segment;
+pub(crate) mod sorted;
 pub(crate) mod state;
 
 pub(crate) use meta::{Meta, random_bytes};
@@ -41,7 +44,8 @@ use content::ContentStore;
 use disk::{Disk, Lock};
 use extents::{ContentId, Source};
 use log::Log;
-use mark::Mark;
+use mark::MarkAtOpening;
+use reserve::Reserve;
 use state::State;
 
 const LOCK: &str = "lock";
@@ -131,7 +135,7 @@ pub struct Writable {
     pub(crate) log: Log,
     pub(crate) content: ContentStore,
     /// What it held when it was opened.
-    pub(crate) mark: Option<Mark>,
+    pub(crate) mark: MarkAtOpening,
     /// Its lock goes with it.
     pub(crate) lock: Lock,
 }
@@ -168,6 +172,7 @@ impl Writable {
             let _lock = lock(disk, path)?;
             if Meta::read(disk, path)?.is_none() {
                 Meta::create(disk, path)?;
+                Reserve::make(disk, path);
             }
         }
         // Also where it is there: whoever made it may have died before its names were on disk.
@@ -213,7 +218,7 @@ impl Writable {
         epoch: u64,
         options: Options,
     ) -> Result<Self, WritableError> {
-        let mut replayed = log::replay(disk, path, meta.layer)?;
+        let mut replayed = log::replay(disk, path, &meta)?;
         if replayed.epoch_seen > epoch {
             let seen = replayed.epoch_seen;
             return Err(WritableError::EpochPassed {
@@ -227,7 +232,7 @@ impl Writable {
             // First the claim, then the look that counts. An earlier holder answers its clients only where it has seen no
             // claim after its sync: so whatever it has answered is in what is read now.
             log::claim(disk, path, &replayed, epoch)?;
-            replayed = log::replay(disk, path, meta.layer)?;
+            replayed = log::replay(disk, path, &meta)?;
             if replayed.epoch_seen > epoch {
                 return Err(WritableError::EpochPassed {
                     path: path.to_path_buf(),
@@ -237,16 +242,15 @@ impl Writable {
             }
         }
         if checkpoint::write(disk, path, epoch, &replayed)? {
-            replayed = log::replay(disk, path, meta.layer)?;
+            replayed = log::replay(disk, path, &meta)?;
         }
         checkpoint::remove_replaced(disk, path, epoch, &replayed)?;
-        // Without one the layer serves as well: nobody is kept from it.
-        let mark = Mark::of_replayed(disk, path, &replayed)
-            .inspect_err(|error| {
-                tracing::warn!(path = %path.display(), error = error as &dyn std::error::Error, "no mark");
-            })
-            .ok();
-        let log = Log::open(disk, path, meta.layer, epoch, lock.is_proof(), &replayed)?;
+        // What an earlier holder may still write to is copied below, and then it is not what it was.
+        let copies = takes_over && !lock.is_proof() && !replayed.state.closed;
+        let marked = copies.then(|| MarkAtOpening::now(disk, path, &replayed));
+        let log = Log::open(disk, path, epoch, lock.is_proof(), &replayed)?;
+        let mark =
+            marked.unwrap_or_else(|| MarkAtOpening::later(disk, path, &replayed.state, log.segments()));
         let content = ContentStore::new(disk, path);
         if takes_over && !replayed.chain.is_empty() {
             adopt::adopt(&log, &content, &mut replayed.state, epoch)?;
@@ -285,7 +289,7 @@ impl Writable {
             path: path.to_path_buf(),
         };
         let meta = Meta::read(&Disk::Host, path)?.ok_or_else(missing)?;
-        let seen = log::replay(&Disk::Host, path, meta.layer)?.epoch_seen;
+        let seen = log::replay(&Disk::Host, path, &meta)?.epoch_seen;
         Self::open(path, seen, Options::default())
     }
 

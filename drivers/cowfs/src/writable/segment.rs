@@ -5,8 +5,10 @@
 //!          | predecessor: sequence 8, epoch 8, sealed length 8, BLAKE3 of the sealed bytes 32 | check 16    = 112
 //! record   payload length 4 | check 8 | durable 8 | payload
 //! ```
-//! All numbers are little-endian. A record's check covers its position, the segment's own check, the durable mark and
-//! the payload, so bytes from elsewhere never pass for a record. The *durable mark* is how much of the segment was
+//! All numbers are little-endian. A record's check covers its position, the segment's header, the durable mark and the
+//! payload, and its key follows from the layer's secret: so bytes from elsewhere never pass for a record, and neither do
+//! bytes that a guest has written into a file and that a crash has put where a record would be. (In format 1 the key was
+//! made of the header alone; such segments are read, and gone on with under their epoch.) The *durable mark* is how much of the segment was
 //! known to be on disk when the record was written: it is what tells a torn tail (never acknowledged, cut off) from
 //! damage in the middle (refused).
 
@@ -14,8 +16,10 @@ use super::codec::{Malformed, Reader, Writer};
 use crate::layer::LayerId;
 
 const MAGIC: &[u8; 8] = b"xenolog\n";
-/// The format this program writes and the only one it reads.
-pub(crate) const FORMAT: u32 = 1;
+/// The format this program begins segments in. It reads all up to this one.
+pub(crate) const FORMAT: u32 = 2;
+/// The first format whose checks need the layer's secret.
+const FORMAT_KEYED: u32 = 2;
 /// Bytes before the first record.
 pub(crate) const HEADER: usize = 112;
 /// Bytes before a record's payload.
@@ -57,9 +61,20 @@ pub(crate) struct Sealed {
     pub(crate) hash: [u8; 32],
 }
 
+/// What the checks of a layer's records are made with.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct LogKey(pub(crate) [u8; 32]);
+
+impl std::fmt::Debug for LogKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LogKey(secret)")
+    }
+}
+
 /// The start of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
+    pub(crate) format: u32,
     pub(crate) layer: LayerId,
     pub(crate) name: SegmentName,
     /// Whether it holds the whole state, so that nothing before it is needed.
@@ -71,7 +86,7 @@ impl Header {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
         out.raw(MAGIC);
-        out.u32(FORMAT);
+        out.u32(self.format);
         out.u32(if self.checkpoint { CHECKPOINT } else { 0 });
         out.raw(&self.layer.0);
         out.u64(self.name.epoch);
@@ -101,7 +116,7 @@ impl Header {
             return Err(Malformed::Value("magic").into());
         }
         let format = from.u32("format")?;
-        if format != FORMAT {
+        if format == 0 || format > FORMAT {
             return Err(HeaderError::Format(format));
         }
         let checkpoint = match from.u32("flags")? {
@@ -122,6 +137,7 @@ impl Header {
             return Err(Malformed::Value("check").into());
         }
         Ok(Self {
+            format,
             layer,
             name: SegmentName { sequence, epoch },
             checkpoint,
@@ -130,8 +146,14 @@ impl Header {
     }
 
     /// What the checks of its records are bound to.
-    pub(crate) fn binding(&self) -> [u8; 32] {
-        *blake3::hash(&self.encode()).as_bytes()
+    pub(crate) fn binding(&self, key: &LogKey) -> [u8; 32] {
+        let header = self.encode();
+        let hash = if self.format < FORMAT_KEYED {
+            blake3::hash(&header)
+        } else {
+            blake3::keyed_hash(&key.0, &header)
+        };
+        *hash.as_bytes()
     }
 }
 
@@ -140,7 +162,7 @@ impl Header {
 pub(crate) enum HeaderError {
     #[error("the header is no header")]
     Malformed(#[from] Malformed),
-    #[error("it is in format {0}, and this program knows only {FORMAT}")]
+    #[error("it is in format {0}, and this program knows those up to {FORMAT}")]
     Format(u32),
 }
 

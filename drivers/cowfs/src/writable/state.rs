@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use super::extents::{ContentId, Extents, Source};
 use super::record::{Base, Body, Call, Change, Merge, Name, Record, Stored};
+use super::segment::LogKey;
+use super::sorted::Sorted;
 use crate::attr::{Device, FileType};
 use crate::handle::ObjectKey;
 use crate::layer::{LayerId, NodeNumber};
@@ -25,7 +27,7 @@ pub(crate) struct Object {
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
     File(Box<FileState>),
-    Directory(DirState),
+    Directory(Box<DirState>),
     Symlink { target: Vec<u8> },
     Special { file_type: FileType, device: Device },
 }
@@ -34,7 +36,7 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FileState {
     pub(crate) size: u64,
-    pub(crate) base: Option<Base>,
+    pub(crate) base: Option<Box<Base>>,
     /// What an exclusive CREATE made it with; kept until it changes for the first time. The client's next call sets its
     /// attributes, and a client that boots again may well use the same verifier for another file.
     pub(crate) verifier: Option<[u8; 8]>,
@@ -63,7 +65,7 @@ pub(crate) struct DirState {
     pub(crate) parent: ObjectKey,
     /// Where it merges with layers below; `None`: it hides them.
     pub(crate) merge: Option<Merge>,
-    pub(crate) entries: BTreeMap<Box<[u8]>, Name>,
+    pub(crate) entries: Sorted<Box<[u8]>, Name>,
 }
 
 impl Object {
@@ -132,13 +134,14 @@ impl Calls {
     }
 }
 
-/// Everything the log says.
+/// Everything the log says. A copy costs little, and shares what neither changes.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     layer: LayerId,
-    pub(crate) objects: HashMap<ObjectKey, Object>,
+    log_key: LogKey,
+    pub(crate) objects: Sorted<ObjectKey, Object>,
     /// From each lower directory that a recorded one merges with, to that one.
-    pub(crate) merged_into: HashMap<(LayerId, NodeNumber), ObjectKey>,
+    pub(crate) merged_into: Sorted<(LayerId, NodeNumber), ObjectKey>,
     /// The stack the origins were resolved against.
     pub(crate) stack: Vec<LayerId>,
     /// The next free number.
@@ -170,11 +173,12 @@ pub(crate) struct Cut {
 pub(crate) const ROOT_NUMBER: NodeNumber = 1;
 
 impl State {
-    pub(crate) fn new(layer: LayerId) -> Self {
+    pub(crate) fn new(layer: LayerId, log_key: LogKey) -> Self {
         Self {
             layer,
-            objects: HashMap::new(),
-            merged_into: HashMap::new(),
+            log_key,
+            objects: Sorted::default(),
+            merged_into: Sorted::default(),
             stack: Vec::new(),
             next: ROOT_NUMBER + 1,
             calls: Calls::default(),
@@ -190,6 +194,11 @@ impl State {
     /// The layer's own id.
     pub(crate) fn layer(&self) -> LayerId {
         self.layer
+    }
+
+    /// What the checks of its log's records are made with.
+    pub(crate) fn log_key(&self) -> LogKey {
+        self.log_key
     }
 
     /// Identity of the root directory.
@@ -321,7 +330,7 @@ impl State {
                 Ok(())
             }
             Change::Base { key, base, size } => self.with_file(key, "base", |file| {
-                file.base = Some(base);
+                file.base = Some(Box::new(base));
                 file.size = size;
             }),
         }
@@ -372,7 +381,7 @@ impl State {
         let kind = match body {
             Body::File { size, base, verifier } => Kind::File(Box::new(FileState {
                 size,
-                base,
+                base: base.map(Box::new),
                 verifier,
                 ..FileState::default()
             })),
@@ -380,11 +389,11 @@ impl State {
                 for &origin in merge.iter().flat_map(|merge| &merge.origins) {
                     self.merged_into.insert(origin, key);
                 }
-                Kind::Directory(DirState {
+                Kind::Directory(Box::new(DirState {
                     parent,
                     merge,
-                    entries: BTreeMap::new(),
-                })
+                    entries: Sorted::default(),
+                }))
             }
             Body::Symlink { target } => Kind::Symlink { target },
             Body::Special { file_type, device } => Kind::Special { file_type, device },

@@ -116,7 +116,7 @@ fn every_prefix_of_the_log_is_a_state_that_was() {
     let segment = segment_path(copy.path());
     for len in 0..log.len() {
         fs::write(&segment, &log[..len]).expect("writing");
-        let replayed = log::replay(&Disk::Host, copy.path(), meta.layer)
+        let replayed = log::replay(&Disk::Host, copy.path(), &meta)
             .unwrap_or_else(|error| panic!("{len} bytes: {error}"));
         let end = ends.iter().rev().find(|&&end| end <= len).copied();
         assert_eq!(replayed.bytes, end.unwrap_or(0) as u64, "{len} bytes");
@@ -179,7 +179,8 @@ fn a_change_from_the_future_is_called_so() {
     let mut log = fs::read(segment_path(dir.path())).expect("reading the log");
     let header = Header::decode(&log).expect("a header");
     let payload = [0, 1, 0, 0, 0, 99];
-    let framed = segment::frame(&header.binding(), log.len() as u64, 0, &payload).expect("it is short");
+    let binding = header.binding(&log_key(dir.path()));
+    let framed = segment::frame(&binding, log.len() as u64, 0, &payload).expect("it is short");
     log.extend_from_slice(&framed);
     let copy = with_log(dir.path(), &log);
     let opened = Writable::open(copy.path(), 1, Options::default());
@@ -188,6 +189,92 @@ fn a_change_from_the_future_is_called_so() {
         error.ends_with("holds a change of kind 99, which only a newer xeno understands"),
         "{error}"
     );
+}
+
+fn log_key(dir: &Path) -> segment::LogKey {
+    let meta = crate::writable::Meta::read(&Disk::Host, dir).expect("reading");
+    meta.expect("it is there").log_key()
+}
+
+/// The records of a log under another header.
+fn under(log: &[u8], key: &segment::LogKey, header: &Header) -> Vec<u8> {
+    let old = Header::decode(log).expect("a header").binding(key);
+    let mut out = header.encode();
+    let mut at = HEADER;
+    while at < log.len() {
+        let framed = segment::unframe(&old, at as u64, &log[at..]).expect("a record");
+        let position = out.len() as u64;
+        let again = segment::frame(&header.binding(key), position, framed.durable, framed.payload);
+        out.extend(again.expect("it is short"));
+        at += framed.len;
+    }
+    out
+}
+
+#[test]
+fn what_a_guest_can_compute_is_no_record() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = world(dir.path(), 1, &[&lower()]);
+    world.create("a");
+    drop(world);
+    let mut log = fs::read(segment_path(dir.path())).expect("reading the log");
+    let header = Header::decode(&log).expect("a header");
+    // A handle shows the layer's id, and the rest of the first segment's header can be guessed. What a crash leaves of a
+    // write may hold such a record, one that says that all before it was on disk.
+    let guessed = segment::LogKey::default();
+    for binding in [
+        header.binding(&guessed),
+        *blake3::hash(&header.encode()).as_bytes(),
+    ] {
+        let torn = log.len();
+        log.extend_from_slice(&[0xa5; 64]);
+        let at = log.len() as u64;
+        let forged = segment::frame(&binding, at, at, &[0, 1, 0, 0, 0, 99]).expect("it is short");
+        log.extend_from_slice(&forged);
+        let copy = with_log(dir.path(), &log);
+        let opened = Writable::open(copy.path(), 1, Options::default());
+        assert!(opened.is_ok(), "a torn end is cut, whatever it holds: {opened:?}");
+        log.truncate(torn);
+    }
+}
+
+#[test]
+fn a_log_of_the_first_format_is_read_and_gone_on_with() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = |epoch| world(dir.path(), epoch, &[&lower()]);
+    let before = world(1);
+    before.create("a");
+    before.write("a", 0, b"in the log", Stability::FileSync);
+    let tree = before.tree();
+    drop(before);
+    let path = segment_path(dir.path());
+    let log = fs::read(&path).expect("reading the log");
+    let header = Header {
+        format: 1,
+        ..Header::decode(&log).expect("a header")
+    };
+    fs::write(&path, under(&log, &log_key(dir.path()), &header)).expect("writing the log");
+    let again = world(1);
+    assert_eq!(again.tree(), tree);
+    again.create("b");
+    let tree = again.tree();
+    drop(again);
+    let format = |path: &Path| {
+        Header::decode(&fs::read(path).expect("reading"))
+            .expect("a header")
+            .format
+    };
+    assert_eq!(
+        format(&segment_path(dir.path())),
+        1,
+        "under its epoch it stays what it is"
+    );
+    let next = world(2);
+    assert_eq!(next.tree(), tree);
+    assert_eq!(next.read("a"), b"in the log");
+    drop(next);
+    assert_eq!(format(&segment_path(dir.path())), segment::FORMAT);
+    assert_eq!(world(2).tree(), tree);
 }
 
 #[test]

@@ -361,6 +361,7 @@ fn the_log_stays_short_whatever_a_guest_does() {
         }
         if round % 100 == 0 {
             before.stack.settle(ticket).expect("settling");
+            before.stack.tend();
             assert!(before.stack.statistics().log_bytes < 100 << 10, "round {round}");
         }
     }

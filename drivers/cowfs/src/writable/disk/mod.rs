@@ -205,10 +205,7 @@ impl Disk {
                 })
             }
             #[cfg(test)]
-            Self::Simulated(_) => Ok(Space {
-                total: 1 << 30,
-                free: 1 << 30,
-            }),
+            Self::Simulated(disk) => Ok(disk.space()),
         }
     }
 

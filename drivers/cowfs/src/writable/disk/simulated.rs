@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
-use super::{FileStatus, Mode};
+use super::{FileStatus, Mode, Space};
 
 /// Sectors are written whole or not at all.
 pub(crate) const SECTOR: usize = 512;
@@ -59,6 +59,8 @@ struct Inner {
     image: Image,
     recording: Vec<Step>,
     fault: Option<Fault>,
+    /// Most bytes of all files together.
+    capacity: Option<usize>,
     calls: u64,
     failed: u64,
 }
@@ -286,6 +288,26 @@ impl Simulated {
         (inner.fault, inner.calls, inner.failed) = (fault, 0, 0);
     }
 
+    /// Gives it so many bytes of room.
+    pub(crate) fn hold_at_most(&self, bytes: Option<usize>) {
+        self.inner().capacity = bytes;
+    }
+
+    /// Bytes of all files.
+    pub(crate) fn used(&self) -> usize {
+        self.inner().image.used(0)
+    }
+
+    pub(super) fn space(&self) -> Space {
+        let inner = self.inner();
+        let total = inner.capacity.unwrap_or(1 << 30);
+        let free = total.saturating_sub(inner.image.used(0));
+        Space {
+            total: total as u64,
+            free: free as u64,
+        }
+    }
+
     /// How many calls have failed since [`Simulated::fail`].
     pub(crate) fn failed(&self) -> u64 {
         self.inner().failed
@@ -404,7 +426,13 @@ impl SimulatedFile {
 
     pub(super) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut inner = self.disk.enter()?;
-        let outcome = inner.gate(Kind::Grow);
+        let mut outcome = inner.gate(Kind::Grow);
+        if let Some(capacity) = inner.capacity {
+            let grown = (whole(offset) + bytes.len()).saturating_sub(inner.image.bytes(self.inode).len());
+            if grown > 0 && inner.image.used(0) + grown > capacity {
+                outcome = Err(Errno::NOSPC.into());
+            }
+        }
         let full = outcome.as_ref().is_err_and(|error| {
             matches!(
                 Errno::from_io_error(error),
@@ -458,6 +486,14 @@ impl Image {
         match self.inodes.get(inode) {
             Some(Inode::File { bytes, .. }) => bytes,
             Some(Inode::Directory(_)) | None => panic!("inode {inode} is no file"),
+        }
+    }
+
+    /// Bytes of the files that can be reached.
+    fn used(&self, inode: usize) -> usize {
+        match &self.inodes[inode] {
+            Inode::File { bytes, .. } => bytes.len(),
+            Inode::Directory(names) => names.values().map(|&inode| self.used(inode)).sum(),
         }
     }
 

@@ -247,6 +247,38 @@ fn a_full_disk_leaves_nothing_half_done() {
 }
 
 #[test]
+fn a_disk_that_guests_have_filled_takes_removals() {
+    let mut server = Server::start(Image::default(), 1).expect("a new layer");
+    assert_eq!(server.run(&Do::Mkdir("d")), Ok(()));
+    for name in ["a", "b", "c"] {
+        assert_eq!(server.run(&Do::Create(name)), Ok(()));
+        assert_eq!(
+            server.run(&Do::Write(name, 0, 6000, 1, Stability::FileSync)),
+            Ok(())
+        );
+    }
+    // Twice, since what was drawn upon is there again once there is room.
+    for [first, second] in [["a", "bin/perl"], ["b", "etc/conf"]] {
+        let disk = server.disk.clone();
+        disk.hold_at_most(Some(disk.used()));
+        assert_eq!(server.run(&Do::Mkdir("x")), Err(Status::NoSpc), "it is full");
+        assert_eq!(server.run(&Do::Size("c", 100)), Ok(()), "cutting gives room");
+        assert_eq!(server.run(&Do::Remove(second)), Ok(()), "removing what is below");
+        assert_eq!(server.run(&Do::Remove(first)), Ok(()));
+        disk.hold_at_most(Some(disk.used() + (16 << 10)));
+        assert_eq!(
+            server.run(&Do::Write("c", 0, 5000, 2, Stability::FileSync)),
+            Ok(())
+        );
+        disk.hold_at_most(None);
+    }
+    let tree = server.world().tree();
+    Server::fsck(&server.disk).expect("it is whole");
+    server.restart(1).expect("it opens again");
+    assert_eq!(server.world().tree(), tree);
+}
+
+#[test]
 fn after_a_failed_sync_nothing_is_acknowledged() {
     let mut server = Server::start(Image::default(), 1).expect("a new layer");
     assert_eq!(

@@ -151,7 +151,9 @@ impl Server {
     }
 
     fn settled<T>(&self, changed: Changed<T>) -> FsResult<()> {
-        self.world().stack.settle(changed.ticket)
+        let settled = self.world().stack.settle(changed.ticket);
+        self.world().stack.tend();
+        settled
     }
 
     /// Does it, and waits until it is durable, as a server does before it answers.
