@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image packages demo demo-stop test lint unit properties-long crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh test-xen deb bench bench-cowfs fuzz-cowfs doc deny clean-images
+.PHONY: help setup build man image packages demo demo-stop test lint unit properties-long crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh test-xen test-xen-gate deb bench bench-cowfs fuzz-cowfs doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -91,6 +91,14 @@ test-xen: image deb ## a node on real Xen, in an emulated machine (root; tests/x
 	@tests/xen-lab/lab build
 	XENO_IMAGES=$(abspath $(IMAGES)) XENO_PROGRAM=$(abspath target/release/xeno) XENO_DEB=$$(echo $(abspath target)/xenoslice_*.deb) \
 		$(CARGO) test --locked -p xeno-tests --features xen --test xen -- --nocapture --test-threads=1
+
+test-xen-gate: setup ## live migration between two machines with real Xen, held and cut at each word of its handshake (root; 10 minutes and more)
+	@tests/xen-lab/lab setup
+	@[ -e target/xen-lab/image/dom0.ext4 ] || tests/xen-lab/lab build
+	@[ -e target/xen-lab/image/xen-shadow ] || tests/xen-lab/lab build-hypervisor
+	$(CARGO) build --release --locked -p xeno-xen --bin xeno-xl-resume --example xen-gate
+	@mkdir -p target/xen-lab/gate && cp target/release/xeno-xl-resume target/release/examples/xen-gate target/xen-lab/gate/
+	XENO_GATE_PROGRAMS=$(abspath target/xen-lab/gate) $(CARGO) test --locked -p xeno-tests --features xen --test xen_gate -- --nocapture
 
 bench: build ## measure what is promised: a table, and target/bench/report.json (tests/bench/README.md)
 	$(CARGO) build --release --locked -p xeno-bench --features lab

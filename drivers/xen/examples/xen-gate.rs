@@ -4,6 +4,7 @@
 //! xen-gate receive NAME [ADDRESS:PORT]        at the target; without an address, standard input and output are the link
 //! xen-gate send NAME ADDRESS:PORT             at the source
 //! xen-gate send NAME -- PROGRAM ARGUMENTS...  the same over a program's input and output, ssh for one
+//! xen-gate link ADDRESS:PORT                  such a program, which does nothing but that
 //! xen-gate gate SOCKET                        what xl starts
 //! ```
 //!
@@ -37,6 +38,7 @@ async fn main() -> ExitCode {
             Ok(link) => send(name, link).await,
             Err(error) => Err(error),
         },
+        (Some("link"), [address]) => link(address).await,
         (Some("receive"), [name]) => {
             receive(name, tokio::io::join(tokio::io::stdin(), tokio::io::stdout())).await
         }
@@ -45,7 +47,7 @@ async fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         _ => Err(io::Error::other(
-            "usage: xen-gate send NAME LINK | receive NAME [ADDRESS:PORT] | gate SOCKET",
+            "usage: xen-gate send NAME LINK | receive NAME [ADDRESS:PORT] | link ADDRESS:PORT | gate SOCKET",
         )),
     };
     match done {
@@ -67,6 +69,14 @@ async fn accept(address: &str) -> io::Result<TcpStream> {
     let listener = TcpListener::bind(address).await?;
     say(format_args!("listening"));
     Ok(listener.accept().await?.0)
+}
+
+async fn link(address: &str) -> io::Result<()> {
+    let mut far = TcpStream::connect(address).await?;
+    let mut near = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
+    tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, 256 << 10, 4 << 10)
+        .await
+        .map(drop)
 }
 
 async fn send_through(name: &str, program: &str, arguments: &[String]) -> io::Result<()> {
