@@ -160,9 +160,14 @@ impl Pair {
             ensure(domain.state.contains('p'), || {
                 format!("{}: {domain:?} is not paused", self.name)
             })?;
-            machine.run(&format!("xl destroy {}", domain.id))?;
+            // It may be about to go by itself; that it goes is what counts.
+            machine.output(&format!("xl destroy {}", domain.id))?;
         }
-        Ok(())
+        machine.await_output(
+            &format!("{}: nothing is left there", self.name),
+            "xl list",
+            |said| (said.lines().count() == 2).then_some(()),
+        )
     }
 
     fn highest(&self) -> LabResult<u64> {
