@@ -2,7 +2,7 @@
 //!
 //! A *question* is ended with whoever asked it. A *change* is not: it runs on in a process group of its own with its
 //! words in a file, since an `xl save` that is cut off, or that writes to a pipe nobody reads any more, leaves a domain
-//! that stands still for ever. Who comes later finds it at work by what it was given ([`crate::work`]).
+//! that stands still for ever. Who comes later finds it at work by what it was given (`work`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
