@@ -20,7 +20,8 @@ impl Stranger {
     /// # Errors
     /// What `xl` said, or that it does not come up.
     pub fn create(machine: &Machine) -> LabResult<Self> {
-        machine.run("xl create -q /srv/lab/memory.cfg")?;
+        // What one before it said, before a power failure perhaps, is not to be taken for its word.
+        machine.run("rm -f /var/log/xen/console/guest-stranger.log && xl create -q /srv/lab/memory.cfg")?;
         let line = machine.await_console(STRANGER, "lab-guest: tick")?;
         let (ticks, boot) = tick(&line)?;
         Ok(Self {
