@@ -258,13 +258,13 @@ fn write(state_dir: &Path, verdicts: Vec<StoredVerdict>) -> io::Result<()> {
         version: FILE_VERSION,
         verdicts,
     })?;
-    crate::run_dir::write_durably(&file(state_dir), &text)
+    xeno_kept::files::write_durably(&file(state_dir), &text)
 }
 
 /// Boots the one-line guest under KVM.
 async fn probe(state_dir: &Path, qemu: &Path, kernel: &Path) -> Result<Verdict, ProbeError> {
     let initramfs = state_dir.join("probe.cpio");
-    crate::run_dir::write_durably(&initramfs, &probe_init::initramfs()).map_err(|source| {
+    xeno_kept::files::write_durably(&initramfs, &probe_init::initramfs()).map_err(|source| {
         ProbeError::File {
             path: initramfs.clone(),
             source,

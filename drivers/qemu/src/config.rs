@@ -95,7 +95,7 @@ impl QemuConfig {
             path: self.state_dir.clone(),
             source,
         };
-        crate::run_dir::make_private(&self.state_dir).map_err(failed)?;
+        xeno_kept::files::make_private(&self.state_dir).map_err(failed)?;
         // A process is recognised by the path it was given, so there must be one spelling of it.
         let path = std::fs::canonicalize(&self.state_dir).map_err(failed)?;
         let len = path.as_os_str().len();

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use xeno_kept::lock::Lock;
 use xeno_model::id::SliverId;
 use xeno_model::observed::DomainState;
 use xeno_reconciler::ports::{PortError, PortResult};
@@ -11,7 +12,7 @@ use xeno_reconciler::ports::{PortError, PortResult};
 use crate::process::{Held, QemuProcess};
 use crate::qmp::{Qmp, QmpError};
 use crate::record::Record;
-use crate::run_dir::{RunDir, RunDirLock};
+use crate::run_dir::RunDir;
 use crate::{blocking, chain, changing};
 
 /// How long QEMU may take for one answer. It answers within a millisecond unless the node is starved.
@@ -137,7 +138,7 @@ impl Domain {
     }
 
     /// Removes what only means something while it runs.
-    pub(crate) async fn clean(&self, lock: &RunDirLock) -> PortResult<()> {
+    pub(crate) async fn clean(&self, lock: &Lock) -> PortResult<()> {
         let dir = self.dir.clone();
         changing(lock, move || dir.remove_traces())
             .await
@@ -145,7 +146,7 @@ impl Domain {
     }
 
     /// Writes the record anew, durably.
-    pub(crate) async fn remember(&self, lock: &RunDirLock, record: Record) -> PortResult<()> {
+    pub(crate) async fn remember(&self, lock: &Lock, record: Record) -> PortResult<()> {
         let dir = self.dir.clone();
         changing(lock, move || dir.write_record(&record))
             .await
@@ -243,7 +244,7 @@ pub(crate) async fn await_state(
 }
 
 /// Takes a domain for one change.
-pub(crate) async fn lock(dir: &RunDir, sliver: &SliverId) -> PortResult<RunDirLock> {
+pub(crate) async fn lock(dir: &RunDir, sliver: &SliverId) -> PortResult<Lock> {
     let dir = dir.clone();
     let lock = blocking(move || dir.lock()).await;
     let lock = lock.map_err(|error| io_failed("lock the run directory", &error))?;

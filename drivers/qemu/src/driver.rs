@@ -32,10 +32,11 @@ use crate::inventory::{find, take_inventory};
 use crate::process::{Held, QemuProcess};
 use crate::qmp::{Qmp, QmpError};
 use crate::record::Record;
-use crate::run_dir::{Logs, RunDir, RunDirLock};
+use crate::run_dir::{Logs, RunDir};
 use crate::spawn::{Spawned, spawn};
 use crate::spec::{self, Begin};
 use crate::{blocking, chain, changing};
+use xeno_kept::lock::Lock;
 
 /// How long a started QEMU may take until it answers; a tenth of a second, or some on a starved node.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -172,7 +173,7 @@ impl QemuDriver {
     }
 
     /// Starts QEMU and waits until it says that it is this domain, in the state it should begin with.
-    pub(crate) async fn start(&self, lock: &RunDirLock, launch: Launch<'_>) -> PortResult<Domain> {
+    pub(crate) async fn start(&self, lock: &Lock, launch: Launch<'_>) -> PortResult<Domain> {
         let Launch {
             spec,
             record,

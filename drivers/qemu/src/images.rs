@@ -1,45 +1,24 @@
-//! Memory of suspended domains on disk: one directory for each sliver.
+//! What the driver knows of a stored image: memory as QEMU writes it to migrate, and the domain as it was.
 //!
-//! ```text
-//! IMAGES/web-0/image.json          the description; only with it there is an image
-//! IMAGES/web-0/1790….ram           the memory, as QEMU writes it to migrate; named by the time it was taken
-//! IMAGES/web-0/1790….ram.tmp       memory that was not written to its end: nothing
-//! IMAGES/web-0/resuming.json       the description of an image that a guest may have gone on from: never used again
-//! ```
-//!
-//! # What may die in between
-//! An image begins to exist with the rename that makes its description, after its memory is on disk, and before QEMU is
-//! told to end. It ceases to exist with the rename to `resuming.json`, before the guest is told to go on. So whoever
-//! dies, there is at every moment at most one of a guest that may have run on and an image that can be resumed.
-
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+//! How images are kept, and what may die in between, is in [`xeno_kept::images`].
 
 use serde::{Deserialize, Serialize};
+pub(crate) use xeno_kept::images::Unfinished;
+use xeno_kept::images::{self, Describe};
 use xeno_model::desired::Publish;
 use xeno_model::id::{Digest, DomainUuid, SliverId, Timestamp};
 
 use crate::accel::Accel;
-use crate::record::{RecordError, StoredPublish, read_json, write_json};
-use crate::run_dir::make_private;
+use crate::record::StoredPublish;
 
-/// Directories that are looked at; far more than a node has slivers.
-const IMAGES_MAX: usize = 10_000;
 /// Longest name of a machine type that is believed.
 const MACHINE_LEN_MAX: usize = 64;
 const IMAGE_VERSION: u32 = 1;
-const DESCRIPTION: &str = "image.json";
-const CONSUMED: &str = "resuming.json";
-const MEMORY: &str = "ram";
-const UNFINISHED: &str = "tmp";
 
-/// The images of one node. All calls block.
-#[derive(Clone, Debug)]
-pub(crate) struct Images {
-    dir: PathBuf,
-}
+/// The images of one node.
+pub(crate) type Images = images::Images<Image>;
+/// A directory of images that was looked at.
+pub(crate) type Found = images::Found<Image>;
 
 /// A stored image: the domain as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,9 +43,10 @@ pub(crate) struct Image {
     pub(crate) mark: Option<Digest>,
 }
 
+/// The same, as it is stored.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StoredImage {
+pub(crate) struct StoredImage {
     version: u32,
     sliver: String,
     uuid: String,
@@ -82,296 +62,86 @@ struct StoredImage {
     mark: Option<String>,
 }
 
-/// Memory that is being written.
-#[derive(Debug)]
-pub(crate) struct Unfinished {
-    pub(crate) file: File,
-    pub(crate) path: PathBuf,
-    pub(crate) at: Timestamp,
-}
-
-/// A directory of images that was looked at.
-#[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) sliver: SliverId,
-    /// An error: there is a description, and it is of no use.
-    pub(crate) image: Result<Image, RecordError>,
-}
-
-impl Images {
-    /// The images in `dir`, which is made when the first comes.
-    pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir }
-    }
-
-    fn of(&self, sliver: &SliverId) -> PathBuf {
-        self.dir.join(sliver.label())
-    }
-
-    /// All images.
-    pub(crate) fn look(&self) -> io::Result<Vec<Found>> {
-        let listing = match fs::read_dir(&self.dir) {
-            Ok(listing) => listing,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut all = Vec::new();
-        for (count, entry) in listing.enumerate() {
-            if count >= IMAGES_MAX {
-                return Err(io::Error::other("the directory of images holds too many entries"));
-            }
-            let name = entry?.file_name();
-            // Others' files are left alone.
-            let Some(sliver) = name.to_str().and_then(read_label) else {
-                continue;
-            };
-            match self.read(&sliver) {
-                Ok(None) => {}
-                Ok(Some(image)) => all.push(Found {
-                    sliver,
-                    image: Ok(image),
-                }),
-                Err(error) => all.push(Found {
-                    sliver,
-                    image: Err(error),
-                }),
-            }
-        }
-        Ok(all)
-    }
-
-    /// The image of a sliver, if it has one whose memory is all there.
-    pub(crate) fn read(&self, sliver: &SliverId) -> Result<Option<Image>, RecordError> {
-        let path = self.of(sliver).join(DESCRIPTION);
-        let Some(stored) = read_json::<StoredImage>(&path)? else {
-            return Ok(None);
-        };
-        let wrong = |what| RecordError::Value {
-            path: path.clone(),
-            what,
-        };
-        let image = stored.into_image().map_err(wrong)?;
-        if image.sliver != *sliver {
-            return Err(wrong(format!("it is of {}", image.sliver)));
-        }
-        let memory = self.memory(&image);
-        let len = fs::metadata(&memory).map(|status| status.len());
-        match len {
-            Ok(len) if len == image.bytes => Ok(Some(image)),
-            Ok(len) => Err(wrong(format!("its memory has {len} bytes, not {}", image.bytes))),
-            Err(source) => Err(RecordError::Io { path: memory, source }),
-        }
-    }
-
-    /// The file that holds the memory.
-    pub(crate) fn memory(&self, image: &Image) -> PathBuf {
-        self.of(&image.sliver).join(memory_name(image.at))
-    }
-
-    /// Bytes that the disk of images has left for us.
-    pub(crate) fn free(&self) -> io::Result<u64> {
-        make_private(&self.dir)?;
-        let status = rustix::fs::statvfs(&self.dir)?;
-        Ok(status.f_bavail.saturating_mul(status.f_frsize))
-    }
-
-    /// Makes a place for memory to be written to, for its user alone.
-    pub(crate) fn begin(&self, sliver: &SliverId, at: Timestamp) -> io::Result<Unfinished> {
-        let dir = self.of(sliver);
-        make_private(&self.dir)?;
-        make_private(&dir)?;
-        let path = dir
-            .join(memory_name(at))
-            .with_extension(format!("{MEMORY}.{UNFINISHED}"));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        Ok(Unfinished { file, path, at })
-    }
-
-    /// Makes an image of memory that was written to its end. Durable when it returns; where it fails, whether there is
-    /// an image is not known, and [`Images::discard`] makes it so that there is none.
-    pub(crate) fn finish(&self, memory: &Unfinished, image: &Image) -> Result<(), RecordError> {
-        let io_failed = |source| RecordError::Io {
-            path: memory.path.clone(),
-            source,
-        };
-        memory.file.sync_all().map_err(io_failed)?;
-        fs::rename(&memory.path, self.memory(image)).map_err(io_failed)?;
-        let dir = self.of(&image.sliver);
-        for dir in [dir.as_path(), self.dir.as_path()] {
-            sync(dir).map_err(io_failed)?;
-        }
-        self.describe(image)
-    }
-
-    fn describe(&self, image: &Image) -> Result<(), RecordError> {
-        let path = self.of(&image.sliver).join(DESCRIPTION);
-        write_json(&path, &StoredImage::from(image))
-    }
-
-    /// Notes which state of the disk an image belongs to.
-    pub(crate) fn seal(&self, image: &Image, mark: Digest) -> Result<(), RecordError> {
-        self.describe(&Image {
-            mark: Some(mark),
-            ..image.clone()
-        })
-    }
-
-    /// Makes sure that a stored image survives a power failure, whoever stored it.
-    pub(crate) fn settle(&self, image: &Image) -> io::Result<()> {
-        File::open(self.memory(image))?.sync_all()?;
-        let dir = self.of(&image.sliver);
-        File::open(dir.join(DESCRIPTION))?.sync_all()?;
-        sync(&dir)?;
-        sync(&self.dir)
-    }
-
-    /// Takes the image out of everybody's reach, durably, before a guest goes on from it.
-    pub(crate) fn consume(&self, sliver: &SliverId) -> io::Result<()> {
-        let dir = self.of(sliver);
-        fs::rename(dir.join(DESCRIPTION), dir.join(CONSUMED))?;
-        sync(&dir)
-    }
-
-    /// Takes back [`Images::consume`], where it is certain that no guest has gone on.
-    pub(crate) fn put_back(&self, sliver: &SliverId) -> io::Result<()> {
-        let dir = self.of(sliver);
-        fs::rename(dir.join(CONSUMED), dir.join(DESCRIPTION))?;
-        sync(&dir)
-    }
-
-    /// Whether there was an image that a guest may have gone on from.
-    pub(crate) fn is_consumed(&self, sliver: &SliverId) -> io::Result<bool> {
-        self.of(sliver).join(CONSUMED).try_exists()
-    }
-
-    /// Removes the image of a sliver and all remains of others. From the first step on there is none.
-    pub(crate) fn discard(&self, sliver: &SliverId) -> io::Result<()> {
-        let dir = self.of(sliver);
-        match fs::remove_file(dir.join(DESCRIPTION)) {
-            Ok(()) => sync(&dir)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        self.clean(sliver)
-    }
-
-    /// Removes what is no image: memory that was not written to its end or that nothing describes, and what a guest has
-    /// gone on from.
-    pub(crate) fn clean(&self, sliver: &SliverId) -> io::Result<()> {
-        let dir = self.of(sliver);
-        let described = match read_json::<StoredImage>(&dir.join(DESCRIPTION)) {
-            Ok(None) => None,
-            Ok(Some(stored)) => Some(memory_name(Timestamp(stored.at_unix_ms))),
-            // Whoever wrote it may know which memory is its.
-            Err(_) => return Ok(()),
-        };
-        let listing = match fs::read_dir(&dir) {
-            Ok(listing) => listing,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        for entry in listing {
-            let name = entry?.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let memory = name
-                .trim_end_matches(&format!(".{UNFINISHED}"))
-                .ends_with(&format!(".{MEMORY}"));
-            let gone = name == CONSUMED || memory && Some(name) != described.as_deref();
-            if gone {
-                fs::remove_file(dir.join(name))?;
-            }
-        }
-        if described.is_none() {
-            match fs::remove_dir(&dir) {
-                Err(error)
-                    if !matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
-                    ) =>
-                {
-                    return Err(error);
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-fn memory_name(at: Timestamp) -> String {
-    format!("{}.{MEMORY}", at.0)
-}
-
-/// The sliver that a directory is of.
-fn read_label(label: &str) -> Option<SliverId> {
-    SliverId::of_label(label).filter(|sliver| sliver.label() == label)
-}
-
-fn sync(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 /// Whether a machine type can be given to QEMU as it is.
 pub(crate) fn is_machine(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
     !name.is_empty() && name.len() <= MACHINE_LEN_MAX && name.bytes().all(plain)
 }
 
-impl From<&Image> for StoredImage {
-    fn from(image: &Image) -> Self {
+impl Describe for Image {
+    const MEMORY: &'static str = "ram";
+    type Stored = StoredImage;
+
+    fn sliver(&self) -> &SliverId {
+        &self.sliver
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    fn sealed(&self, mark: Digest) -> Self {
         Self {
-            version: IMAGE_VERSION,
-            sliver: image.sliver.to_string(),
-            uuid: image.uuid.to_string(),
-            boot: image.boot.to_string(),
-            memory_mib: image.memory_mib,
-            memory_max_mib: image.memory_max_mib,
-            vcpus: image.vcpus,
-            publish: image.publish.iter().map(StoredPublish::from).collect(),
-            machine: image.machine.clone(),
-            accel: image.accel,
-            bytes: image.bytes,
-            at_unix_ms: image.at.0,
-            mark: image.mark.map(|mark| mark.to_string()),
+            mark: Some(mark),
+            ..self.clone()
         }
     }
-}
 
-impl StoredImage {
-    fn into_image(self) -> Result<Image, String> {
-        if self.version != IMAGE_VERSION {
-            return Err(format!("its version is {}, not {IMAGE_VERSION}", self.version));
-        }
-        if !is_machine(&self.machine) {
-            return Err("its machine type is none".into());
-        }
-        let mark = self.mark.map(|mark| Digest::parse(&mark)).transpose();
-        Ok(Image {
-            sliver: SliverId::parse_embodiment(&self.sliver).map_err(|error| error.to_string())?,
-            uuid: DomainUuid::parse(&self.uuid).map_err(|error| error.to_string())?,
-            boot: Digest::parse(&self.boot).map_err(|error| error.to_string())?,
+    fn store(&self) -> StoredImage {
+        StoredImage {
+            version: IMAGE_VERSION,
+            sliver: self.sliver.to_string(),
+            uuid: self.uuid.to_string(),
+            boot: self.boot.to_string(),
             memory_mib: self.memory_mib,
             memory_max_mib: self.memory_max_mib,
             vcpus: self.vcpus,
-            publish: self.publish.into_iter().map(Publish::from).collect(),
-            machine: self.machine,
+            publish: self.publish.iter().map(StoredPublish::from).collect(),
+            machine: self.machine.clone(),
             accel: self.accel,
             bytes: self.bytes,
-            at: Timestamp(self.at_unix_ms),
+            at_unix_ms: self.at.0,
+            mark: self.mark.map(|mark| mark.to_string()),
+        }
+    }
+
+    fn read(stored: StoredImage) -> Result<Self, String> {
+        if stored.version != IMAGE_VERSION {
+            return Err(format!("its version is {}, not {IMAGE_VERSION}", stored.version));
+        }
+        if !is_machine(&stored.machine) {
+            return Err("its machine type is none".into());
+        }
+        let mark = stored.mark.map(|mark| Digest::parse(&mark)).transpose();
+        Ok(Self {
+            sliver: SliverId::parse_embodiment(&stored.sliver).map_err(|error| error.to_string())?,
+            uuid: DomainUuid::parse(&stored.uuid).map_err(|error| error.to_string())?,
+            boot: Digest::parse(&stored.boot).map_err(|error| error.to_string())?,
+            memory_mib: stored.memory_mib,
+            memory_max_mib: stored.memory_max_mib,
+            vcpus: stored.vcpus,
+            publish: stored.publish.into_iter().map(Publish::from).collect(),
+            machine: stored.machine,
+            accel: stored.accel,
+            bytes: stored.bytes,
+            at: Timestamp(stored.at_unix_ms),
             mark: mark.map_err(|error| error.to_string())?,
         })
+    }
+
+    fn stored_at(stored: &StoredImage) -> Timestamp {
+        Timestamp(stored.at_unix_ms)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Write as _;
-    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
@@ -409,58 +179,6 @@ mod tests {
         );
         images.finish(&memory, &image(at)).unwrap();
         image(at)
-    }
-
-    fn names(dir: &Path) -> Vec<String> {
-        let listing = fs::read_dir(dir.join("web-0")).into_iter().flatten();
-        let mut names: Vec<_> = listing
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn an_image_is_stored_sealed_and_consumed_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let images = Images::new(dir.path().join("images"));
-        assert!(images.look().unwrap().is_empty());
-        let stored = store(&images, 5);
-        assert_eq!(images.read(&sliver()).unwrap(), Some(stored.clone()));
-        let mode = fs::metadata(images.memory(&stored)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-
-        let mark = Digest::of(b"disk");
-        images.seal(&stored, mark).unwrap();
-        let sealed = images.read(&sliver()).unwrap().unwrap();
-        assert_eq!(sealed.mark, Some(mark));
-        images.settle(&sealed).unwrap();
-
-        images.consume(&sliver()).unwrap();
-        assert_eq!(images.read(&sliver()).unwrap(), None);
-        assert!(images.is_consumed(&sliver()).unwrap());
-        images.put_back(&sliver()).unwrap();
-        assert_eq!(images.read(&sliver()).unwrap(), Some(sealed));
-        images.consume(&sliver()).unwrap();
-        images.clean(&sliver()).unwrap();
-        assert_eq!(names(&images.dir), [""; 0]);
-        assert!(images.look().unwrap().is_empty());
-        images.discard(&sliver()).unwrap();
-    }
-
-    #[test]
-    fn what_is_no_image_is_swept_and_an_image_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let images = Images::new(dir.path().to_owned());
-        drop(images.begin(&sliver(), Timestamp(1)).unwrap());
-        let second = store(&images, 2);
-        fs::write(dir.path().join("web-0/3.ram"), "nobody knows it").unwrap();
-        fs::write(dir.path().join("web-0/notes"), "a person's").unwrap();
-        images.clean(&sliver()).unwrap();
-        assert_eq!(names(dir.path()), ["2.ram", "image.json", "notes"]);
-        assert_eq!(images.read(&sliver()).unwrap(), Some(second));
-        images.discard(&sliver()).unwrap();
-        assert_eq!(names(dir.path()), ["notes"]);
     }
 
     #[test]

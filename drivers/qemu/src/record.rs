@@ -1,19 +1,16 @@
 //! What a domain was started as, and what it has been told since: kept beside it, on disk.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use xeno_kept::files::{read_json, write_json};
 use xeno_model::desired::Publish;
 use xeno_model::id::{Digest, DomainUuid, SliverId, Timestamp};
 
 use crate::accel::Accel;
-use crate::run_dir::write_durably;
 
-/// A record is far smaller; more is not read.
-const RECORD_LEN_MAX: u64 = 64 << 10;
+/// Why a record cannot be used.
+pub use xeno_kept::files::FileError as RecordError;
 
 /// What a domain was started as, and what it has been told since.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,35 +44,6 @@ pub struct CpuShare {
     pub weight: u32,
     /// Most that all its CPUs together may use, in percent of one processor.
     pub cap_percent: Option<u32>,
-}
-
-/// Why a record cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum RecordError {
-    /// It cannot be read or written.
-    #[error("cannot access {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is not JSON of the expected form.
-    #[error("cannot understand {}", path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: serde_json::Error,
-    },
-    /// A value in it is wrong, or its version is another one.
-    #[error("cannot understand {}: {what}", path.display())]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
 }
 
 /// The record as it is stored. Version 1 had no more memory than it used, and knew no share and no accelerator.
@@ -138,40 +106,6 @@ impl Record {
     pub fn write(&self, path: &Path) -> Result<(), RecordError> {
         write_json(path, &StoredRecord::from(self))
     }
-}
-
-/// Reads a small JSON file. `None`: there is none.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, RecordError> {
-    let io_failed = |source| RecordError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io_failed(error)),
-    };
-    let mut text = Vec::new();
-    file.take(RECORD_LEN_MAX)
-        .read_to_end(&mut text)
-        .map_err(io_failed)?;
-    let read = serde_json::from_slice(&text);
-    read.map(Some).map_err(|source| RecordError::Json {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-/// Writes a small JSON file so that it survives a power failure, whole.
-pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), RecordError> {
-    let write = || {
-        let text = serde_json::to_vec_pretty(value)?;
-        write_durably(path, &text)
-    };
-    write().map_err(|source| RecordError::Io {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 impl From<&Publish> for StoredPublish {

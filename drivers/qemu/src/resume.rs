@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
+use xeno_kept::lock::Lock;
 use xeno_model::id::SliverId;
 use xeno_reconciler::ports::{DomainSpec, PortError, PortResult};
 
@@ -19,7 +20,7 @@ use crate::images::{Image, Images};
 use crate::inventory::find;
 use crate::qmp::QmpError;
 use crate::record::Record;
-use crate::run_dir::{RunDir, RunDirLock};
+use crate::run_dir::RunDir;
 use crate::spec::Begin;
 use crate::suspend::FILE_NAME;
 use crate::{blocking, chain};
@@ -84,13 +85,7 @@ impl QemuDriver {
         }
     }
 
-    async fn load(
-        &self,
-        lock: &RunDirLock,
-        spec: &DomainSpec,
-        dir: &RunDir,
-        image: &Image,
-    ) -> PortResult<()> {
+    async fn load(&self, lock: &Lock, spec: &DomainSpec, dir: &RunDir, image: &Image) -> PortResult<()> {
         let sliver = &spec.sliver;
         self.check_files(spec)?;
         let path = self.images().memory(image);

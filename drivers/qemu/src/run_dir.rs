@@ -3,13 +3,12 @@
 //! The directory outlives the domain, so that its logs can be read afterwards; [`crate::QemuDriver::forget`] removes
 //! it. Whether a domain *runs* is never read from here: only the process table knows.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, flock};
+use xeno_kept::lock::Lock;
 use xeno_model::id::{Digest, SliverId};
 
 use crate::record::{Record, RecordError};
@@ -100,21 +99,8 @@ impl RunDir {
     ///
     /// # Errors
     /// Of the file system.
-    pub fn lock(&self) -> io::Result<Option<RunDirLock>> {
-        make_private(&self.path)?;
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(self.path.join("lock"))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(RunDirLock {
-                _file: Arc::new(file),
-            })),
-            Err(error) if error == rustix::io::Errno::WOULDBLOCK => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    pub fn lock(&self) -> io::Result<Option<Lock>> {
+        Lock::take(&self.path)
     }
 
     /// Reads the record. `None`: there is none.
@@ -195,38 +181,6 @@ pub enum Logs {
     Kept,
 }
 
-/// Holds a run directory for one change; let go when the last copy is dropped, or when the process ends.
-#[derive(Clone, Debug)]
-pub struct RunDirLock {
-    _file: Arc<File>,
-}
-
-/// Makes a directory, and those above it, for its user alone.
-pub(crate) fn make_private(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    let mode = fs::metadata(path)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-    }
-    Ok(())
-}
-
-/// Replaces a file as a whole: the old one or the new one is there after a crash, and the new one after a return.
-pub(crate) fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
-    let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(parent)?.sync_all()
-}
-
 fn older(log: &Path) -> PathBuf {
     log.with_extension("log.1")
 }
@@ -268,10 +222,6 @@ fn tail(log: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
 
-    fn sliver() -> SliverId {
-        SliverId::parse("web/0").unwrap()
-    }
-
     #[test]
     fn a_long_name_still_leaves_room_for_sockets() {
         let state = PathBuf::from("/".to_owned() + &"s".repeat(crate::config::STATE_DIR_LEN_MAX - 1));
@@ -281,17 +231,6 @@ mod tests {
         for dir in [of(&one), of(&two), of("a")] {
             assert!(dir.console_socket().as_os_str().len() <= 107);
         }
-    }
-
-    #[test]
-    fn one_change_at_a_time() {
-        let state = tempfile::tempdir().unwrap();
-        let dir = RunDir::of(state.path(), &sliver());
-        let first = dir.lock().unwrap();
-        assert!(first.is_some());
-        assert!(dir.lock().unwrap().is_none());
-        drop(first);
-        assert!(dir.lock().unwrap().is_some());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::{Instant, sleep};
+use xeno_kept::lock::Lock;
 use xeno_model::id::{Digest, SliverId};
 use xeno_reconciler::ports::{PortError, PortResult};
 
@@ -19,7 +20,6 @@ use crate::images::{Image, Images, Unfinished, is_machine};
 use crate::inventory::find;
 use crate::qmp::{Qmp, QmpError};
 use crate::record::RecordError;
-use crate::run_dir::RunDirLock;
 use crate::{blocking, chain, changing};
 
 /// What an image may have beside the guest's memory: devices, page headers.
@@ -145,7 +145,7 @@ impl QemuDriver {
     }
 
     /// Lets the guest go on and makes sure that it does. Before that, its image ceases to be one; after it, to exist.
-    pub(crate) async fn go_on(&self, lock: &RunDirLock, domain: &Domain) -> PortResult<()> {
+    pub(crate) async fn go_on(&self, lock: &Lock, domain: &Domain) -> PortResult<()> {
         let sliver = &domain.record.sliver;
         if self.stored(sliver).await?.is_some() {
             self.on_images(lock, sliver, "take the image out of reach", Images::consume)
@@ -177,7 +177,7 @@ impl QemuDriver {
     }
 
     /// Stores the memory of a domain that has no image, and ends it.
-    async fn store(&self, lock: &RunDirLock, domain: &Domain) -> PortResult<()> {
+    async fn store(&self, lock: &Lock, domain: &Domain) -> PortResult<()> {
         let sliver = &domain.record.sliver;
         self.ready_to_store(domain).await?;
         if let Err(error) = self.room_for(domain).await {
@@ -206,7 +206,7 @@ impl QemuDriver {
     }
 
     /// Ends a domain whose memory is stored.
-    async fn finish(&self, lock: &RunDirLock, domain: &Domain) -> PortResult<()> {
+    async fn finish(&self, lock: &Lock, domain: &Domain) -> PortResult<()> {
         domain.end(Duration::ZERO).await?;
         self.ungroup(&domain.record.sliver).await;
         domain.clean(lock).await
@@ -263,7 +263,7 @@ impl QemuDriver {
     }
 
     /// Stops the guest, writes its memory, and makes an image of that.
-    async fn write(&self, lock: &RunDirLock, domain: &Domain, memory: Unfinished) -> PortResult<()> {
+    async fn write(&self, lock: &Lock, domain: &Domain, memory: Unfinished) -> PortResult<()> {
         let record = &domain.record;
         let sliver = &record.sliver;
         let silent = |error: QmpError| self.silent(sliver, &error);
@@ -360,7 +360,7 @@ impl QemuDriver {
     /// Changes something of a sliver's images.
     pub(crate) async fn on_images(
         &self,
-        lock: &RunDirLock,
+        lock: &Lock,
         sliver: &SliverId,
         what: &str,
         change: fn(&Images, &SliverId) -> std::io::Result<()>,

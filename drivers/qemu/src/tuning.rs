@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
+use xeno_kept::lock::Lock;
 use xeno_model::desired::Publish;
 use xeno_model::id::SliverId;
 use xeno_model::observed::Limits;
@@ -17,7 +18,6 @@ use crate::driver::QemuDriver;
 use crate::inventory::find;
 use crate::qmp::{Qmp, QmpError};
 use crate::record::{CpuShare, Record};
-use crate::run_dir::RunDirLock;
 use crate::spec::{self, GUEST_ADDRESS};
 
 /// Lines of the human monitor's answer that are read.
@@ -150,7 +150,7 @@ impl QemuDriver {
     /// What a domain that has just been started is told in addition to its arguments.
     pub(crate) async fn after_start(
         &self,
-        lock: &RunDirLock,
+        lock: &Lock,
         spec: &DomainSpec,
         domain: &Domain,
     ) -> PortResult<()> {

@@ -98,7 +98,7 @@ impl XenConfig {
             path: self.state_dir.clone(),
             source,
         };
-        crate::files::make_private(&self.state_dir).map_err(failed)?;
+        xeno_kept::files::make_private(&self.state_dir).map_err(failed)?;
         // A domain is ours if it names this path, and an xl at work is found by it: there must be one spelling.
         let path = std::fs::canonicalize(&self.state_dir).map_err(failed)?;
         let plain = path

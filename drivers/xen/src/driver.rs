@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::OnceCell;
+use xeno_kept::lock::Lock;
 use xeno_model::id::{Digest, DomainUuid, SliverId, Timestamp};
 use xeno_model::observed::{Ability, Domains, ObservedDomain, ObservedImage};
 use xeno_reconciler::ports::{DomainSpec, DriverFact, Grace, Hypervisor, PortError, PortResult, Tuning};
@@ -21,7 +22,7 @@ use crate::images::{Found, Images};
 use crate::list::NodeInfo;
 use crate::publish::Publisher;
 use crate::record::{DOMAINS, Phase, Record, path_of};
-use crate::run_dir::{RunDir, RunDirLock};
+use crate::run_dir::RunDir;
 use crate::spec;
 use crate::store::{Connection, StoreError, find_socket};
 use crate::wire::ports_of;
@@ -141,7 +142,7 @@ impl XenDriver {
     }
 
     /// Takes a sliver for one change. An xl that an earlier agent left at work is somebody else.
-    pub(crate) async fn lock(&self, sliver: &SliverId) -> PortResult<RunDirLock> {
+    pub(crate) async fn lock(&self, sliver: &SliverId) -> PortResult<Lock> {
         let lock = self.lock_at_work(sliver).await?;
         match self.at_work(sliver).await? {
             None => Ok(lock),
@@ -149,7 +150,7 @@ impl XenDriver {
         }
     }
 
-    async fn lock_at_work(&self, sliver: &SliverId) -> PortResult<RunDirLock> {
+    async fn lock_at_work(&self, sliver: &SliverId) -> PortResult<Lock> {
         let dir = self.run_dir(sliver);
         let lock = blocking(move || dir.lock()).await;
         let lock = lock.map_err(|error| io_failed("lock the directory of a sliver", &error))?;
@@ -230,12 +231,7 @@ impl XenDriver {
 
     /// Has xl build a domain that stands still, from its kernel or from an image. Whatever goes wrong, nothing of it is
     /// left.
-    pub(crate) async fn build(
-        &self,
-        lock: &RunDirLock,
-        record: &Record,
-        build: Build<'_>,
-    ) -> PortResult<Domain> {
+    pub(crate) async fn build(&self, lock: &Lock, record: &Record, build: Build<'_>) -> PortResult<Domain> {
         let sliver = &record.sliver;
         let dir = self.run_dir(sliver);
         let (written, text) = (dir.clone(), build.config.to_owned());
@@ -271,12 +267,7 @@ impl XenDriver {
     }
 
     /// Removes what a domain that is gone has left.
-    pub(crate) async fn clean(
-        &self,
-        lock: &RunDirLock,
-        sliver: &SliverId,
-        uuid: &DomainUuid,
-    ) -> PortResult<()> {
+    pub(crate) async fn clean(&self, lock: &Lock, sliver: &SliverId, uuid: &DomainUuid) -> PortResult<()> {
         self.forget_link(sliver).await?;
         self.forget(uuid).await?;
         let dir = self.run_dir(sliver);
@@ -286,7 +277,7 @@ impl XenDriver {
     }
 
     /// Takes away what domains of a sliver have left that are gone without our doing.
-    async fn sweep(&self, lock: &RunDirLock, sliver: &SliverId) -> PortResult<()> {
+    async fn sweep(&self, lock: &Lock, sliver: &SliverId) -> PortResult<()> {
         for record in self.left_behind().await? {
             if record.sliver == *sliver {
                 self.take_ports(&record).await?;
@@ -380,7 +371,7 @@ impl XenDriver {
     /// Changes something of a sliver's images.
     pub(crate) async fn on_images(
         &self,
-        lock: &RunDirLock,
+        lock: &Lock,
         sliver: &SliverId,
         what: &str,
         change: fn(&Images, &SliverId) -> io::Result<()>,

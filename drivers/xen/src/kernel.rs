@@ -176,7 +176,7 @@ pub fn bare(image: &Path, kept: &Path) -> Result<PathBuf, KernelError> {
         let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
         return Ok(path);
     }
-    crate::files::make_private(kept).map_err(at(kept))?;
+    xeno_kept::files::make_private(kept).map_err(at(kept))?;
     let new = path.with_extension("new");
     let mut file = OpenOptions::new()
         .create(true)

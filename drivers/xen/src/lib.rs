@@ -25,7 +25,6 @@ pub mod xl;
 
 mod domain;
 mod facts;
-mod files;
 mod hints;
 mod images;
 mod inventory;
@@ -39,40 +38,4 @@ mod work;
 pub use config::{ConfigError, GuestKind, XenConfig};
 pub use driver::XenDriver;
 
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(": ");
-        line.push_str(&error.to_string());
-        cause = error.source();
-    }
-    line
-}
-
-/// Runs a change that may wait for a disk. The domain stays locked to its end, also where nobody waits for it any more.
-pub(crate) async fn changing<T: Send + 'static>(
-    lock: &run_dir::RunDirLock,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> T {
-    let lock = lock.clone();
-    let locked = move || {
-        let done = work();
-        drop(lock);
-        done
-    };
-    blocking(locked).await
-}
-
-/// Runs what may wait for a disk where waiting is allowed.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime goes down, and this with it.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
+pub(crate) use xeno_kept::{blocking, chain, changing};

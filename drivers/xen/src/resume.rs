@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use xeno_kept::lock::Lock;
 use xeno_model::id::SliverId;
 use xeno_reconciler::ports::{DomainSpec, PortError, PortResult, Tuning};
 
@@ -14,7 +15,6 @@ use crate::domain::{Domain, RunState};
 use crate::driver::{Build, XenDriver, in_the_way, io_failed};
 use crate::images::{Image, Images};
 use crate::record::{Phase, Record};
-use crate::run_dir::RunDirLock;
 use crate::{blocking, chain, spec as xl_spec};
 
 impl XenDriver {
@@ -77,7 +77,7 @@ impl XenDriver {
         }
     }
 
-    async fn load(&self, lock: &RunDirLock, spec: &DomainSpec, image: &Image) -> PortResult<()> {
+    async fn load(&self, lock: &Lock, spec: &DomainSpec, image: &Image) -> PortResult<()> {
         let sliver = &spec.sliver;
         // With the memory it had: it gets what it should have once it runs.
         let as_it_was = DomainSpec {

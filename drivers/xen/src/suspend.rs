@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
+use xeno_kept::lock::Lock;
 use xeno_model::id::{Digest, SliverId};
 use xeno_reconciler::ports::{PortError, PortResult};
 
 use crate::domain::{Domain, RunState};
 use crate::driver::{XenDriver, io_failed, now};
 use crate::images::{Image, Images, Unfinished};
-use crate::run_dir::RunDirLock;
 use crate::xl::XlError;
 use crate::{blocking, chain, changing};
 
@@ -129,7 +129,7 @@ impl XenDriver {
     }
 
     /// Lets the guest go on and makes sure that it does. Before that, its image ceases to be one; after it, to exist.
-    pub(crate) async fn go_on(&self, lock: &RunDirLock, domain: &Domain) -> PortResult<()> {
+    pub(crate) async fn go_on(&self, lock: &Lock, domain: &Domain) -> PortResult<()> {
         let sliver = &domain.record.sliver;
         if self.stored(sliver).await?.is_some() {
             self.on_images(lock, sliver, "take the image out of reach", Images::consume)
@@ -142,7 +142,7 @@ impl XenDriver {
     }
 
     /// Stores the memory of a domain that has no image, and ends it.
-    async fn store_memory(&self, lock: &RunDirLock, domain: &Domain) -> PortResult<()> {
+    async fn store_memory(&self, lock: &Lock, domain: &Domain) -> PortResult<()> {
         let sliver = &domain.record.sliver;
         match domain.state {
             RunState::Running => {}
@@ -187,7 +187,7 @@ impl XenDriver {
     }
 
     /// Ends a domain whose memory is stored.
-    async fn finish(&self, lock: &RunDirLock, domain: &Domain) -> PortResult<()> {
+    async fn finish(&self, lock: &Lock, domain: &Domain) -> PortResult<()> {
         self.end(domain, Duration::ZERO).await?;
         self.take_ports(&domain.record).await?;
         self.clean(lock, &domain.record.sliver, &domain.record.uuid).await
@@ -211,7 +211,7 @@ impl XenDriver {
     }
 
     /// Has xl write the memory, and makes an image of it.
-    async fn write(&self, lock: &RunDirLock, domain: &Domain, memory: Unfinished) -> Result<(), NotStored> {
+    async fn write(&self, lock: &Lock, domain: &Domain, memory: Unfinished) -> Result<(), NotStored> {
         let record = &domain.record;
         let sliver = record.sliver.clone();
         let (domid, path) = (domain.domid(), memory.path.display().to_string());

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
+use xeno_kept::files::write_durably;
 use xeno_model::desired::Publish;
 use xeno_model::id::{DomainUuid, SliverId};
 use xeno_reconciler::ports::{DomainSpec, PortError, PortResult};
 
 use crate::blocking;
 use crate::driver::{XenDriver, io_failed};
-use crate::files::write_durably;
 use crate::inventory::Inventory;
 use crate::link::{GuestLink, link_name};
 use crate::publish::Published;

@@ -1,4 +1,4 @@
-//! Files of the driver's own: private directories, whole and durable replacement, small JSON.
+//! Files of a driver's own: private directories, whole and durable replacement, small JSON.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -13,7 +13,7 @@ const JSON_LEN_MAX: u64 = 64 << 10;
 
 /// Why a stored description cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FileError {
+pub enum FileError {
     /// It cannot be read or written.
     #[error("cannot access {}", path.display())]
     Io {
@@ -41,7 +41,10 @@ pub(crate) enum FileError {
 }
 
 /// Makes a directory, and those above it, for its user alone.
-pub(crate) fn make_private(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Of the file system.
+pub fn make_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let mode = fs::metadata(path)?.permissions().mode();
     if mode & 0o077 != 0 {
@@ -51,7 +54,10 @@ pub(crate) fn make_private(path: &Path) -> io::Result<()> {
 }
 
 /// Replaces a file as a whole: the old one or the new one is there after a crash, and the new one after a return.
-pub(crate) fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+///
+/// # Errors
+/// Of the file system.
+pub fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let new = path.with_extension("new");
     let mut file = OpenOptions::new()
@@ -67,12 +73,18 @@ pub(crate) fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Makes the names in a directory survive a power failure.
-pub(crate) fn sync(dir: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Of the file system.
+pub fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
 /// Reads a small JSON file. `None`: there is none.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileError> {
+///
+/// # Errors
+/// [`FileError`] if there is one that cannot be used.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileError> {
     let io_failed = |source| FileError::Io {
         path: path.to_owned(),
         source,
@@ -94,7 +106,10 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, F
 }
 
 /// Writes a small JSON file so that it survives a power failure, whole.
-pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), FileError> {
+///
+/// # Errors
+/// [`FileError::Io`].
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), FileError> {
     let write = || {
         let text = serde_json::to_vec_pretty(value)?;
         write_durably(path, &text)
