@@ -1,9 +1,9 @@
 //! What the server promises of memory (`decisions/0001-log-format.md`), counted and not timed: bytes of the heap for each
 //! object that has a record, and none for those of a template.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod heap;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cowfs::attr::{SetAttr, Time};
 use cowfs::layer::{ContentHash, ContentSource};
@@ -16,44 +16,6 @@ use cowfs::writable::{Options, Writable};
 const BYTES_PER_FILE: usize = 450;
 /// And for its place in a merged listing, of which only so many are kept.
 const BYTES_PER_LISTED: usize = 140;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-struct Counting;
-
-#[global_allocator]
-static HEAP: Counting = Counting;
-
-/// What an allocation takes: the allocator's own word before it, in steps of 16 bytes (malloc(3) of glibc on 64 bits).
-fn taken(size: usize) -> usize {
-    (size + 8).next_multiple_of(16).max(32)
-}
-
-#[expect(
-    unsafe_code,
-    reason = "an allocator is unsafe; everything is left to that of the system"
-)]
-// SAFETY: every call is handed on unchanged, and counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(taken(layout.size()), Ordering::Relaxed);
-        // SAFETY: the caller's promises are the system's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(taken(layout.size()), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        LIVE.fetch_add(taken(size), Ordering::Relaxed);
-        LIVE.fetch_sub(taken(layout.size()), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.realloc(at, layout, size) }
-    }
-}
 
 struct Nothing;
 
@@ -80,9 +42,9 @@ fn memory_is_as_promised() {
     const FILES: usize = 100_000;
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("w");
-    let before = LIVE.load(Ordering::Relaxed);
+    let before = heap::live();
     let held = |what: &str, most: usize| {
-        let each = LIVE.load(Ordering::Relaxed).saturating_sub(before) / FILES;
+        let each = heap::live().saturating_sub(before) / FILES;
         assert!(each <= most, "{what}: {each} bytes for a file");
         assert!(
             each > 100,
@@ -141,9 +103,9 @@ fn memory_is_as_promised() {
     std::fs::write(&file, &encoded).expect("writing");
     let digest = Digest::of(&encoded);
     drop((tree, encoded));
-    let before = LIVE.load(Ordering::Relaxed);
+    let before = heap::live();
     let index = Index::map(&file, &digest.0).expect("mapping");
     assert_eq!(index.entry_count(), FILES as u64);
-    let each = LIVE.load(Ordering::Relaxed).saturating_sub(before) / FILES;
+    let each = heap::live().saturating_sub(before) / FILES;
     assert_eq!(each, 0, "a template is mapped, not read into the heap");
 }
