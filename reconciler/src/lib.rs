@@ -22,6 +22,7 @@ mod effective;
 pub mod enforce;
 pub mod exec;
 pub mod freeze;
+pub mod kernel_line;
 pub mod plan;
 pub mod ports;
 pub mod record;

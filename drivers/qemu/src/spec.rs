@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use xeno_model::desired::Publish;
+use xeno_reconciler::kernel_line::{check_word, encode};
 use xeno_reconciler::ports::DomainSpec;
 
 use crate::accel::Accel;
@@ -286,21 +287,10 @@ fn command_line(spec: &DomainSpec) -> Result<String, SpecError> {
         }
     }
     for word in &spec.cmdline {
-        let refuse = |why| {
-            Err(SpecError::Word {
-                word: word.chars().take(80).collect(),
-                why,
-            })
-        };
-        if word.is_empty() || !word.bytes().all(|b| b.is_ascii_graphic() && b != b'"') {
-            return refuse("a word is printable ASCII without spaces and double quotes");
-        }
-        if word == "--" {
-            return refuse("what follows it would not reach the kernel");
-        }
-        if RESERVED.iter().any(|start| word.starts_with(start)) {
-            return refuse("the driver sets it");
-        }
+        check_word(word, &RESERVED).map_err(|why| SpecError::Word {
+            word: word.chars().take(80).collect(),
+            why,
+        })?;
         words.push(word.clone());
     }
     let line = words.join(" ");
@@ -308,19 +298,6 @@ fn command_line(spec: &DomainSpec) -> Result<String, SpecError> {
         return Err(SpecError::Cmdline { len: line.len() });
     }
     Ok(line)
-}
-
-/// Writes what could end a word, or separates within one, as `%XX`, which the initramfs decodes.
-fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"/.,-_@+".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out += &format!("%{byte:02X}");
-        }
-    }
-    out
 }
 
 fn bounds(what: &'static str, value: u64, min: u64, max: u64) -> Result<(), SpecError> {

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use xeno_model::desired::Publish;
 use xeno_model::id::SliverId;
 use xeno_model::units::BitRate;
+use xeno_reconciler::kernel_line::{check_word, encode};
 use xeno_reconciler::ports::DomainSpec;
 
 use crate::config::GuestKind;
@@ -308,21 +309,10 @@ fn command_line(spec: &DomainSpec, kind: GuestKind, wire: &Wire) -> Result<Strin
         }
     }
     for word in &spec.cmdline {
-        let refuse = |why| {
-            Err(SpecError::Word {
-                word: word.chars().take(80).collect(),
-                why,
-            })
-        };
-        if word.is_empty() || !word.bytes().all(|b| b.is_ascii_graphic() && b != b'"') {
-            return refuse("a word is printable ASCII without spaces and double quotes");
-        }
-        if word == "--" {
-            return refuse("what follows it would not reach the kernel");
-        }
-        if RESERVED.iter().any(|start| word.starts_with(start)) {
-            return refuse("the driver sets it");
-        }
+        check_word(word, &RESERVED).map_err(|why| SpecError::Word {
+            word: word.chars().take(80).collect(),
+            why,
+        })?;
         words.push(word.clone());
     }
     let line = words.join(" ");
@@ -334,19 +324,6 @@ fn command_line(spec: &DomainSpec, kind: GuestKind, wire: &Wire) -> Result<Strin
         return Err(SpecError::Cmdline { len: line.len(), max });
     }
     Ok(line)
-}
-
-/// Percent-encodes what separates words and their parts; the guest's initramfs decodes it.
-fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"/._+@~=-,".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
 }
 
 fn bounds(what: &'static str, value: u64, min: u64, max: u64) -> Result<(), SpecError> {
