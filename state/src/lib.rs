@@ -1,13 +1,14 @@
-//! What a node must not forget, in SQLite.
+//! What a node must not forget, and what a fleet must agree on.
 //!
-//! One directory per agent holds `state.db` (WAL, full sync), a second copy of the little that could not be found out
-//! again if it were lost, and a lock file that keeps a second agent out. Everything
-//! here blocks: callers on an async runtime go through one thread. Nothing here decides; it remembers.
+//! [`board`] is the second, for all agents together. The rest is the first: one directory per agent holds `state.db` (WAL, full sync), a second copy of the little that could not be found out
+//! again if it were lost, and a lock file that keeps a second agent out. All of that
+//! blocks: callers on an async runtime go through one thread. Nothing here decides; it remembers.
 //!
 //! Start with [`node::NodeState`]: reads are its methods, writes go through [`node::NodeState::write`], one transaction
 //! for all that must be remembered together. [`record`] says what stored things look like, [`upgrade`] how the tables
 //! came to be as they are.
 
+pub mod board;
 pub mod error;
 mod keep;
 mod lock;
