@@ -18,7 +18,7 @@ use crate::id::{
     Berth, ChannelName, Digest, DomainUuid, FleetName, NodeName, Revision, SiteName, SliceName, SliverId,
     TemplateName, TenantName, Timestamp,
 };
-use crate::observed::Stranger;
+use crate::observed::{LayerLimits, Stranger};
 use crate::units::{BitRate, Bytes, Millis};
 
 /// All that one commit asks for.
@@ -259,6 +259,8 @@ pub struct Resources {
     pub cpu_cap_percent: Option<u32>,
     /// Most bytes that each of its writable layers may hold.
     pub disk: Option<Bytes>,
+    /// Most objects that each of its writable layers may hold; `None`: as many as come with `disk`.
+    pub inodes: Option<u64>,
     /// Most network traffic.
     pub net_rate: Option<BitRate>,
 }
@@ -268,6 +270,15 @@ impl Resources {
     #[must_use]
     pub fn memory_most(&self) -> Bytes {
         self.memory_max.map_or(self.memory, |most| most.max(self.memory))
+    }
+
+    /// What each of its writable layers may hold.
+    #[must_use]
+    pub fn layer_limits(&self) -> LayerLimits {
+        LayerLimits {
+            bytes: self.disk,
+            inodes: self.inodes,
+        }
     }
 }
 

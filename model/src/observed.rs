@@ -1,6 +1,7 @@
 //! What is: one snapshot of a node, as its drivers saw it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::desired::Publish;
 use crate::id::{Digest, DomainUuid, Epoch, NodeName, SliverId, Timestamp};
@@ -101,6 +102,27 @@ impl Default for Limits {
     }
 }
 
+/// What a writable layer may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LayerLimits {
+    /// Most bytes of what is written; `None`: no limit.
+    pub bytes: Option<Bytes>,
+    /// Most objects that are made or changed; `None`: as many as come with the bytes.
+    pub inodes: Option<u64>,
+}
+
+impl fmt::Display for LayerLimits {
+    /// `no limit`, `1GiB`, `1GiB and 5000 inodes`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.bytes, self.inodes) {
+            (None, None) => f.write_str("no limit"),
+            (Some(bytes), None) => write!(f, "{bytes}"),
+            (None, Some(inodes)) => write!(f, "{inodes} inodes"),
+            (Some(bytes), Some(inodes)) => write!(f, "{bytes} and {inodes} inodes"),
+        }
+    }
+}
+
 /// A domain that we made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedDomain {
@@ -175,8 +197,10 @@ pub struct ObservedStorage {
     pub on_disk: bool,
     /// Under which epoch its writable layers are open, all of them.
     pub open: Option<Epoch>,
-    /// What its open writable layers may hold each (`None`: no limit); empty where none is open.
-    pub limits: BTreeSet<Option<Bytes>>,
+    /// What its open writable layers may hold each; empty where none is open.
+    pub limits: BTreeSet<LayerLimits>,
+    /// The shares of the file server that its exports have; empty where nothing is served.
+    pub shares: BTreeSet<u32>,
     /// Which stacks are assembled, as `stack_digest` of the sliver they were made for.
     pub stack: Option<Digest>,
     /// Whether every mount is being served.

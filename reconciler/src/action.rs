@@ -8,7 +8,7 @@ use std::fmt;
 
 use xeno_model::desired::{DesiredSliver, LayerRef};
 use xeno_model::id::{Digest, Epoch, SliverId};
-use xeno_model::units::Bytes;
+use xeno_model::observed::LayerLimits;
 
 use crate::ports::Tuning;
 
@@ -81,14 +81,17 @@ pub enum Action {
         /// Under which right to run.
         epoch: Epoch,
     },
-    /// Gives the sliver's open writable layers another limit. Whoever uses them goes on.
+    /// Gives the sliver's open writable layers other limits, and its exports another share of the file server. Whoever
+    /// uses them goes on.
     Limit {
         /// Whose.
         sliver: SliverId,
-        /// Under which right to run they are open.
-        epoch: Epoch,
-        /// Most bytes that each may hold.
-        disk: Option<Bytes>,
+        /// Under which right to run its writable layers are open; `None`: it has none.
+        epoch: Option<Epoch>,
+        /// What each may hold.
+        limits: LayerLimits,
+        /// The share of its exports.
+        share: u32,
     },
     /// Assembles the sliver's stacks.
     Stack {
@@ -358,6 +361,7 @@ impl Action {
             | Self::Unpublish { .. }
             | Self::DiscardImage { .. } => BTreeSet::new(),
             Self::OpenWritable { sliver, .. } => mine(&[Condition::Released], sliver),
+            Self::Limit { epoch: None, .. } => BTreeSet::new(),
             Self::Limit { sliver, .. } => mine(&[Condition::WritableOpen], sliver),
             Self::Stack { sliver, from, .. } => {
                 let mut needs = mine(&[Condition::WritableOpen], sliver);
@@ -428,7 +432,12 @@ impl Action {
             Self::FetchTemplate { digest, .. } => BTreeSet::from([Condition::TemplatePresent(*digest)]),
             Self::ImportFiles { digest } => BTreeSet::from([Condition::FilesPresent(*digest)]),
             Self::OpenWritable { sliver, .. } => BTreeSet::from([Condition::WritableOpen(sliver.clone())]),
-            Self::Limit { sliver, disk, .. } => BTreeSet::from([Condition::Limited(sliver.clone(), *disk)]),
+            Self::Limit {
+                sliver,
+                limits,
+                share,
+                ..
+            } => BTreeSet::from([Condition::Limited(sliver.clone(), *limits, *share)]),
             Self::Stack { sliver, stack, .. } => BTreeSet::from([Condition::Stacked(sliver.clone(), *stack)]),
             Self::Export { sliver, stack } => BTreeSet::from([Condition::Exported(sliver.clone(), *stack)]),
             Self::Boot { sliver, .. } | Self::Unpause { sliver, .. } => {
@@ -505,7 +514,7 @@ impl Action {
             Self::CloseWritable { sliver } => {
                 matches!(
                     condition,
-                    Condition::WritableOpen(of) | Condition::Limited(of, _) | Condition::Stacked(of, _)
+                    Condition::WritableOpen(of) | Condition::Limited(of, _, _) | Condition::Stacked(of, _)
                         if of == sliver
                 )
             }

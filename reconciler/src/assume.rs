@@ -14,7 +14,7 @@ use crate::action::Ingredients;
 use crate::change::AppliedSliver;
 use crate::effective::effective;
 use crate::enforce::usual;
-use crate::ports::Tuning;
+use crate::ports::{Tuning, share};
 
 /// What all writable layers are like that nobody looked at.
 const UNTOUCHED: Digest = Digest([0; 32]);
@@ -92,10 +92,11 @@ pub fn observed_from(
             on_disk: true,
             open: runs.then_some(Epoch(1)),
             limits: if runs && sliver.mounts.iter().any(writes) {
-                BTreeSet::from([sliver.resources.disk])
+                BTreeSet::from([sliver.resources.layer_limits()])
             } else {
                 BTreeSet::new()
             },
+            shares: runs.then(|| share(&sliver)).into_iter().collect(),
             stack: runs.then_some(stack),
             exported: runs,
             bytes: 0,

@@ -228,7 +228,9 @@ pub fn holds(observed: &ObservedNode, condition: &Condition) -> bool {
         Condition::TemplatePresent(digest) => observed.templates.known().is_some_and(|t| t.contains(digest)),
         Condition::FilesPresent(digest) => observed.file_layers.known().is_some_and(|f| f.contains(digest)),
         Condition::WritableOpen(sliver) => storage(sliver, &|s| s.open.is_some()),
-        Condition::Limited(sliver, disk) => storage(sliver, &|s| s.limits.iter().all(|limit| limit == disk)),
+        Condition::Limited(sliver, limits, share) => storage(sliver, &|s| {
+            s.limits.iter().all(|limit| limit == limits) && s.shares.iter().all(|has| has == share)
+        }),
         Condition::Stacked(sliver, stack) => storage(sliver, &|s| s.stack == Some(*stack)),
         Condition::Exported(sliver, stack) => storage(sliver, &|s| s.exported && s.stack == Some(*stack)),
         Condition::Unexported(sliver) => storage(sliver, &|s| !s.exported),

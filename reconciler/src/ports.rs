@@ -212,8 +212,20 @@ pub struct MountSpec {
     pub writable: bool,
     /// Most bytes the writable layer may hold.
     pub quota_bytes: Option<u64>,
-    /// Its share of the file server beside other busy guests: the weight that the guest has for processors.
-    pub weight: u32,
+    /// Most objects it may hold; `None`: as many as come with the bytes.
+    pub quota_inodes: Option<u64>,
+    /// Its share of the file server beside other busy guests: see [`share`].
+    pub share: u32,
+}
+
+/// Most that the file server knows of a share.
+const SHARE_MAX: u32 = 10_000;
+
+/// A sliver's share of the file server beside other busy guests: the weight that it has for processors. A service that is
+/// to come first does so in all that its node shares out, and nobody has a second number to keep in step.
+#[must_use]
+pub fn share(sliver: &DesiredSliver) -> u32 {
+    sliver.resources.cpu_weight.clamp(1, SHARE_MAX)
 }
 
 impl MountSpec {
@@ -234,7 +246,8 @@ impl MountSpec {
                 WritableKind::ReadOnly => false,
             },
             quota_bytes: sliver.resources.disk.map(|disk| disk.0),
-            weight: sliver.resources.cpu_weight,
+            quota_inodes: sliver.resources.inodes,
+            share: share(sliver),
         });
         mounts.collect()
     }
@@ -287,11 +300,12 @@ pub trait Storage: Send + Sync {
         mounts: &[MountSpec],
     ) -> impl Future<Output = PortResult<()>> + Send;
 
-    /// Gives the writable layers, which are open under `epoch` and may be in use, the limits of `mounts`.
-    fn limit_writable(
+    /// Gives the writable layers, which are open under `epoch` (`None`: there are none) and may be in use, the limits of
+    /// `mounts`, and what is served their share.
+    fn limit(
         &self,
         sliver: &SliverId,
-        epoch: Epoch,
+        epoch: Option<Epoch>,
         mounts: &[MountSpec],
     ) -> impl Future<Output = PortResult<()>> + Send;
 

@@ -8,7 +8,7 @@ use xeno_model::desired::{DesiredSliver, LayerRef, Publish, SliverState, Standin
 use xeno_model::id::{Digest, DomainUuid, Epoch, FleetName, NodeName, SiteName, SliverId, Timestamp};
 use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::{
-    DomainState, Limits, ObservedDomain, ObservedImage, ObservedStorage, Seen, Stranger,
+    DomainState, LayerLimits, Limits, ObservedDomain, ObservedImage, ObservedStorage, Seen, Stranger,
 };
 use xeno_model::units::Bytes;
 
@@ -42,7 +42,7 @@ struct Variant {
     expires: Option<u64>,
 }
 
-/// On disk, open, stack, exported, tombstone, limit.
+/// On disk, open, stack, exported, tombstone, limit; its share follows from the limit.
 type Kept = (bool, Option<u64>, Option<u8>, bool, Option<u64>, Option<u64>);
 
 #[derive(Clone, Debug)]
@@ -335,7 +335,14 @@ fn world(sides: &[Sides], around: &Surroundings) -> World {
                     open: open.map(Epoch),
                     limits: open
                         .iter()
-                        .map(|_| limit_gib.map(|gib| Bytes(gib << 30)))
+                        .map(|_| LayerLimits {
+                            bytes: limit_gib.map(|gib| Bytes(gib << 30)),
+                            inodes: None,
+                        })
+                        .collect(),
+                    shares: exported
+                        .then_some(if limit_gib == Some(3) { 128 } else { 256 })
+                        .into_iter()
                         .collect(),
                     stack: stack.map(|which| pick(which, stack_digest)),
                     exported,

@@ -361,10 +361,12 @@ fn step(planned: &PlannedAction) -> String {
         Action::FetchTemplate { digest, .. } => format!("template {}", digest.short()),
         Action::ImportFiles { digest } => format!("files {}", digest.short()),
         Action::OpenWritable { .. } => "writable layer".to_owned(),
-        Action::Limit { disk, .. } => match disk {
-            Some(disk) => format!("writable layer to {disk}"),
-            None => "writable layer no longer".to_owned(),
-        },
+        Action::Limit {
+            epoch: None, share, ..
+        } => format!("share {share} of the file server"),
+        Action::Limit { limits, share, .. } => {
+            format!("writable layer to {limits}, share {share} of the file server")
+        }
         Action::Stack { stack, .. } => format!("layers as {}", stack.short()),
         Action::Export { .. } => "to its domain only".to_owned(),
         Action::Boot { boot, .. } => format!("as {}", boot.short()),

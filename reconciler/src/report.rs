@@ -7,7 +7,7 @@ pub use hint::next_step;
 pub use run::of_run;
 
 use xeno_model::desired::HypervisorKind;
-use xeno_model::observed::DomainState;
+use xeno_model::observed::{DomainState, LayerLimits};
 pub use xeno_model::time::utc;
 
 use crate::change::{Change, ImageMisfit, Reason};
@@ -44,10 +44,15 @@ pub fn sentence(reason: &Reason) -> String {
                 stack.short()
             )
         }
-        Reason::LimitForeign { limit: Some(limit) } => {
+        Reason::LimitForeign { limit } if *limit == LayerLimits::default() => {
+            "its writable layers have no limit".to_owned()
+        }
+        Reason::LimitForeign { limit } => {
             format!("its writable layers are limited to {limit}, which nobody asked for")
         }
-        Reason::LimitForeign { limit: None } => "its writable layers have no limit".to_owned(),
+        Reason::ShareForeign { share } => {
+            format!("its share of the file server is {share}, which nobody asked for")
+        }
         Reason::NotStopped => "it was stopped, and something of it is there again".to_owned(),
         Reason::StateStopped => "should be stopped; what it wrote is kept".to_owned(),
         Reason::NotDesired => "no longer in the repository".to_owned(),

@@ -168,6 +168,7 @@ impl ScriptedNode {
         for storage in self.state().storage.values_mut() {
             storage.open = None;
             storage.limits.clear();
+            storage.shares.clear();
             storage.stack = None;
             storage.exported = false;
         }
@@ -250,7 +251,7 @@ impl ScriptedNode {
                 now(self.open_writable(sliver, *epoch, &MountSpec::of(&wanted(sliver))))
             }
             Action::Limit { sliver, epoch, .. } => {
-                now(self.limit_writable(sliver, *epoch, &MountSpec::of(&wanted(sliver))))
+                now(self.limit(sliver, *epoch, &MountSpec::of(&wanted(sliver))))
             }
             Action::Stack { sliver, stack, .. } => now(Storage::stack(
                 self,

@@ -16,7 +16,7 @@ use crate::action::ActionKind;
 use crate::change::{AppliedSliver, ImageMisfit, Reason};
 use crate::effective::effective;
 use crate::plan::PlanInput;
-use crate::ports::Tuning;
+use crate::ports::{Tuning, share};
 
 pub(crate) use tuning::{can_be_tuned, mistuned, same_ports};
 
@@ -301,15 +301,12 @@ impl<'a> Situation<'a> {
         add(self.adopts.is_some(), Step::Adopt);
         let stack = add(apart || storage.stack != Some(marks.stack), Step::Stack);
         add(stack && (apart || storage.open != Some(self.epoch)), Step::Open);
-        // Opening says what the limit is; layers that stay open are told.
-        let limit_wrong = storage
-            .limits
-            .iter()
-            .any(|limit| *limit != desired.resources.disk);
-        add(
-            !apart && storage.open == Some(self.epoch) && limit_wrong,
-            Step::Limit,
-        );
+        // Opening says what the limit is, and serving what the share is; what stays open or served is told.
+        let limits = desired.resources.layer_limits();
+        let limit_wrong =
+            storage.open == Some(self.epoch) && storage.limits.iter().any(|limit| *limit != limits);
+        let share_wrong = storage.exported && !stack && self.share_foreign(desired).is_some();
+        add(!apart && (limit_wrong || share_wrong), Step::Limit);
         add(stack || !storage.exported, Step::Export);
         add(anew && !resume, Step::Boot);
         add(resume, Step::Resume);
@@ -324,6 +321,13 @@ impl<'a> Situation<'a> {
         let unproven = self.unsettled(desired, marks) && self.health != Some(&HealthVerdict::Healthy);
         add(desired.health.is_some() && (anew || unproven), Step::Await);
         steps
+    }
+
+    /// The share that its exports have, where one has another than it should.
+    pub(crate) fn share_foreign(&self, desired: &DesiredSliver) -> Option<u32> {
+        let wanted = share(desired);
+        let mut shares = self.storage?.shares.iter().copied();
+        shares.find(|has| *has != wanted)
     }
 
     /// Whether what runs now was never recorded as carried through: its boot has yet to be seen healthy.

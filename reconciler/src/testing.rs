@@ -63,6 +63,7 @@ pub(crate) fn sliver(name: &str) -> DesiredSliver {
             cpu_weight: 256,
             cpu_cap_percent: None,
             disk: None,
+            inodes: None,
             net_rate: None,
         },
         state: SliverState::Running,

@@ -135,6 +135,13 @@ pub enum Difference {
         /// After; `None`: no limit.
         to: Option<Bytes>,
     },
+    /// Most objects in writable layers.
+    Inodes {
+        /// Before; `None`: as many as come with the bytes.
+        from: Option<u64>,
+        /// After; `None`: as many as come with the bytes.
+        to: Option<u64>,
+    },
     /// Most network traffic.
     NetRate {
         /// Before; `None`: no limit.
@@ -247,6 +254,7 @@ pub fn differences(from: &DesiredSliver, to: &DesiredSliver) -> Vec<Difference> 
     plain!(CpuWeight, resources.cpu_weight);
     plain!(CpuCap, resources.cpu_cap_percent);
     plain!(Disk, resources.disk);
+    plain!(Inodes, resources.inodes);
     plain!(NetRate, resources.net_rate);
     plain!(State, state);
     plain!(Health, health);
@@ -431,6 +439,7 @@ impl fmt::Display for Difference {
                 write!(f, "cpu cap {} → {}", limit(percent(from)), limit(percent(to)))
             }
             Self::Disk { from, to } => write!(f, "disk {} → {}", limit(*from), limit(*to)),
+            Self::Inodes { from, to } => write!(f, "inodes {} → {}", limit(*from), limit(*to)),
             Self::NetRate { from, to } => write!(f, "network rate {} → {}", limit(*from), limit(*to)),
             Self::State { from, to } => write!(f, "state {from} → {to}"),
             Self::Health {

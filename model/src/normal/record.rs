@@ -50,7 +50,8 @@ pub enum NormalError {
     },
 }
 
-/// Writes a sliver as canonical JSON: fixed order of keys, no space, every field present.
+/// Writes a sliver as canonical JSON: fixed order of keys, no space, every field of the format's first
+/// day present.
 #[must_use]
 pub fn to_json(sliver: &DesiredSliver) -> String {
     encode(&SliverRecord::from(sliver))
@@ -153,6 +154,10 @@ struct ResourcesRecord {
     cpu_weight: u32,
     cpu_cap_percent: Option<u32>,
     disk_bytes: Option<u64>,
+    /// Younger than the format: left out where it says nothing, so that a sliver without it is what it always was. What
+    /// does not know it refuses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    inodes: Option<u64>,
     net_bits_per_second: Option<u64>,
 }
 
@@ -203,6 +208,7 @@ impl From<&DesiredSliver> for SliverRecord {
                 cpu_weight: sliver.resources.cpu_weight,
                 cpu_cap_percent: sliver.resources.cpu_cap_percent,
                 disk_bytes: sliver.resources.disk.map(|bytes| bytes.0),
+                inodes: sliver.resources.inodes,
                 net_bits_per_second: sliver.resources.net_rate.map(|rate| rate.0),
             },
             state: match sliver.state {
@@ -310,6 +316,7 @@ impl TryFrom<SliverRecord> for DesiredSliver {
                 cpu_weight: record.resources.cpu_weight,
                 cpu_cap_percent: record.resources.cpu_cap_percent,
                 disk: record.resources.disk_bytes.map(Bytes),
+                inodes: record.resources.inodes,
                 net_rate: record.resources.net_bits_per_second.map(BitRate),
             },
             state: match record.state {

@@ -46,6 +46,7 @@ fn web() -> DesiredSliver {
             cpu_weight: 256,
             cpu_cap_percent: None,
             disk: Some(Bytes(1 << 30)),
+            inodes: None,
             net_rate: None,
         },
         state: SliverState::Running,
@@ -236,6 +237,7 @@ fn tuning_and_watching_need_no_boot() {
             s.resources.cpu_weight = 512;
             s.resources.cpu_cap_percent = Some(50);
             s.resources.net_rate = Some(BitRate(10_000_000));
+            s.resources.inodes = Some(5000);
             s.health = None;
         },
         false,
@@ -243,6 +245,7 @@ fn tuning_and_watching_need_no_boot() {
         &[
             "cpu weight 256 → 512",
             "cpu cap no limit → 50%",
+            "inodes no limit → 5000",
             "network rate no limit → 10Mbit",
             "health is no longer asked",
         ],
@@ -469,6 +472,7 @@ fn any_sliver() -> impl Strategy<Value = DesiredSliver> {
             cpu_weight,
             cpu_cap_percent: cap,
             disk: disk.map(Bytes),
+            inodes: None,
             net_rate: rate.map(BitRate),
         });
     let state = prop_oneof![

@@ -100,6 +100,7 @@ pub(super) struct Pattern {
     weight: Sourced<u32>,
     pub(super) cap: Sourced<Option<u32>>,
     pub(super) disk: Sourced<Option<Bytes>>,
+    inodes: Sourced<Option<u64>>,
     rate: Sourced<Option<BitRate>>,
     pub(super) publish: Sourced<Vec<Ports>>,
     pub(super) probe: Sourced<Option<Probe>>,
@@ -127,6 +128,7 @@ impl Pattern {
             weight: Sourced::initially(Some(CPU_WEIGHT)),
             cap: Sourced::initially(Some(None)),
             disk: Sourced::initially(Some(None)),
+            inodes: Sourced::initially(Some(None)),
             rate: Sourced::initially(Some(None)),
             publish: Sourced::initially(Some(Vec::new())),
             probe: Sourced::initially(Some(None)),
@@ -181,6 +183,7 @@ impl Pattern {
                 self.weight.value = None;
                 self.cap.value = None;
                 self.disk.value = None;
+                self.inodes.value = None;
                 self.rate.value = None;
                 return;
             }
@@ -201,6 +204,8 @@ impl Pattern {
             }
         }
         self.disk.take(&raw.disk, origin, |disk| Some(Some(disk.0)));
+        self.inodes
+            .take(&raw.inodes, origin, |inodes| Some(Some(*inodes)));
         self.rate
             .take(&raw.net, origin, |net| Some(Some(net.rate.as_ref()?.0)));
     }
@@ -296,6 +301,7 @@ impl Pattern {
             cpu_weight: self.weight.value?,
             cpu_cap_percent: self.cap.value?,
             disk: self.disk.value?,
+            inodes: self.inodes.value?,
             net_rate: self.rate.value?,
         })
     }

@@ -188,7 +188,7 @@ async fn act<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: &Work) -> Por
         }
         Action::Limit { sliver, epoch, .. } => {
             storage
-                .limit_writable(sliver, *epoch, &MountSpec::of(work.sliver()?))
+                .limit(sliver, *epoch, &MountSpec::of(work.sliver()?))
                 .await
         }
         Action::Stack { sliver, stack, .. } => {

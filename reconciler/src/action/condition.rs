@@ -3,7 +3,7 @@
 use std::fmt;
 
 use xeno_model::id::{Digest, SliverId};
-use xeno_model::units::Bytes;
+use xeno_model::observed::LayerLimits;
 
 use crate::ports::Tuning;
 
@@ -16,8 +16,8 @@ pub enum Condition {
     FilesPresent(Digest),
     /// The writable layers are open.
     WritableOpen(SliverId),
-    /// The open writable layers may hold this much each.
-    Limited(SliverId, Option<Bytes>),
+    /// The open writable layers may hold this much each, and what is served has this share of the file server.
+    Limited(SliverId, LayerLimits, u32),
     /// The stacks are assembled, and consist of this.
     Stacked(SliverId, Digest),
     /// The stacks are served, and consist of this.
@@ -50,9 +50,11 @@ impl fmt::Display for Condition {
             Self::TemplatePresent(digest) => write!(f, "template {} present", digest.short()),
             Self::FilesPresent(digest) => write!(f, "files {} present", digest.short()),
             Self::WritableOpen(sliver) => write!(f, "writable layers of {sliver} open"),
-            Self::Limited(sliver, disk) => {
-                let disk = disk.map_or_else(|| "no limit".to_owned(), |disk| disk.to_string());
-                write!(f, "writable layers of {sliver} limited to {disk}")
+            Self::Limited(sliver, limits, share) => {
+                write!(
+                    f,
+                    "writable layers of {sliver} limited to {limits}, share {share}"
+                )
             }
             Self::Stacked(sliver, stack) => write!(f, "{sliver} stacked as {}", stack.short()),
             Self::Exported(sliver, stack) => write!(f, "{sliver} served as {}", stack.short()),

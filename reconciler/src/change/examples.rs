@@ -3,7 +3,7 @@
 use xeno_model::desired::{HypervisorKind, SiteRule};
 use xeno_model::id::{Digest, DomainUuid, SiteName, SliverId, Timestamp};
 use xeno_model::normal::Difference;
-use xeno_model::observed::DomainState;
+use xeno_model::observed::{DomainState, LayerLimits};
 use xeno_model::units::Bytes;
 
 use super::{ImageMisfit, Reason};
@@ -35,9 +35,15 @@ impl Reason {
             Reason::StorageMissing,
             Reason::StackForeign { stack: digest },
             Reason::LimitForeign {
-                limit: Some(Bytes(1 << 30)),
+                limit: LayerLimits {
+                    bytes: Some(Bytes(1 << 30)),
+                    inodes: Some(5000),
+                },
             },
-            Reason::LimitForeign { limit: None },
+            Reason::LimitForeign {
+                limit: LayerLimits::default(),
+            },
+            Reason::ShareForeign { share: 100 },
             Reason::NotEnforced {
                 limits: vec!["cpu cap 50%".to_owned(), "network rate 10Mbit".to_owned()],
                 by: HypervisorKind::Qemu,
@@ -260,6 +266,7 @@ impl Reason {
             Self::MadeBeforeBroken { .. } => 49,
             Self::NoRoomBeside { .. } => 50,
             Self::EmbodiedTwice => 51,
+            Self::ShareForeign { .. } => 52,
         }
     }
 }
@@ -271,7 +278,7 @@ mod tests {
     use super::*;
 
     /// How many reasons there are: one more than the last place.
-    const COUNT: usize = 52;
+    const COUNT: usize = 53;
 
     #[test]
     fn no_reason_is_forgotten() {

@@ -3,8 +3,7 @@
 use xeno_model::desired::{HypervisorKind, SiteRule};
 use xeno_model::id::{Digest, DomainUuid, SiteName, SliverId, Timestamp};
 use xeno_model::normal::Difference;
-use xeno_model::observed::DomainState;
-use xeno_model::units::Bytes;
+use xeno_model::observed::{DomainState, LayerLimits};
 
 use crate::action::ActionKey;
 use crate::ports::Retry;
@@ -51,8 +50,13 @@ pub enum Reason {
     },
     /// Its writable layers are limited to something else than was last applied.
     LimitForeign {
-        /// What they may hold; `None`: no limit.
-        limit: Option<Bytes>,
+        /// What they may hold.
+        limit: LayerLimits,
+    },
+    /// Its exports have another share of the file server than was last applied.
+    ShareForeign {
+        /// The one they have.
+        share: u32,
     },
     /// The running domain has other limits or ports than were last applied.
     Mistuned {
@@ -303,6 +307,7 @@ impl Reason {
             Self::StorageMissing => "storageMissing",
             Self::StackForeign { .. } => "stackForeign",
             Self::LimitForeign { .. } => "limitForeign",
+            Self::ShareForeign { .. } => "shareForeign",
             Self::Mistuned { .. } => "mistuned",
             Self::NotHealthyYet => "notHealthyYet",
             Self::NotStopped => "notStopped",
@@ -377,6 +382,7 @@ impl Reason {
             | Self::StorageMissing
             | Self::StackForeign { .. }
             | Self::LimitForeign { .. }
+            | Self::ShareForeign { .. }
             | Self::NotStopped
             | Self::StateStopped
             | Self::NotDesired

@@ -92,7 +92,7 @@ Left {
     Undesired: "changing although nobody desires it",
     NotResting: "in use or set aside though it should rest",
     NotRunning: "without its domain or its export",
-    NotLimited: "with another limit of its disk than is asked for",
+    NotLimited: "with another limit of its disk, or another share, than is asked for",
     NotAtRest: "running, open, set aside or with an image that says nothing",
     NotHandedOver: "running, open or not handed over",
     NotRemoved: "running, open or not set aside",

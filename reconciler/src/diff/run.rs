@@ -7,7 +7,7 @@ use xeno_model::observed::DomainState;
 
 use super::{Study, asked, cause};
 use crate::change::{ChangeClass, Reason};
-use crate::ports::Tuning;
+use crate::ports::{Tuning, share};
 use crate::situation::{ImageUse, Marks, Situation, Step, mistuned, same_ports};
 
 pub(super) fn to_run(situation: &Situation<'_>, desired: &DesiredSliver) -> Study {
@@ -20,7 +20,10 @@ pub(super) fn to_run(situation: &Situation<'_>, desired: &DesiredSliver) -> Stud
     let mends = apart.iter().any(|reason| {
         !matches!(
             reason,
-            Reason::LimitForeign { .. } | Reason::Mistuned { .. } | Reason::ImageBesideDomain
+            Reason::LimitForeign { .. }
+                | Reason::ShareForeign { .. }
+                | Reason::Mistuned { .. }
+                | Reason::ImageBesideDomain
         )
     });
     reasons.extend(apart);
@@ -131,10 +134,13 @@ fn came_apart(
     if steps.contains(&Step::Limit) {
         // The limit asked for before is what is there until this is done.
         let limits = situation.storage.into_iter().flat_map(|storage| &storage.limits);
-        let asked = [applied.desired.resources.disk, desired.resources.disk];
+        let asked = [&applied.desired, desired].map(|asked| asked.resources.layer_limits());
         let foreign = limits.filter(|limit| !asked.contains(limit));
         let foreign = foreign.map(|limit| Reason::LimitForeign { limit: *limit });
         reasons.extend(foreign);
+        let foreign = situation.share_foreign(desired);
+        let foreign = foreign.filter(|has| *has != share(&applied.desired));
+        reasons.extend(foreign.map(|share| Reason::ShareForeign { share }));
     }
     // Without its domain nobody misses the storage, and what was asked explains a new stack.
     if situation.domain.is_some() && steps.contains(&Step::Export) {

@@ -6,7 +6,7 @@ mod suspend;
 
 use xeno_model::desired::{HypervisorKind, Publish};
 use xeno_model::id::{Digest, Timestamp};
-use xeno_model::observed::ObservedStorage;
+use xeno_model::observed::{LayerLimits, ObservedStorage};
 use xeno_model::units::{BitRate, Bytes};
 
 use xeno_model::observed::DomainState;
@@ -58,12 +58,39 @@ fn what_only_the_record_knows_changes_in_place() {
     world.domains().able = usual(HypervisorKind::Qemu);
     let note = "not enforced by qemu on this node: cpu weight 512, network rate 10Mbit";
     let changes = ["cpu weight 256 → 512", "network rate no limit → 10Mbit", note];
-    check(&world, ChangeClass::InPlace, &changes, &[]);
+    check(&world, ChangeClass::InPlace, &changes, &["limit:web/0"]);
     let mut back = world.settle();
     back.want("web/0").resources.net_rate = None;
     back.want("web/0").resources.cpu_weight = 256;
     let changes = ["cpu weight 512 → 256", "network rate 10Mbit → no limit"];
-    check(&back, ChangeClass::InPlace, &changes, &[]);
+    check(&back, ChangeClass::InPlace, &changes, &["limit:web/0"]);
+}
+
+#[test]
+fn another_weight_is_another_share_of_the_file_server_too() {
+    let mut world = settled();
+    world.domains().able.clear();
+    world.want("web/0").resources.cpu_weight = 512;
+    // Also where nobody keeps shares of CPU time.
+    let (_, _, steps) = story(&world);
+    assert_eq!(steps, ["limit:web/0"]);
+    let mut settled = world.settle();
+    check(&settled, ChangeClass::Keep, &[], &[]);
+    settled.storage("web/0").shares = BTreeSet::from([512, 100]);
+    check(
+        &settled,
+        ChangeClass::InPlace,
+        &["its share of the file server is 100, which nobody asked for"],
+        &["limit:web/0"],
+    );
+    // More than the file server knows of is the most that it does.
+    settled.want("web/0").resources.cpu_weight = 60_000;
+    let settled = settled.settle();
+    assert_eq!(
+        settled.observed.storage.known().unwrap()[&id("web/0")].shares,
+        [10_000].into()
+    );
+    check(&settled, ChangeClass::Keep, &[], &[]);
 }
 
 #[test]
@@ -78,7 +105,7 @@ fn another_disk_size_is_given_to_the_layers_that_are_open() {
     );
     let mut settled = world.settle();
     check(&settled, ChangeClass::Keep, &[], &[]);
-    settled.storage("web/0").limits = BTreeSet::from([None]);
+    settled.storage("web/0").limits = BTreeSet::from([LayerLimits::default()]);
     check(
         &settled,
         ChangeClass::InPlace,

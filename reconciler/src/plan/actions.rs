@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use xeno_model::desired::{DesiredSliver, LayerRef};
 use xeno_model::id::{Digest, SliverId};
+use xeno_model::observed::{LayerLimits, ObservedStorage};
 
 use super::cost::cost;
 use super::{Cost, PlanError, PlanInput, PlannedAction, holds};
 use crate::action::{Action, ActionKey, ActionKind, Condition, Ingredients, PortsFrom};
 use crate::capacity::Claims;
 use crate::diff::{Study, domains, epoch_of};
-use crate::ports::Tuning;
+use crate::ports::{Tuning, share};
 use crate::situation::Step;
 
 /// The actions of a plan in the making.
@@ -248,6 +249,10 @@ impl Actions {
     }
 }
 
+fn storage_of<'a>(input: &PlanInput<'a>, of: &SliverId) -> Option<&'a ObservedStorage> {
+    input.observed.storage.known()?.get(of)
+}
+
 fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Action {
     let sliver = of.clone();
     let desired = input.desired.slivers.get(&of.itself());
@@ -302,8 +307,9 @@ fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Ac
         },
         Step::Limit => Action::Limit {
             sliver,
-            epoch: epoch_of(input, of),
-            disk: desired.and_then(|desired| desired.resources.disk),
+            epoch: storage_of(input, of).and_then(|storage| storage.open),
+            limits: desired.map_or_else(LayerLimits::default, |desired| desired.resources.layer_limits()),
+            share: desired.map_or(0, share),
         },
         Step::Stack => Action::Stack {
             sliver,

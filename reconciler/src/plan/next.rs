@@ -43,6 +43,7 @@ fn until(reason: &Reason) -> Option<Timestamp> {
         | Reason::StorageMissing
         | Reason::StackForeign { .. }
         | Reason::LimitForeign { .. }
+        | Reason::ShareForeign { .. }
         | Reason::Mistuned { .. }
         | Reason::NotHealthyYet
         | Reason::NotStopped

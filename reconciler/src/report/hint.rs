@@ -21,7 +21,7 @@ pub fn next_step(reason: &Reason, sliver: &str) -> String {
         | Reason::Mistuned { .. }
         | Reason::ImageBesideDomain
         | Reason::ImageUnsealed => "nothing to do: the agent is about to put it right".to_owned(),
-        Reason::DomainForeignBoot { .. } | Reason::LimitForeign { .. } | Reason::NotStopped => {
+        Reason::DomainForeignBoot { .. } | Reason::LimitForeign { .. } | Reason::ShareForeign { .. } | Reason::NotStopped => {
             "nothing to do: the agent puts it right; find out who else changes guests on this node".to_owned()
         }
         Reason::NotHealthyYet => {

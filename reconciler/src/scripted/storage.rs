@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use xeno_model::desired::FileSet;
 use xeno_model::id::{Digest, Epoch, SliverId};
-use xeno_model::observed::ObservedStorage;
+use xeno_model::observed::{LayerLimits, ObservedStorage};
 use xeno_model::units::Bytes;
 
 use super::{ScriptedNode, State};
@@ -67,11 +67,17 @@ impl Storage for ScriptedNode {
         self.call("open", &sliver.to_string(), effect).await
     }
 
-    async fn limit_writable(&self, sliver: &SliverId, epoch: Epoch, mounts: &[MountSpec]) -> PortResult<()> {
+    async fn limit(&self, sliver: &SliverId, epoch: Option<Epoch>, mounts: &[MountSpec]) -> PortResult<()> {
         let effect = |state: &mut State| {
-            let open = state.storage(sliver).open == Some(epoch);
+            let open = state.storage(sliver).open == epoch;
             state.rule(open, || format!("limit:{sliver} of what is not open"));
-            state.storage(sliver).limits = limits(mounts);
+            let storage = state.storage(sliver);
+            if storage.open.is_some() {
+                storage.limits = limits(mounts);
+            }
+            if storage.exported {
+                storage.shares = shares(mounts);
+            }
         };
         self.call("limit", &sliver.to_string(), effect).await
     }
@@ -94,11 +100,12 @@ impl Storage for ScriptedNode {
         self.call("stack", &sliver.to_string(), effect).await
     }
 
-    async fn export(&self, sliver: &SliverId, _: &[MountSpec]) -> PortResult<()> {
+    async fn export(&self, sliver: &SliverId, mounts: &[MountSpec]) -> PortResult<()> {
         let effect = |state: &mut State| {
             let stacked = state.storage(sliver).stack.is_some();
             state.rule(stacked, || format!("export:{sliver} without its stack"));
             state.storage(sliver).exported = true;
+            state.storage(sliver).shares = shares(mounts);
         };
         self.call("export", &sliver.to_string(), effect).await
     }
@@ -108,6 +115,7 @@ impl Storage for ScriptedNode {
             let alone = !state.has_domain(sliver);
             state.rule(alone, || format!("unexport:{sliver} below its domain"));
             state.storage(sliver).exported = false;
+            state.storage(sliver).shares.clear();
         };
         self.call("unexport", &sliver.to_string(), effect).await
     }
@@ -204,7 +212,15 @@ impl Storage for ScriptedNode {
     }
 }
 
-fn limits(mounts: &[MountSpec]) -> BTreeSet<Option<Bytes>> {
+fn limits(mounts: &[MountSpec]) -> BTreeSet<LayerLimits> {
     let writable = mounts.iter().filter(|mount| mount.writable);
-    writable.map(|mount| mount.quota_bytes.map(Bytes)).collect()
+    let limits = |mount: &MountSpec| LayerLimits {
+        bytes: mount.quota_bytes.map(Bytes),
+        inodes: mount.quota_inodes,
+    };
+    writable.map(limits).collect()
+}
+
+fn shares(mounts: &[MountSpec]) -> BTreeSet<u32> {
+    mounts.iter().map(|mount| mount.share).collect()
 }

@@ -56,6 +56,7 @@ fn sliver(text: &str) -> DesiredSliver {
             cpu_weight: 256,
             cpu_cap_percent: None,
             disk: None,
+            inodes: None,
             net_rate: None,
         },
         state: SliverState::Running,

@@ -280,6 +280,7 @@ static RESOURCES: MapShape = map(&[
     MEMORY_MAX,
     CPU,
     DISK,
+    INODES,
     NET,
 ]);
 
@@ -289,6 +290,7 @@ static RESOURCES_PATCH: MapShape = map(&[
     MEMORY_MAX,
     CPU,
     DISK,
+    INODES,
     NET,
 ]);
 
@@ -320,6 +322,15 @@ const DISK: Field = optional(
     "Most bytes that each of its writable layers holds.",
 )
 .default("no limit");
+const INODES: Field = optional(
+    "inodes",
+    Shape::Number {
+        min: 16,
+        max: 1_000_000_000,
+    },
+    "Most files, directories and other objects that are made or changed in each of its writable layers.",
+)
+.default("as many as come with `disk`");
 const NET: Field = optional("net", Shape::Map(&NETWORK), "Its network.");
 static NETWORK: MapShape = map(&[required(
     "rate",

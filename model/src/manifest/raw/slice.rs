@@ -145,6 +145,8 @@ pub(crate) struct RawResources {
     #[serde(default)]
     pub(crate) disk: Stated<Text<Bytes>>,
     #[serde(default)]
+    pub(crate) inodes: Stated<u64>,
+    #[serde(default)]
     pub(crate) net: Stated<RawNet>,
 }
 

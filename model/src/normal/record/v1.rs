@@ -54,6 +54,7 @@ impl TryFrom<SliverRecordV1> for DesiredSliver {
                 cpu_weight: resources.cpu_weight,
                 cpu_cap_percent: resources.cpu_cap_percent,
                 disk_bytes: resources.disk_bytes,
+                inodes: None,
                 net_bits_per_second: resources.net_bits_per_second,
             },
             state: record.state,

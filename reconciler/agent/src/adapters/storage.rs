@@ -32,7 +32,7 @@ use cowfs::service::LayerSource as Served;
 use cowfs::template::{FetchError, FileToImport, Store as Templates, StoreError};
 use xeno_model::desired::{CarriedContent, FileSet};
 use xeno_model::id::{Digest, Epoch, SliverId};
-use xeno_model::observed::ObservedStorage;
+use xeno_model::observed::{LayerLimits, ObservedStorage};
 use xeno_model::units::Bytes;
 use xeno_reconciler::ports::{
     BootFiles, GuestMount, LayerSource, MountSpec, PortError, PortResult, Retry, Storage,
@@ -178,12 +178,31 @@ impl NodeStorage {
                 path: self.disk.layer(sliver, i),
                 epoch: epoch.0,
                 quota_bytes: mount.quota_bytes,
-                quota_inodes: None,
+                quota_inodes: mount.quota_inodes,
             };
             let put = self.client.put_writable(&mount_name(sliver, i), &spec).await;
             put.map_err(|error| refused(&error))?;
         }
         Ok(())
+    }
+}
+
+impl NodeStorage {
+    /// Serves a mount, or moves the share of one that is being served.
+    async fn put_export(&self, sliver: &SliverId, i: usize, mount: &MountSpec) -> PortResult<()> {
+        let name = mount_name(sliver, i);
+        let weight = Weight::new(mount.share).map_err(|error| PortError::never(error.to_string()))?;
+        let spec = ExportSpec {
+            weight,
+            stack: name.clone(),
+            socket: Some(self.socket(&name)),
+            peer_uid: None,
+            clients: Vec::new(),
+            link: LinkName::parse(&sliver.label()).ok(),
+            state: State::default(),
+        };
+        let put = self.client.put_export(&name, &spec).await;
+        put.map_err(|error| refused(&error))
     }
 }
 
@@ -209,6 +228,7 @@ impl Storage for NodeStorage {
             let storage = all.entry(sliver.clone()).or_default();
             storage.open = parts.open(wanted(&sliver));
             storage.limits = parts.limits();
+            storage.shares = parts.exports.values().copied().collect();
             storage.stack = parts.stack();
             storage.exported = parts.exported();
         }
@@ -301,9 +321,9 @@ impl Storage for NodeStorage {
         self.put_writables(sliver, epoch, mounts).await
     }
 
-    async fn limit_writable(&self, sliver: &SliverId, epoch: Epoch, mounts: &[MountSpec]) -> PortResult<()> {
+    async fn limit(&self, sliver: &SliverId, epoch: Option<Epoch>, mounts: &[MountSpec]) -> PortResult<()> {
         // Only what is open is told: a file server that has been started anew meanwhile opens nothing behind the plan.
-        let [_, _, open] = self.open_of(sliver).await?;
+        let [served, _, open] = self.open_of(sliver).await?;
         let missing = mounts
             .iter()
             .enumerate()
@@ -311,7 +331,15 @@ impl Storage for NodeStorage {
         if missing {
             return Err(PortError::later("the writable layers are not open any more"));
         }
-        self.put_writables(sliver, epoch, mounts).await
+        if let Some(epoch) = epoch {
+            self.put_writables(sliver, epoch, mounts).await?;
+        }
+        for (i, mount) in mounts.iter().enumerate() {
+            if served.contains(&mount_name(sliver, i)) {
+                self.put_export(sliver, i, mount).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn stack(&self, sliver: &SliverId, stack: &Digest, mounts: &[MountSpec]) -> PortResult<()> {
@@ -342,22 +370,7 @@ impl Storage for NodeStorage {
 
     async fn export(&self, sliver: &SliverId, mounts: &[MountSpec]) -> PortResult<()> {
         for (i, mount) in mounts.iter().enumerate() {
-            let name = mount_name(sliver, i);
-            // What is beyond the file server's range is its end.
-            let weight = Weight::new(mount.weight.clamp(1, 10_000)).unwrap_or_default();
-            let spec = ExportSpec {
-                weight,
-                stack: name.clone(),
-                socket: Some(self.socket(&name)),
-                peer_uid: None,
-                clients: Vec::new(),
-                link: LinkName::parse(&sliver.label()).ok(),
-                state: State::default(),
-            };
-            self.client
-                .put_export(&name, &spec)
-                .await
-                .map_err(|error| refused(&error))?;
+            self.put_export(sliver, i, mount).await?;
         }
         Ok(())
     }
@@ -455,14 +468,15 @@ impl Storage for NodeStorage {
 struct Parts {
     writables: BTreeMap<usize, Opened>,
     stacks: BTreeMap<usize, Option<Label>>,
-    exports: BTreeSet<usize>,
+    /// Their shares.
+    exports: BTreeMap<usize, u32>,
 }
 
 /// A writable layer that the file server has open.
 #[derive(Clone, Copy, Debug)]
 struct Opened {
     epoch: Epoch,
-    limit: Option<Bytes>,
+    limit: LayerLimits,
 }
 
 fn by_sliver(listing: &Listing) -> BTreeMap<SliverId, Parts> {
@@ -471,7 +485,10 @@ fn by_sliver(listing: &Listing) -> BTreeMap<SliverId, Parts> {
         if let Some((sliver, i)) = read_mount_name(name) {
             let opened = Opened {
                 epoch: Epoch(spec.epoch),
-                limit: spec.quota_bytes.map(Bytes),
+                limit: LayerLimits {
+                    bytes: spec.quota_bytes.map(Bytes),
+                    inodes: spec.quota_inodes,
+                },
             };
             all.entry(sliver).or_default().writables.insert(i, opened);
         }
@@ -486,7 +503,8 @@ fn by_sliver(listing: &Listing) -> BTreeMap<SliverId, Parts> {
         if let Some((sliver, i)) = read_mount_name(name)
             && view.spec.state == State::Active
         {
-            all.entry(sliver).or_default().exports.insert(i);
+            let share = view.spec.weight.get();
+            all.entry(sliver).or_default().exports.insert(i, share);
         }
     }
     all
@@ -502,7 +520,7 @@ impl Parts {
         Some(if all && same { first } else { Epoch(0) })
     }
 
-    fn limits(&self) -> BTreeSet<Option<Bytes>> {
+    fn limits(&self) -> BTreeSet<LayerLimits> {
         self.writables.values().map(|opened| opened.limit).collect()
     }
 
@@ -516,7 +534,7 @@ impl Parts {
     }
 
     fn exported(&self) -> bool {
-        !self.stacks.is_empty() && self.stacks.keys().all(|i| self.exports.contains(i))
+        !self.stacks.is_empty() && self.stacks.keys().all(|i| self.exports.contains_key(i))
     }
 }
 

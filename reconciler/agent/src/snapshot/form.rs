@@ -9,8 +9,8 @@ use xeno_model::id::{
 };
 use xeno_model::normal;
 use xeno_model::observed::{
-    Ability, DomainState, Domains, HealthVerdict, Limits, ObservedDomain, ObservedImage, ObservedNode,
-    ObservedStorage, Seen, Stranger,
+    Ability, DomainState, Domains, HealthVerdict, LayerLimits, Limits, ObservedDomain, ObservedImage,
+    ObservedNode, ObservedStorage, Seen, Stranger,
 };
 use xeno_model::units::{BitRate, Bytes};
 use xeno_reconciler::change::AppliedSliver;
@@ -121,6 +121,11 @@ struct StorageForm {
     on_disk: bool,
     open_epoch: Option<u64>,
     limits: BTreeSet<Option<u64>>,
+    /// Bytes and inodes; younger than `limits`, which says the bytes alone.
+    #[serde(default)]
+    layer_limits: Option<BTreeSet<(Option<u64>, Option<u64>)>>,
+    #[serde(default)]
+    shares: BTreeSet<u32>,
     stack: Option<String>,
     exported: bool,
     bytes: u64,
@@ -283,8 +288,16 @@ fn write_storage(storage: &ObservedStorage) -> StorageForm {
         limits: storage
             .limits
             .iter()
-            .map(|limit| limit.map(|bytes| bytes.0))
+            .map(|limit| limit.bytes.map(|bytes| bytes.0))
             .collect(),
+        layer_limits: Some(
+            storage
+                .limits
+                .iter()
+                .map(|limit| (limit.bytes.map(|bytes| bytes.0), limit.inodes))
+                .collect(),
+        ),
+        shares: storage.shares.clone(),
         stack: storage.stack.map(|stack| stack.to_string()),
         exported: storage.exported,
         bytes: storage.bytes,
@@ -456,7 +469,24 @@ fn read_storage(form: StorageForm) -> Result<ObservedStorage, SnapshotError> {
     Ok(ObservedStorage {
         on_disk: form.on_disk,
         open: form.open_epoch.map(Epoch),
-        limits: form.limits.into_iter().map(|limit| limit.map(Bytes)).collect(),
+        limits: match form.layer_limits {
+            Some(limits) => limits
+                .into_iter()
+                .map(|(bytes, inodes)| LayerLimits {
+                    bytes: bytes.map(Bytes),
+                    inodes,
+                })
+                .collect(),
+            None => form
+                .limits
+                .into_iter()
+                .map(|bytes| LayerLimits {
+                    bytes: bytes.map(Bytes),
+                    inodes: None,
+                })
+                .collect(),
+        },
+        shares: form.shares,
         stack: form.stack.as_deref().map(digest).transpose()?,
         exported: form.exported,
         bytes: form.bytes,

@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 use xeno_model::desired::Publish;
 use xeno_model::id::{Digest, DomainUuid, Epoch, FleetName, NodeName, SliceName};
 use xeno_model::observed::{
-    Ability, DomainState, Domains, HealthVerdict, Limits, ObservedDomain, ObservedImage, ObservedStorage,
-    Seen, Stranger,
+    Ability, DomainState, Domains, HealthVerdict, LayerLimits, Limits, ObservedDomain, ObservedImage,
+    ObservedStorage, Seen, Stranger,
 };
 use xeno_model::units::Bytes;
 use xeno_reconciler::freeze::FreezeScope;
@@ -63,7 +63,14 @@ fn everything() -> Snapshot {
     let storage = ObservedStorage {
         on_disk: true,
         open: Some(Epoch(3)),
-        limits: BTreeSet::from([None, Some(Bytes(5))]),
+        limits: BTreeSet::from([
+            LayerLimits::default(),
+            LayerLimits {
+                bytes: Some(Bytes(5)),
+                inodes: Some(6),
+            },
+        ]),
+        shares: BTreeSet::from([256, 7]),
         stack: Some(Digest::of(b"stack")),
         exported: true,
         bytes: 9,

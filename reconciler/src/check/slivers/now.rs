@@ -8,7 +8,7 @@ use xeno_model::normal::boot_digest;
 use xeno_model::observed::{Ability, DomainState, HealthVerdict, ObservedDomain, ObservedStorage, Seen};
 
 use crate::plan::{Plan, PlanInput};
-use crate::ports::Tuning;
+use crate::ports::{Tuning, share};
 
 /// What one sliver is like at a moment of the plan.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +27,7 @@ pub(super) struct Now {
     pub(super) mark: Option<Digest>,
     /// A writable layer is open that outlives the domain.
     pub(super) keeps: bool,
-    /// No open writable layer has another limit than is asked for.
+    /// No open writable layer has another limit than is asked for, and no export another share.
     pub(super) limited: bool,
     /// Its health check has passed, or it has none.
     pub(super) healthy: bool,
@@ -147,10 +147,11 @@ pub(super) fn beginning(plan: &Plan, input: &PlanInput<'_>) -> Option<BTreeMap<S
             mark: ObservedStorage::mark_of(kept),
             keeps: kept.is_some_and(|s| !s.limits.is_empty()),
             limited: kept.is_none_or(|s| {
-                let asked = desired.map(|desired| desired.resources.disk);
-                s.limits
-                    .iter()
-                    .all(|limit| asked.is_none_or(|asked| *limit == asked))
+                desired.is_none_or(|desired| {
+                    let (limits, shared) = (desired.resources.layer_limits(), share(desired));
+                    s.limits.iter().all(|limit| *limit == limits)
+                        && (!s.exported || s.shares.iter().all(|has| *has == shared))
+                })
             }),
             healthy: !asked || input.observed.health.get(sliver) == Some(&HealthVerdict::Healthy),
         }

@@ -11,7 +11,7 @@ use super::Rule;
 use super::now::{Domain, Image, Now, Seal};
 use crate::action::{Action, PortsFrom};
 use crate::plan::PlanInput;
-use crate::ports::Tuning;
+use crate::ports::{Tuning, share};
 
 /// What the node has.
 pub(super) struct Here {
@@ -78,10 +78,20 @@ impl Play<'_> {
                 state.open = true;
                 state.kept = true;
             }
-            Action::Limit { disk, .. } => {
-                fault(!state.open, Rule::LimitsWritableLayersThatAreNotOpen);
+            Action::Limit {
+                epoch,
+                limits,
+                share: shared,
+                ..
+            } => {
                 fault(
-                    runs.is_none_or(|desired| desired.resources.disk != *disk),
+                    epoch.is_some() && !state.open,
+                    Rule::LimitsWritableLayersThatAreNotOpen,
+                );
+                fault(
+                    runs.is_none_or(|desired| {
+                        desired.resources.layer_limits() != *limits || share(desired) != *shared
+                    }),
                     Rule::LimitsToWhatIsNotDesired,
                 );
                 state.limited = true;

@@ -3,7 +3,7 @@
 
 use xeno_model::desired::{Publish, SliverState, Start, WritableKind};
 use xeno_model::id::Digest;
-use xeno_model::observed::DomainState;
+use xeno_model::observed::{DomainState, LayerLimits};
 
 use super::*;
 use crate::change::Reason;
@@ -233,7 +233,7 @@ fn worlds() -> Vec<World> {
     };
     all.push(replaced());
     let mut kept = replaced();
-    kept.storage("web/0").limits = BTreeSet::from([None]);
+    kept.storage("web/0").limits = BTreeSet::from([LayerLimits::default()]);
     all.push(kept);
     let mut stale = woken();
     stale.storage("web/0").mark = Some(Digest([9; 32]));
@@ -308,7 +308,7 @@ fn words(worlds: &[World]) -> Vec<PlannedAction> {
                 *stack = Digest([4; 32]);
             }
             Action::Boot { boot, .. } | Action::Resume { boot, .. } => *boot = Digest([4; 32]),
-            Action::Limit { disk, .. } => *disk = Some(Bytes(7)),
+            Action::Limit { limits, .. } => limits.inodes = Some(7),
             Action::Retune { tuning, .. } => tuning.memory_mib = 1 << 20,
             Action::Adopt { from, .. } => *from = id("db/0"),
             _ => {}

@@ -92,7 +92,8 @@ impl World {
             layers: vec![LayerSource::Directory(self.overlay())],
             writable,
             quota_bytes: None,
-            weight: 256,
+            quota_inodes: None,
+            share: 256,
         };
         vec![mount("/", true), mount("/var/log", true), mount("/doc", false)]
     }
@@ -242,44 +243,53 @@ async fn a_sliver_is_built_seen_taken_apart_set_aside_revived_and_purged() {
 }
 
 #[tokio::test]
-async fn a_disk_limit_is_passed_on_seen_and_moved_while_in_use() {
+async fn limits_and_shares_are_passed_on_seen_and_moved_while_in_use() {
     let mut world = World::new().await;
-    let bounded = |limit: Option<u64>| {
+    let bounded = |bytes: Option<u64>, inodes: Option<u64>, share: u32| {
         let mut mounts = world.mounts();
         for mount in &mut mounts {
-            mount.quota_bytes = limit;
+            (mount.quota_bytes, mount.quota_inodes, mount.share) = (bytes, inodes, share);
         }
         mounts
     };
-    let limits = async || world.see().await.limits;
-    let early = world
-        .storage
-        .limit_writable(&web(), Epoch(1), &bounded(None))
-        .await;
+    let seen = async || {
+        let seen = world.see().await;
+        (seen.limits, seen.shares)
+    };
+    let is = |bytes: Option<u64>, inodes, share| {
+        let bytes = bytes.map(Bytes);
+        (
+            BTreeSet::from([LayerLimits { bytes, inodes }]),
+            BTreeSet::from([share]),
+        )
+    };
+    let limit = async |mounts: &[MountSpec]| world.storage.limit(&web(), Some(Epoch(1)), mounts).await;
+    let early = limit(&bounded(None, None, 256)).await;
     assert_eq!(early.unwrap_err().retry, Retry::Later, "nothing is opened by it");
     world.build(&Digest::of(b"stack")).await;
-    assert_eq!(limits().await, BTreeSet::from([None]));
-    for limit in [Some(2 << 20), Some(1 << 20), None, Some(5 << 20)] {
-        let moved = world
-            .storage
-            .limit_writable(&web(), Epoch(1), &bounded(limit))
-            .await;
-        moved.unwrap();
-        assert_eq!(limits().await, BTreeSet::from([limit.map(Bytes)]));
+    assert_eq!(seen().await, is(None, None, 256));
+    for (bytes, inodes, share) in [
+        (Some(2 << 20), None, 256),
+        (Some(1 << 20), Some(100), 256),
+        (None, Some(50), 1),
+        (Some(5 << 20), None, 10_000),
+    ] {
+        limit(&bounded(bytes, inodes, share)).await.unwrap();
+        assert_eq!(seen().await, is(bytes, inodes, share));
     }
-    let seen = world.see().await;
+    let used = world.see().await;
     assert_eq!(
-        (seen.open, seen.exported),
+        (used.open, used.exported),
         (Some(Epoch(1)), true),
         "it stays in use"
     );
     world.take_apart().await;
     let opened = world
         .storage
-        .open_writable(&web(), Epoch(1), &bounded(Some(3 << 20)))
+        .open_writable(&web(), Epoch(1), &bounded(Some(3 << 20), Some(7), 256))
         .await;
     opened.unwrap();
-    assert_eq!(limits().await, BTreeSet::from([Some(Bytes(3 << 20))]));
+    assert_eq!(seen().await.0, is(Some(3 << 20), Some(7), 256).0);
     world.stop_server().await;
 }
 
@@ -340,7 +350,8 @@ async fn only_directories_below_the_roots_become_layers() {
             layers: vec![LayerSource::Directory(path)],
             writable: false,
             quota_bytes: None,
-            weight: 256,
+            quota_inodes: None,
+            share: 256,
         };
         let storage = &world.storage;
         async move { storage.stack(&web(), &Digest::of(b"stack"), &[mount]).await }
@@ -398,7 +409,8 @@ async fn files_of_the_repository_become_a_layer_once() {
         layers: vec![LayerSource::Files(digest)],
         writable: false,
         quota_bytes: None,
-        weight: 256,
+        quota_inodes: None,
+        share: 256,
     };
     world
         .storage

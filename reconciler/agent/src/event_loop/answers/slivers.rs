@@ -400,6 +400,7 @@ fn lasts(reason: &Reason) -> bool {
         | Reason::StorageMissing
         | Reason::StackForeign { .. }
         | Reason::LimitForeign { .. }
+        | Reason::ShareForeign { .. }
         | Reason::Mistuned { .. }
         | Reason::NotHealthyYet
         | Reason::NotStopped
