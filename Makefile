@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image packages demo demo-stop test lint unit properties-long crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh test-xen test-xen-gate deb bench bench-cowfs fuzz-cowfs doc deny clean-images
+.PHONY: help setup build man image packages demo demo-stop test lint unit test-board properties-long crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh test-xen test-xen-gate deb bench bench-cowfs fuzz-cowfs doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -38,7 +38,7 @@ demo: build image ## the whole chain, for real: push, plan, boot, page (KEEP=1 l
 demo-stop: ## end what `make demo KEEP=1` left running
 	@target/release/xeno-demo stop --dir target/demo
 
-test: setup lint unit guest doc ## everything CI runs: formatting, lints, tests, one real guest, documentation
+test: setup lint unit test-board guest doc ## everything CI runs: formatting, lints, tests, a real etcd, one real guest, documentation
 
 lint: ## formatting, clippy and shellcheck, warnings denied
 	$(CARGO) fmt --all --check
@@ -48,6 +48,10 @@ lint: ## formatting, clippy and shellcheck, warnings denied
 unit: ## tests that need no guest
 	$(CARGO) build --locked --workspace --bins
 	$(CARGO) test --locked --workspace
+
+test-board: setup ## the board of a fleet on a real etcd (unpacked from Debian's package, not installed), killed and started again
+	@tools/fetch-etcd target/etcd
+	XENO_ETCD=$(abspath target/etcd/etcd) $(CARGO) test --locked -p xeno-state --features etcd board::etcd
 
 properties-long: ## the planner and its judge on random nodes (CASES=20000, SEED=random)
 	PROPTEST_CASES=$(or $(CASES),20000) PROPTEST_RNG_SEED=$(or $(SEED),$$RANDOM) $(CARGO) test --locked -p xeno-reconciler properties -- --nocapture

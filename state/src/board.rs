@@ -5,7 +5,7 @@
 //! any revision on. It holds little (who may run what, how things are, what is being handed over), and it decides nothing.
 //! Values are bytes; what they mean is the business of whoever writes them.
 //!
-//! Back ends: [`sqlite`] for agents of one machine, [`scripted`] for tests; [`AnyBoard`] is any of
+//! Back ends: [`sqlite`] for agents of one machine, [`etcd`] for a fleet, [`scripted`] for tests; [`AnyBoard`] is any of
 //! them. All behave alike: `conformance` (feature `contract`) is what they are held to.
 //!
 //! # What a caller must know
@@ -25,6 +25,7 @@ mod any;
 #[cfg(feature = "contract")]
 pub mod conformance;
 mod error;
+pub mod etcd;
 mod key;
 mod keyspace;
 pub mod scripted;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::etcd::EtcdBoard;
 use super::scripted::ScriptedBoard;
 use super::sqlite::SqliteBoard;
 use super::{Board, BoardResult, Commit, Entry, Key, Lease, LeaseId, Listing, Prefix, Revision, Txn, Watch};
@@ -11,6 +12,8 @@ use super::{Board, BoardResult, Commit, Entry, Key, Lease, LeaseId, Listing, Pre
 pub enum AnyBoard {
     /// In a file of this machine.
     Sqlite(SqliteBoard),
+    /// In an etcd.
+    Etcd(Box<EtcdBoard>),
     /// In memory, for tests.
     Scripted(ScriptedBoard),
 }
@@ -20,6 +23,7 @@ macro_rules! on {
     ($any:expr, $board:ident => $call:expr) => {
         match $any {
             AnyBoard::Sqlite($board) => $call,
+            AnyBoard::Etcd($board) => $call,
             AnyBoard::Scripted($board) => $call,
         }
     };

@@ -94,6 +94,9 @@ impl Drop for Watch {
         let mut inner = self.queue.lock();
         inner.gone = true;
         inner.clear();
+        if let Some(feed) = inner.closing.take() {
+            feed.wake();
+        }
     }
 }
 
@@ -137,6 +140,19 @@ impl Feed {
         self.queue.lock().finish(end);
     }
 
+    /// Waits until nobody takes any more.
+    pub(super) async fn closed(&self) {
+        poll_fn(|context| {
+            let mut inner = self.queue.lock();
+            if inner.gone || inner.end.is_some() {
+                return Poll::Ready(());
+            }
+            inner.closing = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Whether nobody takes any more.
     pub(super) fn is_over(&self) -> bool {
         let inner = self.queue.lock();
@@ -169,7 +185,10 @@ struct Inner {
     bytes: usize,
     end: Option<WatchEnd>,
     gone: bool,
+    /// Who waits for changes.
     waker: Option<Waker>,
+    /// Who waits for the watch to be dropped.
+    closing: Option<Waker>,
 }
 
 impl Inner {
