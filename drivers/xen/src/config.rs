@@ -33,6 +33,8 @@ pub struct XenConfig {
     pub console_dir: PathBuf,
     /// The program `xl`; looked for in `PATH` unless it has a slash.
     pub xl: PathBuf,
+    /// The program `xeno-xl-resume`, which lets a suspended domain go on.
+    pub xl_resume: PathBuf,
     /// Socket of xenstored; `None`: the usual ones.
     pub xenstored: Option<PathBuf>,
     /// Virtualisation of guests; `None`: PVH where the node can, else PV.
@@ -51,6 +53,8 @@ pub struct XenConfig {
 pub const VIF_SCRIPT: &str = "vif-xeno";
 /// Where that script looks (`scripts/vif-xeno`).
 pub const VIF_DIR: &str = "/run/xenoslice/vif";
+/// Where the package puts the program that lets a suspended domain go on.
+pub const XL_RESUME: &str = "/usr/lib/xenoslice/xeno-xl-resume";
 /// What dom0 keeps unless the configuration says otherwise, in MiB.
 pub const DOM0_RESERVE_MIB: u64 = 512;
 
@@ -63,6 +67,7 @@ impl XenConfig {
             state_dir,
             console_dir: "/var/log/xen/console".into(),
             xl: "xl".into(),
+            xl_resume: XL_RESUME.into(),
             xenstored: None,
             guest: None,
             dom0_reserve_mib: DOM0_RESERVE_MIB,

@@ -13,6 +13,7 @@ use crate::list::{Allowed, Listed, Stopped};
 use crate::record::{Phase, Record};
 use crate::spec::{credit, rate_of};
 use crate::store::Connection;
+use crate::xl::{Xl, XlError};
 
 /// How long a domain may take to vanish once it is destroyed: its memory is scrubbed meanwhile.
 pub(crate) const END_LIMIT: Duration = Duration::from_secs(120);
@@ -41,6 +42,8 @@ pub(crate) enum RunState {
     Running,
     /// The guest stands still and can go on.
     Paused,
+    /// The guest has made itself ready to be stored or moved, and whoever asked it to is gone. It can go on, with help.
+    Suspended,
     /// It is not whole, and will not become it by itself.
     Unfinished,
     /// It is on its way to something else: being taken apart, or its memory is being stored.
@@ -52,7 +55,7 @@ pub(crate) enum RunState {
 /// What is known of a domain beside its listing and record.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Surroundings {
-    /// Whether an xl is at work for its sliver.
+    /// Whether an xl is at work for its sliver, or moves a domain that may be its.
     pub(crate) at_work: bool,
     /// Whether its image was taken out of reach, after it had been loaded whole.
     pub(crate) consumed: bool,
@@ -65,6 +68,7 @@ impl RunState {
             (true, _, _) => Self::Leaving,
             // A guest stands suspended while its memory is read.
             (false, Some(Stopped::Suspend), Phase::Whole) if around.at_work => Self::Leaving,
+            (false, Some(Stopped::Suspend), Phase::Whole) => Self::Suspended,
             (false, Some(_), Phase::Whole) => Self::Stopped,
             (false, _, Phase::Making) => Self::Unfinished,
             (false, _, Phase::Loading) if !around.consumed => Self::Unfinished,
@@ -78,7 +82,7 @@ impl RunState {
     pub(crate) fn observed(self) -> DomainState {
         match self {
             Self::Running => DomainState::Running,
-            Self::Paused => DomainState::Paused,
+            Self::Paused | Self::Suspended => DomainState::Paused,
             Self::Leaving => DomainState::Stopping,
             // It holds its memory and does nothing any more, however it came to that.
             Self::Unfinished | Self::Stopped => DomainState::Crashed,
@@ -185,6 +189,27 @@ impl XenDriver {
         }
     }
 
+    /// Has a suspended domain come back to life, which no command of xl does (`xeno-xl-resume`).
+    ///
+    /// It has the name that our domains have. An xl that gives a domain away renames it before it says so to the other
+    /// side (xen.git `tools/xl/xl_migrate.c`, `migrate_domain`), so nobody else can have been told to run this one; and
+    /// no xl that could still do it is left.
+    async fn wake(&self, sliver: &SliverId, domain: &Domain) -> PortResult<()> {
+        let program = &self.config().xl_resume;
+        tracing::warn!(%sliver, domid = domain.listed.domid, "a suspended domain was left behind, and goes on");
+        let resume = Xl::new(program.clone());
+        let told = resume
+            .change(&[&domain.domid()], &self.run_dir(sliver).log(), SHORT)
+            .await;
+        told.map_err(|error| {
+            let why = match error {
+                XlError::Missing { .. } => format!("{} is missing", program.display()),
+                error => crate::chain(&error),
+            };
+            PortError::later(format!("{sliver} was left suspended and cannot go on: {why}"))
+        })
+    }
+
     async fn watch_ends(&self) -> Option<Connection> {
         let mut connection = Connection::open(self.xenstored()).await.ok()?;
         connection.watch("@releaseDomain", "end").await.ok()?;
@@ -224,6 +249,9 @@ impl XenDriver {
     /// Lets a domain go on, and makes sure that it does.
     pub(crate) async fn let_go(&self, sliver: &SliverId, domain: &Domain) -> PortResult<()> {
         let domid = domain.domid();
+        if domain.state == RunState::Suspended {
+            self.wake(sliver, domain).await?;
+        }
         let told = self
             .xl()
             .change(&["unpause", &domid], &self.run_dir(sliver).log(), SHORT)
@@ -238,5 +266,48 @@ impl XenDriver {
             // It has been quick.
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::list::Flags;
+
+    #[test]
+    fn what_stands_suspended_is_left_alone_while_an_xl_works_and_can_go_on_after_that() {
+        let check = |shutdown: Option<Stopped>, phase: Phase, at_work: bool, expected: RunState| {
+            let listed = Listed {
+                domid: 7,
+                name: "xeno.web-0".to_owned(),
+                uuid: DomainUuid([1; 16]),
+                memory_mib: 64,
+                vcpus: 1,
+                flags: Flags {
+                    shutdown,
+                    ..Flags::default()
+                },
+            };
+            let around = Surroundings {
+                at_work,
+                consumed: false,
+            };
+            assert_eq!(
+                RunState::of(&listed, phase, around),
+                expected,
+                "{shutdown:?} {phase:?} {at_work}"
+            );
+        };
+        check(Some(Stopped::Suspend), Phase::Whole, true, RunState::Leaving);
+        check(Some(Stopped::Suspend), Phase::Whole, false, RunState::Suspended);
+        check(
+            Some(Stopped::Suspend),
+            Phase::Loading,
+            false,
+            RunState::Unfinished,
+        );
+        check(Some(Stopped::Crash), Phase::Whole, false, RunState::Stopped);
+        check(None, Phase::Whole, false, RunState::Running);
+        assert_eq!(RunState::Suspended.observed(), DomainState::Paused);
     }
 }

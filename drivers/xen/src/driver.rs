@@ -17,8 +17,10 @@ use xeno_model::observed::{Ability, Domains, ObservedDomain, ObservedImage};
 use xeno_reconciler::ports::{DomainSpec, DriverFact, Grace, Hypervisor, PortError, PortResult, Tuning};
 
 use crate::config::{ConfigError, GuestKind, XenConfig};
+use crate::console::{self, Consoles, Whose};
 use crate::domain::{Domain, RunState};
 use crate::images::{Found, Images};
+use crate::inventory::Inventory;
 use crate::list::NodeInfo;
 use crate::publish::Publisher;
 use crate::record::{DOMAINS, Phase, Record, path_of};
@@ -41,6 +43,7 @@ pub struct XenDriver {
     xenstored: PathBuf,
     images: Images,
     publisher: Publisher,
+    consoles: Consoles,
     /// What the hypervisor can do; it stays the same while it runs.
     node: OnceCell<NodeInfo>,
 }
@@ -57,6 +60,7 @@ impl XenDriver {
             xenstored: config.xenstored.clone().unwrap_or_else(find_socket),
             images: Images::new(config.images_dir.clone()),
             publisher: Publisher::new(config.nft.clone()),
+            consoles: Consoles::default(),
             config,
             state_dir,
             node: OnceCell::new(),
@@ -457,6 +461,7 @@ impl Hypervisor for XenDriver {
         let images = blocking(move || images.look())
             .await
             .map_err(|error| io_failed("list the images", &error))?;
+        self.bound_logs(&inventory).await;
         let published = self.published(&inventory).await;
         let observed = |domain: &Domain| ObservedDomain {
             publish: ports_of(&domain.record, published.as_ref()),
@@ -571,7 +576,14 @@ impl Hypervisor for XenDriver {
     }
 
     fn console_socket(&self, sliver: &SliverId) -> PathBuf {
-        self.run_dir(sliver).console_socket()
+        let socket = self.run_dir(sliver).console_socket();
+        let whose = Whose {
+            sliver: sliver.clone(),
+            owner: self.owner(),
+            xenstored: self.xenstored.clone(),
+        };
+        self.consoles.serve(&socket, whose);
+        socket
     }
 
     async fn facts(&self) -> Vec<DriverFact> {
@@ -580,10 +592,32 @@ impl Hypervisor for XenDriver {
 }
 
 impl XenDriver {
+    /// Keeps what guests print from filling the disk.
+    async fn bound_logs(&self, inventory: &Inventory) {
+        let ours = inventory.ours.iter();
+        let logs: Vec<_> = ours
+            .map(|domain| self.console_log(&domain.record.sliver))
+            .collect();
+        let cut = move || {
+            for log in logs {
+                match console::bound(&log) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        tracing::info!(log = %log.display(), "the log of a console was too long, and is begun anew")
+                    }
+                    Err(error) => {
+                        tracing::warn!(log = %log.display(), %error, "the log of a console cannot be cut")
+                    }
+                }
+            }
+        };
+        blocking(cut).await;
+    }
+
     /// Sets the log of an earlier domain aside: xenconsoled appends.
     async fn new_log(&self, sliver: &SliverId) {
         let log = self.console_log(sliver);
-        let renamed = blocking(move || match std::fs::rename(&log, log.with_extension("log.1")) {
+        let renamed = blocking(move || match std::fs::rename(&log, console::earlier(&log)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         });
@@ -603,7 +637,7 @@ fn already_there(spec: &DomainSpec, domain: &Domain) -> PortResult<()> {
         )));
     }
     match domain.state {
-        RunState::Running | RunState::Paused => Ok(()),
+        RunState::Running | RunState::Paused | RunState::Suspended => Ok(()),
         RunState::Stopped => Err(PortError::never(format!(
             "{sliver} has stopped and is still there: shut it down first"
         ))),

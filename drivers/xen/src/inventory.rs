@@ -161,7 +161,7 @@ impl XenDriver {
         let (places, images, sliver) = (self.places(sliver), self.images().clone(), sliver.clone());
         let look = move || {
             Ok::<_, std::io::Error>(Surroundings {
-                at_work: work::look(&places)?.is_some(),
+                at_work: work::look(&places)?.is_some() || work::is_any_moving()?,
                 consumed: images.is_consumed(&sliver)?,
             })
         };

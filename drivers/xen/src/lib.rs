@@ -23,6 +23,7 @@ pub mod spec;
 pub mod store;
 pub mod xl;
 
+mod console;
 mod domain;
 mod facts;
 mod hints;

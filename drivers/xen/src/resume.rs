@@ -36,12 +36,12 @@ impl XenDriver {
                         .on_images(&lock, sliver, "delete the image", Images::discard)
                         .await;
                 }
-                (RunState::Paused, None) if is_wanted => {
+                (RunState::Paused | RunState::Suspended, None) if is_wanted => {
                     self.go_on(&lock, domain).await?;
                     return self.tell(spec).await;
                 }
                 // An attempt that was cut off before its guest ran, or a suspend that did not end its domain.
-                (RunState::Paused | RunState::Unfinished, _) => {
+                (RunState::Paused | RunState::Suspended | RunState::Unfinished, _) => {
                     self.end(domain, Duration::ZERO).await?;
                     self.clean(&lock, sliver, &domain.record.uuid).await?;
                 }

@@ -44,14 +44,14 @@ impl XenDriver {
                     RunState::Unfinished => {
                         return Err(PortError::later(format!("{sliver} is being resumed")));
                     }
-                    RunState::Paused | RunState::Stopped if !is_other => {
+                    RunState::Paused | RunState::Suspended | RunState::Stopped if !is_other => {
                         let images = self.images().clone();
                         blocking(move || images.settle(&image))
                             .await
                             .map_err(|error| io_failed("sync the image", &error))?;
                         return self.finish(&lock, &domain).await;
                     }
-                    RunState::Running | RunState::Paused | RunState::Stopped => {}
+                    RunState::Running | RunState::Paused | RunState::Suspended | RunState::Stopped => {}
                 }
                 self.on_images(&lock, sliver, "remove an outdated image", Images::discard)
                     .await?;
@@ -113,7 +113,7 @@ impl XenDriver {
         };
         match domain.state {
             RunState::Running => Ok(()),
-            RunState::Paused => self.go_on(&lock, &domain).await,
+            RunState::Paused | RunState::Suspended => self.go_on(&lock, &domain).await,
             RunState::Unfinished => {
                 // Nobody works on it any more. If it was being loaded its image is whole, and the next attempt begins
                 // with it.
@@ -147,7 +147,7 @@ impl XenDriver {
         match domain.state {
             RunState::Running => {}
             // Only a guest that runs can make itself ready.
-            RunState::Paused => {
+            RunState::Paused | RunState::Suspended => {
                 self.make_whole(domain).await?;
                 self.let_go(sliver, domain).await?;
             }
@@ -177,7 +177,7 @@ impl XenDriver {
             .await?;
             // xl lets it go on where the save failed; where storing failed after that, it stands.
             if let Some(domain) = self.find(sliver).await?
-                && domain.state == RunState::Paused
+                && matches!(domain.state, RunState::Paused | RunState::Suspended)
             {
                 self.let_go(sliver, &domain).await?;
             }

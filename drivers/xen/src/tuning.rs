@@ -31,9 +31,9 @@ impl XenDriver {
         };
         match domain.state {
             RunState::Running | RunState::Paused => self.tune(&domain, tuning).await,
-            RunState::Leaving | RunState::Stopped | RunState::Unfinished => Err(PortError::later(format!(
-                "{sliver} does not run and cannot be changed"
-            ))),
+            RunState::Leaving | RunState::Suspended | RunState::Stopped | RunState::Unfinished => Err(
+                PortError::later(format!("{sliver} does not run and cannot be changed")),
+            ),
         }
     }
 

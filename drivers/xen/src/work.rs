@@ -14,6 +14,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 /// Arguments that are looked at.
 const ARGS_LEN_MAX: usize = 64 << 10;
 
+/// Commands of xl that move a domain, at one end and at the other.
+const MOVES: [&str; 3] = ["migrate", "migrate-receive", "remus"];
+
 /// An xl that changes something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AtWork {
@@ -23,6 +26,15 @@ pub(crate) struct AtWork {
 
 /// The xl that works in one of `dirs`, if there is one. Blocks.
 pub(crate) fn look(dirs: &[PathBuf]) -> io::Result<Option<AtWork>> {
+    find(|args| works_in(args, dirs))
+}
+
+/// Whether an xl moves a domain, whichever it is: it may be named by number or by name, over any transport. Blocks.
+pub(crate) fn is_any_moving() -> io::Result<bool> {
+    Ok(find(moves)?.is_some())
+}
+
+fn find(wanted: impl Fn(&[u8]) -> bool) -> io::Result<Option<AtWork>> {
     for entry in fs::read_dir("/proc")? {
         let Ok(entry) = entry else { continue };
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
@@ -32,7 +44,7 @@ pub(crate) fn look(dirs: &[PathBuf]) -> io::Result<Option<AtWork>> {
         let Ok(args) = fs::read(entry.path().join("cmdline")) else {
             continue;
         };
-        if works_in(&args, dirs) && !leads_session(&entry.path(), pid) {
+        if wanted(&args) && !leads_session(&entry.path(), pid) {
             return Ok(Some(AtWork { pid, args }));
         }
     }
@@ -41,18 +53,26 @@ pub(crate) fn look(dirs: &[PathBuf]) -> io::Result<Option<AtWork>> {
 
 /// Whether these are arguments of an xl that was given a path below one of `dirs`.
 fn works_in(args: &[u8], dirs: &[PathBuf]) -> bool {
-    if args.len() > ARGS_LEN_MAX {
-        return false;
-    }
-    let mut words = args
+    words_of_xl(args).any(|word| dirs.iter().any(|dir| Path::new(word).starts_with(dir)))
+}
+
+/// Whether these are arguments of an xl that moves a domain.
+fn moves(args: &[u8]) -> bool {
+    words_of_xl(args).any(|word| MOVES.contains(&word))
+}
+
+/// The words behind the program's name, if that is xl.
+fn words_of_xl(args: &[u8]) -> impl Iterator<Item = &str> {
+    let args = if args.len() > ARGS_LEN_MAX { &[] } else { args };
+    let words = args
         .split(|byte| *byte == 0)
         .filter_map(|word| std::str::from_utf8(word).ok());
     // The second, where xl is a script.
-    let program = words
+    let at = words
         .clone()
         .take(2)
-        .any(|word| Path::new(word).file_name().is_some_and(|name| name == "xl"));
-    program && words.any(|word| dirs.iter().any(|dir| Path::new(word).starts_with(dir)))
+        .position(|word| Path::new(word).file_name().is_some_and(|name| name == "xl"));
+    words.skip(at.map_or(usize::MAX, |at| at + 1))
 }
 
 /// The sixth field of `/proc/PID/stat` is its session (proc(5)); the second may hold anything, in parentheses.
@@ -116,7 +136,19 @@ mod tests {
         check(&["xl", "save", "-p", "7", "/images/web-0/1.save.tmp"], true);
         check(&["xl", "save", "-p", "7", "/images/web-01/1.save.tmp"], false);
         check(&["xl", "list"], false);
+        check(&["xl", "migrate", "-s", "transport", "7", "node-b"], false);
         check(&["vi", "/state/web-0/domain.cfg"], false);
         check(&["grep", "x", "xl", "/state/web-0/domain.cfg"], false);
+    }
+
+    #[test]
+    fn an_xl_that_moves_a_domain_is_known_by_its_command() {
+        let check = |args: &[&str], expected: bool| {
+            assert_eq!(moves(args.join("\0").as_bytes()), expected, "{args:?}");
+        };
+        check(&["xl", "migrate", "-s", "transport", "7", "node-b"], true);
+        check(&["/bin/sh", "/usr/sbin/xl", "-v", "migrate-receive"], true);
+        check(&["xl", "save", "7", "/images/migrated"], false);
+        check(&["man", "migrate", "xl"], false);
     }
 }

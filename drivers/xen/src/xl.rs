@@ -9,7 +9,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
@@ -143,7 +143,10 @@ impl Xl {
             verb: verb.to_owned(),
             limit: QUESTION_LIMIT,
         };
-        timeout(QUESTION_LIMIT, asked).await.map_err(slow)?
+        let began = Instant::now();
+        let answer = timeout(QUESTION_LIMIT, asked).await.map_err(slow)?;
+        log_time(verb, began);
+        answer
     }
 
     /// Changes something. What it says goes to the file `log`, which is made anew.
@@ -160,6 +163,7 @@ impl Xl {
         let err = file.try_clone().map_err(failed)?;
         let mut command = self.command(args);
         command.stdout(file).stderr(err).process_group(0);
+        let began = Instant::now();
         let mut child = command.spawn().map_err(|error| self.not_started(verb, error))?;
         let Ok(status) = timeout(limit, child.wait()).await else {
             return Err(XlError::Slow {
@@ -168,6 +172,7 @@ impl Xl {
             });
         };
         let status = status.map_err(failed)?;
+        log_time(verb, began);
         if status.success() {
             return Ok(());
         }
@@ -177,6 +182,12 @@ impl Xl {
             said: last_words(&tail(log).unwrap_or_default()),
         })
     }
+}
+
+/// What of an action is the tool stack's own time.
+fn log_time(verb: &str, began: Instant) {
+    let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::debug!(verb, took_ms, "xl has ended");
 }
 
 fn new_log(path: &Path) -> io::Result<File> {

@@ -28,8 +28,12 @@ prepare() {
   [ -e /dev/stderr ] || $bb ln -s /proc/self/fd/2 /dev/stderr
 }
 
-# The kernel reports the power button as an input event; acpid turns it into a signal to us.
+# The kernel reports the power button as an input event; acpid turns it into a signal to us. What Xen's tool stack asks for
+# comes to the kernel itself, which runs this command then (sysctl/kernel.rst, poweroff_cmd; `xl shutdown`).
 watch_power_button() {
+  printf '#!/run/xeno/busybox sh\nkill -USR2 1\n' >/run/xeno/poweroff
+  $bb chmod 755 /run/xeno/poweroff
+  { echo /run/xeno/poweroff >/proc/sys/kernel/poweroff_cmd; } 2>/dev/null
   $bb mkdir -p /run/xeno/acpi/PWRF
   printf '#!/run/xeno/busybox sh\nkill -USR2 1\n' >/run/xeno/acpi/PWRF/00000080
   $bb chmod 755 /run/xeno/acpi/PWRF/00000080

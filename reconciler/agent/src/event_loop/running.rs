@@ -176,7 +176,7 @@ where
         let Some(in_flight) = progress.in_flight.remove(&id) else {
             return;
         };
-        let key = in_flight.key;
+        let (key, began) = (in_flight.key, in_flight.began);
         let outcome = outcome_of(outcome);
         let permanent = matches!(
             outcome,
@@ -206,7 +206,11 @@ where
         match state {
             ActionState::Done => {
                 progress.done.insert(key.clone());
-                events.push(self.event(EventKind::Done, sliver, key.0.clone()));
+                let done = self.event(EventKind::Done, sliver, key.0.clone());
+                events.push(NewEvent {
+                    data: Some(serde_json::json!({ "beganMs": began.0 })),
+                    ..done
+                });
             }
             ActionState::Pausing { until_ms, tries, why } => {
                 let seconds = until_ms.saturating_sub(elapsed).div_ceil(1000);

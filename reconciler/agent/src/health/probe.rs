@@ -168,10 +168,9 @@ impl Console {
             .map_err(|error| failed(&self.path, error))?
             .len();
         if len < self.offset {
-            // Written anew by another start.
+            // It was cut, since it had become too long. Another start is asked by another `Asker`.
             self.offset = 0;
             self.tail.clear();
-            self.found = false;
         }
         if !self.found {
             file.seek(SeekFrom::Start(self.offset))
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_marker_is_found_across_reads_and_forgotten_with_its_log() {
+    async fn a_marker_is_found_across_reads_and_stays_found_when_its_log_is_cut() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("console.log");
         let mut console = Console::new(&path, "login:");
@@ -282,7 +281,14 @@ mod tests {
         console.look().await.unwrap();
         file.write_all(b"more").unwrap();
         console.look().await.unwrap();
-        std::fs::write(&path, "booting").unwrap();
+        std::fs::write(&path, "on").unwrap();
+        console.look().await.unwrap();
+
+        // One that was not found is looked for in what comes after the cut.
+        let mut console = Console::new(&path, "login:");
+        file.write_all(b"booting, and much more").unwrap();
         console.look().await.unwrap_err();
+        std::fs::write(&path, "login: ").unwrap();
+        console.look().await.unwrap();
     }
 }
