@@ -16,6 +16,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::link::LinkName;
 use crate::metrics::Metrics;
+use crate::nfs::pages::Pages;
 use crate::nfs::replay::Recent;
 use crate::service::{FileService, Handle};
 
@@ -321,6 +322,7 @@ pub struct Export {
     parked: Semaphore,
     running: Arc<Semaphore>,
     recent: Arc<Recent>,
+    pages: Pages,
     metrics: Metrics,
     connections: Mutex<Vec<Weak<Notify>>>,
 }
@@ -359,6 +361,7 @@ impl Export {
             parked: Semaphore::new(PARKED_UNITS),
             running: Arc::new(Semaphore::new(usize::try_from(RUNNING_MAX).unwrap_or(1))),
             recent: Arc::default(),
+            pages: Pages::default(),
             metrics: Metrics::default(),
             connections: Mutex::default(),
         })
@@ -393,6 +396,12 @@ impl Export {
     #[must_use]
     pub fn recent(&self) -> &Arc<Recent> {
         &self.recent
+    }
+
+    /// Parts of its listings.
+    #[must_use]
+    pub fn pages(&self) -> &Pages {
+        &self.pages
     }
 
     /// What it was asked.

@@ -3,6 +3,8 @@
 //! A layer is an immutable tree whose objects carry *numbers*. Numbers are the identity that handles and inode
 //! numbers are made of, so they must be the same every time the same content is opened, on any machine.
 
+use bytes::Bytes;
+
 use crate::attr::Attr;
 
 /// Names the content of one layer: the first eight bytes of its digest. Equal content, equal id, on every machine.
@@ -138,6 +140,14 @@ pub trait Layer: Send + Sync {
     fn read_cached(&self, node: NodeNumber, offset: u64, buf: &mut [u8]) -> bool {
         let _ = (node, offset, buf);
         false
+    }
+
+    /// `count` bytes of a regular file from `offset` on, in memory and not copied, as long as they are held; `None` where the
+    /// layer cannot do so, and for every kind of failure. Such bytes are for sending, not for looking at: if the medium
+    /// loses them meanwhile, the kernel cannot send them.
+    fn lend(&self, node: NodeNumber, offset: u64, count: usize) -> Option<Bytes> {
+        let _ = (node, offset, count);
+        None
     }
 
     /// Target of a symbolic link.

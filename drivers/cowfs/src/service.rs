@@ -14,8 +14,11 @@
 //!   the change itself; [`FileService::replayed`] answers for a key that has already been carried out, also after a
 //!   restart and after a move to another machine.
 
+use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::attr::{Attr, Device, FileType, SetAttr, Time};
 use crate::quota::Quota;
@@ -285,6 +288,29 @@ pub struct ListedEntry {
     pub object: Option<Object>,
 }
 
+/// What a service needs to tell later whether a part of a listing still stands; nobody else's business.
+pub struct Stamp(Box<dyn Any + Send + Sync>);
+
+impl Stamp {
+    /// Wraps whatever the service wants to know again.
+    #[must_use]
+    pub fn new(known: impl Any + Send + Sync) -> Self {
+        Self(Box::new(known))
+    }
+
+    /// What it wraps, if that is a `T`.
+    #[must_use]
+    pub fn known<T: Any>(&self) -> Option<&T> {
+        self.0.downcast_ref()
+    }
+}
+
+impl std::fmt::Debug for Stamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Stamp")
+    }
+}
+
 /// Space and inodes for FSSTAT (RFC 1813 §3.3.18), in bytes and objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FsStat {
@@ -377,6 +403,19 @@ pub trait FileService: Send + Sync {
         out: &mut Vec<u8>,
     ) -> Option<ReadOutcome> {
         let _ = (caller, handle, offset, count, out);
+        None
+    }
+
+    /// READ of content that need not be copied; `None` to be asked for a copy, also for every kind of failure. The bytes
+    /// are for sending, not for looking at.
+    fn read_lent(
+        &self,
+        caller: &Caller,
+        handle: &Handle,
+        offset: u64,
+        count: u32,
+    ) -> Option<(ReadOutcome, Bytes)> {
+        let _ = (caller, handle, offset, count);
         None
     }
 
@@ -481,6 +520,35 @@ pub trait FileService: Send + Sync {
         visit: &mut dyn FnMut(&ListedEntry) -> bool,
     ) -> FsResult<(Object, bool)>;
 
+    /// The same, and what tells later whether what was handed out (each entry for which `visit` said `true`) can be said
+    /// again; `None` where that cannot be told.
+    fn readdir_stamped(
+        &self,
+        caller: &Caller,
+        dir: &Handle,
+        cookie: u64,
+        with_objects: bool,
+        visit: &mut dyn FnMut(&ListedEntry) -> bool,
+    ) -> FsResult<(Object, bool, Option<Stamp>)> {
+        let (object, ended) = self.readdir(caller, dir, cookie, with_objects, visit)?;
+        Ok((object, ended, None))
+    }
+
+    /// Whether this caller would be told the same again of `dir` as was handed out with `stamp`: the same entries, and after
+    /// the last of them as many others or none as then. If so, the directory as it is now; and `changed` has been told of
+    /// each entry whose attributes may be others, by its place among those handed out, what they are now. `None`: ask again
+    /// (also for every kind of failure), whatever `changed` was told.
+    fn stands(
+        &self,
+        caller: &Caller,
+        dir: &Handle,
+        stamp: &Stamp,
+        changed: &mut dyn FnMut(usize, &Object),
+    ) -> Option<Object> {
+        let _ = (caller, dir, stamp, changed);
+        None
+    }
+
     /// FSSTAT.
     fn fsstat(&self) -> FsResult<FsStat>;
 
@@ -494,8 +562,10 @@ pub trait FileService: Send + Sync {
     fn settle(&self, ticket: Ticket) -> FsResult<()>;
 
     /// Does what is due now and then, and takes a while: whoever changes something calls it once the answer is on its
-    /// way.
-    fn tend(&self) {}
+    /// way. Ends early once it is not `wanted` any more, and is then left for the next time: somebody waits for it.
+    fn tend(&self, wanted: &dyn Fn() -> bool) {
+        let _ = wanted;
+    }
 
     /// Whether the call `key` has been carried out, and with what outcome.
     fn replayed(&self, key: &CallKey) -> Option<Replayed>;

@@ -265,26 +265,47 @@ pub enum Unaccepted {
     SystemError,
 }
 
-/// Begins a reply: record mark (filled in by [`finish`]), xid, REPLY.
+/// Begins a reply after what `reply` holds: record mark (filled in by [`finish_after`]), xid, REPLY.
+fn begin_after(reply: &mut Writer, xid: u32) {
+    reply.u32(0);
+    reply.u32(xid);
+    reply.u32(1); // REPLY
+}
+
 fn begin(xid: u32, room: usize) -> Writer {
     let mut writer = Writer::new(Vec::with_capacity(room));
-    writer.u32(0);
-    writer.u32(xid);
-    writer.u32(1); // REPLY
+    begin_after(&mut writer, xid);
     writer
 }
 
 /// Bytes before the result in the whole reply to an accepted call, the record mark included.
 pub(crate) const SUCCESS_HEAD: usize = 28;
 
+/// Begins the reply to an accepted call after what `reply` holds; the procedure's result follows.
+pub fn begin_success_after(reply: &mut Writer, xid: u32) {
+    begin_after(reply, xid);
+    reply.u32(0); // MSG_ACCEPTED
+    reply.u64(0); // AUTH_NONE verifier: flavor, length
+    reply.u32(0); // SUCCESS
+}
+
 /// Begins the reply to an accepted call; the procedure's result follows. `room` is a guess at its length.
 #[must_use]
 pub fn begin_success(xid: u32, room: usize) -> Writer {
-    let mut writer = begin(xid, room + 28);
-    writer.u32(0); // MSG_ACCEPTED
-    writer.u64(0); // AUTH_NONE verifier: flavor, length
-    writer.u32(0); // SUCCESS
+    let mut writer = Writer::new(Vec::with_capacity(room + SUCCESS_HEAD));
+    begin_success_after(&mut writer, xid);
     writer
+}
+
+/// Ends the reply that begins at `start`, and that `more` bytes will follow which are not in it: fills in the record mark.
+/// The reply is one fragment.
+///
+/// # Panics
+/// If the reply has 2 GiB or more; every procedure keeps its results far below.
+pub fn finish_after(reply: &mut Writer, start: usize, more: usize) {
+    let len = u32::try_from(reply.position() - start - 4 + more).expect("replies are bounded");
+    assert!(len < 1 << 31, "replies are bounded");
+    reply.patch_u32(start, len | 1 << 31);
 }
 
 /// Ends a reply: fills in the record mark. The reply is one fragment.
@@ -293,9 +314,7 @@ pub fn begin_success(xid: u32, room: usize) -> Writer {
 /// If the reply has 2 GiB or more; every procedure keeps its results far below.
 #[must_use]
 pub fn finish(mut reply: Writer) -> Vec<u8> {
-    let len = u32::try_from(reply.position() - 4).expect("replies are bounded");
-    assert!(len < 1 << 31, "replies are bounded");
-    reply.patch_u32(0, len | 1 << 31);
+    finish_after(&mut reply, 0, 0);
     reply.into_bytes()
 }
 

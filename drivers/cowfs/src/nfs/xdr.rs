@@ -163,6 +163,11 @@ impl Writer {
         self.bytes[position..position + part.bytes.len()].copy_from_slice(&part.bytes);
     }
 
+    /// Overwrites what lies at `position` with as many bytes.
+    pub fn overwrite(&mut self, position: usize, bytes: &[u8]) {
+        self.bytes[position..position + bytes.len()].copy_from_slice(bytes);
+    }
+
     /// Makes room for `len` bytes that [`Writer::patch`] fills in later.
     pub fn reserve(&mut self, len: usize) {
         self.bytes.resize(self.bytes.len() + len, 0);

@@ -1,26 +1,24 @@
 //! One connection: calls in, replies out.
 
 use std::collections::BTreeSet;
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{Notify, mpsc};
 
 use super::flight::{ClientFlight, Flight, Units};
 use super::listen::Reset;
-use super::{Server, UNIT, UNITS_PER_CONNECTION};
-use crate::export::{Admission, Export, ExportId, Peer, State};
-use crate::metrics::Outcome;
-use crate::nfs::ops::{self, Context, Procedure};
+use super::outgoing::{self, Outgoing};
+use super::pending::Pending;
+use super::{Server, UNIT, UNITS_PER_CONNECTION, answer};
+use crate::export::{Admission, ExportId, Peer};
+use crate::nfs::mount;
+use crate::nfs::ops::{self, Procedure};
 use crate::nfs::rpc::{self, Call, Incoming, NotRpc, Records, Unaccepted};
-use crate::nfs::xdr::Reader;
-use crate::nfs::{mount, replay};
+use crate::nfs::xdr::{Reader, Writer};
 use crate::service::Status;
-
-/// Replies that one write takes at most.
-const REPLIES_PER_WRITE: usize = 64;
 
 /// Bytes of replies answered in place that are sent on without waiting for more.
 const BATCH_FULL: usize = UNIT;
@@ -30,16 +28,6 @@ const SHORT: usize = 16 << 10;
 
 /// What a reply takes beside the content it carries.
 const REPLY_HEAD: usize = 512;
-
-/// Bytes of the reply to a READ that is answered in place if what it reads is in memory: larger ones are worth the way to
-/// the pool, where copying them holds up nothing.
-const READ_IN_PLACE: usize = 64 << 10;
-
-/// Replies on their way out, and the units they hold until they have been written.
-struct Outgoing {
-    bytes: Vec<u8>,
-    _units: Units,
-}
 
 /// Why reading ended.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +96,7 @@ async fn serve_until_left<R, W>(
         replies,
         closer: Arc::clone(&closer),
         used: BTreeSet::new(),
-        batch: Vec::new(),
+        batch: Writer::default(),
         batch_units: None,
         clock: Instant::now(),
     };
@@ -116,7 +104,7 @@ async fn serve_until_left<R, W>(
         export.on_close(&closer);
         connection.used.insert(export.id());
     }
-    let mut writing = tokio::spawn(write_replies(writer, queue));
+    let mut writing = tokio::spawn(outgoing::write(writer, queue));
     let ended = tokio::select! {
         ended = connection.read(reader) => ended,
         () = closer.notified() => {
@@ -142,36 +130,6 @@ async fn serve_until_left<R, W>(
     }
 }
 
-/// Sends replies, all that are ready in one write. Ends when the last sender is gone, or the client is.
-async fn write_replies<W: AsyncWrite + Unpin>(mut writer: W, mut queue: mpsc::Receiver<Outgoing>) {
-    let mut ready = Vec::with_capacity(REPLIES_PER_WRITE);
-    while queue.recv_many(&mut ready, REPLIES_PER_WRITE).await > 0 {
-        if let Err(error) = write_all(&mut writer, &ready).await {
-            tracing::debug!(%error, "writing replies");
-            return;
-        }
-        ready.clear();
-    }
-    // The client may be gone; then there is nobody to tell.
-    let _closed = writer.shutdown().await;
-}
-
-async fn write_all<W: AsyncWrite + Unpin>(writer: &mut W, replies: &[Outgoing]) -> io::Result<()> {
-    if let [reply] = replies {
-        return writer.write_all(&reply.bytes).await;
-    }
-    let mut slices: Vec<IoSlice<'_>> = replies.iter().map(|reply| IoSlice::new(&reply.bytes)).collect();
-    let mut left = slices.as_mut_slice();
-    while !left.is_empty() {
-        let written = writer.write_vectored(left).await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        IoSlice::advance_slices(&mut left, written);
-    }
-    Ok(())
-}
-
 struct Connection {
     server: Arc<Server>,
     peer: Peer,
@@ -183,7 +141,7 @@ struct Connection {
     /// Exports it has used: they close it when they are sealed.
     used: BTreeSet<ExportId>,
     /// Replies made in place, not sent yet, and the unit that all of them together hold.
-    batch: Vec<u8>,
+    batch: Writer,
     batch_units: Option<Units>,
     /// When the last answer was made in place, or what is being decoded was read.
     clock: Instant,
@@ -247,7 +205,7 @@ impl Connection {
         };
         let Some((id, _inner)) = ExportId::split(handle) else {
             return self
-                .put(&refusal(&call, procedure, Status::BadHandle))
+                .put(&answer::refusal(&call, procedure, Status::BadHandle))
                 .await
                 .map(Ok);
         };
@@ -259,20 +217,30 @@ impl Connection {
                 Peer::Link(_) => Status::Jukebox,
                 Peer::Address(_) | Peer::Socket(_) => Status::Stale,
             };
-            return self.put(&refusal(&call, procedure, status)).await.map(Ok);
+            return self.put(&answer::refusal(&call, procedure, status)).await.map(Ok);
         };
         if self.used.insert(id) {
             export.on_close(&self.closer);
         }
         let room = ops::reply_size(procedure, call.arguments());
-        if let Some(reply) = answer_in_place(&export, procedure, &call, room) {
-            // One look at the clock for each call: where one ends the next begins.
-            let begun = std::mem::replace(&mut self.clock, Instant::now());
-            let took = self.clock.saturating_duration_since(begun);
-            export
-                .metrics()
-                .note(procedure, outcome(procedure, &call, &reply, took));
-            return self.put(&reply).await.map(Ok);
+        if answer::may_be_in_place(&export, procedure, room)
+            // What is read from memory counts, and whoever has had more than others that wait takes turns with them.
+            && (procedure != Procedure::Read || self.server.share.pass(id, export.weight(), room))
+        {
+            self.hold_batch().await?;
+            let start = self.batch.position();
+            if answer::in_place(&export, procedure, &call, room, &mut self.batch) {
+                // One look at the clock for each call: where one ends the next begins.
+                let begun = std::mem::replace(&mut self.clock, Instant::now());
+                let took = self.clock.saturating_duration_since(begun);
+                let reply = &self.batch.buffer()[start..];
+                export.metrics().note(
+                    procedure,
+                    answer::outcome(procedure, &call, reply, reply.len(), took),
+                );
+                return self.flush_if_full().await.map(Ok);
+            }
+            self.batch.truncate(start);
         }
         let units = units_of(call.len() + room);
         let held = match self.reading.take() {
@@ -282,7 +250,7 @@ impl Connection {
                 self.acquire(units).await?
             }
         };
-        let outgoing = Pending {
+        let pending = Pending {
             server: Arc::clone(&self.server),
             replies: self.replies.clone(),
             closer: Arc::clone(&self.closer),
@@ -291,7 +259,7 @@ impl Connection {
             held,
             begun: Instant::now(),
         };
-        tokio::spawn(outgoing.run(procedure, call));
+        tokio::spawn(pending.run(procedure, call));
         Ok(Ok(()))
     }
 
@@ -324,7 +292,7 @@ impl Connection {
             };
             let mut reply = rpc::begin_success(xid, 128);
             mount::answer_mount(id, found, &mut reply);
-            send(&replies, rpc::finish(reply), held).await;
+            outgoing::send(&replies, rpc::finish(reply), held).await;
         });
         Ok(Ok(()))
     }
@@ -338,13 +306,23 @@ impl Connection {
         self.flight.take(units).await.map_err(|_closed| Ended::NoWriter)
     }
 
-    /// Queues a reply made in place.
-    async fn put(&mut self, reply: &[u8]) -> Result<(), Ended> {
+    /// Sees to it that something may be added to the batch.
+    async fn hold_batch(&mut self) -> Result<(), Ended> {
         if self.batch_units.is_none() {
             self.batch_units = Some(self.acquire(1).await?);
         }
-        self.batch.extend_from_slice(reply);
-        if self.batch.len() >= BATCH_FULL {
+        Ok(())
+    }
+
+    /// Queues a reply made in place.
+    async fn put(&mut self, reply: &[u8]) -> Result<(), Ended> {
+        self.hold_batch().await?;
+        self.batch.array(reply);
+        self.flush_if_full().await
+    }
+
+    async fn flush_if_full(&mut self) -> Result<(), Ended> {
+        if self.batch.position() >= BATCH_FULL {
             self.flush().await?;
         }
         Ok(())
@@ -354,10 +332,12 @@ impl Connection {
         let Some(units) = self.batch_units.take() else {
             return Ok(());
         };
-        let outgoing = Outgoing {
-            bytes: std::mem::take(&mut self.batch),
-            _units: units,
-        };
+        if self.batch.position() == 0 {
+            // What they were for has gone to the pool.
+            return Ok(());
+        }
+        let bytes = std::mem::take(&mut self.batch).into_bytes();
+        let outgoing = Outgoing::new(bytes, units);
         self.replies.send(outgoing).await.map_err(|_gone| Ended::NoWriter)
     }
 }
@@ -366,163 +346,4 @@ impl Connection {
 fn units_of(bytes: usize) -> u32 {
     let units = bytes.div_ceil(UNIT).clamp(1, UNITS_PER_CONNECTION);
     u32::try_from(units).unwrap_or(u32::MAX)
-}
-
-async fn send(replies: &mpsc::Sender<Outgoing>, bytes: Vec<u8>, units: Units) {
-    let outgoing = Outgoing { bytes, _units: units };
-    // A connection that is gone wants no reply.
-    let _sent = replies.send(outgoing).await;
-}
-
-/// The whole reply to a call whose export cannot be asked.
-fn refusal(call: &Call, procedure: Procedure, status: Status) -> Vec<u8> {
-    let mut reply = rpc::begin_success(call.xid, 32);
-    ops::refuse(procedure, status, &mut reply);
-    rpc::finish(reply)
-}
-
-/// The whole reply to a call, from its export's service. May block.
-fn answer(
-    export: &Export,
-    procedure: Procedure,
-    call: &Call,
-    key: Option<crate::service::CallKey>,
-) -> Vec<u8> {
-    let context = Context {
-        service: &**export.service(),
-        export: export.id(),
-        caller: &call.caller,
-        key,
-        recent: export.recent(),
-    };
-    let room = ops::reply_size(procedure, call.arguments());
-    let mut reply = rpc::begin_success(call.xid, room);
-    match ops::answer(&context, procedure, call.arguments(), &mut reply) {
-        Ok(()) => rpc::finish(reply),
-        Err(why) => rpc::unaccepted(call.xid, why),
-    }
-}
-
-/// What there is to count of a call and its whole reply.
-fn outcome(procedure: Procedure, call: &Call, reply: &[u8], took: Duration) -> Outcome {
-    let status = reply
-        .get(rpc::SUCCESS_HEAD..)
-        .and_then(|body| body.first_chunk::<4>());
-    let bytes = match procedure {
-        Procedure::Read => reply.len(),
-        Procedure::Write => call.len(),
-        _ => 0,
-    };
-    Outcome {
-        took,
-        refused: status != Some(&[0; 4]),
-        bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
-    }
-}
-
-/// The whole reply to a call that waits for no disk; `None` if it has to go to the pool.
-fn answer_in_place(export: &Export, procedure: Procedure, call: &Call, room: usize) -> Option<Vec<u8>> {
-    if export.state() != State::Active {
-        return None;
-    }
-    if procedure.only_metadata() && export.service().answers_from_memory() {
-        return Some(answer(export, procedure, call, None));
-    }
-    (procedure == Procedure::Read && room <= READ_IN_PLACE)
-        .then(|| answer_cached(export, call, room))
-        .flatten()
-}
-
-/// The whole reply to a READ of what is in memory; `None` if it has to go to the pool.
-fn answer_cached(export: &Export, call: &Call, room: usize) -> Option<Vec<u8>> {
-    let context = Context {
-        service: &**export.service(),
-        export: export.id(),
-        caller: &call.caller,
-        key: None,
-        recent: export.recent(),
-    };
-    let mut reply = rpc::begin_success(call.xid, room);
-    ops::answer_cached(&context, call.arguments(), &mut reply).then(|| rpc::finish(reply))
-}
-
-/// A call that is carried out away from the reading task.
-struct Pending {
-    server: Arc<Server>,
-    replies: mpsc::Sender<Outgoing>,
-    closer: Arc<Notify>,
-    export: Arc<Export>,
-    units: u32,
-    held: Units,
-    begun: Instant,
-}
-
-impl Pending {
-    async fn run(self, procedure: Procedure, call: Call) {
-        let key = procedure
-            .must_not_run_twice()
-            .then(|| replay::call_key(&self.export.id().0, &call));
-        // A retransmission waits for the first run, without holding anything that one might need.
-        let alone = match key {
-            Some(key) => Some(self.export.recent().enter(key).await),
-            None => None,
-        };
-        let running = match self.export.admit(self.units).await {
-            Admission::Run(running) => running,
-            Admission::Closed => return self.closer.notify_one(),
-            Admission::Later => {
-                let reply = refusal(&call, procedure, Status::Jukebox);
-                return send(&self.replies, reply, self.held).await;
-            }
-        };
-        let (id, weight) = (self.export.id(), self.export.weight());
-        let turn = self.server.share.turn(id, weight, self.units).await;
-        let place = self.server.pool.place().await;
-        let reply = Reply {
-            xid: call.xid,
-            replies: self.replies,
-            held: Some(self.held),
-        };
-        let (export, begun) = (self.export, self.begun);
-        self.server.pool.run(place, move || {
-            let _running = running;
-            let bytes = answer(&export, procedure, &call, key);
-            let took = begun.elapsed();
-            export
-                .metrics()
-                .note(procedure, outcome(procedure, &call, &bytes, took));
-            reply.send(bytes);
-            drop((alone, turn));
-            // Whoever closes the stack waits for that too; the client does not.
-            export.service().tend();
-        });
-    }
-}
-
-/// The reply that a call on the pool owes; dropped without one, the call has panicked.
-struct Reply {
-    xid: u32,
-    replies: mpsc::Sender<Outgoing>,
-    held: Option<Units>,
-}
-
-impl Reply {
-    fn send(mut self, bytes: Vec<u8>) {
-        self.put(bytes);
-    }
-
-    fn put(&mut self, bytes: Vec<u8>) {
-        if let Some(units) = self.held.take() {
-            // Never full: every reply in it holds a unit. A connection that is gone wants no reply.
-            let _sent = self.replies.try_send(Outgoing { bytes, _units: units });
-        }
-    }
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        if self.held.is_some() {
-            self.put(rpc::unaccepted(self.xid, Unaccepted::SystemError));
-        }
-    }
 }

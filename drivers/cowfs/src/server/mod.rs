@@ -6,10 +6,13 @@
 //! connection and one client have in flight (in units of [`UNIT`] bytes of call and reply), what one export runs and parks, and the
 //! pool. A client that does not read its replies fills only its own connection's bound.
 
+mod answer;
 mod connection;
 mod flight;
 mod links;
 mod listen;
+mod outgoing;
+mod pending;
 mod pool;
 mod run;
 mod share;

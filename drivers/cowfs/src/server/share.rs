@@ -6,6 +6,10 @@
 //! the start tag of the last that went. So two exports that always want more get service as their weights, whatever
 //! each call costs; one that was idle begins now, with neither credit nor debt; one alone has everything.
 //!
+//! What is answered from memory takes no part in the depth, since it keeps no disk waiting, but it counts all the same: it
+//! goes at once as long as nobody waits whose turn is before its own. So a guest that streams what is cached does not get
+//! past those who wait for a disk again and again, and pays for what it had when it wants the disk itself.
+//!
 //! Sources: P. Goyal, H. Vin, H. Cheng, "Start-time fair queuing", SIGCOMM 1996; W. Jin, J. Chase, J. Kaur, "Interposed
 //! proportional sharing for a storage service utility", SIGMETRICS 2004.
 
@@ -15,7 +19,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::UNIT;
 use crate::export::{ExportId, Weight};
+
+/// Bytes that make one unit of cost.
+const UNIT_BYTES: u64 = UNIT as u64;
 
 /// Virtual time that a call of cost 1 takes at weight 1: divisible by every weight a person would set.
 const TICK: u64 = 1 << 20;
@@ -76,7 +84,7 @@ impl<T> Turns<T> {
 
     /// A call wants to run.
     fn arrive(&mut self, export: ExportId, weight: Weight, cost: u32, call: T) {
-        let start = self.ends.get(&export).map_or(self.now, |&end| end.max(self.now));
+        let start = self.start(export);
         let takes = u64::from(cost).saturating_mul(TICK) / u64::from(weight.get());
         self.ends.insert(export, start.saturating_add(takes));
         self.arrivals += 1;
@@ -86,6 +94,27 @@ impl<T> Turns<T> {
             cost,
             call,
         }));
+    }
+
+    /// A call that needs no room wants to run now, and costs `bytes`. It may, unless one that waits is to go before it; then it
+    /// has to [arrive](Self::arrive) like any other.
+    fn pass(&mut self, export: ExportId, weight: Weight, bytes: u64) -> bool {
+        let start = self.start(export);
+        if let Some(Reverse(first)) = self.waiting.peek()
+            && first.start <= start
+        {
+            return false;
+        }
+        // Nothing is for nothing, however little it is.
+        let takes = (bytes.saturating_mul(TICK) / UNIT_BYTES / u64::from(weight.get())).max(1);
+        self.ends.insert(export, start.saturating_add(takes));
+        self.now = self.now.max(start);
+        true
+    }
+
+    /// When an export that has nothing waiting would begin its next call.
+    fn start(&self, export: ExportId) -> u64 {
+        self.ends.get(&export).map_or(self.now, |&end| end.max(self.now))
     }
 
     /// The next call, if there is one and room for it, and what it costs. A call of more than the whole depth goes alone.
@@ -140,6 +169,13 @@ impl Share {
     fn lock(&self) -> MutexGuard<'_, Turns<oneshot::Sender<Turn>>> {
         // Arithmetic on small numbers: nothing in it panics.
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a call whose reply has at most `bytes` and comes from memory may be answered at once. It counts then; and it
+    /// waits for no disk as long as its export has not had more than its share beside others that wait.
+    pub(super) fn pass(&self, export: ExportId, weight: Weight, bytes: usize) -> bool {
+        self.lock()
+            .pass(export, weight, u64::try_from(bytes).unwrap_or(u64::MAX))
     }
 
     /// Waits for a turn.
@@ -255,6 +291,62 @@ mod tests {
             ahead += if call == 'a' { 1 } else { -1 };
             assert!(ahead.abs() <= 2, "{order}");
         }
+        assert!(turns.ends.len() <= 2);
+    }
+
+    #[test]
+    fn what_is_answered_from_memory_counts() {
+        // A streams what is cached, as fast as it can: 100 READs of 64 KiB for each call that the disk of depth 4 does.
+        // B wants more of the disk than there is.
+        let check = |weights: [u32; 2], share_of_b: u64| {
+            let mut turns = Turns::new(4);
+            let (mut got, mut refused) = ([0_u64; 2], 0);
+            let mut running = std::collections::VecDeque::new();
+            for _ in 0..16 {
+                turns.arrive(B, weight(weights[1]), 4, 1);
+            }
+            for _ in 0..1000 {
+                for _ in 0..100 {
+                    if turns.pass(A, weight(weights[0]), UNIT_BYTES / 4) {
+                        got[0] += 1;
+                    } else {
+                        refused += 1;
+                        break;
+                    }
+                }
+                while let Some((at, cost)) = turns.next() {
+                    running.push_back((at, cost));
+                }
+                let (at, cost) = running.pop_front().expect("there is always more");
+                turns.end(cost);
+                got[at] += u64::from(cost) * 4;
+                turns.arrive(B, weight(weights[1]), 4, 1);
+            }
+            let share = got[1] * 100 / (got[0] + got[1]);
+            assert!(
+                share.abs_diff(share_of_b) <= 2,
+                "{weights:?}: {got:?}, refused {refused}"
+            );
+            assert!(refused > 0);
+        };
+        check([100, 100], 50);
+        check([100, 300], 75);
+        check([400, 100], 20);
+    }
+
+    #[test]
+    fn what_is_answered_from_memory_waits_for_nobody_who_does_not_wait() {
+        let mut turns = Turns::<()>::new(1);
+        // Alone, or beside others whose calls all run, it always goes.
+        turns.arrive(B, weight(100), 1, ());
+        assert_eq!(turns.next(), Some(((), 1)));
+        assert!((0..1000).all(|_| turns.pass(A, weight(1), UNIT_BYTES)));
+        // What it had is no debt to one who was idle: B's next call and its own have the same right.
+        turns.end(1);
+        turns.arrive(B, weight(100), 1, ());
+        assert!(!turns.pass(A, weight(1), UNIT_BYTES), "B is next");
+        assert_eq!(turns.next(), Some(((), 1)));
+        assert!(turns.pass(A, weight(1), UNIT_BYTES), "nobody waits any more");
         assert!(turns.ends.len() <= 2);
     }
 

@@ -7,9 +7,11 @@
 //!
 //! A checkpoint says of content only what is on disk: so what the copy says and nobody has committed is synced first.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::time::Instant;
 
-use super::data::io_status;
+use super::data::{io_status, unflushed};
 use super::{Stack, Top};
 use crate::handle::ObjectKey;
 use crate::service::{FsResult, Status};
@@ -34,17 +36,24 @@ impl FileState {
 }
 
 impl Stack {
-    /// Compacts the log if it has become long. Nobody is told of a failure: the log goes on, and it is tried again later.
-    pub(super) fn compact_if_long(&self, top: &Top) {
+    /// Compacts the log if it has become long, as long as that is `wanted`. Nobody is told of a failure: the log goes on, and
+    /// it is tried again later.
+    pub(super) fn compact_if_long(&self, top: &Top, wanted: &dyn Fn() -> bool) {
         if !top.log.is_long() || top.log.is_poisoned() {
             return;
         }
         let Ok(_alone) = top.shaping.try_lock() else {
             return;
         };
-        if let Err(status) = self.compact_now(top) {
-            tracing::warn!(%status, "the log of a writable layer has not been compacted");
-            top.log.is_long_beyond(top.log.bytes());
+        match self.compact_now(top, wanted) {
+            Ok(()) => {}
+            Err(Status::Jukebox) => {
+                tracing::debug!("making the log of a writable layer short has been left for later")
+            }
+            Err(status) => {
+                tracing::warn!(%status, "the log of a writable layer has not been compacted");
+                top.log.is_long_beyond(top.log.bytes());
+            }
         }
     }
 
@@ -57,18 +66,27 @@ impl Stack {
     pub fn compact(&self) -> FsResult<()> {
         let top = self.writable()?;
         let _alone = top.shaping.try_lock().map_err(|_| Status::Jukebox)?;
-        self.compact_now(top)
+        self.compact_now(top, &|| true)
     }
 
-    fn compact_now(&self, top: &Top) -> FsResult<()> {
+    /// [`Status::Jukebox`] once it is not `wanted` any more.
+    fn compact_now(&self, top: &Top, wanted: &dyn Fn() -> bool) -> FsResult<()> {
         let (state, end) = {
             let _nobody_changes = self.hold_changes()?;
             let end = top.log.last_end().ok_or(Status::Io)?;
             (self.read_state()?.clone(), end)
         };
-        self.sync_unflushed(top, &state)?;
-        let mut rewriting = Rewriting::begin(&top.log, top.epoch, &state, end).map_err(|e| told(&e))?;
+        for key in unflushed(state.objects.iter()) {
+            still(wanted)?;
+            self.sync_unflushed(top, &state, &BTreeSet::from([key]))?;
+        }
+        let begun = Rewriting::begin(&top.log, top.epoch, &state, end, wanted);
+        let mut rewriting = begun.map_err(|error| told(&error))?;
         for _ in 0..ROUNDS_MAX {
+            if let Err(later) = still(wanted) {
+                rewriting.abandon();
+                return Err(later);
+            }
             if rewriting.catch_up().map_err(|error| told(&error))? <= LEFT_MAX {
                 break;
             }
@@ -85,9 +103,14 @@ impl Stack {
         Ok(())
     }
 
-    /// Has on disk what `state` says of content.
-    pub(super) fn sync_unflushed(&self, top: &Top, state: &State) -> FsResult<()> {
-        for file in state.objects.values().filter_map(|object| object.file()) {
+    /// Has on disk what `state` says of the content of these files.
+    pub(super) fn sync_unflushed(
+        &self,
+        top: &Top,
+        state: &State,
+        keys: &BTreeSet<ObjectKey>,
+    ) -> FsResult<()> {
+        for file in keys.iter().filter_map(|key| state.objects.get(key)?.file()) {
             if let Some(id) = file.writing.filter(|_| file.writes > file.writes_synced) {
                 match self.sync_content(top, id, file.fresh) {
                     // Removed in the meantime, and what follows says so.
@@ -174,7 +197,14 @@ fn pause(since: Instant) {
     std::thread::sleep(since.elapsed());
 }
 
+fn still(wanted: &dyn Fn() -> bool) -> FsResult<()> {
+    if wanted() { Ok(()) } else { Err(Status::Jukebox) }
+}
+
 fn told(error: &WritableError) -> Status {
+    if matches!(error, WritableError::Io { source, .. } if source.kind() == io::ErrorKind::Interrupted) {
+        return Status::Jukebox;
+    }
     tracing::warn!(error = error as &dyn std::error::Error, "writing a checkpoint");
     match error {
         WritableError::Io { doing, source, .. } => io_status(doing, source),

@@ -7,12 +7,15 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::lower::trouble;
 use super::permit::{self, R, X};
 use super::resolve::Node;
 use super::{Stack, Top, time_after};
 use crate::attr::{Attr, FileType, SetAttr, SetTime, Time};
 use crate::handle::ObjectKey;
+use crate::layer::NodeNumber;
 use crate::service::{
     Around, CallKey, Caller, Changed, FsResult, Handle, ReadOutcome, Stability, Status, Ticket, Written,
 };
@@ -20,7 +23,7 @@ use crate::writable::disk::DiskFile;
 use crate::writable::extents::{ContentId, Source};
 use crate::writable::log::as_u64;
 use crate::writable::record::{Base, Call, Change, SIZE_MAX, Stored};
-use crate::writable::state::{FileState, State};
+use crate::writable::state::{FileState, Object, State};
 
 /// Largest stable write kept in the log itself.
 const INLINE_MAX: usize = 4096;
@@ -37,6 +40,15 @@ enum Piece {
     File(Arc<DiskFile>, u64),
     Base(Box<Base>, u64),
     Zero,
+}
+
+/// A READ of a file as a lower layer has it.
+struct Unchanged {
+    /// Index of the layer.
+    layer: usize,
+    number: NodeNumber,
+    /// What is answered once the bytes are there.
+    outcome: ReadOutcome,
 }
 
 /// Refuses sizes that off_t does not hold.
@@ -71,10 +83,9 @@ fn regular(attr: &Attr) -> FsResult<()> {
     }
 }
 
-/// Files that have something only in memory or in the page cache.
-pub(super) fn unflushed(state: &State) -> Vec<ObjectKey> {
-    let files = state.objects.iter();
-    let unflushed = files.filter(|(_, object)| object.file().is_some_and(FileState::is_unflushed));
+/// Those of the objects that have something only in memory or in the page cache.
+pub(super) fn unflushed<'a>(objects: impl Iterator<Item = (&'a ObjectKey, &'a Object)>) -> Vec<ObjectKey> {
+    let unflushed = objects.filter(|(_, object)| object.file().is_some_and(FileState::is_unflushed));
     unflushed.map(|(&key, _)| key).collect()
 }
 
@@ -107,29 +118,57 @@ impl Stack {
         count: u32,
         out: &mut Vec<u8>,
     ) -> Option<ReadOutcome> {
-        let state = self.read_state().ok()?;
-        let node = self.find(&state, handle).ok()?;
-        let Node::File(key, at) = node else { return None };
-        let object = self.object_known(handle, &node, self.attr(&state, &node).ok()?);
-        drop(state);
-        regular(&object.attr).ok()?;
-        if !permit::owns(caller, &object.attr) && permit::granted(caller, &object.attr, R | X) == 0 {
-            return None;
-        }
-        let size = object.attr.size;
-        let end = offset.saturating_add(u64::from(count)).min(size).max(offset);
-        let wanted = usize::try_from(end - offset).ok()?;
+        let unchanged = self.unchanged(caller, handle, offset, count)?;
+        let wanted = usize::try_from(unchanged.outcome.count).ok()?;
         let start = out.len();
         out.resize(start + wanted, 0);
         let there = wanted == 0
             || self
                 .lower
-                .layer(at)
-                .read_cached(key.number, offset, &mut out[start..]);
-        there.then_some(ReadOutcome {
-            file: object,
-            count: u32::try_from(wanted).ok()?,
+                .layer(unchanged.layer)
+                .read_cached(unchanged.number, offset, &mut out[start..]);
+        there.then_some(unchanged.outcome)
+    }
+
+    /// READ of a file that no guest has changed, out of mapped memory. Everything else takes the other way.
+    pub(crate) fn do_read_lent(
+        &self,
+        caller: &Caller,
+        handle: &Handle,
+        offset: u64,
+        count: u32,
+    ) -> Option<(ReadOutcome, Bytes)> {
+        let unchanged = self.unchanged(caller, handle, offset, count)?;
+        let wanted = usize::try_from(unchanged.outcome.count).ok()?;
+        let lent = self
+            .lower
+            .layer(unchanged.layer)
+            .lend(unchanged.number, offset, wanted)?;
+        (lent.len() == wanted).then_some((unchanged.outcome, lent))
+    }
+
+    /// What a READ will find in a file that no guest has changed, if the caller may read it.
+    fn unchanged(&self, caller: &Caller, handle: &Handle, offset: u64, count: u32) -> Option<Unchanged> {
+        let state = self.read_state().ok()?;
+        let node = self.find(&state, handle).ok()?;
+        let Node::File(key, layer) = node else { return None };
+        let file = self.object_known(handle, &node, self.attr(&state, &node).ok()?);
+        drop(state);
+        regular(&file.attr).ok()?;
+        if !permit::owns(caller, &file.attr) && permit::granted(caller, &file.attr, R | X) == 0 {
+            return None;
+        }
+        let size = file.attr.size;
+        let end = offset.saturating_add(u64::from(count)).min(size).max(offset);
+        let outcome = ReadOutcome {
+            file,
+            count: u32::try_from(end - offset).ok()?,
             eof: end >= size,
+        };
+        Some(Unchanged {
+            layer,
+            number: key.number,
+            outcome,
         })
     }
 
@@ -556,7 +595,7 @@ impl Stack {
         }
         // A copy, so that nobody waits for the search.
         let state = self.read_state()?.clone();
-        for key in unflushed(&state) {
+        for key in unflushed(state.objects.iter()) {
             match self.flush(key) {
                 // Removed in the meantime: nothing is left of it to keep.
                 Ok(_) | Err(Status::Stale) => {}

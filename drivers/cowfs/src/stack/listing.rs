@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Stack;
 use super::resolve::Node;
 use crate::handle::{HandleKey, ObjectKey};
-use crate::service::{FsResult, Handle, ListedEntry, Object, Status};
+use crate::service::{FsResult, Handle, ListedEntry, Status};
 use crate::writable::record::Name;
 use crate::writable::state::{Kind, State};
 
@@ -37,6 +37,8 @@ struct Listed {
 pub(crate) struct Listing {
     by_cookie: BTreeMap<u64, Listed>,
     directories: u32,
+    /// Another one after each change of names, and for each listing.
+    version: u64,
 }
 
 /// The listings kept.
@@ -44,6 +46,15 @@ pub(crate) struct Listing {
 pub(crate) struct Listings {
     by_dir: HashMap<ObjectKey, Arc<Mutex<Listing>>>,
     entries: usize,
+    /// The last version given to a listing.
+    version: u64,
+}
+
+impl Listings {
+    fn next_version(&mut self) -> u64 {
+        self.version += 1;
+        self.version
+    }
 }
 
 impl Listing {
@@ -97,12 +108,14 @@ impl Stack {
         if let Some(listing) = lock(&self.listings).by_dir.get(&dir.key()) {
             return Ok(Arc::clone(listing));
         }
-        let built = self.build(state, dir)?;
+        let mut built = self.build(state, dir)?;
         let entries = built.by_cookie.len();
         let mut listings = lock(&self.listings);
         if listings.entries.saturating_add(entries) > ENTRIES_MAX {
-            *listings = Listings::default();
+            listings.by_dir.clear();
+            listings.entries = 0;
         }
+        built.version = listings.next_version();
         let listing = Arc::new(Mutex::new(built));
         if listings.by_dir.insert(dir.key(), Arc::clone(&listing)).is_none() {
             // One more for the listing itself, so that many empty ones are bounded too.
@@ -165,12 +178,13 @@ impl Stack {
         });
         match target {
             Ok(target) => {
+                let mut listings = lock(&self.listings);
                 let mut listing = lock(&*listing);
                 let before = listing.by_cookie.len();
                 listing.set(&self.keys, name, target);
+                listing.version = listings.next_version();
                 let after = listing.by_cookie.len();
                 drop(listing);
-                let mut listings = lock(&self.listings);
                 listings.entries = (listings.entries + after).saturating_sub(before);
             }
             // Merge it again at the next question, and let that say what is wrong.
@@ -187,15 +201,24 @@ impl Stack {
         }
     }
 
-    /// Hands out the entries of `dir` after `cookie`.
+    /// The version of the listing of `dir` that is kept; `None` if none is.
+    pub(crate) fn listed_version(&self, dir: ObjectKey) -> Option<u64> {
+        let listing = lock(&self.listings).by_dir.get(&dir).cloned();
+        listing.map(|listing| lock(&*listing).version)
+    }
+
+    /// Hands out the entries of `dir` after `cookie`, and returns whether those were all, and the version of the listing.
+    /// `visit` is told what each entry is, if it is asked for.
     pub(crate) fn list(
         &self,
         state: &State,
         dir: &Node,
         cookie: u64,
         with_objects: bool,
-        visit: &mut dyn FnMut(&ListedEntry) -> bool,
-    ) -> FsResult<bool> {
+        visit: &mut dyn FnMut(&ListedEntry, Option<&Node>) -> bool,
+    ) -> FsResult<(bool, u64)> {
+        let listing = self.listing(state, dir)?;
+        let version = lock(&*listing).version;
         let near = [
             (&b"."[..], SELF, dir.clone()),
             (b"..", PARENT, self.parent(state, dir)?),
@@ -209,17 +232,16 @@ impl Stack {
             } else {
                 None
             };
-            let fileid = node.key().fileid();
-            if !visit(&ListedEntry {
+            let entry = ListedEntry {
                 name: name.to_vec(),
-                fileid,
+                fileid: node.key().fileid(),
                 cookie: own,
                 object,
-            }) {
-                return Ok(false);
+            };
+            if !visit(&entry, with_objects.then_some(&node)) {
+                return Ok((false, version));
             }
         }
-        let listing = self.listing(state, dir)?;
         let mut after = cookie.max(PARENT);
         loop {
             let batch: Vec<(u64, Listed)> = lock(&*listing)
@@ -231,29 +253,30 @@ impl Stack {
             let last = batch.len() < BATCH;
             for (cookie, listed) in batch {
                 after = cookie;
-                let object = if with_objects {
-                    self.listed_object(state, dir, &listed)?
+                let node = if with_objects {
+                    self.listed_node(state, dir, &listed)?
                 } else {
                     None
                 };
+                let object = node.as_ref().map(|node| self.object(state, node)).transpose()?;
                 let entry = ListedEntry {
                     name: listed.name,
                     fileid: listed.key.fileid(),
                     cookie,
                     object,
                 };
-                if !visit(&entry) {
-                    return Ok(false);
+                if !visit(&entry, node.as_ref()) {
+                    return Ok((false, version));
                 }
             }
             if last {
-                return Ok(true);
+                return Ok((true, version));
             }
         }
     }
 
-    fn listed_object(&self, state: &State, dir: &Node, listed: &Listed) -> FsResult<Option<Object>> {
-        let node = if state.objects.contains_key(&listed.key) {
+    fn listed_node(&self, state: &State, dir: &Node, listed: &Listed) -> FsResult<Option<Node>> {
+        Ok(if state.objects.contains_key(&listed.key) {
             Some(Node::Recorded(listed.key))
         } else if let Some(at) = self.lower.index(listed.key.layer).filter(|_| !listed.directory) {
             // It is in the listing, so nothing hides it: its name need not be looked for in every layer again.
@@ -263,8 +286,7 @@ impl Stack {
                 Some(node) => Some(node),
                 None => self.child(state, dir, &listed.name)?,
             }
-        };
-        node.map(|node| self.object(state, &node)).transpose()
+        })
     }
 
     /// The handle of the root, for callers without state.

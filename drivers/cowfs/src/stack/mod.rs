@@ -24,6 +24,7 @@ mod removal;
 pub(crate) mod resolve;
 mod saved;
 mod service;
+mod standing;
 
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,8 @@ pub struct Stack {
     root: ObjectKey,
     seen: Mutex<HashMap<ObjectKey, Node>>,
     listings: Mutex<Listings>,
+    /// How often an object of a lower layer has been given a record. Moved with the state locked for changing.
+    adoptions: AtomicU64,
     verifier: WriteVerifier,
     /// The last time given out, in nanoseconds since 1970.
     clock: AtomicU64,
@@ -225,7 +228,13 @@ impl Stack {
         for change in &record.changes {
             match change {
                 Change::Entry { dir, name, .. } => renamed.push((*dir, name.clone())),
-                Change::Make { key, .. } | Change::Drop { key } => self.forget(*key),
+                Change::Make { key, .. } => {
+                    self.forget(*key);
+                    if self.lower.index(key.layer).is_some() {
+                        self.adoptions.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                Change::Drop { key } => self.forget(*key),
                 _ => {}
             }
         }

@@ -103,6 +103,7 @@ pub fn open(spec: StackSpec) -> Result<Arc<Stack>, StackError> {
         root,
         seen: Mutex::new(HashMap::new()),
         listings: Mutex::new(Listings::default()),
+        adoptions: AtomicU64::default(),
         verifier,
         clock: AtomicU64::new(0),
         missing: Vec::new(),

@@ -1,11 +1,13 @@
 //! Checkpoints of the writable layer while it is served.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::MutexGuard;
 
 use super::data::unflushed;
 use super::listing::lock;
 use super::{Changing, Stack, Top, append_status};
+use crate::handle::ObjectKey;
 use crate::service::{FsResult, Status};
 use crate::writable::content::Keeping;
 use crate::writable::record::Change;
@@ -27,7 +29,9 @@ impl Stack {
         let _alone = lock(&top.shaping);
         // Most of what is unsynced while others go on.
         self.flush_files().map_err(SavedError::Flush)?;
-        let (state, keeping) = self.moment(top).map_err(SavedError::Flush)?;
+        let earlier = self.read_state().map_err(SavedError::Flush)?.clone();
+        let (state, keeping) = self.moment(top, &earlier).map_err(SavedError::Flush)?;
+        drop(earlier);
         let segments = |index| {
             top.log
                 .segment(index)
@@ -51,20 +55,24 @@ impl Stack {
     }
 
     /// The state at a moment when everything that it says is on disk, and what keeps content from now on as it is then.
-    fn moment<'a>(&'a self, top: &'a Top) -> FsResult<(State, Keeping<'a>)> {
+    /// `earlier` is the state as it was a moment ago, so that nobody waits for a search through all of it.
+    fn moment<'a>(&'a self, top: &'a Top, earlier: &State) -> FsResult<(State, Keeping<'a>)> {
+        let mut keys: BTreeSet<ObjectKey> = unflushed(earlier.objects.iter()).into_iter().collect();
         let nobody_changes = self.hold_changes()?;
         let _nobody_writes = top.writing.write().map_err(|_| Status::ServerFault)?;
         let state = self.read_state()?.clone();
-        self.sync_unflushed(top, &state)?;
+        keys.extend(unflushed(state.objects.apart_from(&earlier.objects)));
+        self.sync_unflushed(top, &state, &keys)?;
         let mut changing = self.change(nobody_changes)?;
-        self.log_unflushed(&mut changing, &state)?;
-        let state = changing.clone();
+        self.log_unflushed(&mut changing, &state, &keys)?;
         let _nobody_changes = changing.done();
+        let state = self.read_state()?.clone();
         top.log
             .settle(top.log.end())
             .map_err(|error| append_status(&error))?;
         // What is written from now on goes to other files.
-        Ok((state.clone(), top.content.keep_before(state.next)))
+        let next = state.next;
+        Ok((state, top.content.keep_before(next)))
     }
 
     fn saving(&self) -> Result<&Top, SavedError> {
@@ -121,12 +129,18 @@ impl Stack {
         Ok(held)
     }
 
-    /// Logs what files have written, which is on disk, as `before` says it, which is what `state` says.
-    fn log_unflushed(&self, state: &mut State, before: &State) -> FsResult<()> {
-        for key in unflushed(before) {
-            let object = before.objects.get(&key).ok_or(Status::ServerFault)?;
+    /// Logs what those of `keys` that are files have written, which is on disk, as `before` says it, which is what `state`
+    /// says.
+    fn log_unflushed(&self, state: &mut State, before: &State, keys: &BTreeSet<ObjectKey>) -> FsResult<()> {
+        for &key in keys {
+            // Removed since it was looked for.
+            let Some(object) = before.objects.get(&key) else {
+                continue;
+            };
             let attr = object.attr;
-            let Some(file) = object.file() else { continue };
+            let Some(file) = object.file().filter(|file| file.is_unflushed()) else {
+                continue;
+            };
             let mut changes = vec![Change::Attr { key, attr }];
             for (start, end, source) in file.unlogged.iter() {
                 let still = file.extents.within(start, end).filter(|part| part.2 == source);

@@ -2,6 +2,8 @@
 
 use std::sync::PoisonError;
 
+use bytes::Bytes;
+
 use super::Stack;
 use super::permit;
 use super::resolve::Node;
@@ -9,8 +11,8 @@ use crate::attr::Attr;
 use crate::attr::{FileType, SetAttr, Time};
 use crate::service::{
     Around, CallKey, Caller, Changed, CreateMode, FileService, FsResult, FsStat, Handle, InDirectory,
-    ListedEntry, Object, ReadOutcome, Renamed, Replayed, Special, Stability, Statistics, Status, Ticket,
-    WriteVerifier, Written,
+    ListedEntry, Object, ReadOutcome, Renamed, Replayed, Special, Stability, Stamp, Statistics, Status,
+    Ticket, WriteVerifier, Written,
 };
 use crate::writable::mark::Mark;
 use crate::writable::saved::{Saved, SavedError};
@@ -100,6 +102,16 @@ impl FileService for Stack {
         out: &mut Vec<u8>,
     ) -> Option<ReadOutcome> {
         self.do_read_cached(caller, handle, offset, count, out)
+    }
+
+    fn read_lent(
+        &self,
+        caller: &Caller,
+        handle: &Handle,
+        offset: u64,
+        count: u32,
+    ) -> Option<(ReadOutcome, Bytes)> {
+        self.do_read_lent(caller, handle, offset, count)
     }
 
     fn write(
@@ -209,14 +221,31 @@ impl FileService for Stack {
         visit: &mut dyn FnMut(&ListedEntry) -> bool,
     ) -> FsResult<(Object, bool)> {
         let state = self.read_state()?;
-        let node = self.find(&state, dir)?;
-        let object = self.object(&state, &node)?;
-        if object.attr.file_type != FileType::Directory {
-            return Err(Status::NotDir);
-        }
-        self.may_list(caller, &object.attr)?;
-        let done = self.list(&state, &node, cookie, with_objects, visit)?;
+        let (node, object) = self.to_list(&state, caller, dir)?;
+        let mut visit = |entry: &ListedEntry, _node: Option<&Node>| visit(entry);
+        let (done, _version) = self.list(&state, &node, cookie, with_objects, &mut visit)?;
         Ok((object, done))
+    }
+
+    fn readdir_stamped(
+        &self,
+        caller: &Caller,
+        dir: &Handle,
+        cookie: u64,
+        with_objects: bool,
+        visit: &mut dyn FnMut(&ListedEntry) -> bool,
+    ) -> FsResult<(Object, bool, Option<Stamp>)> {
+        self.list_stamped(caller, dir, cookie, with_objects, visit)
+    }
+
+    fn stands(
+        &self,
+        caller: &Caller,
+        dir: &Handle,
+        stamp: &Stamp,
+        changed: &mut dyn FnMut(usize, &Object),
+    ) -> Option<Object> {
+        self.still_stands(caller, dir, stamp, changed)
     }
 
     fn fsstat(&self) -> FsResult<FsStat> {
@@ -235,9 +264,9 @@ impl FileService for Stack {
         self.settle_ticket(ticket)
     }
 
-    fn tend(&self) {
+    fn tend(&self, wanted: &dyn Fn() -> bool) {
         if let Some(top) = &self.top {
-            self.compact_if_long(top);
+            self.compact_if_long(top, wanted);
             top.log.keep_room();
         }
     }

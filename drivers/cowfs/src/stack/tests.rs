@@ -21,6 +21,7 @@ mod limits;
 mod mark;
 mod meanwhile;
 mod model;
+mod standing;
 
 /// A stack on a directory, with shorthand by path for what tests say most.
 pub(super) struct World {
@@ -134,7 +135,7 @@ impl World {
             .write(&self.root, &self.handle(path), offset, bytes, stability);
         let written = written.expect("writing");
         self.stack.settle(written.ticket).expect("settling");
-        self.stack.tend();
+        self.stack.tend(&|| true);
     }
 
     pub(super) fn set(&self, path: &str, set: &SetAttr) -> FsResult<()> {

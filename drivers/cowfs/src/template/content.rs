@@ -5,10 +5,12 @@ use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::digest::Digest;
+use super::lend::Windows;
 use super::open_files::OpenFiles;
 use crate::layer::{ContentHash, ContentSource};
 
@@ -16,6 +18,7 @@ use crate::layer::{ContentHash, ContentSource};
 pub struct ContentStore {
     root: PathBuf,
     open: OpenFiles<ContentHash>,
+    windows: Windows,
 }
 
 impl ContentStore {
@@ -25,6 +28,7 @@ impl ContentStore {
         Self {
             root,
             open: OpenFiles::new(),
+            windows: Windows::default(),
         }
     }
 
@@ -50,6 +54,16 @@ impl ContentStore {
         let len = buf.len();
         let read = preadv2(&file, &mut [IoSliceMut::new(buf)], offset, ReadWriteFlags::NOWAIT);
         read.is_ok_and(|count| count == len)
+    }
+
+    /// The bytes of a content from `offset` on, in memory and not copied; `None` where they cannot be had in this way. May
+    /// wait for a disk.
+    pub(super) fn lend(&self, hash: &ContentHash, offset: u64, count: usize) -> Option<Bytes> {
+        let file = self
+            .open
+            .get(*hash, usize::from(hash.0[31]), || File::open(self.path(hash)))
+            .ok()?;
+        self.windows.lend(hash, &file, offset, count).ok().flatten()
     }
 
     /// Appends up to `count` bytes of a content to `out`; returns how many there were.

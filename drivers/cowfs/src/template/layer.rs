@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::content::ContentStore;
 use super::format::Payload;
 use super::index::Index;
@@ -114,6 +116,13 @@ impl Layer for TemplateLayer {
         match payload {
             Ok(Payload::Content(hash)) => self.contents.read_cached(&hash, offset, buf),
             _ => false,
+        }
+    }
+
+    fn lend(&self, node: NodeNumber, offset: u64, count: usize) -> Option<Bytes> {
+        match self.index.node(node).ok()?.payload {
+            Payload::Content(hash) => self.contents.lend(&hash, offset, count),
+            _ => None,
         }
     }
 

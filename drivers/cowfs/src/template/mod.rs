@@ -21,6 +21,7 @@ mod fetch;
 mod format;
 mod index;
 mod layer;
+mod lend;
 mod manifest;
 mod open_files;
 mod staging;

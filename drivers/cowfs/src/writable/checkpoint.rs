@@ -100,14 +100,24 @@ const WINDOW: usize = 1 << 20;
 
 impl<'a> Rewriting<'a> {
     /// Writes `state`, which is what the log said when it ended at `end`. Everything that it says of content is on disk
-    /// before [`Rewriting::finish`].
-    pub(crate) fn begin(log: &'a Log, epoch: u64, state: &State, end: End) -> Result<Self, WritableError> {
+    /// before [`Rewriting::finish`]. Ends early, with [`io::ErrorKind::Interrupted`], once it is not `wanted` any more.
+    pub(crate) fn begin(
+        log: &'a Log,
+        epoch: u64,
+        state: &State,
+        end: End,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Self, WritableError> {
         let gone = || io_at("compacting", log.folder())(io::ErrorKind::NotFound.into());
         let last = log.last().ok_or_else(gone)?;
         let segments = |index| log.segment(index).ok_or_else(|| io::ErrorKind::NotFound.into());
         let (header, temporary) = next(log.folder(), last, epoch, state);
         let before = log.bytes();
-        let out = write_whole(log.disk(), &temporary, header, state, u64::MAX, &segments)?
+        let bound = Bound {
+            most: u64::MAX,
+            wanted,
+        };
+        let out = write_whole(log.disk(), &temporary, header, state, bound, &segments)?
             .ok_or_else(|| io_at("compacting", log.folder())(io::ErrorKind::InvalidData.into()))?;
         Ok(Self {
             log,
@@ -117,6 +127,12 @@ impl<'a> Rewriting<'a> {
             copied: end,
             before,
         })
+    }
+
+    /// Leaves the log as it is.
+    pub(crate) fn abandon(self) {
+        // It is in nobody's way, and takes space.
+        let _removed = self.log.disk().remove(&self.temporary);
     }
 
     /// Copies what has been appended meanwhile; returns how many bytes that were.
@@ -278,7 +294,11 @@ fn write_synced(
     most: u64,
     segments: &dyn Fn(u32) -> io::Result<Arc<DiskFile>>,
 ) -> Result<Option<Output>, WritableError> {
-    let Some(out) = write_whole(disk, temporary, header, state, most, segments)? else {
+    let bound = Bound {
+        most,
+        wanted: &|| true,
+    };
+    let Some(out) = write_whole(disk, temporary, header, state, bound, segments)? else {
         return Ok(None);
     };
     out.file.sync().map_err(|error| {
@@ -288,13 +308,22 @@ fn write_synced(
     Ok(Some(out))
 }
 
-/// Writes a whole segment to `temporary`, unless it would be longer than `most`.
+/// How far to go.
+#[derive(Clone, Copy)]
+struct Bound<'a> {
+    /// Bytes of the segment.
+    most: u64,
+    /// Asked now and then.
+    wanted: &'a dyn Fn() -> bool,
+}
+
+/// Writes a whole segment to `temporary`, unless it would go beyond the bound.
 fn write_whole(
     disk: &Disk,
     temporary: &Path,
     header: Header,
     state: &State,
-    most: u64,
+    bound: Bound<'_>,
     segments: &dyn Fn(u32) -> io::Result<Arc<DiskFile>>,
 ) -> Result<Option<Output>, WritableError> {
     let doing = io_at("writing a checkpoint to", temporary);
@@ -309,13 +338,13 @@ fn write_whole(
     };
     let written = out
         .raw(&header.encode())
-        .and_then(|()| snapshot(state, segments, &mut |change| out.put(change, most)))
-        .and_then(|()| out.finish(most))
+        .and_then(|()| snapshot(state, segments, &mut |change| out.put(change, bound)))
+        .and_then(|()| out.finish(bound))
         .and_then(|()| out.write_buffer());
     if let Err(error) = written {
         // It is in nobody's way, and takes space.
         let _removed = disk.remove(temporary);
-        return if error.kind() == io::ErrorKind::FileTooLarge && out.len > most {
+        return if error.kind() == io::ErrorKind::FileTooLarge && out.len > bound.most {
             Ok(None)
         } else {
             Err(doing(error))
@@ -354,7 +383,7 @@ impl Output {
         Ok(())
     }
 
-    fn put(&mut self, change: Change, most: u64) -> io::Result<()> {
+    fn put(&mut self, change: Change, bound: Bound<'_>) -> io::Result<()> {
         self.weight += match &change {
             Change::Inline { bytes, .. } => bytes.len(),
             Change::Extents { ranges, .. } => ranges.len() * 16,
@@ -365,7 +394,7 @@ impl Output {
         if self.weight < PAYLOAD {
             Ok(())
         } else {
-            self.finish(most)
+            self.finish(bound)
         }
     }
 
@@ -399,7 +428,10 @@ impl Output {
         self.raw(&framed)
     }
 
-    fn finish(&mut self, most: u64) -> io::Result<()> {
+    fn finish(&mut self, bound: Bound<'_>) -> io::Result<()> {
+        if !(bound.wanted)() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let mut record = Record {
             call: None,
             changes: std::mem::take(&mut self.changes),
@@ -407,7 +439,7 @@ impl Output {
         self.weight = 0;
         let payload = record.encode();
         self.record(&record, &payload)?;
-        if self.len > most {
+        if self.len > bound.most {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         Ok(())

@@ -198,7 +198,7 @@ fn change(stack: &Stack, input: &mut Input<'_>) {
         };
         if let Ok(ticket) = changed {
             let _settled = stack.settle(ticket);
-            stack.tend();
+            stack.tend(&|| true);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! READ, WRITE, COMMIT (RFC 1813 §3.3.6, §3.3.7, §3.3.21).
 
+use bytes::Bytes;
+
 use super::Context;
 use super::wire::{FATTR3_LEN, put_ok, put_status};
 use crate::nfs::rpc::MAX_TRANSFER;
@@ -67,16 +69,42 @@ pub(super) fn read_cached(
     Ok(true)
 }
 
+/// READ of content that is lent: the reply holds what precedes it, and after it come as many zero bytes as pad it. `None`
+/// if it is not, and then `reply` is to be thrown away.
+pub(super) fn read_lent(
+    cx: &Context<'_>,
+    arguments: &mut Reader<'_>,
+    reply: &mut Writer,
+) -> XdrResult<Option<Bytes>> {
+    let handle = cx.handle(arguments)?;
+    let offset = arguments.u64()?;
+    let count = arguments.u32()?.min(MAX_TRANSFER);
+    let lent = handle
+        .ok()
+        .and_then(|handle| cx.service.read_lent(cx.caller, &handle, offset, count));
+    let fits = |outcome: &ReadOutcome, content: &Bytes| {
+        u32::try_from(content.len()) == Ok(outcome.count) && outcome.count <= count
+    };
+    let Some((outcome, content)) = lent.filter(|(outcome, content)| fits(outcome, content)) else {
+        return Ok(None);
+    };
+    put_head(cx, reply, &outcome);
+    Ok(Some(content))
+}
+
 /// Fills in what precedes the content, and pads it.
 fn put_content(cx: &Context<'_>, reply: &mut Writer, head: usize, outcome: &ReadOutcome, appended: usize) {
     reply.pad(appended);
-    reply.patch(head, |reply| {
-        put_ok(reply);
-        cx.put_post(reply, &outcome.file);
-        reply.u32(outcome.count);
-        reply.bool(outcome.eof);
-        reply.u32(outcome.count);
-    });
+    reply.patch(head, |reply| put_head(cx, reply, outcome));
+}
+
+/// What precedes the content.
+fn put_head(cx: &Context<'_>, reply: &mut Writer, outcome: &ReadOutcome) {
+    put_ok(reply);
+    cx.put_post(reply, &outcome.file);
+    reply.u32(outcome.count);
+    reply.bool(outcome.eof);
+    reply.u32(outcome.count);
 }
 
 pub(super) fn write(cx: &Context<'_>, arguments: &mut Reader<'_>, reply: &mut Writer) -> XdrResult<()> {

@@ -5,9 +5,10 @@
 
 use super::wire::{FATTR3_LEN, put_ok, put_status};
 use super::{Context, MAX_HANDLE};
+use crate::nfs::pages::{Page, Question};
 use crate::nfs::rpc::MAX_TRANSFER;
 use crate::nfs::xdr::{Reader, Writer, XdrResult, padding};
-use crate::service::{FsResult, Handle, ListedEntry, Status};
+use crate::service::{FsResult, Handle, ListedEntry, Object, Status};
 
 /// What precedes the entries: status, attributes of the directory, cookie verifier.
 const HEAD: usize = 4 + 4 + FATTR3_LEN + 8;
@@ -62,8 +63,20 @@ fn list(
 ) {
     let head = reply.position();
     reply.reserve(HEAD);
+    let question = dir.map(|dir| Question {
+        dir,
+        cookie,
+        limits: (limits.result, limits.names),
+        with_objects,
+    });
+    if let Ok(question) = &question
+        && list_again(cx, reply, question, head)
+    {
+        return;
+    }
     let mut names = 0;
     let mut refused = false;
+    let mut attributes = Vec::new();
     let mut any = false;
     let result = dir.and_then(|dir| {
         let mut visit = |entry: &ListedEntry| {
@@ -77,25 +90,33 @@ fn list(
             }
             names += name;
             any = true;
+            if with_objects {
+                // After "an entry follows", its name and "attributes follow".
+                attributes.push(used - HEAD + 4 + name + 4);
+            }
             put_entry(cx, reply, entry, with_objects);
             true
         };
         cx.service
-            .readdir(cx.caller, &dir, cookie, with_objects, &mut visit)
+            .readdir_stamped(cx.caller, &dir, cookie, with_objects, &mut visit)
     });
     let result = match result {
         Ok(_) if refused && !any => Err(Status::TooSmall),
         other => other,
     };
     match result {
-        Ok((object, ended)) => {
+        Ok((object, ended, stamp)) => {
             reply.bool(false);
             reply.bool(ended && !refused);
-            reply.patch(head, |reply| {
-                put_ok(reply);
-                cx.put_post(reply, &object);
-                reply.u64(0);
-            });
+            put_head(cx, reply, head, &object);
+            if let (Some(stamp), Ok(question)) = (stamp, question) {
+                let page = Page {
+                    bytes: reply.buffer()[head + HEAD..].to_vec(),
+                    attributes,
+                    stamp,
+                };
+                cx.pages.keep(question, page);
+            }
         }
         Err(status) => {
             reply.truncate(head);
@@ -103,6 +124,37 @@ fn list(
             cx.put_post_now(reply, dir);
         }
     }
+}
+
+/// Answers with the page that is kept for the question, if there is one and it still stands.
+fn list_again(cx: &Context<'_>, reply: &mut Writer, question: &Question, head: usize) -> bool {
+    let Some(page) = cx.pages.get(question) else {
+        return false;
+    };
+    let start = reply.position();
+    reply.array(&page.bytes);
+    let mut changed = |entry: usize, object: &Object| {
+        if let Some(at) = page.attributes.get(entry) {
+            reply.overwrite(start + at, &cx.attr_bytes(object));
+        }
+    };
+    let stands = cx
+        .service
+        .stands(cx.caller, &question.dir, &page.stamp, &mut changed);
+    match stands {
+        Some(object) => put_head(cx, reply, head, &object),
+        None => reply.truncate(start),
+    }
+    stands.is_some()
+}
+
+/// Fills in what precedes the entries.
+fn put_head(cx: &Context<'_>, reply: &mut Writer, head: usize, dir: &Object) {
+    reply.patch(head, |reply| {
+        put_ok(reply);
+        cx.put_post(reply, dir);
+        reply.u64(0);
+    });
 }
 
 /// Bytes of `name_attributes` and `name_handle`, at most.

@@ -12,6 +12,9 @@ mod wire;
 
 pub use wire::{FATTR3_LEN, read_attr, read_status, write_sattr};
 
+use bytes::Bytes;
+
+use super::pages::Pages;
 use super::replay::Recent;
 use super::rpc::Unaccepted;
 use super::xdr::{Malformed, Reader, Writer, XdrResult};
@@ -177,6 +180,8 @@ pub struct Context<'a> {
     pub key: Option<CallKey>,
     /// The export's recent failures.
     pub recent: &'a Recent,
+    /// Parts of the export's listings.
+    pub pages: &'a Pages,
 }
 
 /// Outcome of a change: made now, or known to have been made by an earlier run of the same call.
@@ -267,6 +272,15 @@ pub fn answer(
 #[must_use]
 pub fn answer_cached(context: &Context<'_>, arguments: &[u8], reply: &mut Writer) -> bool {
     content::read_cached(context, &mut Reader::new(arguments), reply) == Ok(true)
+}
+
+/// Carries out a READ of content that need not be copied: the bytes that follow `reply`, and then
+/// [padding](super::xdr::padding). `None` if it must be, and then `reply` is to be thrown away. May block.
+#[must_use]
+pub fn answer_lent(context: &Context<'_>, arguments: &[u8], reply: &mut Writer) -> Option<Bytes> {
+    content::read_lent(context, &mut Reader::new(arguments), reply)
+        .ok()
+        .flatten()
 }
 
 /// Answers a procedure with `status` and nothing else, where no service can be asked.

@@ -195,6 +195,11 @@ fn put_words<const N: usize>(bytes: &mut [u8], words: [u32; N]) {
 impl Context<'_> {
     /// `fattr3`.
     pub(super) fn put_attr(&self, reply: &mut Writer, object: &Object) {
+        reply.array(&self.attr_bytes(object));
+    }
+
+    /// `fattr3` as it is put.
+    pub(super) fn attr_bytes(&self, object: &Object) -> [u8; FATTR3_LEN] {
         let attr = &object.attr;
         // Put together beside the reply, since each value that is appended by itself costs a look at the room left.
         let mut bytes = [0; FATTR3_LEN];
@@ -218,7 +223,7 @@ impl Context<'_> {
             let (seconds, nanos) = wire_time(time);
             put_words(place, [seconds, nanos]);
         }
-        reply.array(&bytes);
+        bytes
     }
 
     /// `nfs_fh3`: the export, then the service's handle.

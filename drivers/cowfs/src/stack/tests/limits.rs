@@ -361,7 +361,7 @@ fn the_log_stays_short_whatever_a_guest_does() {
         }
         if round % 100 == 0 {
             before.stack.settle(ticket).expect("settling");
-            before.stack.tend();
+            before.stack.tend(&|| true);
             assert!(before.stack.statistics().log_bytes < 100 << 10, "round {round}");
         }
     }
@@ -373,6 +373,53 @@ fn the_log_stays_short_whatever_a_guest_does() {
     let report = crate::fsck::fsck(dir.path()).expect("checking");
     assert_eq!(report.problems, Vec::<crate::fsck::Problem>::new());
     assert_eq!(world(dir.path(), 2, &[&lower]).tree(), tree);
+}
+
+#[test]
+fn making_the_log_short_ends_early_when_somebody_waits_for_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = world(dir.path(), 1, &[]);
+    for file in 0..200 {
+        world.create(&format!("file-{file}"));
+    }
+    // Long, and nobody has looked after it.
+    let handle = world.handle("file-0");
+    while world.stack.statistics().log_bytes < 200 << 10 {
+        let written = world
+            .stack
+            .write(&world.root, &handle, 0, &[1; 700], Stability::FileSync);
+        world
+            .stack
+            .settle(written.expect("writing").ticket)
+            .expect("settling");
+    }
+    let (tree, long) = (world.tree(), world.stack.statistics().log_bytes);
+    let log = || {
+        let names = std::fs::read_dir(dir.path().join("log")).expect("listing");
+        let mut names: Vec<_> = names.map(|name| name.expect("listing").file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = log();
+    // However far it has come.
+    let mut asked = 1;
+    loop {
+        let left = std::cell::Cell::new(asked);
+        let wanted = || {
+            left.set(left.get() - 1);
+            left.get() > 0
+        };
+        world.stack.tend(&wanted);
+        if left.get() > 0 {
+            break;
+        }
+        assert_eq!(world.stack.statistics().log_bytes, long, "asked {asked} times");
+        assert_eq!(log(), before, "asked {asked} times");
+        asked += 1;
+    }
+    assert!(asked > 2, "it is asked often enough to end early");
+    assert!(world.stack.statistics().log_bytes < long);
+    assert_eq!(world.tree(), tree);
 }
 
 #[test]

@@ -3,9 +3,11 @@
 
 use std::collections::HashMap;
 
+use super::standing::listed as listed_pages;
 use super::*;
 use crate::attr::{Device, SetTime, Time};
 use crate::memory::Memory;
+use crate::nfs::pages::Pages;
 use crate::service::{Changed, InDirectory, access};
 use crate::testing::{Dice, copy, listed, lower, upper};
 
@@ -26,6 +28,8 @@ struct Run {
     /// Inode numbers of the stack by those of the model.
     ids: HashMap<u64, u64>,
     calls: u64,
+    /// What the stack has listed, kept for the next time.
+    pages: Pages,
     story: Vec<String>,
 }
 
@@ -347,6 +351,19 @@ impl Run {
         }
     }
 
+    /// What is kept of listings is what would be listed anew, whoever asks.
+    fn same_pages(&mut self) {
+        for _ in 0..3 {
+            let (dir, _) = self.any(true);
+            let caller = self.caller();
+            let room = *self.dice.pick(&[900, 65_536]);
+            let question = (*self.dice.pick(&[0, 1, 2]), room, !self.dice.one_in(4));
+            let kept = listed_pages(&self.world.stack, &self.pages, &caller, &dir, question);
+            let anew = listed_pages(&self.world.stack, &Pages::default(), &caller, &dir, question);
+            assert_eq!(kept, anew, "{question:?} after {:#?}", self.tail());
+        }
+    }
+
     /// What COMMIT has not seen may be lost in a restart; the model loses nothing, so commit it all.
     fn commit_all(&self) {
         for pair in &self.known {
@@ -374,11 +391,13 @@ fn check(seed: u64, steps: usize) {
         known,
         ids,
         calls: 0,
+        pages: Pages::default(),
         story: vec![format!("seed {seed}")],
     };
     run.same_trees();
     for step in 0..steps {
         run.step();
+        run.same_pages();
         if run.dice.one_in(50) {
             run.same_trees();
         }
@@ -394,6 +413,7 @@ fn check(seed: u64, steps: usize) {
                 known,
                 ids,
                 calls,
+                pages: _,
                 story,
             } = run;
             drop(before);
@@ -411,6 +431,7 @@ fn check(seed: u64, steps: usize) {
                 known,
                 ids,
                 calls,
+                pages: Pages::default(),
                 story,
             };
             run.same_trees();

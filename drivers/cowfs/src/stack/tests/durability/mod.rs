@@ -152,7 +152,7 @@ impl Server {
 
     fn settled<T>(&self, changed: Changed<T>) -> FsResult<()> {
         let settled = self.world().stack.settle(changed.ticket);
-        self.world().stack.tend();
+        self.world().stack.tend(&|| true);
         settled
     }
 

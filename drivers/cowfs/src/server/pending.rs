@@ -1,0 +1,100 @@
+//! Calls that are carried out away from the task that reads them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc};
+
+use super::flight::Units;
+use super::outgoing::{self, Outgoing};
+use super::{Server, answer};
+use crate::export::{Admission, Export, State};
+use crate::nfs::ops::Procedure;
+use crate::nfs::replay;
+use crate::nfs::rpc::{self, Call, Unaccepted};
+use crate::service::Status;
+
+/// A call that waits for its turn.
+pub(super) struct Pending {
+    pub(super) server: Arc<Server>,
+    pub(super) replies: mpsc::Sender<Outgoing>,
+    /// Closes the connection.
+    pub(super) closer: Arc<Notify>,
+    pub(super) export: Arc<Export>,
+    /// What it weighs, and the right to that.
+    pub(super) units: u32,
+    pub(super) held: Units,
+    pub(super) begun: Instant,
+}
+
+impl Pending {
+    /// Carries it out and sends the reply.
+    pub(super) async fn run(self, procedure: Procedure, call: Call) {
+        let key = procedure
+            .must_not_run_twice()
+            .then(|| replay::call_key(&self.export.id().0, &call));
+        // A retransmission waits for the first run, without holding anything that one might need.
+        let alone = match key {
+            Some(key) => Some(self.export.recent().enter(key).await),
+            None => None,
+        };
+        let running = match self.export.admit(self.units).await {
+            Admission::Run(running) => running,
+            Admission::Closed => return self.closer.notify_one(),
+            Admission::Later => {
+                let reply = answer::refusal(&call, procedure, Status::Jukebox);
+                return outgoing::send(&self.replies, reply, self.held).await;
+            }
+        };
+        let (id, weight) = (self.export.id(), self.export.weight());
+        let turn = self.server.share.turn(id, weight, self.units).await;
+        let place = self.server.pool.place().await;
+        let reply = Reply {
+            xid: call.xid,
+            replies: self.replies,
+            held: Some(self.held),
+        };
+        let (export, begun) = (self.export, self.begun);
+        self.server.pool.run(place, move || {
+            let _running = running;
+            let (bytes, lent) = answer::answer(&export, procedure, &call, key);
+            let (took, len) = (begun.elapsed(), bytes.len() + lent.len());
+            export
+                .metrics()
+                .note(procedure, answer::outcome(procedure, &call, &bytes, len, took));
+            reply.send(bytes, lent);
+            drop((alone, turn));
+            // Whoever changes the export's state waits for that too, so it ends early then; the client does not.
+            export.service().tend(&|| export.state() == State::Active);
+        });
+    }
+}
+
+/// The reply that a call on the pool owes; dropped without one, the call has panicked.
+struct Reply {
+    xid: u32,
+    replies: mpsc::Sender<Outgoing>,
+    held: Option<Units>,
+}
+
+impl Reply {
+    fn send(mut self, bytes: Vec<u8>, lent: Bytes) {
+        self.put(bytes, lent);
+    }
+
+    fn put(&mut self, bytes: Vec<u8>, lent: Bytes) {
+        if let Some(units) = self.held.take() {
+            // Never full: every reply in it holds a unit. A connection that is gone wants no reply.
+            let _sent = self.replies.try_send(Outgoing::lending(bytes, lent, units));
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if self.held.is_some() {
+            self.put(rpc::unaccepted(self.xid, Unaccepted::SystemError), Bytes::new());
+        }
+    }
+}
