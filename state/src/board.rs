@@ -28,12 +28,13 @@ mod error;
 pub mod etcd;
 mod key;
 mod keyspace;
+pub mod pace;
 pub mod scripted;
 pub mod sqlite;
 mod txn;
 mod watch;
 
-pub use any::AnyBoard;
+pub use any::{AnyBoard, BoardConfig};
 pub use error::{BoardError, BoardResult};
 pub use key::{KEY_LEN_MAX, Key, KeyError, Prefix, VALUE_LEN_MAX, Value, ValueTooLong};
 pub use txn::{Commit, Guard, Refused, TXN_KEYS_MAX, Txn, TxnError, Write};

@@ -30,6 +30,18 @@
 //! dom0_reserve = "512MiB"                 # xen: memory that dom0 keeps; default: 512MiB
 //! xl = "xl"                               # xen: the program; default: xl in PATH
 //! console_dir = "/var/log/xen/console"    # xen: where xenconsoled keeps what guests print; default: this
+//!
+//! [board]                                 # what all agents of the fleet share; default: no board
+//! kind = "etcd"                           # sqlite (agents of one machine) or etcd
+//! path = "/var/lib/xenoslice/board.db"    # sqlite: the file; default: board.db
+//! endpoints = ["https://etcd-1:2379"]     # etcd: its members
+//! ca = "/etc/xenoslice/etcd-ca.pem"       # etcd: whose certificates are trusted; needed for https
+//! certificate = "/etc/xenoslice/node.pem" # etcd: ours, and its key
+//! key = "/etc/xenoslice/node.key"
+//! user = "cam-01"                         # etcd: a user of its own authentication, and the file with the password
+//! password_file = "/etc/xenoslice/etcd-password"
+//! prefix = "xenoslice/"                   # etcd: what all keys of the fleet begin with; default: this
+//! timeout = "5s"                          # etcd: how long a call may take; default: this
 //! ```
 //!
 //! Paths are relative to the file.
@@ -45,9 +57,13 @@ use toml::Spanned;
 use xeno_model::id::NodeName;
 use xeno_model::units::{Bytes, Millis};
 use xeno_qemu::AccelChoice;
+use xeno_state::board::BoardConfig;
 use xeno_xen::GuestKind;
 
+use self::board::RawBoard;
 use crate::source::RemoteUrl;
+
+mod board;
 
 /// The longest file taken.
 const LEN_MAX: u64 = 1 << 20;
@@ -94,6 +110,8 @@ pub struct AgentConfig {
     pub accept_rewrites: bool,
     /// Private key for the repository.
     pub ssh_key: Option<PathBuf>,
+    /// What all agents of the fleet share, if they do.
+    pub board: Option<BoardConfig>,
 }
 
 /// What runs guests, and how it is set up.
@@ -182,6 +200,7 @@ struct Raw {
     #[serde(default)]
     accept_rewrites: bool,
     ssh_key: Option<PathBuf>,
+    board: Option<RawBoard>,
 }
 
 #[derive(Default, Deserialize)]
@@ -357,6 +376,8 @@ impl AgentConfig {
             .hypervisor
             .read(base)
             .map_err(|(place, message)| wrong(span(place), message))?;
+        let board = raw.board.as_ref().map(|board| board.read(base)).transpose();
+        let board = board.map_err(|(place, message)| wrong(span(place), message))?;
         let parallel = match &raw.parallel {
             None => 4,
             Some(parallel) if (1..=PARALLEL_MAX).contains(parallel.get_ref()) => *parallel.get_ref(),
@@ -387,6 +408,7 @@ impl AgentConfig {
             tombstone: time(raw.tombstone.as_ref(), 7 * 86_400_000)?,
             accept_rewrites: raw.accept_rewrites,
             ssh_key: raw.ssh_key.map(at),
+            board,
         })
     }
 }

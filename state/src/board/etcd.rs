@@ -54,6 +54,47 @@ pub struct EtcdConfig {
     pub timeout: Duration,
 }
 
+impl EtcdConfig {
+    /// Looks for what cannot work, without asking anybody.
+    ///
+    /// # Errors
+    /// The field that is wrong, and what is wrong with it.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        let is_address = |endpoint: &&String| {
+            let rest = endpoint
+                .strip_prefix("http://")
+                .or_else(|| endpoint.strip_prefix("https://"));
+            rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '@', '?', '#', ' ']))
+        };
+        let wrong = |field, why: &str| Err((field, why.to_owned()));
+        if self.endpoints.is_empty() {
+            return wrong("endpoints", "it names the members of the etcd, and is empty");
+        }
+        if let Some(strange) = self.endpoints.iter().find(|endpoint| !is_address(endpoint)) {
+            let why = format!("`{strange}` is no endpoint: those are http://HOST:PORT or https://HOST:PORT");
+            return Err(("endpoints", why));
+        }
+        let https = is_https(&self.endpoints);
+        if https
+            && self
+                .endpoints
+                .iter()
+                .any(|endpoint| !endpoint.starts_with("https://"))
+        {
+            return wrong("endpoints", "some are https and some are not");
+        }
+        if self.prefix == Prefix::all() {
+            return wrong("prefix", "all keys of a fleet begin alike, and not with nothing");
+        }
+        match (https, &self.ca, &self.identity) {
+            (true, None, _) => wrong("endpoints", "https needs `ca`: whose certificates are trusted"),
+            (false, Some(_), _) => wrong("ca", "it is for https endpoints"),
+            (false, _, Some(_)) => wrong("certificate", "it is for https endpoints"),
+            (true, Some(_), _) | (false, None, None) => Ok(()),
+        }
+    }
+}
+
 /// The board of a fleet, over one connection. Needs a tokio runtime with time and I/O.
 pub struct EtcdBoard {
     config: EtcdConfig,
@@ -77,7 +118,9 @@ impl EtcdBoard {
     /// # Errors
     /// [`BoardError::Never`] for a configuration that cannot work.
     pub fn new(config: EtcdConfig) -> BoardResult<Self> {
-        check(&config).map_err(|why| BoardError::never(CONNECT, why))?;
+        config
+            .check()
+            .map_err(|(field, why)| BoardError::never(CONNECT, format!("`{field}`: {why}")))?;
         Ok(Self {
             config,
             link: Mutex::default(),
@@ -217,42 +260,6 @@ impl std::fmt::Debug for EtcdBoard {
         f.debug_struct("EtcdBoard")
             .field("config", &self.config)
             .finish_non_exhaustive()
-    }
-}
-
-/// What is wrong with a configuration, in words of `agent.toml`.
-fn check(config: &EtcdConfig) -> Result<(), String> {
-    let is_address = |endpoint: &&String| {
-        let rest = endpoint
-            .strip_prefix("http://")
-            .or_else(|| endpoint.strip_prefix("https://"));
-        rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '@', '?', '#', ' ']))
-    };
-    if config.endpoints.is_empty() {
-        return Err("`endpoints` is empty: it names the members of the etcd".to_owned());
-    }
-    if let Some(wrong) = config.endpoints.iter().find(|endpoint| !is_address(endpoint)) {
-        return Err(format!(
-            "`{wrong}` is no endpoint: those are http://HOST:PORT or https://HOST:PORT"
-        ));
-    }
-    if config.prefix == Prefix::all() {
-        return Err("`prefix` is empty: all keys of a fleet begin alike".to_owned());
-    }
-    let https = is_https(&config.endpoints);
-    if https
-        && config
-            .endpoints
-            .iter()
-            .any(|endpoint| !endpoint.starts_with("https://"))
-    {
-        return Err("some of `endpoints` are https and some are not".to_owned());
-    }
-    match (https, &config.ca, &config.identity) {
-        (true, None, _) => Err("https endpoints need `ca`: whose certificates to trust".to_owned()),
-        (false, Some(_), _) => Err("`ca` is for https endpoints".to_owned()),
-        (false, _, Some(_)) => Err("`certificate` is for https endpoints".to_owned()),
-        (true, Some(_), _) | (false, None, None) => Ok(()),
     }
 }
 

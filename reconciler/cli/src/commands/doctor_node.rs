@@ -1,4 +1,4 @@
-//! What `xeno doctor` looks at beside agent and hypervisor: the file server, and what links of guests on Xen need.
+//! What `xeno doctor` looks at beside agent and hypervisor: the file server, the board, and what links of guests on Xen need.
 
 use cowfs::control::api::Status;
 use cowfs::control::client::Client;
@@ -30,6 +30,22 @@ pub(super) async fn file_server(config: &AgentConfig) -> Fact {
             ),
         ),
     }
+}
+
+/// Whether the board of this configuration answers, if there is one.
+pub(super) async fn board(config: &AgentConfig) -> Option<Fact> {
+    let board = config.board.as_ref()?;
+    Some(match board.look().await {
+        Ok(text) => fact("board", FactState::Good, text),
+        Err(error) => {
+            let text = format!(
+                "{}\nlook at [board] of agent.toml and at its {}; guests run on without it",
+                chain(&error),
+                board.kind()
+            );
+            fact("board", FactState::Bad, text)
+        }
+    })
 }
 
 /// What is wrong with a file server that answers. `own` is our user, as a rule the agent's; `told` is whom agent.toml says that

@@ -333,19 +333,19 @@ fn a_configuration_that_cannot_work_is_refused() {
         }
     };
     assert!(EtcdBoard::new(good.clone()).is_ok());
-    check(&|config| config.endpoints.clear(), "`endpoints` is empty");
+    check(&|config| config.endpoints.clear(), "`endpoints`: it names");
     check(
         &|config| config.endpoints = vec!["127.0.0.1:2379".into()],
         "is no endpoint",
     );
     check(
         &|config| config.endpoints = vec!["https://a:1".into()],
-        "need `ca`",
+        "needs `ca`",
     );
     check(
         &|config| config.endpoints.push("https://a:1".into()),
         "some are not",
     );
     check(&|config| config.ca = Some("ca.pem".into()), "is for https");
-    check(&|config| config.prefix = Prefix::all(), "`prefix` is empty");
+    check(&|config| config.prefix = Prefix::all(), "`prefix`: all keys");
 }
