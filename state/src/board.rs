@@ -15,6 +15,7 @@
 //!   a key that it writes, only one of the two can succeed, and [`Txn::was_done_before`] tells which it was.
 //! - **A lease is not a lock.** That a key with a lease is gone says that its owner was not heard of for a while, not that
 //!   it has stopped. An owner counts the time of its lease from *before* it sent the call that renewed it.
+//! - **An empty board may be another board.** [`identity()`] tells them apart.
 //! - **A watch ends.** Each [`Watch`] ends some day, with a [`WatchEnd`]: list again and watch from the next revision.
 //! - **Dropping** the future of a commit is not knowing its outcome.
 
@@ -26,6 +27,7 @@ mod any;
 pub mod conformance;
 mod error;
 pub mod etcd;
+mod identity;
 mod key;
 mod keyspace;
 pub mod pace;
@@ -36,6 +38,7 @@ mod watch;
 
 pub use any::{AnyBoard, BoardConfig};
 pub use error::{BoardError, BoardResult};
+pub use identity::identity;
 pub use key::{KEY_LEN_MAX, Key, KeyError, Prefix, VALUE_LEN_MAX, Value, ValueTooLong};
 pub use txn::{Commit, Guard, Refused, TXN_KEYS_MAX, Txn, TxnError, Write};
 pub use watch::{Change, Changes, Watch, WatchEnd};

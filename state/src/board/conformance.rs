@@ -68,6 +68,7 @@ stories! {
     keys::one_of_many_takes_what_is_free,
     keys::a_listing_is_of_one_moment,
     keys::the_largest_transaction_fits,
+    keys::a_board_has_one_name,
     keys::a_transaction_again_tells_what_became_of_it,
     watches::a_watch_goes_on_where_a_listing_ends,
     watches::a_watch_is_of_its_prefix_and_of_whole_changes,

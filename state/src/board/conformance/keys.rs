@@ -249,6 +249,21 @@ pub(super) async fn the_largest_transaction_fits(ground: &impl Ground) {
     assert_eq!(refused(board.commit(&all).await).0.len(), keys.len());
 }
 
+pub(super) async fn a_board_has_one_name(ground: &impl Ground) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..6 {
+        let board = ground.client().await;
+        tasks.spawn(async move { super::super::identity(&board, &format!("name-{n}")).await });
+    }
+    let mut names = std::collections::BTreeSet::new();
+    while let Some(ended) = patient("everybody's name", tasks.join_next()).await {
+        names.insert(ended.expect("nobody failed").expect("the board has a name"));
+    }
+    assert_eq!(names.len(), 1, "{names:?}");
+    let later = super::super::identity(&ground.client().await, "later").await;
+    assert_eq!(later.ok(), names.pop_first());
+}
+
 pub(super) async fn a_transaction_again_tells_what_became_of_it(ground: &impl Ground) {
     let (a, b) = (ground.client().await, ground.client().await);
     let before = set(&a, "holder", "a 1").await;
