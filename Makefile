@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image packages demo demo-stop test lint unit test-board properties-long crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh test-xen test-xen-gate deb bench bench-cowfs fuzz-cowfs doc deny clean-images
+.PHONY: help setup build man image packages demo demo-stop test lint unit test-board properties-long crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh test-xen test-xen-gate eval-xen deb bench bench-cowfs fuzz-cowfs doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -95,6 +95,15 @@ test-xen: image deb ## a node on real Xen, in an emulated machine (root; tests/x
 	@tests/xen-lab/lab build
 	XENO_IMAGES=$(abspath $(IMAGES)) XENO_PROGRAM=$(abspath target/release/xeno) XENO_DEB=$$(echo $(abspath target)/xenoslice_*.deb) \
 		$(CARGO) test --locked -p xeno-tests --features xen --test xen -- --nocapture --test-threads=1
+
+eval-xen: image deb ## what deploying a sliver on Xen costs, operation by operation and byte by byte: docs/evaluation.md (root; 20 minutes)
+	@tests/xen-lab/lab setup
+	@tests/xen-lab/lab build
+	@tests/xen-lab/make-roots
+	$(CARGO) build --locked -p xeno-tests --bin xeno-evaluation
+	target/debug/xeno-evaluation measure --xeno target/release/xeno --package $$(echo target/xenoslice_*.deb) \
+		--images $(IMAGES) --roots "$${XEN_LAB_DIR:-target/xen-lab}/roots" --report target/xen-lab/evaluation.json
+	target/debug/xeno-evaluation write --report target/xen-lab/evaluation.json --docs docs
 
 test-xen-gate: setup ## live migration between two machines with real Xen, held and cut at each word of its handshake (root; 10 minutes and more)
 	@tests/xen-lab/lab setup

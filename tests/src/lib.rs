@@ -2,5 +2,6 @@
 //! real bare repository with the push hook, real guests, all on this machine and on loopback.
 
 pub mod demo;
+pub mod evaluation;
 pub mod lab;
 pub mod xen_lab;

@@ -34,6 +34,12 @@ impl Machine {
         Ok(machine)
     }
 
+    /// 1 or 2.
+    #[must_use]
+    pub fn id(&self) -> u8 {
+        self.id
+    }
+
     /// Ends it at once: for its dom0 and all guests a power failure.
     ///
     /// # Errors
@@ -195,11 +201,7 @@ impl Machine {
 
     /// Where the script keeps the machine.
     fn dir(&self) -> PathBuf {
-        let lab = std::env::var_os("XEN_LAB_DIR").map_or_else(
-            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/xen-lab"),
-            PathBuf::from,
-        );
-        lab.join(format!("machine{}", self.id))
+        lab_dir().join(format!("machine{}", self.id))
     }
 
     /// The remote helper by which git reaches a repository in dom0 (git-remote-ext(1)).
@@ -231,6 +233,15 @@ pub struct Domain {
     pub state: String,
 }
 
+/// Where the laboratory keeps everything, as its scripts know it.
+#[must_use]
+pub fn lab_dir() -> PathBuf {
+    std::env::var_os("XEN_LAB_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/xen-lab"),
+        PathBuf::from,
+    )
+}
+
 /// Quotes a word for a shell.
 #[must_use]
 pub fn quote(word: &str) -> String {
@@ -241,7 +252,8 @@ fn console_log(domain: &str) -> String {
     format!("/var/log/xen/console/guest-{domain}.log")
 }
 
-fn script() -> PathBuf {
+/// The laboratory's script.
+pub(crate) fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("xen-lab/lab")
 }
 

@@ -16,6 +16,7 @@ repository = "/srv/git/fleet.git"
 state_dir = "/var/lib/xenoslice/state"
 socket = "/run/xenoslice/agent.sock"
 poll = "5s"
+overlay_roots = ["/srv/overlays", "/srv/data/overlays"]
 
 [cowfs]
 socket = "/run/xenoslice/cowfs.sock"
@@ -34,6 +35,7 @@ install -d -m 1775 -g xeno /run/xenoslice
 install -d -m 0755 /run/xenoslice/links
 install -d -m 0700 /run/xenoslice/vif
 umask 027
+export XENO_LOG=info,xeno_xen=debug
 setsid supervise xeno-cowfs xeno cowfs serve --config /etc/xenoslice/cowfs.toml &
 setsid supervise xeno-agent xeno agent --config /etc/xenoslice/agent.toml &
 "#;
@@ -93,6 +95,7 @@ impl<'a> XenNode<'a> {
         // Dependencies that a dom0 without an init system has no use for are nobody's loss here.
         machine.run("dpkg --install --force-confnew /srv/data/xenoslice.deb >/var/log/dpkg-install.log 2>&1 || { cat /var/log/dpkg-install.log >&2; false; }")?;
         machine.write("/etc/xenoslice/agent.toml", AGENT)?;
+        machine.run("sed -i 's|^read = \\[|&\"/srv/overlays\", \"/srv/data\", |' /etc/xenoslice/cowfs.toml && mkdir -p /srv/overlays")?;
         machine.write(BOOT_SCRIPT, BOOT)?;
         machine.run(&format!(
             "chmod 755 {BOOT_SCRIPT} && {BOOT_SCRIPT} </dev/null >/dev/null 2>&1"
@@ -156,7 +159,7 @@ impl<'a> XenNode<'a> {
     pub fn start(&self, daemon: Daemon) -> LabResult<()> {
         let (name, command) = (daemon.name(), daemon.command());
         self.machine.run(&format!(
-            "rm -f /run/{name}.stop; umask 027; setsid supervise {name} {command} </dev/null >/dev/null 2>&1 &"
+            "rm -f /run/{name}.stop; umask 027; export XENO_LOG=info,xeno_xen=debug; setsid supervise {name} {command} </dev/null >/dev/null 2>&1 &"
         ))?;
         self.await_daemon(daemon)
     }
