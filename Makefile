@@ -94,6 +94,8 @@ test-xen: image deb ## a node on real Xen, in an emulated machine (root; tests/x
 	@tests/xen-lab/lab setup
 	@tests/xen-lab/lab build
 	XENO_IMAGES=$(abspath $(IMAGES)) XENO_PROGRAM=$(abspath target/release/xeno) XENO_DEB=$$(echo $(abspath target)/xenoslice_*.deb) \
+		XENO_CONTRACT=$$($(CARGO) test --locked --no-run --message-format json -p xeno-xen --features lab --test contract | \
+			sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1) \
 		$(CARGO) test --locked -p xeno-tests --features xen --test xen -- --nocapture --test-threads=1
 
 eval-xen: image deb ## what deploying a sliver on Xen costs, operation by operation and byte by byte: docs/evaluation.md (root; 20 minutes)

@@ -1,7 +1,7 @@
 //! The driver on a real Xen, by the stories that all hypervisors keep to, and by some of its own.
 //!
 //! A program to be run in dom0, as root, with nothing of Xenoslice running beside it. Needs a guest that prints
-//! `$XENO_LAB_READY` when it is up: kernel and initramfs `$XENO_LAB_KERNEL`, `$XENO_LAB_INITRD` (the laboratory's own if not
+//! `$XENO_LAB_READY` (`lab-guest: tick`) when it is up: kernel and initramfs `$XENO_LAB_KERNEL`, `$XENO_LAB_INITRD` (the laboratory's own if not
 //! given), and the hotplug script where xl looks for it. What is missing is an error, so that a green run means that
 //! guests ran.
 
@@ -148,7 +148,7 @@ impl World for Dom0 {
     async fn prepare(&self, _: &DomainSpec) {}
 
     async fn settle(&self, spec: &DomainSpec) {
-        let ready = setting("XENO_LAB_READY", "LAB-GUEST-UP");
+        let ready = setting("XENO_LAB_READY", "lab-guest: tick");
         until("a guest that is up", || {
             self.console(&spec.sliver).contains(&ready)
         })

@@ -4,6 +4,7 @@
 //! share one machine.
 #![cfg(feature = "xen")]
 
+mod contract;
 mod hostile;
 mod laboratory;
 mod pushes;
