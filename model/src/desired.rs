@@ -6,7 +6,7 @@ mod site;
 mod tenant;
 
 pub use project::{ByNode, Elsewhere};
-pub use service::{Migration, MigrationPolicy, OnFailure, RollbackData, Rollout, Share, Start};
+pub use service::{CHECKPOINTS, Migration, MigrationPolicy, OnFailure, RollbackData, Rollout, Share, Start};
 pub use site::{SiteCaps, SitePolicy, SiteRule, Vetoes, Weekday, Window, Windows};
 pub use tenant::{NamePattern, Quota, Tenant};
 
@@ -169,9 +169,18 @@ pub struct DesiredSliver {
     pub migration: Migration,
     /// What going back to an earlier revision does with what it has written.
     pub rollback: RollbackData,
+    /// How many checkpoints are kept of those that are made before it boots as something else.
+    pub checkpoints: u32,
 }
 
 impl DesiredSliver {
+    /// Whether it writes to layers on the node's disk.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        let mut mounts = self.mounts.iter();
+        mounts.any(|mount| mount.writable == WritableKind::Local)
+    }
+
     /// Whether nothing that it writes outlives its domain: two of it at once can do each other no harm.
     #[must_use]
     pub fn keeps_nothing(&self) -> bool {

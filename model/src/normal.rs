@@ -49,6 +49,14 @@ pub fn boot_digest_on(sliver: &DesiredSliver, stack: &Digest) -> Digest {
     labelled("boot", 2, &record::encode(&form))
 }
 
+/// Digest of what a guest is made from: its kernel, and the files below its own writes. Two slivers with the same one may
+/// differ in what they get, not in what they run.
+#[must_use]
+pub fn image_digest(sliver: &DesiredSliver) -> Digest {
+    let text = format!("{} {}", sliver.kernel.digest, stack_digest(sliver));
+    labelled("image", 1, &text)
+}
+
 /// The digest that an earlier version of this program gave a domain that it started as `sliver`, with the memory and
 /// the ports that it was started with. See [`current_boot`].
 fn boot_digest_v1(sliver: &DesiredSliver, memory_bytes: u64, publish: &[Publish]) -> Digest {

@@ -212,6 +212,8 @@ pub struct ObservedStorage {
     /// Changes whenever anything in its writable layers does, and not when they are opened, closed or set aside;
     /// `None` where it could not be told.
     pub mark: Option<Digest>,
+    /// Checkpoints of its writable layers, by name, whoever made them, and when.
+    pub checkpoints: BTreeMap<String, Timestamp>,
 }
 
 impl ObservedStorage {

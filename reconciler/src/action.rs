@@ -74,6 +74,32 @@ pub enum Action {
         /// The file set.
         digest: Digest,
     },
+    /// Makes checkpoints of the sliver's writable layers, in use or not.
+    Checkpoint {
+        /// Whose.
+        sliver: SliverId,
+        /// Under which right to run they are open, or are opened for it.
+        epoch: Epoch,
+        /// What they are called.
+        name: String,
+        /// Whether ones of that name are made anew; otherwise they stay as they are.
+        fresh: bool,
+        /// Those that are dropped for them.
+        drops: BTreeSet<String>,
+        /// What the sliver will be started from again: what is fetched for an hour should not make them old.
+        again: Ingredients,
+    },
+    /// Has the sliver's writable layers go back to checkpoints.
+    Restore {
+        /// Whose.
+        sliver: SliverId,
+        /// Which.
+        name: String,
+        /// The checkpoints that keep what is undone by it.
+        keeps: String,
+        /// The checkpoints that say afterwards that it is done.
+        done: String,
+    },
     /// Opens the sliver's writable layers, making them when missing.
     OpenWritable {
         /// Whose.
@@ -263,6 +289,8 @@ impl Action {
             Self::Adopt { .. } => ActionKind::Adopt,
             Self::OpenWritable { .. } => ActionKind::OpenWritable,
             Self::Limit { .. } => ActionKind::Limit,
+            Self::Checkpoint { .. } => ActionKind::Checkpoint,
+            Self::Restore { .. } => ActionKind::Restore,
             Self::Stack { .. } => ActionKind::Stack,
             Self::Export { .. } => ActionKind::Export,
             Self::Boot { .. } => ActionKind::Boot,
@@ -298,6 +326,8 @@ impl Action {
             | Self::Adopt { sliver, .. }
             | Self::OpenWritable { sliver, .. }
             | Self::Limit { sliver, .. }
+            | Self::Checkpoint { sliver, .. }
+            | Self::Restore { sliver, .. }
             | Self::Stack { sliver, .. }
             | Self::Export { sliver, .. }
             | Self::Boot { sliver, .. }
@@ -327,6 +357,8 @@ impl Action {
             | Self::Adopt { sliver, .. }
             | Self::OpenWritable { sliver, .. }
             | Self::Limit { sliver, .. }
+            | Self::Checkpoint { sliver, .. }
+            | Self::Restore { sliver, .. }
             | Self::Stack { sliver, .. }
             | Self::Export { sliver, .. }
             | Self::Boot { sliver, .. }
@@ -406,7 +438,12 @@ impl Action {
                 ));
                 needs
             }
-            Self::Shutdown { again, .. } => again.conditions().collect(),
+            Self::Shutdown { again, .. } | Self::Checkpoint { again, .. } => again.conditions().collect(),
+            Self::Restore { sliver, keeps, .. } => {
+                let mut needs = mine(&[Condition::DomainGone, Condition::WritableOpen], sliver);
+                needs.insert(Condition::Checkpointed(sliver.clone(), keeps.clone()));
+                needs
+            }
             Self::Unexport { sliver } => mine(&[Condition::DomainGone], sliver),
             Self::CloseWritable { sliver } => mine(&[Condition::DomainGone, Condition::Unexported], sliver),
             Self::Tombstone { sliver } => mine(
@@ -460,10 +497,15 @@ impl Action {
             Self::DiscardImage { sliver } => BTreeSet::from([Condition::ImageGone(sliver.clone())]),
             Self::Unexport { sliver } => BTreeSet::from([Condition::Unexported(sliver.clone())]),
             Self::CloseWritable { sliver } => BTreeSet::from([Condition::Released(sliver.clone())]),
-            Self::Tombstone { sliver } => BTreeSet::from([Condition::SetAside(sliver.clone())]),
-            Self::Revive { .. } | Self::Adopt { .. } | Self::Unpublish { .. } | Self::Purge { .. } => {
-                BTreeSet::new()
+            Self::Checkpoint { sliver, name, .. } => {
+                BTreeSet::from([Condition::Checkpointed(sliver.clone(), name.clone())])
             }
+            Self::Tombstone { sliver } => BTreeSet::from([Condition::SetAside(sliver.clone())]),
+            Self::Restore { .. }
+            | Self::Revive { .. }
+            | Self::Adopt { .. }
+            | Self::Unpublish { .. }
+            | Self::Purge { .. } => BTreeSet::new(),
         }
     }
 
@@ -474,6 +516,8 @@ impl Action {
             Self::FetchTemplate { .. }
             | Self::ImportFiles { .. }
             | Self::Limit { .. }
+            | Self::Checkpoint { .. }
+            | Self::Restore { .. }
             | Self::Stack { .. }
             | Self::AwaitHealthy { .. }
             | Self::Unpause { .. }

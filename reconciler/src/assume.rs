@@ -102,12 +102,14 @@ pub fn observed_from(
             bytes: 0,
             tombstone: None,
             mark: Some(UNTOUCHED),
+            checkpoints: BTreeMap::new(),
         };
         storage.insert(id.clone(), kept);
         let record = AppliedSliver {
             desired: sliver.into_owned(),
             epoch: Epoch(1),
             complete: true,
+            at,
         };
         applied.insert(id.clone(), record);
     }

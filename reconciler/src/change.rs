@@ -16,6 +16,8 @@ pub struct AppliedSliver {
     pub epoch: xeno_model::id::Epoch,
     /// Whether it has been carried through; `false`: begun, and something of it may exist.
     pub complete: bool,
+    /// Since when this is so. It tells this state from every other that the sliver was carried to.
+    pub at: xeno_model::id::Timestamp,
 }
 
 /// What happens to one sliver. The order is that of how much it disturbs.

@@ -210,7 +210,9 @@ fn belongs(action: &Action, class: ChangeClass) -> bool {
         ) => matches!(class, InPlace | Create | Start | Resume | Replace | Reboot),
         (Action::Retune { .. } | Action::Unpause { .. }, class) => matches!(class, InPlace | Replace),
         (Action::Publish { .. } | Action::Unpublish { .. }, class) => matches!(class, Replace),
-        (Action::Boot { .. }, class) => matches!(class, Create | Start | Replace | Reboot),
+        (Action::Boot { .. } | Action::Checkpoint { .. } | Action::Restore { .. }, class) => {
+            matches!(class, Create | Start | Replace | Reboot)
+        }
         (Action::Resume { .. }, class) => matches!(class, Resume),
         (Action::Suspend { .. }, class) => matches!(class, Suspend | Stop | Remove),
         (Action::Seal { .. }, class) => matches!(class, Resume | Suspend | Stop | Remove),
@@ -296,6 +298,8 @@ fn check_removals(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fi
             | Action::ImportFiles { .. }
             | Action::OpenWritable { .. }
             | Action::Limit { .. }
+            | Action::Checkpoint { .. }
+            | Action::Restore { .. }
             | Action::Stack { .. }
             | Action::Export { .. }
             | Action::Boot { .. }

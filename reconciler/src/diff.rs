@@ -22,6 +22,7 @@ use xeno_model::observed::Seen;
 use crate::action::Ingredients;
 use crate::beside::{self, Berths, berths};
 use crate::change::{Cause, Change, ChangeClass, Reason};
+use crate::checkpoint::Turn;
 use crate::enforce::{unenforced, unkept};
 use crate::plan::{Basis, PlanInput};
 use crate::situation::{Marks, Situation, Step, blind, can_adopt, epoch};
@@ -88,6 +89,8 @@ pub(crate) struct Study {
     pub(crate) marks: Option<Marks>,
     /// Whose writable layers it takes over.
     pub(crate) adopts: Option<SliverId>,
+    /// What becomes of what it wrote, where it boots as something else.
+    pub(crate) turn: Option<Turn>,
     /// Whether a service is broken that this mends: nothing keeps that waiting for a better time.
     pub(crate) mends: bool,
 }
@@ -112,6 +115,7 @@ impl Study {
             leaves: None,
             marks: None,
             adopts: None,
+            turn: None,
             mends: false,
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use xeno_model::id::SliverId;
 
-use crate::action::{Action, ActionKey};
+use crate::action::{Action, ActionKey, ActionKind};
 use crate::plan::{Plan, PlannedAction};
 use crate::ports::Retry;
 
@@ -150,6 +150,8 @@ pub struct Run {
     busy: BTreeSet<SliverId>,
     /// Slivers of which something destructive was started: from then on they are seen through to their boot.
     committed: BTreeSet<SliverId>,
+    /// Slivers of which a checkpoint was made: it gets older until they end.
+    kept: BTreeSet<SliverId>,
     superseded: bool,
     open: usize,
 }
@@ -190,6 +192,7 @@ impl Run {
             in_flight: BTreeSet::new(),
             busy: BTreeSet::new(),
             committed: BTreeSet::new(),
+            kept: BTreeSet::new(),
             superseded: false,
             open: count,
         }
@@ -230,7 +233,7 @@ impl Run {
                 let sliver = action.sliver().map(SliverId::itself);
                 let urgent = sliver
                     .as_ref()
-                    .is_some_and(|sliver| self.committed.contains(sliver));
+                    .is_some_and(|sliver| self.committed.contains(sliver) || self.kept.contains(sliver));
                 let free = sliver
                     .as_ref()
                     .is_none_or(|sliver| !self.busy.contains(sliver) && !taken.contains(sliver));
@@ -280,6 +283,8 @@ impl Run {
         if let Some(sliver) = sliver {
             if action.is_destructive() {
                 self.committed.insert(sliver.clone());
+            } else if action.kind() == ActionKind::Checkpoint {
+                self.kept.insert(sliver.clone());
             }
             self.busy.insert(sliver);
         }

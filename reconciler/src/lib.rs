@@ -2,7 +2,7 @@
 //!
 //! The way: [`diff`] compares desired, applied and observed into changes ([`change`]); [`plan`] orders the actions
 //! ([`action`]) that make them, from what each needs, provides and revokes; [`check`] judges the finished plan without
-//! trusting the planner; [`enforce`] knows which limits are kept; [`exec`] carries it out as a state machine, whose driver calls the [`ports`]; [`record`] says
+//! trusting the planner; [`enforce`] knows which limits are kept, [`checkpoint`] what is kept of what a sliver wrote; [`exec`] carries it out as a state machine, whose driver calls the [`ports`]; [`record`] says
 //! what is applied afterwards. [`report`] and [`render`] explain all of it. [`assume`] stands in for an observation
 //! where nobody looked, [`scripted`] for a node in tests.
 //!
@@ -15,6 +15,7 @@ mod beside;
 mod capacity;
 pub mod change;
 pub mod check;
+pub mod checkpoint;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod diff;

@@ -231,6 +231,7 @@ pub fn holds(observed: &ObservedNode, condition: &Condition) -> bool {
         Condition::Limited(sliver, limits, share) => storage(sliver, &|s| {
             s.limits.iter().all(|limit| limit == limits) && s.shares.iter().all(|has| has == share)
         }),
+        Condition::Checkpointed(sliver, name) => storage(sliver, &|s| s.checkpoints.contains_key(name)),
         Condition::Stacked(sliver, stack) => storage(sliver, &|s| s.stack == Some(*stack)),
         Condition::Exported(sliver, stack) => storage(sliver, &|s| s.exported && s.stack == Some(*stack)),
         Condition::Unexported(sliver) => storage(sliver, &|s| !s.exported),

@@ -309,6 +309,27 @@ pub trait Storage: Send + Sync {
         mounts: &[MountSpec],
     ) -> impl Future<Output = PortResult<()>> + Send;
 
+    /// Makes checkpoints called `name` of all writable layers that the sliver has on disk, in use or not; those that are
+    /// closed are opened under `epoch` for it, and closed again. Where `fresh`, ones of that name are replaced, otherwise
+    /// they stay as they are. Before, those called as in `drops` are deleted, as far as they are there.
+    fn checkpoint(
+        &self,
+        sliver: &SliverId,
+        epoch: Epoch,
+        name: &str,
+        fresh: bool,
+        drops: &BTreeSet<String>,
+    ) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// Has the open writable layers that have a checkpoint `name`, and are part of no stack, go back to it, and makes of
+    /// each the checkpoint `done` then. Success for one that has `done`.
+    fn restore(
+        &self,
+        sliver: &SliverId,
+        name: &str,
+        done: &str,
+    ) -> impl Future<Output = PortResult<()>> + Send;
+
     /// Assembles the stacks of a sliver's mounts; `stack` is what they will be observed as.
     fn stack(
         &self,

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use xeno_model::desired::{DesiredSliver, LayerRef, Publish, SliverState, Standing, Start, WritableKind};
+use xeno_model::desired::{
+    DesiredSliver, LayerRef, Publish, RollbackData, SliverState, Standing, Start, WritableKind,
+};
 use xeno_model::id::{Digest, DomainUuid, Epoch, FleetName, NodeName, SiteName, SliverId, Timestamp};
 use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::{
@@ -15,6 +17,7 @@ use xeno_model::units::Bytes;
 use crate::action::Action;
 use crate::change::{AppliedSliver, ChangeClass};
 use crate::check::check;
+use crate::checkpoint;
 use crate::effective::effective;
 use crate::exec::{ActionState, Outcome, RetryPolicy, Run, RunState};
 use crate::ports::{PortError, Retry};
@@ -119,6 +122,10 @@ fn made(name: &str, variant: &Variant) -> DesiredSliver {
     sliver.resources.cpu_weight = variant.weight;
     sliver.resources.disk = variant.disk_gib.map(|gib| Bytes(gib << 30));
     sliver.state = variant.state;
+    if variant.files == 2 {
+        sliver.rollback = RollbackData::Restore;
+    }
+    sliver.checkpoints = u32::from(variant.content) - 1;
     sliver.start = variant.start;
     sliver.resources.memory_max = variant.most_mib.map(|mib| Bytes(mib << 20));
     sliver.expires = variant.expires.map(Timestamp);
@@ -158,6 +165,38 @@ fn sight() -> impl Strategy<Value = Sight> {
         image,
         healthy,
     })
+}
+
+/// Checkpoints of all kinds: of what is desired, of what was carried through, of somebody else's making, and that somebody
+/// has gone back. What there is of them follows from the limit, too.
+fn checkpoints(
+    which: Option<u64>,
+    desired: Option<&DesiredSliver>,
+    applied: Option<&AppliedSliver>,
+) -> BTreeMap<String, Timestamp> {
+    let which = which.unwrap_or(0);
+    let left = desired.map(|desired| {
+        let applied = AppliedSliver {
+            desired: desired.clone(),
+            epoch: Epoch(1),
+            complete: true,
+            at: Timestamp(3),
+        };
+        (checkpoint::left_by(&applied), Timestamp(1))
+    });
+    let mut all = BTreeMap::from([("before-the-move".to_owned(), Timestamp(4))]);
+    all.extend(left.filter(|_| which > 0));
+    all.extend(
+        applied
+            .filter(|_| which > 1)
+            .map(|applied| (checkpoint::left_by(applied), Timestamp(2))),
+    );
+    all.extend(
+        applied
+            .filter(|_| which == 3)
+            .map(|applied| (checkpoint::went_back(applied), Timestamp(3))),
+    );
+    all
 }
 
 /// Desired, applied, and what is seen in both berths.
@@ -286,6 +325,7 @@ fn world(sides: &[Sides], around: &Surroundings) -> World {
             desired: made(name, variant),
             epoch: Epoch(*epoch),
             complete: *complete,
+            at: Timestamp(5),
         });
         let other = Digest([0xee; 32]);
         let pick = |which: u8, digest: fn(&DesiredSliver) -> Digest| match which {
@@ -349,6 +389,7 @@ fn world(sides: &[Sides], around: &Surroundings) -> World {
                     bytes: 0,
                     tombstone: tombstone.filter(|_| !beside).map(Timestamp),
                     mark: Some(Digest([7; 32])),
+                    checkpoints: checkpoints(limit_gib, desired.as_ref(), applied.as_ref()),
                 };
             }
             if let Some((which, sealed)) = sight.image {
@@ -449,6 +490,8 @@ fn fault() -> impl Strategy<Value = (&'static str, Fault)> {
         "import",
         "open",
         "limit",
+        "checkpoint",
+        "restore",
         "suspend",
         "seal",
         "resume",

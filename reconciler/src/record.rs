@@ -46,6 +46,7 @@ pub fn settlements(input: &PlanInput<'_>, plan: &Plan) -> BTreeMap<SliverId, Set
                     .into_owned(),
                 epoch: epoch_of(input, sliver),
                 complete: true,
+                at: input.now,
             };
             Some((sliver.clone(), Settlement::Record(applied)))
         }

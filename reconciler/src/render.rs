@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use xeno_model::id::SliverId;
 
 use crate::action::Action;
-use crate::change::{Cause, Change, ChangeClass, Disruption};
+use crate::change::{Cause, Change, ChangeClass, Disruption, Reason};
 use crate::plan::{Basis, Plan, PlannedAction};
 use crate::report;
 
@@ -325,7 +325,13 @@ fn sliver(
 ) {
     let (_, style) = symbol(change.class);
     let head = head(change);
-    let note = disruption_note(change.class);
+    let undoes = |reason: &Reason| matches!(reason, Reason::GoesBack { .. });
+    let undoes = change.reasons.iter().any(undoes);
+    let note = match (disruption_note(change.class), undoes) {
+        (note, false) => note,
+        ("", true) => "  undoes what it wrote since",
+        (_, true) => "  interrupts the service, undoes what it wrote since",
+    };
     let len = head.chars().count() + note.chars().count();
     let mark = margin.map_or_else(String::new, |margin| margin.after(len, colour));
     let head = style.paint(colour, &head);
@@ -361,6 +367,12 @@ fn step(planned: &PlannedAction) -> String {
         Action::FetchTemplate { digest, .. } => format!("template {}", digest.short()),
         Action::ImportFiles { digest } => format!("files {}", digest.short()),
         Action::OpenWritable { .. } => "writable layer".to_owned(),
+        Action::Checkpoint { drops, .. } if drops.is_empty() => "what it wrote so far".to_owned(),
+        Action::Checkpoint { drops, .. } => {
+            let drops: Vec<_> = drops.iter().map(String::as_str).collect();
+            format!("what it wrote so far, and drops {}", drops.join(", "))
+        }
+        Action::Restore { name, .. } => format!("writable layer to {name}"),
         Action::Limit {
             epoch: None, share, ..
         } => format!("share {share} of the file server"),

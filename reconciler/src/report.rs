@@ -50,6 +50,10 @@ pub fn sentence(reason: &Reason) -> String {
         Reason::LimitForeign { limit } => {
             format!("its writable layers are limited to {limit}, which nobody asked for")
         }
+        Reason::GoesBack { to, at, keeps } => format!(
+            "goes back to what it had written by {} (checkpoint {to}); what it wrote since is kept as {keeps}",
+            utc(*at)
+        ),
         Reason::ShareForeign { share } => {
             format!("its share of the file server is {share}, which nobody asked for")
         }

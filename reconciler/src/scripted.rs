@@ -40,6 +40,8 @@ struct State {
     storage: BTreeMap<SliverId, ObservedStorage>,
     templates: BTreeSet<Digest>,
     files: BTreeSet<Digest>,
+    /// What writable layers were like when their checkpoints were made.
+    saved: BTreeMap<(SliverId, String), Option<Digest>>,
     /// Which writable layers a sliver has: a number that each gets when it is made.
     written: BTreeMap<SliverId, u64>,
     layers_made: u64,
@@ -250,6 +252,17 @@ impl ScriptedNode {
             Action::OpenWritable { sliver, epoch } => {
                 now(self.open_writable(sliver, *epoch, &MountSpec::of(&wanted(sliver))))
             }
+            Action::Checkpoint {
+                sliver,
+                epoch,
+                name,
+                fresh,
+                drops,
+                ..
+            } => now(self.checkpoint(sliver, *epoch, name, *fresh, drops)),
+            Action::Restore {
+                sliver, name, done, ..
+            } => now(self.restore(sliver, name, done)),
             Action::Limit { sliver, epoch, .. } => {
                 now(self.limit(sliver, *epoch, &MountSpec::of(&wanted(sliver))))
             }

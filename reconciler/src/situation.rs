@@ -23,6 +23,7 @@ pub(crate) use tuning::{can_be_tuned, mistuned, same_ports};
 /// One step of one sliver, in the order in which steps are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Step {
+    Checkpoint,
     Unpublish,
     Shutdown,
     Suspend,
@@ -35,6 +36,7 @@ pub(crate) enum Step {
     Adopt,
     Open,
     Limit,
+    Restore,
     Stack,
     Export,
     Boot,
@@ -62,6 +64,8 @@ impl Step {
             Self::Adopt => ActionKind::Adopt,
             Self::Open => ActionKind::OpenWritable,
             Self::Limit => ActionKind::Limit,
+            Self::Checkpoint => ActionKind::Checkpoint,
+            Self::Restore => ActionKind::Restore,
             Self::Stack => ActionKind::Stack,
             Self::Export => ActionKind::Export,
             Self::Boot => ActionKind::Boot,
@@ -291,9 +295,12 @@ impl<'a> Situation<'a> {
         let anew = misfit || !self.usable(desired, marks) || self.adopts.is_some();
         let resume = anew && self.image_use(desired, marks) == ImageUse::Fits;
         let unsealed = resume && self.image.is_some_and(|image| image.mark.is_none());
+        let turn = self.turn(desired, marks).filter(|_| anew && !resume);
+        add(turn.is_some(), Step::Checkpoint);
         add(anew && self.domain.is_some(), Step::Shutdown);
-        // Sealing needs closed layers.
-        let apart = add(misfit || unsealed && self.held(), Step::Unexport);
+        let back = add(turn.is_some_and(|turn| turn.back.is_some()), Step::Restore);
+        // Sealing needs closed layers, and what goes back must be part of no stack.
+        let apart = add(misfit || (unsealed || back) && self.held(), Step::Unexport);
         add(apart, Step::Close);
         add(unsealed, Step::Seal);
         add(self.image.is_some() && !resume, Step::Discard);

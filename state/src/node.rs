@@ -163,17 +163,18 @@ impl NodeState {
     pub fn applied(&self) -> Result<BTreeMap<SliverId, AppliedSliver>, StateError> {
         let rows = self.rows(
             "read what was applied",
-            "SELECT sliver, desired, epoch, complete FROM applied",
+            "SELECT sliver, desired, epoch, complete, at_ms FROM applied",
             |row| {
                 Ok((
                     row.get::<_, String>(0)?,
                     row.get::<_, String>(1)?,
                     row.get::<_, i64>(2)?,
                     row.get::<_, bool>(3)?,
+                    row.get::<_, i64>(4)?,
                 ))
             },
         )?;
-        let read = |(sliver, desired, epoch, complete): (String, String, i64, bool)| {
+        let read = |(sliver, desired, epoch, complete, at): (String, String, i64, bool, i64)| {
             let desired = normal::from_json(&desired).map_err(|source| StateError::Sliver {
                 sliver: sliver.clone(),
                 source,
@@ -182,6 +183,7 @@ impl NodeState {
                 desired,
                 epoch: Epoch(unsigned(epoch)),
                 complete,
+                at: Timestamp(unsigned(at)),
             };
             Ok((sliver_id(&sliver)?, applied))
         };

@@ -41,6 +41,8 @@ struct Slice {
     moved_from: Option<&'static str>,
     /// Whether nothing that it writes is kept.
     forgets: bool,
+    /// Whether what it writes goes back with its page.
+    goes_back: bool,
 }
 
 impl Slice {
@@ -63,6 +65,11 @@ impl Slice {
                 "              /etc/apache2/envvars: { from: overlays/envvars }\n              \
                  /etc/apache2/mods-enabled/cgi.load:\n",
             )
+        } else {
+            slice
+        };
+        let slice = if self.goes_back {
+            slice.replace("\nspec:\n", "\nspec:\n  rollback: { data: restore }\n")
         } else {
             slice
         };
@@ -232,6 +239,7 @@ fn begin(options: &run::Options) -> LabResult<Story> {
         port: OURS + 2,
         moved_from: None,
         forgets: false,
+        goes_back: false,
     };
     repository.write("slices/spare.yaml", &spare.text())?;
     let push = repository.push("A fleet")?;
@@ -263,6 +271,7 @@ fn story(options: &run::Options) -> LabResult<()> {
         port: OURS,
         moved_from: None,
         forgets: false,
+        goes_back: false,
     };
     story.push(Some(&running), "run")?;
     // What has no order among itself must not be ended in one: the files are here long before the template is, and the
@@ -316,6 +325,27 @@ fn story(options: &run::Options) -> LabResult<()> {
     story.blow(&[K::Unpause])?;
     assert_eq!(story.guest()?, pid);
     assert_eq!(boot_id(OURS + 1)?, id);
+
+    // Another page, and back: what is written meanwhile is undone, and what was written before is there.
+    story
+        .repository
+        .write("overlays/web/index.html", "<!doctype html><p>Another page</p>\n")?;
+    story.push(Some(&tuned), "another page")?;
+    story.blow(&[K::Checkpoint])?;
+    story.guest()?;
+    assert_eq!(ask(OURS + 1, "/cgi-bin/ledger?undone", "committed")?, "committed");
+    story.repository.write(
+        "overlays/web/index.html",
+        "<!doctype html><p>It minds no crash</p>\n",
+    )?;
+    let tuned = Slice {
+        goes_back: true,
+        ..tuned
+    };
+    story.push(Some(&tuned), "the first page again")?;
+    story.blow(&[K::Restore])?;
+    story.guest()?;
+    ledger(OURS + 1)?;
 
     // Asleep, and then not wanted: the image goes, what was written stays.
     story.push(Some(&asleep), "suspend again")?;
@@ -377,6 +407,7 @@ fn replacement(options: &run::Options) -> LabResult<()> {
         port: OURS + 3,
         moved_from: None,
         forgets: true,
+        goes_back: false,
     };
     story.push(Some(&first), "run")?;
     let old = story.guest()?;

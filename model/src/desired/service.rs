@@ -111,6 +111,10 @@ pub enum MigrationPolicy {
     Restart,
 }
 
+/// How many checkpoints are kept of a sliver whose slice does not say: the revision before, the one before that, and what a
+/// rollback has thrown away.
+pub const CHECKPOINTS: u32 = 3;
+
 /// What a rollback does with what the guest has written since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RollbackData {

@@ -219,6 +219,13 @@ pub enum Difference {
         /// After.
         to: RollbackData,
     },
+    /// How many checkpoints are kept.
+    Checkpoints {
+        /// Before.
+        from: u32,
+        /// After.
+        to: u32,
+    },
 }
 
 /// All that differs between two versions of a sliver, in a fixed order. Empty exactly when they are equal.
@@ -266,6 +273,7 @@ pub fn differences(from: &DesiredSliver, to: &DesiredSliver) -> Vec<Difference> 
     plain!(Rollout, rollout);
     plain!(Migration, migration);
     plain!(Rollback, rollback);
+    plain!(Checkpoints, checkpoints);
     found
 }
 
@@ -461,6 +469,7 @@ impl fmt::Display for Difference {
             Self::MovedFrom { to: None, .. } => f.write_str("says no more what it was before"),
             Self::Rollout { .. } => f.write_str("is rolled out otherwise"),
             Self::Migration { .. } => f.write_str("moves to other nodes otherwise"),
+            Self::Checkpoints { from, to } => write!(f, "checkpoints kept {from} → {to}"),
             Self::Rollback { from, to } => write!(f, "data in a rollback {from} → {to}"),
         }
     }

@@ -9,7 +9,8 @@ use service::{MigrationRecord, RollbackRecord, RolloutRecord, StartRecord};
 use v1::SliverRecordV1;
 
 use crate::desired::{
-    DesiredSliver, Health, LayerRef, Mount, Probe, Publish, Resources, SliverState, TemplateRef, WritableKind,
+    CHECKPOINTS, DesiredSliver, Health, LayerRef, Mount, Probe, Publish, Resources, SliverState, TemplateRef,
+    WritableKind,
 };
 use crate::id::{ChannelName, Digest, DomainUuid, NameError, SliverId, TemplateName, TenantName, Timestamp};
 use crate::units::{BitRate, Bytes, Millis};
@@ -108,6 +109,18 @@ struct SliverRecord {
     rollout: RolloutRecord,
     migration: MigrationRecord,
     rollback: RollbackRecord,
+    /// Younger than the format, as `inodes`: left out where it is what it is by itself.
+    #[serde(default = "usual_checkpoints", skip_serializing_if = "is_usual")]
+    checkpoints: u32,
+}
+
+fn usual_checkpoints() -> u32 {
+    CHECKPOINTS
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_usual(checkpoints: &u32) -> bool {
+    *checkpoints == CHECKPOINTS
 }
 
 #[derive(Serialize, Deserialize)]
@@ -232,6 +245,7 @@ impl From<&DesiredSliver> for SliverRecord {
             rollout: (&sliver.rollout).into(),
             migration: sliver.migration.into(),
             rollback: sliver.rollback.into(),
+            checkpoints: sliver.checkpoints,
         }
     }
 }
@@ -346,6 +360,7 @@ impl TryFrom<SliverRecord> for DesiredSliver {
             rollout: record.rollout.into(),
             migration: record.migration.into(),
             rollback: record.rollback.into(),
+            checkpoints: record.checkpoints,
         })
     }
 }

@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::desired::{
-    CarriedFile, Health, Migration, MigrationPolicy, OnFailure, Probe, Publish, Resources, RollbackData,
-    Rollout, Share, SliverState, Start, TemplateRef,
+    CHECKPOINTS, CarriedFile, Health, Migration, MigrationPolicy, OnFailure, Probe, Publish, Resources,
+    RollbackData, Rollout, Share, SliverState, Start, TemplateRef,
 };
 use crate::id::{ChannelName, DomainUuid, FleetName, SliverId, TemplateName, TenantName, Timestamp};
 use crate::observed::DomainState;
@@ -67,6 +67,7 @@ fn web() -> DesiredSliver {
         rollout: Rollout::default(),
         migration: Migration::default(),
         rollback: RollbackData::Keep,
+        checkpoints: CHECKPOINTS,
     }
 }
 
@@ -155,6 +156,7 @@ fn how_it_is_managed_disturbs_nothing() {
             s.rollout.canary = 0;
             s.migration.downtime = Millis(1);
             s.rollback = RollbackData::Restore;
+            s.checkpoints = 1;
         },
         false,
         false,
@@ -166,6 +168,7 @@ fn how_it_is_managed_disturbs_nothing() {
             "is rolled out otherwise",
             "moves to other nodes otherwise",
             "data in a rollback keep → restore",
+            "checkpoints kept 3 → 1",
         ],
     );
 }
@@ -431,7 +434,10 @@ fn any_migration() -> impl Strategy<Value = Migration> {
 
 /// What is managed rather than run: owner, start, expiry, former name, data in a rollback.
 fn managed() -> impl Strategy<Value = DesiredSliver> {
-    let rollback = prop_oneof![Just(RollbackData::Keep), Just(RollbackData::Restore)];
+    let rollback = (
+        prop_oneof![Just(RollbackData::Keep), Just(RollbackData::Restore)],
+        2u32..5,
+    );
     (
         proptest::option::of("[a-z]{1,2}"),
         prop_oneof![Just(Start::Boot), Just(Start::Resume)],
@@ -442,15 +448,18 @@ fn managed() -> impl Strategy<Value = DesiredSliver> {
         rollback,
     )
         .prop_map(
-            |(tenant, start, expires, moved_from, rollout, migration, rollback)| DesiredSliver {
-                tenant: tenant.map(|name| TenantName::new(&name).unwrap()),
-                start,
-                expires,
-                moved_from: moved_from.map(|number| SliverId::new(web().id.slice, number)),
-                rollout,
-                migration,
-                rollback,
-                ..web()
+            |(tenant, start, expires, moved_from, rollout, migration, (rollback, checkpoints))| {
+                DesiredSliver {
+                    tenant: tenant.map(|name| TenantName::new(&name).unwrap()),
+                    start,
+                    expires,
+                    moved_from: moved_from.map(|number| SliverId::new(web().id.slice, number)),
+                    rollout,
+                    migration,
+                    rollback,
+                    checkpoints,
+                    ..web()
+                }
             },
         )
 }
@@ -472,7 +481,7 @@ fn any_sliver() -> impl Strategy<Value = DesiredSliver> {
             cpu_weight,
             cpu_cap_percent: cap,
             disk: disk.map(Bytes),
-            inodes: None,
+            inodes: disk.map(|disk| disk % 2 + 1),
             net_rate: rate.map(BitRate),
         });
     let state = prop_oneof![

@@ -114,6 +114,7 @@ pub(super) struct Pattern {
     pub(super) state: Sourced<SliverState>,
     start: Sourced<Start>,
     rollback: Sourced<RollbackData>,
+    checkpoints: Sourced<u32>,
 }
 
 impl Pattern {
@@ -140,6 +141,7 @@ impl Pattern {
             state: Sourced::initially(Some(SliverState::Running)),
             start: Sourced::initially(defaults.start),
             rollback: Sourced::initially(defaults.rollback),
+            checkpoints: Sourced::initially(defaults.checkpoints),
         }
     }
 
@@ -167,8 +169,11 @@ impl Pattern {
         if let Stated::Given(rollback) = given.rollback {
             self.rollback
                 .take(&rollback.data, origin, |data| Some(service::rollback(*data)));
+            self.checkpoints
+                .take(&rollback.checkpoints, origin, |kept| Some(*kept));
         } else if let Stated::Unclear = given.rollback {
             self.rollback.value = None;
+            self.checkpoints.value = None;
         }
     }
 
@@ -318,8 +323,8 @@ impl Pattern {
         }))
     }
 
-    pub(super) fn finished_start(&self) -> Option<(Start, RollbackData)> {
-        Some((self.start.value?, self.rollback.value?))
+    pub(super) fn finished_start(&self) -> Option<(Start, RollbackData, u32)> {
+        Some((self.start.value?, self.rollback.value?, self.checkpoints.value?))
     }
 }
 

@@ -1,7 +1,9 @@
 //! How slices start, change and move, with the fleet's defaults.
 
 use super::{At, Resolver};
-use crate::desired::{Migration, MigrationPolicy, OnFailure, RollbackData, Rollout, Share, Start};
+use crate::desired::{
+    CHECKPOINTS, Migration, MigrationPolicy, OnFailure, RollbackData, Rollout, Share, Start,
+};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::manifest::{
     RawDefaults, RawMigration, RawMigrationPolicy, RawOnFailure, RawRollbackData, RawRollout, RawStart,
@@ -25,6 +27,7 @@ pub(super) struct Defaults {
     pub(super) rollout: Option<Rollout>,
     pub(super) migration: Option<Migration>,
     pub(super) rollback: Option<RollbackData>,
+    pub(super) checkpoints: Option<u32>,
 }
 
 impl Default for Defaults {
@@ -37,6 +40,7 @@ impl Default for Defaults {
             rollout: Some(Rollout::default()),
             migration: Some(Migration::default()),
             rollback: Some(RollbackData::default()),
+            checkpoints: Some(CHECKPOINTS),
         }
     }
 }
@@ -52,6 +56,7 @@ impl Defaults {
             rollout: None,
             migration: None,
             rollback: None,
+            checkpoints: None,
         }
     }
 }
@@ -106,6 +111,9 @@ impl<'a> Resolver<'a> {
             migration: migration(&raw.migration, plain.migration),
             rollback: or(&raw.rollback, plain.rollback, |raw| {
                 or(&raw.data, plain.rollback, |data| Some(rollback(*data)))
+            }),
+            checkpoints: or(&raw.rollback, plain.checkpoints, |raw| {
+                or(&raw.checkpoints, plain.checkpoints, |kept| Some(*kept))
             }),
         }
     }

@@ -473,7 +473,7 @@ pub(super) fn finished(fleet: &FleetName, draft: &Draft<'_>) -> Option<Slice> {
 /// A sliver that follows a pattern, numbered 0.
 fn example(draft: &Draft<'_>, pattern: &Pattern) -> Option<DesiredSliver> {
     let id = SliverId::new(draft.name.clone(), 0);
-    let (start, rollback) = pattern.finished_start()?;
+    let (start, rollback, checkpoints) = pattern.finished_start()?;
     let moved_from = draft.moved_from.clone()?.map(|slice| SliverId::new(slice, 0));
     Some(DesiredSliver {
         uuid: DomainUuid([0; 16]),
@@ -490,6 +490,7 @@ fn example(draft: &Draft<'_>, pattern: &Pattern) -> Option<DesiredSliver> {
         rollout: draft.rollout.clone()?,
         migration: draft.migration?,
         rollback,
+        checkpoints,
         id,
     })
 }

@@ -63,6 +63,8 @@ impl Work {
             Action::FetchTemplate { .. }
             | Action::OpenWritable { .. }
             | Action::Limit { .. }
+            | Action::Checkpoint { .. }
+            | Action::Restore { .. }
             | Action::Stack { .. }
             | Action::Export { .. }
             | Action::Boot { .. }
@@ -120,6 +122,8 @@ impl Work {
             Action::ImportFiles { .. } => seconds(300),
             // Replays the log of the writable layer.
             Action::OpenWritable { .. } => seconds(300),
+            // Writes, or reads, the whole state of a layer.
+            Action::Checkpoint { .. } | Action::Restore { .. } => seconds(300),
             // A directory layer is walked when it is stacked.
             Action::Stack { .. } => seconds(300),
             Action::Limit { .. } | Action::Export { .. } | Action::Unexport { .. } => seconds(30),
@@ -186,6 +190,17 @@ async fn act<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: &Work) -> Por
                 .open_writable(sliver, *epoch, &MountSpec::of(work.sliver()?))
                 .await
         }
+        Action::Checkpoint {
+            sliver,
+            epoch,
+            name,
+            fresh,
+            drops,
+            ..
+        } => storage.checkpoint(sliver, *epoch, name, *fresh, drops).await,
+        Action::Restore {
+            sliver, name, done, ..
+        } => storage.restore(sliver, name, done).await,
         Action::Limit { sliver, epoch, .. } => {
             storage
                 .limit(sliver, *epoch, &MountSpec::of(work.sliver()?))

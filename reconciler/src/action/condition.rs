@@ -18,6 +18,8 @@ pub enum Condition {
     WritableOpen(SliverId),
     /// The open writable layers may hold this much each, and what is served has this share of the file server.
     Limited(SliverId, LayerLimits, u32),
+    /// The writable layers have checkpoints of this name.
+    Checkpointed(SliverId, String),
     /// The stacks are assembled, and consist of this.
     Stacked(SliverId, Digest),
     /// The stacks are served, and consist of this.
@@ -56,6 +58,7 @@ impl fmt::Display for Condition {
                     "writable layers of {sliver} limited to {limits}, share {share}"
                 )
             }
+            Self::Checkpointed(sliver, name) => write!(f, "checkpoint {name} of {sliver}"),
             Self::Stacked(sliver, stack) => write!(f, "{sliver} stacked as {}", stack.short()),
             Self::Exported(sliver, stack) => write!(f, "{sliver} served as {}", stack.short()),
             Self::Running(sliver) => write!(f, "{sliver} running"),

@@ -11,6 +11,8 @@ pub enum ActionKind {
     FetchTemplate,
     /// [`Action::ImportFiles`](super::Action::ImportFiles).
     ImportFiles,
+    /// [`Action::Checkpoint`](super::Action::Checkpoint).
+    Checkpoint,
     /// [`Action::Unpublish`](super::Action::Unpublish).
     Unpublish,
     /// [`Action::Shutdown`](super::Action::Shutdown).
@@ -35,6 +37,8 @@ pub enum ActionKind {
     OpenWritable,
     /// [`Action::Limit`](super::Action::Limit).
     Limit,
+    /// [`Action::Restore`](super::Action::Restore).
+    Restore,
     /// [`Action::Stack`](super::Action::Stack).
     Stack,
     /// [`Action::Export`](super::Action::Export).
@@ -57,9 +61,10 @@ pub enum ActionKind {
 
 impl ActionKind {
     /// Every kind, in order.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::FetchTemplate,
         Self::ImportFiles,
+        Self::Checkpoint,
         Self::Unpublish,
         Self::Shutdown,
         Self::Suspend,
@@ -72,6 +77,7 @@ impl ActionKind {
         Self::Adopt,
         Self::OpenWritable,
         Self::Limit,
+        Self::Restore,
         Self::Stack,
         Self::Export,
         Self::Boot,
@@ -89,6 +95,7 @@ impl ActionKind {
         match self {
             Self::FetchTemplate => "fetch",
             Self::ImportFiles => "import",
+            Self::Checkpoint => "checkpoint",
             Self::Unpublish => "unpublish",
             Self::Shutdown => "shutdown",
             Self::Suspend => "suspend",
@@ -101,6 +108,7 @@ impl ActionKind {
             Self::Adopt => "adopt",
             Self::OpenWritable => "open",
             Self::Limit => "limit",
+            Self::Restore => "restore",
             Self::Stack => "stack",
             Self::Export => "export",
             Self::Boot => "boot",
@@ -124,27 +132,29 @@ impl ActionKind {
         match self {
             Self::FetchTemplate => 0,
             Self::ImportFiles => 1,
-            Self::Unpublish => 2,
-            Self::Shutdown => 3,
-            Self::Suspend => 4,
-            Self::Unexport => 5,
-            Self::CloseWritable => 6,
-            Self::Seal => 7,
-            Self::Tombstone => 8,
-            Self::DiscardImage => 9,
-            Self::Revive => 10,
-            Self::Adopt => 11,
-            Self::OpenWritable => 12,
-            Self::Limit => 13,
-            Self::Stack => 14,
-            Self::Export => 15,
-            Self::Boot => 16,
-            Self::Resume => 17,
-            Self::Unpause => 18,
-            Self::Retune => 19,
-            Self::AwaitHealthy => 20,
-            Self::Publish => 21,
-            Self::Purge => 22,
+            Self::Checkpoint => 2,
+            Self::Unpublish => 3,
+            Self::Shutdown => 4,
+            Self::Suspend => 5,
+            Self::Unexport => 6,
+            Self::CloseWritable => 7,
+            Self::Seal => 8,
+            Self::Tombstone => 9,
+            Self::DiscardImage => 10,
+            Self::Revive => 11,
+            Self::Adopt => 12,
+            Self::OpenWritable => 13,
+            Self::Limit => 14,
+            Self::Restore => 15,
+            Self::Stack => 16,
+            Self::Export => 17,
+            Self::Boot => 18,
+            Self::Resume => 19,
+            Self::Unpause => 20,
+            Self::Retune => 21,
+            Self::AwaitHealthy => 22,
+            Self::Publish => 23,
+            Self::Purge => 24,
         }
     }
 
@@ -161,9 +171,11 @@ impl ActionKind {
             | Self::Tombstone
             | Self::DiscardImage
             | Self::Adopt
+            | Self::Restore
             | Self::Purge => true,
             Self::FetchTemplate
             | Self::ImportFiles
+            | Self::Checkpoint
             | Self::Seal
             | Self::Revive
             | Self::OpenWritable

@@ -44,6 +44,11 @@ impl Reason {
                 limit: LayerLimits::default(),
             },
             Reason::ShareForeign { share: 100 },
+            Reason::GoesBack {
+                to: "xeno-4c1e9a7b02d1-1790000000000".to_owned(),
+                at,
+                keeps: "xeno-9f2c11aa03be-1790000300000".to_owned(),
+            },
             Reason::NotEnforced {
                 limits: vec!["cpu cap 50%".to_owned(), "network rate 10Mbit".to_owned()],
                 by: HypervisorKind::Qemu,
@@ -267,6 +272,7 @@ impl Reason {
             Self::NoRoomBeside { .. } => 50,
             Self::EmbodiedTwice => 51,
             Self::ShareForeign { .. } => 52,
+            Self::GoesBack { .. } => 53,
         }
     }
 }
@@ -278,7 +284,7 @@ mod tests {
     use super::*;
 
     /// How many reasons there are: one more than the last place.
-    const COUNT: usize = 53;
+    const COUNT: usize = 54;
 
     #[test]
     fn no_reason_is_forgotten() {

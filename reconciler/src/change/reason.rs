@@ -58,6 +58,15 @@ pub enum Reason {
         /// The one they have.
         share: u32,
     },
+    /// It returns to what it ran before, and its slice asks that what it wrote goes back as well.
+    GoesBack {
+        /// The checkpoint that it goes back to.
+        to: String,
+        /// When that was made.
+        at: Timestamp,
+        /// The checkpoint that keeps what it wrote since.
+        keeps: String,
+    },
     /// The running domain has other limits or ports than were last applied.
     Mistuned {
         /// Which, as people know them.
@@ -308,6 +317,7 @@ impl Reason {
             Self::StackForeign { .. } => "stackForeign",
             Self::LimitForeign { .. } => "limitForeign",
             Self::ShareForeign { .. } => "shareForeign",
+            Self::GoesBack { .. } => "goesBack",
             Self::Mistuned { .. } => "mistuned",
             Self::NotHealthyYet => "notHealthyYet",
             Self::NotStopped => "notStopped",
@@ -383,6 +393,7 @@ impl Reason {
             | Self::StackForeign { .. }
             | Self::LimitForeign { .. }
             | Self::ShareForeign { .. }
+            | Self::GoesBack { .. }
             | Self::NotStopped
             | Self::StateStopped
             | Self::NotDesired

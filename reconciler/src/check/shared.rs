@@ -89,6 +89,8 @@ pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<
                 | Action::ImportFiles { .. }
                 | Action::OpenWritable { .. }
                 | Action::Limit { .. }
+                | Action::Checkpoint { .. }
+                | Action::Restore { .. }
                 | Action::Stack { .. }
                 | Action::Export { .. }
                 | Action::AwaitHealthy { .. }
@@ -116,6 +118,8 @@ fn greedy(plan: &Plan) -> Vec<&Action> {
         | Action::ImportFiles { .. }
         | Action::OpenWritable { .. }
         | Action::Limit { .. }
+        | Action::Checkpoint { .. }
+        | Action::Restore { .. }
         | Action::Stack { .. }
         | Action::Export { .. }
         | Action::Boot { .. }

@@ -48,6 +48,8 @@ fn to_rest(
         | Step::Adopt
         | Step::Open
         | Step::Limit
+        | Step::Checkpoint
+        | Step::Restore
         | Step::Stack
         | Step::Export
         | Step::Boot

@@ -31,6 +31,16 @@ pub(super) fn to_run(situation: &Situation<'_>, desired: &DesiredSliver) -> Stud
     if steps.contains(&Step::Boot) {
         reasons.extend(image_not_used(situation, image, marks));
     }
+    if steps.contains(&Step::Restore)
+        && let Some(turn) = situation.turn(desired, marks)
+        && let Some(back) = turn.back
+    {
+        reasons.push(Reason::GoesBack {
+            to: back.to,
+            at: back.at,
+            keeps: turn.keeps,
+        });
+    }
     if steps.iter().eq([&Step::Await]) {
         reasons.push(Reason::NotHealthyYet);
     }
@@ -55,6 +65,7 @@ pub(super) fn to_run(situation: &Situation<'_>, desired: &DesiredSliver) -> Stud
     let mut study = Study::new(&desired.id, class, cause, reasons).with(steps);
     study.marks = Some(marks);
     study.mends = mends;
+    study.turn = situation.turn(desired, marks);
     match image {
         ImageUse::Misfit(what)
             if study.steps.contains(&Step::Boot) && !situation.may_discard(desired, marks) =>

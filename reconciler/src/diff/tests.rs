@@ -1,5 +1,6 @@
 //! What the comparison decides, story by story.
 
+mod back;
 mod beside;
 mod hold;
 mod suspend;
@@ -134,6 +135,7 @@ fn new_files_restack_and_reboot_once_they_are_here() {
         &["files in / changed f1f1f1f1f1f1 → f2f2f2f2f2f2"],
         &[
             "import:f2f2f2f2f2f2",
+            "checkpoint:web/0",
             "shutdown:web/0",
             "unexport:web/0",
             "close:web/0",
@@ -144,7 +146,7 @@ fn new_files_restack_and_reboot_once_they_are_here() {
         ],
     );
     let plan = world.plan();
-    let shutdown = &plan.actions[1];
+    let shutdown = &plan.actions[2];
     assert!(
         shutdown.after.contains(&plan.actions[0].action.key()),
         "a failed import takes nothing down"

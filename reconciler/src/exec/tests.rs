@@ -180,6 +180,8 @@ fn a_newer_commit_stops_before_the_first_shutdown_or_after_the_boot() {
         world.want(name).health = Some(health());
     }
     let mut run = run(&world);
+    start(&mut run, "checkpoint:a/0");
+    done(&mut run, "checkpoint:a/0");
     start(&mut run, "shutdown:a/0");
     run.supersede();
     assert_eq!(ready(&run, 4, 0).len(), 0, "b/0 is not taken down any more");
@@ -202,6 +204,12 @@ fn what_is_down_comes_up_before_more_goes_down() {
         world.want(name).resources.vcpus = 2;
     }
     let mut run = run(&world);
+    assert_eq!(ready(&run, 2, 0), ["checkpoint:a/0", "checkpoint:b/0"]);
+    for checkpoint in ["checkpoint:a/0", "checkpoint:b/0"] {
+        start(&mut run, checkpoint);
+        done(&mut run, checkpoint);
+    }
+    // What is kept of them gets older with every moment.
     assert_eq!(ready(&run, 2, 0), ["shutdown:a/0", "shutdown:b/0"]);
     start(&mut run, "shutdown:a/0");
     start(&mut run, "shutdown:b/0");

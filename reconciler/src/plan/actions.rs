@@ -261,6 +261,12 @@ fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Ac
     // Steps that build something up are only taken for slivers that are desired as running, which have marks.
     let stack = study.marks.map_or(Digest([0; 32]), |marks| marks.stack);
     let boot = study.marks.map_or(Digest([0; 32]), |marks| marks.boot);
+    let again = || {
+        let starts = desired.filter(|_| !replaced);
+        starts
+            .map(|desired| study.ingredients(desired))
+            .unwrap_or_default()
+    };
     match step {
         Step::Suspend => Action::Suspend { sliver },
         Step::Seal => Action::Seal { sliver },
@@ -293,10 +299,7 @@ fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Ac
         },
         Step::Shutdown => Action::Shutdown {
             sliver,
-            again: desired
-                .filter(|_| !replaced)
-                .map(|desired| study.ingredients(desired))
-                .unwrap_or_default(),
+            again: again(),
         },
         Step::Unexport => Action::Unexport { sliver },
         Step::Close => Action::CloseWritable { sliver },
@@ -305,6 +308,28 @@ fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Ac
             sliver,
             epoch: epoch_of(input, of),
         },
+        Step::Checkpoint => {
+            let turn = study.turn.clone();
+            Action::Checkpoint {
+                sliver,
+                epoch: epoch_of(input, of),
+                fresh: turn.as_ref().is_some_and(|turn| turn.fresh),
+                name: turn.as_ref().map_or_else(String::new, |turn| turn.keeps.clone()),
+                drops: turn.map(|turn| turn.drops).unwrap_or_default(),
+                again: again(),
+            }
+        }
+        Step::Restore => {
+            let turn = study.turn.as_ref();
+            let back = turn.and_then(|turn| turn.back.as_ref());
+            let text = |text: Option<&String>| text.cloned().unwrap_or_default();
+            Action::Restore {
+                sliver,
+                name: text(back.map(|back| &back.to)),
+                keeps: text(turn.map(|turn| &turn.keeps)),
+                done: text(back.map(|back| &back.done)),
+            }
+        }
         Step::Limit => Action::Limit {
             sliver,
             epoch: storage_of(input, of).and_then(|storage| storage.open),

@@ -44,6 +44,7 @@ fn until(reason: &Reason) -> Option<Timestamp> {
         | Reason::StackForeign { .. }
         | Reason::LimitForeign { .. }
         | Reason::ShareForeign { .. }
+        | Reason::GoesBack { .. }
         | Reason::Mistuned { .. }
         | Reason::NotHealthyYet
         | Reason::NotStopped

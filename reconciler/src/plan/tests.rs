@@ -38,7 +38,7 @@ fn a_thousand_slivers_are_planned_in_no_time() {
         sliver.resources.vcpus = 2;
     }
     let plan = world.plan();
-    assert_eq!(plan.actions.len(), 2 * 1_000);
+    assert_eq!(plan.actions.len(), 3 * 1_000);
     assert_eq!(check(&plan, &world.input()), []);
 }
 

@@ -24,6 +24,11 @@ pub fn next_step(reason: &Reason, sliver: &str) -> String {
         Reason::DomainForeignBoot { .. } | Reason::LimitForeign { .. } | Reason::ShareForeign { .. } | Reason::NotStopped => {
             "nothing to do: the agent puts it right; find out who else changes guests on this node".to_owned()
         }
+        Reason::GoesBack { to, .. } => format!(
+            "to keep what it wrote since, set `rollback: {{ data: keep }}` for slice {slice} before it is carried out; \
+             afterwards `xeno overlay restore {sliver} {to}` goes the other way with the checkpoint that is kept"
+        )
+        .replace(to, "NAME"),
         Reason::NotHealthyYet => {
             format!("wait for its health check, or see what the guest says: `xeno logs {sliver}`")
         }

@@ -161,7 +161,7 @@ fn merge_storage(
                 })+
             };
         }
-        changed!(on_disk open limits shares stack exported bytes tombstone mark);
+        changed!(on_disk open limits shares stack exported bytes tombstone mark checkpoints);
     }
 }
 

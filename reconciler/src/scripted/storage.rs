@@ -82,6 +82,56 @@ impl Storage for ScriptedNode {
         self.call("limit", &sliver.to_string(), effect).await
     }
 
+    async fn checkpoint(
+        &self,
+        sliver: &SliverId,
+        _: Epoch,
+        name: &str,
+        fresh: bool,
+        drops: &BTreeSet<String>,
+    ) -> PortResult<()> {
+        let effect = |state: &mut State| {
+            let kept = state.storage(sliver).on_disk;
+            state.rule(kept, || format!("checkpoint:{sliver} of what is not there"));
+            let ours = drops.iter().all(|name| crate::checkpoint::is_ours(name));
+            state.rule(ours, || format!("checkpoint:{sliver} drops a person's"));
+            let (at, mark) = (state.now(), state.storage(sliver).mark);
+            let storage = state.storage(sliver);
+            storage.checkpoints.retain(|name, _| !drops.contains(name));
+            let there = storage.checkpoints.contains_key(name);
+            let key = (sliver.clone(), name.to_owned());
+            // One that is made anew and holds the same is the same.
+            if !there || fresh && state.saved.get(&key) != Some(&mark) {
+                state.storage(sliver).checkpoints.insert(name.to_owned(), at);
+                state.saved.insert(key, mark);
+            }
+        };
+        self.call("checkpoint", &sliver.to_string(), effect).await
+    }
+
+    async fn restore(&self, sliver: &SliverId, name: &str, done: &str) -> PortResult<()> {
+        let effect = |state: &mut State| {
+            let has_domain = state.has_domain(sliver);
+            let storage = state.storage(sliver);
+            if storage.checkpoints.contains_key(done) {
+                return;
+            }
+            let quiet = !has_domain && storage.open.is_some() && storage.stack.is_none();
+            let there = storage.checkpoints.contains_key(name);
+            state.rule(quiet && there, || {
+                format!("restore:{sliver} below what is in use")
+            });
+            let (at, saved) = (
+                state.now(),
+                state.saved.get(&(sliver.clone(), name.to_owned())).copied(),
+            );
+            let storage = state.storage(sliver);
+            storage.mark = saved.flatten();
+            storage.checkpoints.insert(done.to_owned(), at);
+        };
+        self.call("restore", &sliver.to_string(), effect).await
+    }
+
     async fn stack(&self, sliver: &SliverId, stack: &Digest, mounts: &[MountSpec]) -> PortResult<()> {
         let effect = |state: &mut State| {
             let open = state.storage(sliver).open.is_some();

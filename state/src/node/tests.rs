@@ -69,6 +69,7 @@ fn sliver(text: &str) -> DesiredSliver {
         rollout: Rollout::default(),
         migration: Migration::default(),
         rollback: RollbackData::Keep,
+        checkpoints: 3,
     }
 }
 
@@ -90,6 +91,7 @@ fn what_was_written_is_there_after_a_restart() {
         desired: web.clone(),
         epoch: Epoch(3),
         complete: false,
+        at: Timestamp(7),
     };
     let back_off = BackOff {
         action: "boot:web/0".to_owned(),
@@ -106,7 +108,7 @@ fn what_was_written_is_there_after_a_restart() {
             assert_eq!(w.accept(&revision('a'), Timestamp(5))?, Generation(1));
             assert_eq!(w.accept(&revision('b'), Timestamp(7))?, Generation(2));
             w.carried(Generation(1))?;
-            w.apply(&applied, Timestamp(7))?;
+            w.apply(&applied)?;
             w.back_off(&web.id, &back_off)?;
             w.removal(&web.id, Timestamp(10), NodeTime(10), NodeTime(0))?;
             w.removal(&web.id, Timestamp(5), NodeTime(20), NodeTime(0))?;

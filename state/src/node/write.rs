@@ -106,7 +106,7 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// [`StateError`] if it cannot be written.
-    pub fn apply(&mut self, applied: &AppliedSliver, at: Timestamp) -> Result<(), StateError> {
+    pub fn apply(&mut self, applied: &AppliedSliver) -> Result<(), StateError> {
         let sliver = applied.desired.id.to_string();
         self.run(
             "write what is applied",
@@ -118,7 +118,7 @@ impl Writer<'_> {
                 normal::to_json(&applied.desired),
                 signed(applied.epoch.0),
                 applied.complete,
-                signed(at.0)
+                signed(applied.at.0)
             ],
         )?;
         self.hold(&applied.desired.id, applied.epoch)

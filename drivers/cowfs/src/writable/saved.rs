@@ -115,6 +115,31 @@ pub(crate) fn list(disk: &Disk, path: &Path, state: &State) -> Result<Vec<Saved>
         .collect()
 }
 
+/// Names of the checkpoints that lie in the layer in `path`, and when each was made, at a glance: opens nothing, and asks
+/// no log whether it knows of them. One whose making was interrupted may be among them until the layer is opened.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn glance(path: &Path) -> io::Result<Vec<(String, SystemTime)>> {
+    let entries = match std::fs::read_dir(path.join(FOLDER)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_str().and_then(|name| name.strip_suffix(MANIFEST));
+        if let Some(name) = name.filter(|name| check_name(name).is_ok())
+            && let Ok(made) = entry.metadata().and_then(|metadata| metadata.modified())
+        {
+            all.push((name.to_owned(), made));
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
 fn manifest_path(path: &Path, name: &str) -> PathBuf {
     path.join(FOLDER).join(format!("{name}{MANIFEST}"))
 }

@@ -464,9 +464,17 @@ pub(super) static MIGRATION: MapShape = map(&[
     .default("no limit"),
 ]);
 
-pub(super) static ROLLBACK: MapShape = map(&[optional(
-    "data",
-    Shape::Word(&["keep", "restore"]),
-    "What the guest has written since stays, or goes back as well.",
-)
-.default("keep")]);
+pub(super) static ROLLBACK: MapShape = map(&[
+    optional(
+        "data",
+        Shape::Word(&["keep", "restore"]),
+        "What the guest has written since stays, or goes back as well.",
+    )
+    .default("keep"),
+    optional(
+        "checkpoints",
+        Shape::Number { min: 0, max: 16 },
+        "How many checkpoints of a writable layer are kept that were made before it boots as something else.",
+    )
+    .default("3"),
+]);

@@ -253,6 +253,8 @@ pub(crate) enum RawMigrationPolicy {
 pub(crate) struct RawRollback {
     #[serde(default)]
     pub(crate) data: Stated<RawRollbackData>,
+    #[serde(default)]
+    pub(crate) checkpoints: Stated<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

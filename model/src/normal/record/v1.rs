@@ -9,7 +9,7 @@ use super::{
     HealthRecord, MountRecord, NormalError, PublishRecord, ResourcesRecord, SliverRecord, StateRecord,
     TemplateRecord,
 };
-use crate::desired::{DesiredSliver, Migration, RollbackData, Rollout, Start};
+use crate::desired::{CHECKPOINTS, DesiredSliver, Migration, RollbackData, Rollout, Start};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -67,6 +67,7 @@ impl TryFrom<SliverRecordV1> for DesiredSliver {
             rollout: (&Rollout::default()).into(),
             migration: Migration::default().into(),
             rollback: RollbackData::default().into(),
+            checkpoints: CHECKPOINTS,
         }
         .try_into()
     }

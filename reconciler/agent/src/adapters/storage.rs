@@ -188,6 +188,51 @@ impl NodeStorage {
 }
 
 impl NodeStorage {
+    /// The writable layers that a sliver has on disk, by their names in the file server, and the directories of those that
+    /// are not open there.
+    async fn layers_of(&self, sliver: &SliverId) -> PortResult<Vec<(String, Option<PathBuf>)>> {
+        let (disk, of) = (self.disk.clone(), sliver.clone());
+        let seen = blocking(move || disk.layers_of(&of)).await?;
+        let [_, _, open] = self.open_of(sliver).await?;
+        let named = seen.into_iter().map(|(i, path)| (mount_name(sliver, i), path));
+        Ok(named
+            .map(|(name, path)| {
+                let closed = !open.contains(&name);
+                (name, closed.then_some(path))
+            })
+            .collect())
+    }
+
+    /// Opens a layer for something that is done to it, and no longer.
+    async fn open_for_now(&self, name: &str, path: PathBuf, epoch: Epoch) -> PortResult<()> {
+        let spec = WritableSpec {
+            path,
+            epoch: epoch.0,
+            quota_bytes: None,
+            quota_inodes: None,
+        };
+        let put = self.client.put_writable(name, &spec).await;
+        put.map_err(|error| refused(&error))
+    }
+
+    async fn close_again(&self, name: &str) -> PortResult<()> {
+        let closed = self.client.delete_writable(name).await;
+        closed.map_err(|error| refused(&error))
+    }
+
+    async fn keep(
+        &self,
+        layer: &str,
+        name: &str,
+        fresh: bool,
+        drops: &BTreeSet<String>,
+    ) -> Result<(), ClientError> {
+        for gone in drops.iter().map(String::as_str).chain(fresh.then_some(name)) {
+            self.client.delete_checkpoint(layer, gone).await?;
+        }
+        self.client.checkpoint(layer, name).await
+    }
+
     /// Serves a mount, or moves the share of one that is being served.
     async fn put_export(&self, sliver: &SliverId, i: usize, mount: &MountSpec) -> PortResult<()> {
         let name = mount_name(sliver, i);
@@ -217,6 +262,7 @@ impl Storage for NodeStorage {
             storage.on_disk = kept.live;
             storage.bytes = kept.bytes;
             storage.tombstone = kept.tombstone;
+            storage.checkpoints.clone_from(&kept.checkpoints);
         }
         let marks = self.take_marks(&seen, &listing).await?;
         for (sliver, mark) in marks {
@@ -340,6 +386,52 @@ impl Storage for NodeStorage {
             }
         }
         Ok(())
+    }
+
+    async fn checkpoint(
+        &self,
+        sliver: &SliverId,
+        epoch: Epoch,
+        name: &str,
+        fresh: bool,
+        drops: &BTreeSet<String>,
+    ) -> PortResult<()> {
+        for (layer, closed) in self.layers_of(sliver).await? {
+            let was_closed = closed.is_some();
+            if let Some(path) = closed {
+                self.open_for_now(&layer, path, epoch).await?;
+            }
+            let kept = self.keep(&layer, name, fresh, drops).await;
+            if was_closed {
+                self.close_again(&layer).await?;
+            }
+            kept.map_err(|error| refused(&error))?;
+        }
+        Ok(())
+    }
+
+    async fn restore(&self, sliver: &SliverId, name: &str, done: &str) -> PortResult<()> {
+        let [_, _, open] = self.open_of(sliver).await?;
+        let mut back = false;
+        for layer in open {
+            let there = self.client.checkpoints(&layer).await;
+            let there = there.map_err(|error| refused(&error))?.checkpoints;
+            let has = |name: &str| there.iter().any(|saved| saved.name == name);
+            if !has(done) && has(name) {
+                let restored = self.client.restore(&layer, name).await;
+                restored.map_err(|error| refused(&error))?;
+                let noted = self.client.checkpoint(&layer, done).await;
+                noted.map_err(|error| refused(&error))?;
+            }
+            back |= has(done) || has(name);
+        }
+        if back {
+            Ok(())
+        } else {
+            Err(PortError::never(format!(
+                "no writable layer has a checkpoint {name}"
+            )))
+        }
     }
 
     async fn stack(&self, sliver: &SliverId, stack: &Digest, mounts: &[MountSpec]) -> PortResult<()> {

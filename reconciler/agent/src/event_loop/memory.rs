@@ -86,13 +86,13 @@ impl Memory {
     }
 
     /// Writes everything into a state that was made anew. What was removed lately is not known any more.
-    pub(super) fn write_all(&self, w: &mut Writer<'_>, now: Timestamp) -> Result<(), StateError> {
+    pub(super) fn write_all(&self, w: &mut Writer<'_>) -> Result<(), StateError> {
         if let Some(accepted) = &self.accepted {
             w.restore_accepted(accepted)?;
         }
         w.reject(self.rejected.as_ref())?;
         for applied in self.applied.values() {
-            w.apply(applied, now)?;
+            w.apply(applied)?;
         }
         for (sliver, back_off) in &self.backing_off {
             w.back_off(sliver, back_off)?;

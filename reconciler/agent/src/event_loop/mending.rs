@@ -96,9 +96,9 @@ where
             progress.abandoned = true;
         }
         let memory = self.memory.clone();
-        let (now, time, moment) = (self.clock.now(), self.node_time(), self.moment());
+        let (time, moment) = (self.node_time(), self.moment());
         let rebuilt = self.store.rebuild(why, move |w| {
-            memory.write_all(w, now)?;
+            memory.write_all(w)?;
             w.lived(time, &moment)
         });
         let rebuilt = match rebuilt.await {

@@ -285,7 +285,7 @@ where
             for (sliver, settlement) in &to_write {
                 w.end_chapters(run, Some(sliver), ChapterEnd::Done, None, now)?;
                 match settlement {
-                    Settlement::Record(applied) => w.apply(applied, now)?,
+                    Settlement::Record(applied) => w.apply(applied)?,
                     Settlement::Forget => w.forget(sliver)?,
                 }
             }

@@ -81,6 +81,7 @@ pub(crate) fn sliver(name: &str) -> DesiredSliver {
         rollout: Rollout::default(),
         migration: Migration::default(),
         rollback: RollbackData::Keep,
+        checkpoints: 3,
     }
 }
 

@@ -126,6 +126,9 @@ struct StorageForm {
     layer_limits: Option<BTreeSet<(Option<u64>, Option<u64>)>>,
     #[serde(default)]
     shares: BTreeSet<u32>,
+    /// When each was made, in milliseconds since 1970.
+    #[serde(default)]
+    checkpoints: BTreeMap<String, u64>,
     stack: Option<String>,
     exported: bool,
     bytes: u64,
@@ -148,6 +151,8 @@ struct AppliedForm {
     desired: serde_json::Value,
     epoch: u64,
     complete: bool,
+    #[serde(default)]
+    at_ms: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -183,6 +188,7 @@ pub(super) fn write(snapshot: &Snapshot) -> serde_json::Value {
             desired: serde_json::from_str(&normal::to_json(&applied.desired)).unwrap_or_default(),
             epoch: applied.epoch.0,
             complete: applied.complete,
+            at_ms: applied.at.0,
         };
         (sliver.to_string(), form)
     });
@@ -298,6 +304,11 @@ fn write_storage(storage: &ObservedStorage) -> StorageForm {
                 .collect(),
         ),
         shares: storage.shares.clone(),
+        checkpoints: storage
+            .checkpoints
+            .iter()
+            .map(|(name, at)| (name.clone(), at.0))
+            .collect(),
         stack: storage.stack.map(|stack| stack.to_string()),
         exported: storage.exported,
         bytes: storage.bytes,
@@ -380,6 +391,7 @@ pub(super) fn read(value: serde_json::Value) -> Result<Snapshot, SnapshotError> 
             desired,
             epoch: Epoch(form.epoch),
             complete: form.complete,
+            at: Timestamp(form.at_ms),
         };
         Ok((sliver, applied))
     });
@@ -487,6 +499,11 @@ fn read_storage(form: StorageForm) -> Result<ObservedStorage, SnapshotError> {
                 .collect(),
         },
         shares: form.shares,
+        checkpoints: form
+            .checkpoints
+            .into_iter()
+            .map(|(name, at)| (name, Timestamp(at)))
+            .collect(),
         stack: form.stack.as_deref().map(digest).transpose()?,
         exported: form.exported,
         bytes: form.bytes,

@@ -71,6 +71,7 @@ fn everything() -> Snapshot {
             },
         ]),
         shares: BTreeSet::from([256, 7]),
+        checkpoints: BTreeMap::from([("before".to_owned(), Timestamp(8))]),
         stack: Some(Digest::of(b"stack")),
         exported: true,
         bytes: 9,
@@ -86,6 +87,7 @@ fn everything() -> Snapshot {
         desired: crate::event_loop::tests::sliver("web/0"),
         epoch: Epoch(3),
         complete: false,
+        at: Timestamp(9),
     };
     let freeze = |scope, until| Freeze {
         scope,

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xeno_model::desired::{DesiredSliver, Mount, WritableKind};
+use xeno_model::desired::{DesiredSliver, Mount, RollbackData, WritableKind};
 use xeno_model::id::{Digest, DomainUuid, SliverId};
-use xeno_model::normal::boot_digest;
+use xeno_model::normal::{boot_digest, image_digest};
 use xeno_model::observed::{Ability, DomainState, HealthVerdict, ObservedDomain, ObservedStorage, Seen};
 
+use crate::checkpoint::{left_by, went_back, youngest_of};
 use crate::plan::{Plan, PlanInput};
 use crate::ports::{Tuning, share};
 
@@ -29,8 +30,48 @@ pub(super) struct Now {
     pub(super) keeps: bool,
     /// No open writable layer has another limit than is asked for, and no export another share.
     pub(super) limited: bool,
+    /// What is to be kept of what it wrote before it starts as something else.
+    pub(super) owed: Option<Owed>,
+    /// Whether that is kept.
+    pub(super) saved: bool,
+    /// Whether it went back as far as it is to.
+    pub(super) back: bool,
     /// Its health check has passed, or it has none.
     pub(super) healthy: bool,
+}
+
+/// What is to be kept, and to go back, before a sliver starts as something else than it was carried through as.
+#[derive(Clone, Debug)]
+pub(super) struct Owed {
+    /// The checkpoint that keeps what it wrote.
+    pub(super) left: String,
+    /// The one that it goes back to.
+    pub(super) back: Option<String>,
+}
+
+/// What is owed before `desired` starts in its first berth.
+fn owed(input: &PlanInput<'_>, sliver: &SliverId, kept: Option<&ObservedStorage>) -> Option<Owed> {
+    let (desired, applied) = (input.desired.slivers.get(sliver)?, input.applied.get(sliver)?);
+    let kept = kept.filter(|kept| kept.on_disk && kept.tombstone.is_none())?;
+    let local = |sliver: &DesiredSliver| {
+        let mut mounts = sliver.mounts.iter();
+        mounts.any(|mount| mount.writable == WritableKind::Local)
+    };
+    if boot_digest(desired) == boot_digest(&applied.desired) || !local(&applied.desired) {
+        return None;
+    }
+    let (old, new) = (image_digest(&applied.desired), image_digest(desired));
+    let due = desired.rollback == RollbackData::Restore
+        && local(desired)
+        && old != new
+        && !kept.checkpoints.contains_key(&went_back(applied));
+    let back = youngest_of(kept, &new)
+        .filter(|_| due)
+        .map(|(name, _)| name.to_owned());
+    (desired.checkpoints > 0 || back.is_some()).then(|| Owed {
+        left: left_by(applied),
+        back,
+    })
 }
 
 #[derive(Clone, Debug)]
@@ -153,6 +194,9 @@ pub(super) fn beginning(plan: &Plan, input: &PlanInput<'_>) -> Option<BTreeMap<S
                         && (!s.exported || s.shares.iter().all(|has| *has == shared))
                 })
             }),
+            owed: owed(input, sliver, kept),
+            saved: false,
+            back: false,
             healthy: !asked || input.observed.health.get(sliver) == Some(&HealthVerdict::Healthy),
         }
     };

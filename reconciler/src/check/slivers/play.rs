@@ -10,6 +10,7 @@ use xeno_model::observed::{Ability, DomainState};
 use super::Rule;
 use super::now::{Domain, Image, Now, Seal};
 use crate::action::{Action, PortsFrom};
+use crate::checkpoint::is_ours;
 use crate::plan::PlanInput;
 use crate::ports::{Tuning, share};
 
@@ -78,6 +79,30 @@ impl Play<'_> {
                 state.open = true;
                 state.kept = true;
             }
+            Action::Checkpoint {
+                name, fresh, drops, ..
+            } => {
+                let old = |domain: &Domain| runs.map(boot_digest) != Some(domain.booted);
+                let right = state.owed.as_ref().is_some_and(|owed| {
+                    owed.left == *name
+                        && *fresh == state.domain.as_ref().is_some_and(old)
+                        && !drops.contains(name)
+                        && drops
+                            .iter()
+                            .all(|drop| is_ours(drop) && Some(drop) != owed.back.as_ref())
+                });
+                fault(!right, Rule::KeepsSomethingElse);
+                state.saved = true;
+            }
+            Action::Restore { name, .. } => {
+                let in_use = state.domain.is_some() || state.exported || state.stack.is_some();
+                fault(in_use || !state.open, Rule::GoesBackBelowWhatIsInUse);
+                fault(!state.saved, Rule::GoesBackBeforeItIsKept);
+                let asked = state.owed.as_ref().and_then(|owed| owed.back.as_ref());
+                fault(asked != Some(name), Rule::GoesBackToSomethingElse);
+                state.back = true;
+                state.mark = None;
+            }
             Action::Limit {
                 epoch,
                 limits,
@@ -119,6 +144,12 @@ impl Play<'_> {
             }
             Action::Boot { boot, ports, .. } => {
                 fault(state.image.is_some(), Rule::StartsADomainWhileAnImageOfItIsLeft);
+                let (owes, goes) = state
+                    .owed
+                    .as_ref()
+                    .map_or((false, false), |owed| (true, owed.back.is_some()));
+                fault(owes && !state.saved, Rule::StartsOverWhatIsNotKept);
+                fault(goes && !state.back, Rule::StartsWithoutGoingBack);
                 self.start(boot, *ports, fault);
             }
             Action::Resume { boot, .. } => {

@@ -1,7 +1,7 @@
 //! Every rule is broken at least once: each kind of finding by a plan that is broken by hand, and every rule of the play
 //! by breaking good plans in every small way there is.
 
-use xeno_model::desired::{Publish, SliverState, Start, WritableKind};
+use xeno_model::desired::{Publish, RollbackData, SliverState, Start, WritableKind};
 use xeno_model::id::Digest;
 use xeno_model::observed::{DomainState, LayerLimits};
 
@@ -195,6 +195,15 @@ fn worlds() -> Vec<World> {
         all.push(world);
     };
     add(&|world| world.want("web/0").mounts[0].layers.truncate(1));
+    add(&|world| {
+        let first = world.applied[&id("web/0")].clone();
+        world.want("web/0").mounts[0].layers.truncate(1);
+        *world = world.clone().settle();
+        *world.want("web/0") = first.desired.clone();
+        world.want("web/0").rollback = RollbackData::Restore;
+        let left = crate::checkpoint::left_by(&first);
+        world.storage("web/0").checkpoints.insert(left, Timestamp(1));
+    });
     add(&|world| world.want("web/0").kernel = crate::testing::template("fedora", 0xd7));
     add(&|world| world.want("web/0").state = SliverState::Suspended);
     add(&|world| world.want("web/0").state = SliverState::Stopped);
@@ -309,6 +318,7 @@ fn words(worlds: &[World]) -> Vec<PlannedAction> {
             }
             Action::Boot { boot, .. } | Action::Resume { boot, .. } => *boot = Digest([4; 32]),
             Action::Limit { limits, .. } => limits.inodes = Some(7),
+            Action::Restore { name, .. } => "before-the-move".clone_into(name),
             Action::Retune { tuning, .. } => tuning.memory_mib = 1 << 20,
             Action::Adopt { from, .. } => *from = id("db/0"),
             _ => {}

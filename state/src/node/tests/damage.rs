@@ -10,12 +10,13 @@ fn lived_in(dir: &TempDir) {
         desired: sliver("web/0"),
         epoch: Epoch(1),
         complete: true,
+        at: Timestamp(7),
     };
     let written = state.write(|w| {
         w.lived(NodeTime(3_600_000), &boot("a", 5))?;
         w.accept(&revision('a'), Timestamp(1))?;
         w.accept(&revision('b'), Timestamp(2))?;
-        w.apply(&applied, Timestamp(3))?;
+        w.apply(&applied)?;
         w.freeze(&Freeze {
             scope: "slice:web".to_owned(),
             reason: "the database is being moved".to_owned(),

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
+use cowfs::writable::saved::glance;
 use serde::{Deserialize, Serialize};
 use xeno_model::id::{SliverId, Timestamp};
 use xeno_reconciler::ports::{PortError, PortResult};
@@ -34,6 +36,8 @@ pub(super) struct Kept {
     pub(super) tombstone: Option<Timestamp>,
     /// Directories of the layers, by mount: of those in use, else of those last set aside.
     pub(super) layers: BTreeMap<usize, PathBuf>,
+    /// Checkpoints of any of the layers, and when the first of that name was made.
+    pub(super) checkpoints: BTreeMap<String, Timestamp>,
 }
 
 /// The directories.
@@ -92,6 +96,7 @@ impl Disk {
             kept.mounts = read_mounts(&path)?;
             kept.bytes = size(&path);
             kept.layers = layers(&path, &kept.mounts);
+            kept.checkpoints = checkpoints(kept.layers.values())?;
         }
         for (path, sliver, since) in self.set_aside_all()? {
             let kept = all.entry(sliver).or_default();
@@ -102,6 +107,12 @@ impl Disk {
             }
         }
         Ok(all)
+    }
+
+    /// Directories of the writable layers of one sliver that are not set aside, by mount.
+    pub(super) fn layers_of(&self, sliver: &SliverId) -> PortResult<BTreeMap<usize, PathBuf>> {
+        let dir = self.of(sliver);
+        Ok(layers(&dir, &read_mounts(&dir)?))
     }
 
     /// Makes the directory of a sliver, from its newest tombstone where there is one.
@@ -207,6 +218,19 @@ impl Disk {
 fn layers(dir: &Path, mounts: &BTreeSet<usize>) -> BTreeMap<usize, PathBuf> {
     let layer = |mount: &usize| (*mount, dir.join(mount.to_string()));
     mounts.iter().map(layer).collect()
+}
+
+fn checkpoints<'a>(layers: impl Iterator<Item = &'a PathBuf>) -> PortResult<BTreeMap<String, Timestamp>> {
+    let mut all = BTreeMap::new();
+    for layer in layers {
+        for (name, made) in at(layer, glance(layer))? {
+            let made = made.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let made = Timestamp(u64::try_from(made.as_millis()).unwrap_or(u64::MAX));
+            let first = all.entry(name).or_insert(made);
+            *first = made.min(*first);
+        }
+    }
+    Ok(all)
 }
 
 fn at<T>(path: &Path, result: io::Result<T>) -> PortResult<T> {

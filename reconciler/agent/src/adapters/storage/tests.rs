@@ -2,8 +2,12 @@
 
 use std::fs;
 
+use cowfs::attr::SetAttr;
 use cowfs::config::Config;
+use cowfs::nfs::client::{Client as NfsClient, WireHandle};
+use cowfs::service::Caller;
 use tempfile::TempDir;
+use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use xeno_model::desired::CarriedFile;
@@ -510,5 +514,111 @@ async fn a_mark_outlives_everything_but_a_change() {
     world.take_apart().await;
     let other = world.see().await.mark.unwrap();
     assert_ne!(other, mark);
+    world.stop_server().await;
+}
+
+/// A guest of the first mount.
+struct Guest {
+    client: NfsClient,
+    root: WireHandle,
+}
+
+impl Guest {
+    async fn of(world: &World) -> Self {
+        let mounts = world.storage.guest_mounts(&web(), &world.mounts());
+        let stream = UnixStream::connect(&mounts[0].socket).await.unwrap();
+        let client = NfsClient::new(stream, "guest", &Caller::root());
+        let root = client.mount(&mounts[0].export).await.unwrap();
+        Self { client, root }
+    }
+
+    async fn make(&self, name: &str) {
+        let attributes = SetAttr::default();
+        let made = self.client.mkdir(&self.root, name.as_bytes(), &attributes).await;
+        made.unwrap();
+    }
+
+    async fn sees(&self, name: &str) -> bool {
+        self.client.lookup(&self.root, name.as_bytes()).await.is_ok()
+    }
+}
+
+#[tokio::test]
+async fn layers_are_kept_while_they_are_used_and_go_back_when_nobody_does() {
+    let mut world = World::new().await;
+    let (stack, nothing) = (Digest::of(b"stack"), BTreeSet::new());
+    world.build(&stack).await;
+    let checkpoints = async || world.see().await.checkpoints.into_keys().collect::<Vec<_>>();
+    let keep = async |name: &str, fresh, drops: &BTreeSet<String>| {
+        let storage = &world.storage;
+        let kept = storage.checkpoint(&web(), Epoch(1), name, fresh, drops).await;
+        kept.unwrap();
+    };
+    let guest = Guest::of(&world).await;
+    guest.make("first").await;
+    keep("xeno-a-1", false, &nothing).await;
+    guest.make("second").await;
+    // What is there stays as it is, unless it is to be made anew.
+    keep("xeno-a-1", false, &nothing).await;
+    keep("by-hand", false, &nothing).await;
+    assert_eq!(checkpoints().await, ["by-hand", "xeno-a-1"]);
+    let in_use = world.storage.restore(&web(), "xeno-a-1", "xeno-back-a-1").await;
+    assert!(in_use.unwrap_err().what.contains("part of a stack"));
+    assert!(guest.sees("second").await);
+
+    // While nobody has them open, too; they are closed again.
+    world.take_apart().await;
+    keep("xeno-b-2", false, &nothing).await;
+    let seen = world.see().await;
+    assert_eq!((seen.open, seen.checkpoints.len()), (None, 3));
+
+    world
+        .storage
+        .open_writable(&web(), Epoch(1), &world.mounts())
+        .await
+        .unwrap();
+    let missing = world.storage.restore(&web(), "xeno-c-3", "xeno-back-c-3").await;
+    assert_eq!(missing.unwrap_err().retry, Retry::Never);
+    let restored = world.storage.restore(&web(), "xeno-a-1", "xeno-back-b-2").await;
+    restored.unwrap();
+    world.build(&stack).await;
+    let guest = Guest::of(&world).await;
+    assert_eq!(
+        (guest.sees("first").await, guest.sees("second").await),
+        (true, false)
+    );
+    guest.make("third").await;
+    drop(guest);
+
+    // Who has gone back does not do it again, and what was undone is still there to go to.
+    world.take_apart().await;
+    world
+        .storage
+        .open_writable(&web(), Epoch(1), &world.mounts())
+        .await
+        .unwrap();
+    let again = world.storage.restore(&web(), "xeno-a-1", "xeno-back-b-2").await;
+    again.unwrap();
+    world.build(&stack).await;
+    let guest = Guest::of(&world).await;
+    assert!(guest.sees("third").await);
+    keep("xeno-a-1", true, &BTreeSet::from(["xeno-back-b-2".to_owned()])).await;
+    drop(guest);
+    assert_eq!(checkpoints().await, ["by-hand", "xeno-a-1", "xeno-b-2"]);
+    world.take_apart().await;
+    world
+        .storage
+        .open_writable(&web(), Epoch(1), &world.mounts())
+        .await
+        .unwrap();
+    world
+        .storage
+        .restore(&web(), "xeno-b-2", "xeno-back-a-1")
+        .await
+        .unwrap();
+    world.build(&stack).await;
+    let guest = Guest::of(&world).await;
+    assert!(guest.sees("second").await && !guest.sees("third").await);
+    drop(guest);
     world.stop_server().await;
 }

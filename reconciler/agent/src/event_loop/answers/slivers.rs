@@ -401,6 +401,7 @@ fn lasts(reason: &Reason) -> bool {
         | Reason::StackForeign { .. }
         | Reason::LimitForeign { .. }
         | Reason::ShareForeign { .. }
+        | Reason::GoesBack { .. }
         | Reason::Mistuned { .. }
         | Reason::NotHealthyYet
         | Reason::NotStopped

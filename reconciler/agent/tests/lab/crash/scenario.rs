@@ -100,6 +100,14 @@ pub(crate) fn scenario(kind: ActionKind) -> Scenario {
         ActionKind::Shutdown | ActionKind::Unexport | ActionKind::CloseWritable => {
             story([with([web()])], with([web().page("other")]))
         }
+        ActionKind::Checkpoint => story([with([web()])], with([web().page("other")])),
+        ActionKind::Restore => {
+            let other = with([web().page("other")]);
+            story(
+                [with([web()]), other],
+                with([web().with("rollback: { data: restore }")]),
+            )
+        }
         ActionKind::Limit => story([with([web()])], with([web().limits("disk: 1GiB")])),
         ActionKind::Tombstone => story([with([web()])], with([])),
         ActionKind::Revive => story([with([web()]), with([])], with([web()])),
