@@ -38,9 +38,10 @@ pub(super) fn cost(input: &PlanInput<'_>, action: &Action) -> Cost {
             let held = Some(held(input, sliver)).filter(|held| *held > 0);
             (Some(0), held.map_or(0, |held| mib(tuning.memory_mib) - mib(held)))
         }
-        // Its state, of which nobody has counted the objects; what is overwritten later comes on top.
-        Action::Checkpoint { .. } => (None, 0),
-        Action::Limit { .. }
+        // A checkpoint shares what is there: all it writes is the state, a few bytes for each object. What is overwritten
+        // later is what it costs.
+        Action::Checkpoint { .. }
+        | Action::Limit { .. }
         | Action::Restore { .. }
         | Action::Stack { .. }
         | Action::Export { .. }
