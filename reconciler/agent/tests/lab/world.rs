@@ -309,6 +309,10 @@ impl World {
         if let xeno_model::observed::Seen::Known(storage) = &mut observed.storage {
             for storage in storage.values_mut() {
                 storage.tombstone = storage.tombstone.map(|_| Timestamp(0));
+                // Their names say what they are of; when they were made depends on what went wrong.
+                for at in storage.checkpoints.values_mut() {
+                    *at = Timestamp(0);
+                }
             }
         }
         let state = NodeState::open(&self.dir.path().join("state"), &node, Limits::default()).unwrap();
@@ -318,9 +322,13 @@ impl World {
             "the last commit is not carried through"
         );
         assert_eq!(state.unfinished().unwrap(), [], "intents that nobody settled");
+        let mut applied = state.applied().unwrap();
+        for applied in applied.values_mut() {
+            applied.at = Timestamp(0);
+        }
         End {
             node: format!("{observed:#?}"),
-            applied: format!("{:#?}", state.applied().unwrap()),
+            applied: format!("{applied:#?}"),
             generation: accepted.generation.0,
             removals: state.removals_since(NodeTime(0)).unwrap().known.len(),
             backing_off: state.backing_off().unwrap().into_keys().collect(),
