@@ -93,6 +93,8 @@ pub enum Action {
     Restore {
         /// Whose.
         sliver: SliverId,
+        /// Under which right to run they are open.
+        epoch: Epoch,
         /// Which.
         name: String,
         /// The checkpoints that keep what is undone by it.

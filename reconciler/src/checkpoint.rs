@@ -20,10 +20,31 @@ const OURS: &str = "xeno-";
 /// Start of the names of those that only say that somebody went back.
 const BACK: &str = "xeno-back-";
 
+/// Start of the names of those that keep what people have undone.
+const UNDONE: &str = "xeno-undone-";
+
 /// Whether a checkpoint was made by an agent, and may be dropped by one.
 #[must_use]
 pub fn is_ours(name: &str) -> bool {
     name.starts_with(OURS)
+}
+
+/// Name of the checkpoint of what a person undoes at that time.
+#[must_use]
+pub fn undone_at(at: Timestamp) -> String {
+    format!("{UNDONE}{}", at.0)
+}
+
+/// Checkpoints of what people have undone that are dropped for another one: all but the youngest, and not `spared`.
+#[must_use]
+pub fn undone_before(storage: &ObservedStorage, spared: &str) -> BTreeSet<String> {
+    let all = storage.checkpoints.iter();
+    let mut undone: Vec<_> = all
+        .filter(|(name, _)| name.starts_with(UNDONE) && *name != spared)
+        .collect();
+    undone.sort_by_key(|(name, at)| (**at, *name));
+    undone.pop();
+    undone.into_iter().map(|(name, _)| name.clone()).collect()
 }
 
 /// Name of the checkpoint of what a sliver leaves that was carried through as `applied`.

@@ -321,13 +321,15 @@ pub trait Storage: Send + Sync {
         drops: &BTreeSet<String>,
     ) -> impl Future<Output = PortResult<()>> + Send;
 
-    /// Has the open writable layers that have a checkpoint `name`, and are part of no stack, go back to it, and makes of
-    /// each the checkpoint `done` then. Success for one that has `done`.
+    /// Has those writable layers that have a checkpoint `name` go back to it, and makes of each the checkpoint `done` then;
+    /// success for one that has `done`. They are part of no stack; those that are closed are opened under `epoch` for it,
+    /// and closed again.
     fn restore(
         &self,
         sliver: &SliverId,
+        epoch: Epoch,
         name: &str,
-        done: &str,
+        done: Option<&str>,
     ) -> impl Future<Output = PortResult<()>> + Send;
 
     /// Assembles the stacks of a sliver's mounts; `stack` is what they will be observed as.

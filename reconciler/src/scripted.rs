@@ -261,8 +261,12 @@ impl ScriptedNode {
                 ..
             } => now(self.checkpoint(sliver, *epoch, name, *fresh, drops)),
             Action::Restore {
-                sliver, name, done, ..
-            } => now(self.restore(sliver, name, done)),
+                sliver,
+                epoch,
+                name,
+                done,
+                ..
+            } => now(self.restore(sliver, *epoch, name, Some(done))),
             Action::Limit { sliver, epoch, .. } => {
                 now(self.limit(sliver, *epoch, &MountSpec::of(&wanted(sliver))))
             }

@@ -300,7 +300,11 @@ impl<'a> Situation<'a> {
         add(anew && self.domain.is_some(), Step::Shutdown);
         let back = add(turn.is_some_and(|turn| turn.back.is_some()), Step::Restore);
         // Sealing needs closed layers, and what goes back must be part of no stack.
-        let apart = add(misfit || (unsealed || back) && self.held(), Step::Unexport);
+        let stacked = storage.stack.is_some() || storage.exported;
+        let apart = add(
+            misfit || unsealed && self.held() || back && stacked,
+            Step::Unexport,
+        );
         add(apart, Step::Close);
         add(unsealed, Step::Seal);
         add(self.image.is_some() && !resume, Step::Discard);

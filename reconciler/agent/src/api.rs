@@ -5,11 +5,13 @@
 //! serialised as it is.
 
 mod apply;
+mod checkpoint;
 mod freeze;
 mod history;
 mod tombstone;
 
 pub use apply::{Applied, ApplyAction, ApplyRequest};
+pub use checkpoint::{CheckpointView, CheckpointsView, RestoreRequest, Restored};
 pub use freeze::{FreezeRequest, FreezeView, Freezes, ScopeView, ThawRequest};
 pub use history::{History, HistoryEntry};
 pub use tombstone::{TombstoneView, Tombstones};

@@ -13,8 +13,9 @@ use tokio::net::UnixStream;
 use xeno_model::id::SliverId;
 
 use crate::api::{
-    Applied, ApplyRequest, Doctor, EventView, Events, Failure, FreezeRequest, Freezes, History, PlanView,
-    SliverStatus, Slivers, Status, ThawRequest, Tombstones, WhyView,
+    Applied, ApplyRequest, CheckpointsView, Doctor, EventView, Events, Failure, FreezeRequest, Freezes,
+    History, PlanView, RestoreRequest, Restored, SliverStatus, Slivers, Status, ThawRequest, Tombstones,
+    WhyView,
 };
 
 /// Longest answer that is read.
@@ -185,6 +186,27 @@ impl ApiClient {
     /// [`ClientError`]; refused with 409 where the agent makes another plan by now.
     pub async fn apply(&self, plan: &ApplyRequest) -> Result<Applied, ClientError> {
         self.tell("/v1/apply", plan).await
+    }
+
+    /// What checkpoints a sliver's writable layers have.
+    ///
+    /// # Errors
+    /// [`ClientError`]; refused with 404 where it has no writable layers.
+    pub async fn checkpoints(&self, sliver: &SliverId) -> Result<CheckpointsView, ClientError> {
+        let path = format!("/v1/slivers/{sliver}/checkpoints");
+        self.ask(Method::GET, &path).await
+    }
+
+    /// Has a sliver that does not run go back to a checkpoint.
+    ///
+    /// # Errors
+    /// [`ClientError`]; refused with 409 where it runs or something is being done for it.
+    pub async fn restore(
+        &self,
+        sliver: &SliverId,
+        request: &RestoreRequest,
+    ) -> Result<Restored, ClientError> {
+        self.tell(&format!("/v1/slivers/{sliver}/restore"), request).await
     }
 
     /// What was accepted and carried through, of the node or of one sliver.

@@ -24,7 +24,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use xeno_model::id::SliverId;
 
-use crate::api::{EventView, FORMAT_VERSION, Failure, ScopeView, ThawRequest};
+use crate::api::{EventView, FORMAT_VERSION, Failure, RestoreRequest, ScopeView, ThawRequest};
 use crate::handle::{AgentHandle, EVENTS_PER_ANSWER_MAX, HandleError};
 
 /// Watches at a time; each holds a task and a queue.
@@ -158,6 +158,8 @@ pub fn router(handle: AgentHandle) -> Router {
         )
         .route("/v1/slivers/{slice}/{number}", get(sliver))
         .route("/v1/slivers/{slice}/{number}/why", get(why))
+        .route("/v1/slivers/{slice}/{number}/checkpoints", get(checkpoints))
+        .route("/v1/slivers/{slice}/{number}/restore", post(restore))
         .route("/v1/events", get(events))
         .route("/v1/events/watch", get(watch))
         .route("/v1/reconcile", post(reconcile))
@@ -265,6 +267,21 @@ async fn reconcile(State(api): State<Api>, Query(query): Query<ReconcileQuery>) 
         }
     };
     answer(api.handle.reconcile(what).await)
+}
+
+async fn checkpoints(State(api): State<Api>, UrlPath(path): UrlPath<(String, String)>) -> Response {
+    match sliver_id(&path) {
+        Ok(sliver) => answer(api.handle.checkpoints(sliver).await),
+        Err(response) => *response,
+    }
+}
+
+async fn restore(State(api): State<Api>, UrlPath(path): UrlPath<(String, String)>, body: Bytes) -> Response {
+    let asked = sliver_id(&path).and_then(|sliver| Ok((sliver, read::<RestoreRequest>(&body)?)));
+    match asked {
+        Ok((sliver, request)) => answer(api.handle.restore(sliver, request.checkpoint).await),
+        Err(response) => *response,
+    }
 }
 
 async fn apply(State(api): State<Api>, body: Bytes) -> Response {
@@ -407,10 +424,13 @@ fn answer<T: serde::Serialize>(result: Result<T, HandleError>) -> Response {
         Err(error) => {
             let status = match &error {
                 HandleError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
-                HandleError::NoSuchSliver { .. } | HandleError::NotFrozen { .. } => StatusCode::NOT_FOUND,
-                HandleError::NoDesired { .. } | HandleError::Frozen { .. } | HandleError::Stale { .. } => {
-                    StatusCode::CONFLICT
-                }
+                HandleError::NoSuchSliver { .. }
+                | HandleError::NoSuchCheckpoint { .. }
+                | HandleError::NotFrozen { .. } => StatusCode::NOT_FOUND,
+                HandleError::NoDesired { .. }
+                | HandleError::Frozen { .. }
+                | HandleError::InUse { .. }
+                | HandleError::Stale { .. } => StatusCode::CONFLICT,
                 HandleError::Invalid { .. } => StatusCode::BAD_REQUEST,
                 HandleError::Source { .. } => StatusCode::BAD_GATEWAY,
                 HandleError::Plan { .. } | HandleError::State { .. } => StatusCode::INTERNAL_SERVER_ERROR,

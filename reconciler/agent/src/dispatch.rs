@@ -199,8 +199,12 @@ async fn act<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: &Work) -> Por
             ..
         } => storage.checkpoint(sliver, *epoch, name, *fresh, drops).await,
         Action::Restore {
-            sliver, name, done, ..
-        } => storage.restore(sliver, name, done).await,
+            sliver,
+            epoch,
+            name,
+            done,
+            ..
+        } => storage.restore(sliver, *epoch, name, Some(done)).await,
         Action::Limit { sliver, epoch, .. } => {
             storage
                 .limit(sliver, *epoch, &MountSpec::of(work.sliver()?))

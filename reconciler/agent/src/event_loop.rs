@@ -14,6 +14,7 @@ mod memory;
 mod mending;
 mod pass;
 mod progress;
+mod restoring;
 mod running;
 mod since;
 mod telling;
@@ -37,7 +38,7 @@ use xeno_reconciler::ports::{Hypervisor, Storage};
 use xeno_state::record::{ChapterEnd, EventKind, NewEvent};
 use xeno_state::time::{BootMoment, NodeTime};
 
-use crate::api::{Applied, ApplyRequest, EventView, PlanView};
+use crate::api::{Applied, ApplyRequest, CheckpointsView, EventView, PlanView, Restored};
 use crate::clock::Clock;
 use crate::dispatch::Ports;
 use crate::handle::{Reply, Request};
@@ -112,6 +113,10 @@ enum Purpose {
     Answer(Vec<Reply<PlanView>>),
     /// To tell all that was seen.
     Tell(Reply<serde_json::Value>),
+    /// To tell which checkpoints a sliver has.
+    Checkpoints(SliverId, Reply<CheckpointsView>),
+    /// To have a sliver go back to one.
+    Restore(SliverId, String, Reply<Restored>),
     /// To carry out a plan that somebody has read.
     Apply(ApplyRequest, Reply<Applied>),
 }
@@ -329,6 +334,12 @@ where
             Event::Looked(mut observed, Purpose::Tell(reply)) => {
                 self.note_tombstones(&mut observed).await;
                 let _ = reply.send(Ok(self.tell(&observed).await));
+            }
+            Event::Looked(observed, Purpose::Checkpoints(sliver, reply)) => {
+                let _ = reply.send(restoring::checkpoints(&observed, &sliver));
+            }
+            Event::Looked(observed, Purpose::Restore(sliver, checkpoint, reply)) => {
+                let _ = reply.send(self.restore(&observed, &sliver, &checkpoint).await);
             }
             Event::Looked(mut observed, Purpose::Apply(plan, reply)) => {
                 let noted = self.note_tombstones(&mut observed).await;

@@ -5,8 +5,8 @@ use xeno_model::id::{SliverId, Timestamp};
 use xeno_reconciler::report;
 
 use crate::api::{
-    Applied, ApplyRequest, Doctor, EventView, Events, FreezeRequest, Freezes, History, PlanView, ScopeView,
-    SliverStatus, Slivers, Status, Tombstones, WhyView,
+    Applied, ApplyRequest, CheckpointsView, Doctor, EventView, Events, FreezeRequest, Freezes, History,
+    PlanView, Restored, ScopeView, SliverStatus, Slivers, Status, Tombstones, WhyView,
 };
 
 /// Events kept for a watcher that reads slowly; one that falls further behind is told how many it missed and reads
@@ -79,6 +79,20 @@ pub enum HandleError {
         /// What differs.
         why: String,
     },
+    /// It cannot be done now, because of what is there or under way.
+    #[error("{why}")]
+    InUse {
+        /// What, and the way on.
+        why: String,
+    },
+    /// There is no such checkpoint.
+    #[error("{sliver} has no checkpoint `{name}`")]
+    NoSuchCheckpoint {
+        /// Whose.
+        sliver: SliverId,
+        /// Which.
+        name: String,
+    },
     /// The question makes no sense.
     #[error("{why}")]
     Invalid {
@@ -102,6 +116,8 @@ pub(crate) enum Request {
     Thaw(ScopeView, Reply<Freezes>),
     Freezes(Reply<Freezes>),
     Apply(ApplyRequest, Reply<Applied>),
+    Checkpoints(SliverId, Reply<CheckpointsView>),
+    Restore(SliverId, String, Reply<Restored>),
     History(Option<SliverId>, u32, Reply<History>),
     Observed(Reply<serde_json::Value>),
     Tombstones(Reply<Tombstones>),
@@ -236,6 +252,23 @@ impl AgentHandle {
     /// [`HandleError::Stale`] where it is not.
     pub async fn apply(&self, plan: ApplyRequest) -> Result<Applied, HandleError> {
         self.ask(|reply| Request::Apply(plan, reply)).await
+    }
+
+    /// Looks at the node now, and tells what checkpoints the writable layers of a sliver have.
+    ///
+    /// # Errors
+    /// [`HandleError::NoSuchSliver`].
+    pub async fn checkpoints(&self, sliver: SliverId) -> Result<CheckpointsView, HandleError> {
+        self.ask(|reply| Request::Checkpoints(sliver, reply)).await
+    }
+
+    /// Has a sliver that does not run go back to a checkpoint; what is undone by it is kept in another one first.
+    ///
+    /// # Errors
+    /// [`HandleError::InUse`] where it runs, is suspended, or something is being done; [`HandleError::NoSuchCheckpoint`].
+    pub async fn restore(&self, sliver: SliverId, checkpoint: String) -> Result<Restored, HandleError> {
+        self.ask(|reply| Request::Restore(sliver, checkpoint, reply))
+            .await
     }
 
     /// What was accepted and carried through, newest first.

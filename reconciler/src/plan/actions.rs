@@ -325,6 +325,7 @@ fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Ac
             let text = |text: Option<&String>| text.cloned().unwrap_or_default();
             Action::Restore {
                 sliver,
+                epoch: epoch_of(input, of),
                 name: text(back.map(|back| &back.to)),
                 keeps: text(turn.map(|turn| &turn.keeps)),
                 done: text(back.map(|back| &back.done)),

@@ -109,14 +109,14 @@ impl Storage for ScriptedNode {
         self.call("checkpoint", &sliver.to_string(), effect).await
     }
 
-    async fn restore(&self, sliver: &SliverId, name: &str, done: &str) -> PortResult<()> {
+    async fn restore(&self, sliver: &SliverId, _: Epoch, name: &str, done: Option<&str>) -> PortResult<()> {
         let effect = |state: &mut State| {
             let has_domain = state.has_domain(sliver);
             let storage = state.storage(sliver);
-            if storage.checkpoints.contains_key(done) {
+            if done.is_some_and(|done| storage.checkpoints.contains_key(done)) {
                 return;
             }
-            let quiet = !has_domain && storage.open.is_some() && storage.stack.is_none();
+            let quiet = !has_domain && storage.stack.is_none();
             let there = storage.checkpoints.contains_key(name);
             state.rule(quiet && there, || {
                 format!("restore:{sliver} below what is in use")
@@ -127,7 +127,7 @@ impl Storage for ScriptedNode {
             );
             let storage = state.storage(sliver);
             storage.mark = saved.flatten();
-            storage.checkpoints.insert(done.to_owned(), at);
+            storage.checkpoints.extend(done.map(|done| (done.to_owned(), at)));
         };
         self.call("restore", &sliver.to_string(), effect).await
     }

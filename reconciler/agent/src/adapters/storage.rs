@@ -220,6 +220,23 @@ impl NodeStorage {
         closed.map_err(|error| refused(&error))
     }
 
+    /// Has a layer go back, if it has such a checkpoint and has not been there; says whether it has or had.
+    async fn go_back(&self, layer: &str, name: &str, done: Option<&str>) -> Result<bool, ClientError> {
+        let there = self.client.checkpoints(layer).await?.checkpoints;
+        let has = |name: &str| there.iter().any(|saved| saved.name == name);
+        if done.is_some_and(has) {
+            return Ok(true);
+        }
+        if !has(name) {
+            return Ok(false);
+        }
+        self.client.restore(layer, name).await?;
+        if let Some(done) = done {
+            self.client.checkpoint(layer, done).await?;
+        }
+        Ok(true)
+    }
+
     async fn keep(
         &self,
         layer: &str,
@@ -410,20 +427,24 @@ impl Storage for NodeStorage {
         Ok(())
     }
 
-    async fn restore(&self, sliver: &SliverId, name: &str, done: &str) -> PortResult<()> {
-        let [_, _, open] = self.open_of(sliver).await?;
+    async fn restore(
+        &self,
+        sliver: &SliverId,
+        epoch: Epoch,
+        name: &str,
+        done: Option<&str>,
+    ) -> PortResult<()> {
         let mut back = false;
-        for layer in open {
-            let there = self.client.checkpoints(&layer).await;
-            let there = there.map_err(|error| refused(&error))?.checkpoints;
-            let has = |name: &str| there.iter().any(|saved| saved.name == name);
-            if !has(done) && has(name) {
-                let restored = self.client.restore(&layer, name).await;
-                restored.map_err(|error| refused(&error))?;
-                let noted = self.client.checkpoint(&layer, done).await;
-                noted.map_err(|error| refused(&error))?;
+        for (layer, closed) in self.layers_of(sliver).await? {
+            let was_closed = closed.is_some();
+            if let Some(path) = closed {
+                self.open_for_now(&layer, path, epoch).await?;
             }
-            back |= has(done) || has(name);
+            let went = self.go_back(&layer, name, done).await;
+            if was_closed {
+                self.close_again(&layer).await?;
+            }
+            back |= went.map_err(|error| refused(&error))?;
         }
         if back {
             Ok(())

@@ -67,6 +67,16 @@ where
                     self.look(Purpose::Apply(plan, reply));
                 }
             }
+            Request::Checkpoints(sliver, reply) => {
+                if let Some(reply) = self.room_to_look(reply) {
+                    self.look(Purpose::Checkpoints(sliver, reply));
+                }
+            }
+            Request::Restore(sliver, checkpoint, reply) => {
+                if let Some(reply) = self.room_to_look(reply) {
+                    self.look(Purpose::Restore(sliver, checkpoint, reply));
+                }
+            }
             Request::History(of, limit, reply) => drop(reply.send(self.history(of, limit).await)),
             Request::Observed(reply) => {
                 if let Some(reply) = self.room_to_look(reply) {

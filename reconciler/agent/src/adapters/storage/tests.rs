@@ -562,7 +562,10 @@ async fn layers_are_kept_while_they_are_used_and_go_back_when_nobody_does() {
     keep("xeno-a-1", false, &nothing).await;
     keep("by-hand", false, &nothing).await;
     assert_eq!(checkpoints().await, ["by-hand", "xeno-a-1"]);
-    let in_use = world.storage.restore(&web(), "xeno-a-1", "xeno-back-a-1").await;
+    let in_use = world
+        .storage
+        .restore(&web(), Epoch(1), "xeno-a-1", Some("xeno-back-a-1"))
+        .await;
     assert!(in_use.unwrap_err().what.contains("part of a stack"));
     assert!(guest.sees("second").await);
 
@@ -577,9 +580,15 @@ async fn layers_are_kept_while_they_are_used_and_go_back_when_nobody_does() {
         .open_writable(&web(), Epoch(1), &world.mounts())
         .await
         .unwrap();
-    let missing = world.storage.restore(&web(), "xeno-c-3", "xeno-back-c-3").await;
+    let missing = world
+        .storage
+        .restore(&web(), Epoch(1), "xeno-c-3", Some("xeno-back-c-3"))
+        .await;
     assert_eq!(missing.unwrap_err().retry, Retry::Never);
-    let restored = world.storage.restore(&web(), "xeno-a-1", "xeno-back-b-2").await;
+    let restored = world
+        .storage
+        .restore(&web(), Epoch(1), "xeno-a-1", Some("xeno-back-b-2"))
+        .await;
     restored.unwrap();
     world.build(&stack).await;
     let guest = Guest::of(&world).await;
@@ -597,7 +606,10 @@ async fn layers_are_kept_while_they_are_used_and_go_back_when_nobody_does() {
         .open_writable(&web(), Epoch(1), &world.mounts())
         .await
         .unwrap();
-    let again = world.storage.restore(&web(), "xeno-a-1", "xeno-back-b-2").await;
+    let again = world
+        .storage
+        .restore(&web(), Epoch(1), "xeno-a-1", Some("xeno-back-b-2"))
+        .await;
     again.unwrap();
     world.build(&stack).await;
     let guest = Guest::of(&world).await;
@@ -613,7 +625,7 @@ async fn layers_are_kept_while_they_are_used_and_go_back_when_nobody_does() {
         .unwrap();
     world
         .storage
-        .restore(&web(), "xeno-b-2", "xeno-back-a-1")
+        .restore(&web(), Epoch(1), "xeno-b-2", Some("xeno-back-a-1"))
         .await
         .unwrap();
     world.build(&stack).await;

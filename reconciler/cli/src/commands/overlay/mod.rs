@@ -1,5 +1,6 @@
 //! `xeno overlay …`: what a guest changed, and making overlays of it.
 
+mod checkpoints;
 mod edit;
 mod find;
 mod publish;
@@ -34,6 +35,16 @@ pub(crate) enum Overlay {
     /// The archive has whiteouts (.wh.NAME) and opaque directories as the specification of OCI images says, so `xeno template
     /// import` and every image builder can put it over the same layers. Equal changes give equal bytes.
     Publish(publish::Publish),
+    /// Lists what a sliver's writable layers can go back to.
+    ///
+    /// What the agent made before the sliver started as something else is named after the image that it left, and dropped in
+    /// time; everything else is a person's.
+    Checkpoints(checkpoints::Checkpoints),
+    /// Has a sliver that does not run go back to a checkpoint.
+    ///
+    /// What is undone by it is kept in another checkpoint first. Refused while the guest is there or its memory is stored: set
+    /// `state: stopped` for its slice and push, go back, and set it to `running` again.
+    Restore(checkpoints::Restore),
     /// Makes an overlay by hand: serves layers with an empty writable layer above them, and keeps what was changed.
     Edit(edit::Edit),
 }
@@ -136,6 +147,8 @@ pub(crate) fn run(command: &Overlay) -> Outcome {
         Overlay::Diff(args) => show::diff(args),
         Overlay::Du(args) => show::du(args),
         Overlay::Publish(args) => publish::run(args),
+        Overlay::Checkpoints(args) => checkpoints::list(args),
+        Overlay::Restore(args) => checkpoints::restore(args),
         Overlay::Edit(args) => edit::run(args),
     }
 }
