@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image packages demo demo-stop test lint unit test-board properties-long crash-long cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh test-xen test-xen-gate eval-xen deb bench bench-cowfs fuzz-cowfs doc deny clean-images
+.PHONY: help setup build man image packages demo demo-stop test lint unit test-board properties-long crash-long right-to-run cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh test-xen test-xen-gate eval-xen deb bench bench-cowfs fuzz-cowfs doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -58,6 +58,9 @@ properties-long: ## the planner and its judge on random nodes (CASES=20000, SEED
 
 crash-long: ## random walks of a whole agent through commits, faults and crashes (WALKS=500, SEED=1)
 	XENO_WALKS=$(or $(WALKS),500) XENO_SEED=$(or $(SEED),1) $(CARGO) test --locked -p xeno-agent --test lab walk
+
+right-to-run: ## every interleaving of two nodes, a board, storage and a person over one sliver, with two faults (10 minutes, 8 GB)
+	$(CARGO) test --locked --release -p xeno-reconciler --lib tenure -- --nocapture --test-threads=1
 
 cowfs-crash-long: ## crashes of writable layers at every moment, thoroughly (WAYS=2000 for each moment, STORIES=400, SEED=1)
 	XENO_COWFS_CRASHES=$(or $(WAYS),2000) XENO_COWFS_STORIES=$(or $(STORIES),400) XENO_SEED=$(or $(SEED),1) \

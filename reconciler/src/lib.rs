@@ -4,7 +4,7 @@
 //! ([`action`]) that make them, from what each needs, provides and revokes; [`check`] judges the finished plan without
 //! trusting the planner; [`enforce`] knows which limits are kept, [`checkpoint`] what is kept of what a sliver wrote; [`exec`] carries it out as a state machine, whose driver calls the [`ports`]; [`record`] says
 //! what is applied afterwards. [`report`] and [`render`] explain all of it. [`assume`] stands in for an observation
-//! where nobody looked, [`scripted`] for a node in tests.
+//! where nobody looked, [`scripted`] for a node in tests. [`tenure`] decides who may run a sliver that moves between nodes.
 //!
 //! Nothing here touches a clock, a file or a thread: the same code makes the dry run, the answer to a push and the real
 //! thing. Start reading at [`diff`].
@@ -31,6 +31,7 @@ pub mod render;
 pub mod report;
 pub mod scripted;
 mod situation;
+pub mod tenure;
 
 pub use beside::serving;
 

@@ -1,0 +1,269 @@
+//! What a node does next, told one situation at a time. That it is always safe, the model shows.
+
+use super::*;
+
+const E1: Epoch = Epoch(1);
+const E2: Epoch = Epoch(2);
+const E3: Epoch = Epoch(3);
+const LIFE: BootId = BootId([1; 16]);
+const MOVE: MigrationId = MigrationId([7; 16]);
+
+fn node(name: &str) -> NodeName {
+    NodeName::new(name).expect("a name")
+}
+
+fn held(by: &str, epoch: Epoch) -> Holder {
+    Holder {
+        node: Some(node(by)),
+        boot: LIFE,
+        epoch,
+        memory: None,
+    }
+}
+
+fn moved(by: &str, epoch: Epoch) -> Holder {
+    Holder {
+        memory: Some(Memory {
+            migration: MOVE,
+            epoch: E1,
+            keeper: node("a"),
+        }),
+        ..held(by, epoch)
+    }
+}
+
+/// What node `a` does next, where `change` says what is special: nothing runs there, nobody has the right, and the
+/// sliver is wanted there.
+fn check(change: impl FnOnce(&mut View<'_>), expected: &Next) {
+    let me = node("a");
+    let mut view = View {
+        me: &me,
+        boot: LIFE,
+        failover: false,
+        leased: true,
+        place: Place::Here,
+        record: Record::Absent,
+        journal: Journal::default(),
+        guest: Guest::Absent,
+        disk: Disk::Closed,
+        session: None,
+        rival: Rival {
+            alive: true,
+            fenced: false,
+        },
+    };
+    change(&mut view);
+    assert_eq!(next(&view), *expected, "{view:#?}");
+}
+
+fn swap(to: Holder, act: Act) -> Next {
+    Next::Do(Step::Swap { to, act })
+}
+
+fn began(epoch: Epoch) -> Journal {
+    Journal {
+        began: Some(epoch),
+        offered: None,
+    }
+}
+
+fn leaving(stage: Leaving) -> Session {
+    Session::Leaving {
+        to: node("b"),
+        boot: LIFE,
+        migration: MOVE,
+        stage,
+        travelled: true,
+        called_off: false,
+    }
+}
+
+#[test]
+fn a_new_sliver_is_claimed_served_written_down_and_run() {
+    check(|_| {}, &swap(held("a", E1), Act::Claim));
+    check(
+        |view| view.record = Record::Is(held("a", E1)),
+        &Next::Do(Step::Serve { epoch: E1 }),
+    );
+    check(
+        |view| {
+            view.record = Record::Is(held("a", E1));
+            view.disk = Disk::Serving { epoch: E1 };
+        },
+        &Next::Do(Step::Note(began(E1))),
+    );
+    check(
+        |view| {
+            view.record = Record::Is(held("a", E1));
+            view.disk = Disk::Serving { epoch: E1 };
+            view.journal = began(E1);
+        },
+        &Next::Run { epoch: E1 },
+    );
+}
+
+#[test]
+fn without_the_board_a_node_starts_what_only_it_can_have_the_right_to() {
+    let dark = |view: &mut View<'_>| {
+        view.record = Record::Unknown;
+        view.journal = began(E1);
+        view.disk = Disk::Serving { epoch: E1 };
+    };
+    check(dark, &Next::Run { epoch: E1 });
+    check(
+        |view| {
+            dark(view);
+            view.journal.offered = Some(E1);
+        },
+        &Next::Wait(Why::Board),
+    );
+    check(
+        |view| {
+            dark(view);
+            view.failover = true;
+        },
+        &Next::Wait(Why::Board),
+    );
+}
+
+#[test]
+fn the_right_goes_only_after_the_guest_stands_still_the_disk_is_parked_and_the_offer_is_written_down() {
+    let given = |view: &mut View<'_>| {
+        view.record = Record::Is(held("a", E1));
+        view.place = Place::At(node("b"));
+        view.journal = began(E1);
+        view.guest = Guest::Kept { epoch: E1 };
+        view.disk = Disk::Parked { epoch: E1 };
+        view.session = Some(leaving(Leaving::Given));
+    };
+    check(
+        |view| {
+            given(view);
+            view.disk = Disk::Serving { epoch: E1 };
+        },
+        &Next::Do(Step::Park),
+    );
+    let offered = Journal {
+        began: Some(E1),
+        offered: Some(E1),
+    };
+    check(given, &Next::Do(Step::Note(offered)));
+    check(
+        |view| {
+            given(view);
+            view.journal = offered;
+        },
+        &swap(moved("b", E2), Act::HandOver),
+    );
+    check(
+        |view| {
+            given(view);
+            view.journal = offered;
+            view.record = Record::Is(moved("b", E2));
+        },
+        &Next::Do(Step::PassGo {
+            holder: moved("b", E2),
+        }),
+    );
+}
+
+#[test]
+fn what_was_offered_is_taken_back_before_the_guest_wakes() {
+    let left = |view: &mut View<'_>| {
+        view.record = Record::Is(held("a", E1));
+        view.guest = Guest::Kept { epoch: E1 };
+        view.disk = Disk::Parked { epoch: E1 };
+        view.journal = Journal {
+            began: Some(E1),
+            offered: Some(E1),
+        };
+    };
+    let back = Holder {
+        memory: Some(Memory {
+            migration: MigrationId::default(),
+            epoch: E1,
+            keeper: node("a"),
+        }),
+        ..held("a", E2)
+    };
+    check(left, &swap(back, Act::TakeBack));
+    // Nothing was offered: it wakes at once.
+    check(
+        |view| {
+            left(view);
+            view.journal.offered = None;
+            view.disk = Disk::Serving { epoch: E1 };
+        },
+        &Next::Do(Step::Wake),
+    );
+}
+
+#[test]
+fn the_keeper_waits_until_the_other_runs_or_gives_back() {
+    let kept = |view: &mut View<'_>| {
+        view.guest = Guest::Kept { epoch: E1 };
+        view.journal = Journal {
+            began: Some(E1),
+            offered: Some(E1),
+        };
+    };
+    check(
+        |view| {
+            kept(view);
+            view.record = Record::Is(moved("b", E2));
+        },
+        &Next::Wait(Why::Outcome(node("b"))),
+    );
+    check(
+        |view| {
+            kept(view);
+            view.record = Record::Is(held("b", E2));
+        },
+        &Next::Do(Step::Destroy),
+    );
+    check(
+        |view| {
+            kept(view);
+            view.record = Record::Is(moved("a", E3));
+        },
+        &Next::Do(Step::Serve { epoch: E3 }),
+    );
+}
+
+#[test]
+fn a_replacement_needs_a_lease_that_is_gone_and_a_fence_that_is_confirmed() {
+    let away = |view: &mut View<'_>| {
+        view.failover = true;
+        view.record = Record::Is(held("b", E1));
+        view.rival.alive = false;
+    };
+    check(away, &Next::Wait(Why::Unfenced(node("b"))));
+    check(
+        |view| {
+            away(view);
+            view.rival.fenced = true;
+        },
+        &swap(held("a", E2), Act::TakeOver),
+    );
+    check(
+        |view| {
+            away(view);
+            view.rival = Rival {
+                alive: true,
+                fenced: true,
+            };
+        },
+        &Next::Wait(Why::HeldBy(node("b"))),
+    );
+}
+
+#[test]
+fn a_guest_without_the_right_to_run_goes() {
+    check(
+        |view| {
+            view.record = Record::Is(held("b", E2));
+            view.guest = Guest::Running;
+        },
+        &Next::Do(Step::Destroy),
+    );
+}
