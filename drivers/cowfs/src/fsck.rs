@@ -10,7 +10,7 @@ use crate::writable::extents::Source;
 use crate::writable::log;
 use crate::writable::record::Name;
 use crate::writable::state::{Kind, State};
-use crate::writable::{Meta, WritableError, known_content, saved};
+use crate::writable::{Meta, WritableError, known_content, replay, saved};
 
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,7 +122,7 @@ pub(crate) fn fsck_on(disk: &Disk, path: &Path) -> Result<Report, WritableError>
     let mut report = Report::default();
     let read = Meta::read(disk, path).and_then(|meta| {
         let meta = meta.ok_or_else(missing)?;
-        log::replay(disk, path, &meta)
+        replay::replay(disk, path, &meta)
     });
     let replayed = match read {
         Ok(replayed) => replayed,

@@ -28,7 +28,7 @@ use crate::stack::lower::Lower;
 use crate::writable::content::ContentStore;
 use crate::writable::disk::{Disk, DiskFile, Mode};
 use crate::writable::state::State;
-use crate::writable::{Meta, WritableError, log};
+use crate::writable::{Meta, WritableError, replay};
 
 /// How often a layer is read again that its server makes shorter meanwhile.
 const ATTEMPTS: u32 = 5;
@@ -112,7 +112,7 @@ impl Inspection {
         let meta = Meta::read(&Disk::Host, path)?.ok_or_else(missing)?;
         let mut attempt = 1;
         let replayed = loop {
-            match log::replay(&Disk::Host, path, &meta) {
+            match replay::replay(&Disk::Host, path, &meta) {
                 Ok(replayed) => break replayed,
                 // A server that has it open may have put a checkpoint in the place of segments that were being read.
                 Err(WritableError::Damaged { .. } | WritableError::Io { .. }) if attempt < ATTEMPTS => {

@@ -16,8 +16,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::content::{self, ContentStore};
 use super::disk::{Disk, DiskFile, Mode};
-use super::log::{self, Replayed};
+use super::log;
 use super::record::{Change, Record};
+use super::replay::{Replayed, replay};
 use super::state::State;
 use super::{Meta, WritableError, checkpoint, known_content};
 
@@ -60,7 +61,7 @@ impl Mark {
         };
         let disk = Disk::Host;
         let meta = Meta::read(&disk, path)?.ok_or_else(missing)?;
-        let replayed = log::replay(&disk, path, &meta)?;
+        let replayed = replay(&disk, path, &meta)?;
         Self::of_replayed(&disk, path, &replayed)
     }
 

@@ -30,6 +30,7 @@ pub(crate) mod log;
 pub mod mark;
 mod meta;
 pub(crate) mod record;
+pub(crate) mod replay;
 mod reserve;
 pub mod saved;
 pub(crate) mod segment;
@@ -218,7 +219,7 @@ impl Writable {
         epoch: u64,
         options: Options,
     ) -> Result<Self, WritableError> {
-        let mut replayed = log::replay(disk, path, &meta)?;
+        let mut replayed = replay::replay(disk, path, &meta)?;
         if replayed.epoch_seen > epoch {
             let seen = replayed.epoch_seen;
             return Err(WritableError::EpochPassed {
@@ -232,7 +233,7 @@ impl Writable {
             // First the claim, then the look that counts. An earlier holder answers its clients only where it has seen no
             // claim after its sync: so whatever it has answered is in what is read now.
             log::claim(disk, path, &replayed, epoch)?;
-            replayed = log::replay(disk, path, &meta)?;
+            replayed = replay::replay(disk, path, &meta)?;
             if replayed.epoch_seen > epoch {
                 return Err(WritableError::EpochPassed {
                     path: path.to_path_buf(),
@@ -242,7 +243,7 @@ impl Writable {
             }
         }
         if checkpoint::write(disk, path, epoch, &replayed)? {
-            replayed = log::replay(disk, path, &meta)?;
+            replayed = replay::replay(disk, path, &meta)?;
         }
         checkpoint::remove_replaced(disk, path, epoch, &replayed)?;
         // What an earlier holder may still write to is copied below, and then it is not what it was.
@@ -289,7 +290,7 @@ impl Writable {
             path: path.to_path_buf(),
         };
         let meta = Meta::read(&Disk::Host, path)?.ok_or_else(missing)?;
-        let seen = log::replay(&Disk::Host, path, &meta)?.epoch_seen;
+        let seen = replay::replay(&Disk::Host, path, &meta)?.epoch_seen;
         Self::open(path, seen, Options::default())
     }
 

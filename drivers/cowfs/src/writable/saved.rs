@@ -20,6 +20,7 @@ use super::disk::{Disk, DiskFile, Mode};
 use super::extents::ContentId;
 use super::log::{self, io_at};
 use super::record::Change;
+use super::replay::replay_alone;
 use super::segment::{FORMAT as LOG_FORMAT, Header, SegmentName};
 use super::state::State;
 use super::{Writable, WritableError, checkpoint, known_content, meta};
@@ -301,7 +302,7 @@ pub(crate) fn load(
         .ok_or_else(|| SavedError::Missing(name.to_owned()))?;
     let manifest = read(disk, path, name, digest)?;
     let file = state_path(path, name);
-    let (state, hash) = log::replay_alone(disk, &file, now)?;
+    let (state, hash) = replay_alone(disk, &file, now)?;
     if meta::to_hex(&hash) != manifest.log_hash {
         return Err(SavedError::Layer(WritableError::Damaged {
             file,

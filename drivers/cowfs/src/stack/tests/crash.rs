@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::writable::WritableError;
 use crate::writable::disk::Disk;
-use crate::writable::log;
+use crate::writable::replay;
 use crate::writable::segment::{self, FRAME, HEADER, Header};
 
 fn lower() -> MemoryLayer {
@@ -116,7 +116,7 @@ fn every_prefix_of_the_log_is_a_state_that_was() {
     let segment = segment_path(copy.path());
     for len in 0..log.len() {
         fs::write(&segment, &log[..len]).expect("writing");
-        let replayed = log::replay(&Disk::Host, copy.path(), &meta)
+        let replayed = replay::replay(&Disk::Host, copy.path(), &meta)
             .unwrap_or_else(|error| panic!("{len} bytes: {error}"));
         let end = ends.iter().rev().find(|&&end| end <= len).copied();
         assert_eq!(replayed.bytes, end.unwrap_or(0) as u64, "{len} bytes");
