@@ -1,11 +1,13 @@
 //! What should be: the valid desired model, without positions, defaults filled in, references resolved.
 
 mod project;
+mod remote;
 mod service;
 mod site;
 mod tenant;
 
 pub use project::{ByNode, Elsewhere};
+pub use remote::{Access, Place, Remote};
 pub use service::{CHECKPOINTS, Migration, MigrationPolicy, OnFailure, RollbackData, Rollout, Share, Start};
 pub use site::{SiteCaps, SitePolicy, SiteRule, Vetoes, Weekday, Window, Windows};
 pub use tenant::{NamePattern, Quota, Tenant};
@@ -184,10 +186,7 @@ impl DesiredSliver {
     /// Whether nothing that it writes outlives its domain: two of it at once can do each other no harm.
     #[must_use]
     pub fn keeps_nothing(&self) -> bool {
-        self.mounts.iter().all(|mount| match mount.writable {
-            WritableKind::ReadOnly | WritableKind::Memory => true,
-            WritableKind::Local | WritableKind::Remote { .. } => false,
-        })
+        !self.mounts.iter().any(|mount| mount.writable.is_kept())
     }
 }
 
@@ -450,6 +449,17 @@ impl fmt::Display for LayerRef {
             Self::Directory { path } => write!(f, "directory {path}"),
             Self::Files { digest } => write!(f, "files {}", digest.short()),
             Self::Remote { url } => write!(f, "remote {url}"),
+        }
+    }
+}
+
+impl WritableKind {
+    /// Whether what is written there outlives the domain that wrote it.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        match self {
+            Self::Local | Self::Remote { .. } => true,
+            Self::ReadOnly | Self::Memory => false,
         }
     }
 }

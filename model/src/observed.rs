@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::desired::Publish;
+use crate::desired::{Publish, Remote};
 use crate::id::{Digest, DomainUuid, Epoch, NodeName, SliverId, Timestamp};
 use crate::units::{BitRate, Bytes};
 
@@ -45,6 +45,8 @@ pub struct ObservedNode {
     pub templates: Seen<BTreeSet<Digest>>,
     /// File sets of the repository that have been made into layers here.
     pub file_layers: Seen<BTreeSet<Digest>>,
+    /// Directories of remote file systems that we have mounted here, and how they are.
+    pub remotes: Seen<BTreeMap<Remote, RemoteState>>,
     /// Verdicts of health checks; a sliver without one has not been asked yet.
     pub health: BTreeMap<SliverId, HealthVerdict>,
 }
@@ -226,6 +228,20 @@ impl ObservedStorage {
             Some(_) | None => Some(Digest::of(b"no writable layer")),
         }
     }
+}
+
+/// How a mounted remote directory is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RemoteState {
+    /// Its server answers.
+    Answers,
+    /// Its server does not: whoever reads from it waits, or is told of an error, as the node's configuration says.
+    Silent {
+        /// Since when, as far as is known.
+        since: Timestamp,
+        /// How that shows.
+        why: String,
+    },
 }
 
 /// Verdict of a health check.

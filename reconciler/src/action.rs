@@ -6,7 +6,7 @@ mod kind;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use xeno_model::desired::{DesiredSliver, LayerRef};
+use xeno_model::desired::{DesiredSliver, LayerRef, Remote};
 use xeno_model::id::{Digest, Epoch, SliverId};
 use xeno_model::observed::LayerLimits;
 
@@ -22,6 +22,8 @@ pub struct Ingredients {
     pub templates: BTreeSet<Digest>,
     /// File sets of the repository.
     pub files: BTreeSet<Digest>,
+    /// Directories of remote file systems.
+    pub remotes: BTreeSet<Remote>,
 }
 
 impl Ingredients {
@@ -30,6 +32,7 @@ impl Ingredients {
     pub fn of(sliver: &DesiredSliver) -> Self {
         let mut all = Self::default();
         all.templates.insert(sliver.kernel.digest);
+        all.remotes = Remote::all_of(sliver);
         for layer in sliver.mounts.iter().flat_map(|mount| &mount.layers) {
             match layer {
                 LayerRef::Template(template) => {
@@ -44,18 +47,22 @@ impl Ingredients {
         all
     }
 
-    /// All that `sliver` needs to start again on the stacks it has: the template of its kernel.
+    /// All that `sliver` needs to start again on the stacks it has: the template of its kernel, and that the remote
+    /// directories among its layers answer.
     #[must_use]
-    pub fn kernel_of(sliver: &DesiredSliver) -> Self {
+    pub fn to_start(sliver: &DesiredSliver) -> Self {
         Self {
             templates: BTreeSet::from([sliver.kernel.digest]),
             files: BTreeSet::new(),
+            remotes: Remote::all_of(sliver),
         }
     }
 
     fn conditions(&self) -> impl Iterator<Item = Condition> + '_ {
         let templates = self.templates.iter().copied().map(Condition::TemplatePresent);
-        templates.chain(self.files.iter().copied().map(Condition::FilesPresent))
+        let files = self.files.iter().copied().map(Condition::FilesPresent);
+        let remotes = self.remotes.iter().cloned().map(Condition::RemoteMounted);
+        templates.chain(files).chain(remotes)
     }
 }
 
@@ -102,12 +109,19 @@ pub enum Action {
         /// The checkpoints that say afterwards that it is done.
         done: String,
     },
+    /// Mounts a directory of a remote file system, once for all slivers that use it, and sees to it that it answers.
+    MountRemote {
+        /// Which.
+        remote: Remote,
+    },
     /// Opens the sliver's writable layers, making them when missing.
     OpenWritable {
         /// Whose.
         sliver: SliverId,
         /// Under which right to run.
         epoch: Epoch,
+        /// Remote directories that they lie in.
+        remotes: BTreeSet<Remote>,
     },
     /// Gives the sliver's open writable layers other limits, and its exports another share of the file server. Whoever
     /// uses them goes on.
@@ -147,6 +161,8 @@ pub enum Action {
         stack: Digest,
         /// With the kernel of which template.
         kernel: Digest,
+        /// Remote directories that it reads from, and would wait for.
+        remotes: BTreeSet<Remote>,
         /// When it gets its ports.
         ports: PortsFrom,
     },
@@ -160,6 +176,8 @@ pub enum Action {
         stack: Digest,
         /// With the kernel of which template.
         kernel: Digest,
+        /// Remote directories that it reads from, and would wait for.
+        remotes: BTreeSet<Remote>,
         /// What its writable layers must be like; `None` where the image is only sealed by this plan.
         mark: Option<Digest>,
     },
@@ -278,6 +296,7 @@ impl Action {
         match self {
             Self::FetchTemplate { .. } => ActionKind::FetchTemplate,
             Self::ImportFiles { .. } => ActionKind::ImportFiles,
+            Self::MountRemote { .. } => ActionKind::MountRemote,
             Self::Unpublish { .. } => ActionKind::Unpublish,
             Self::Publish { .. } => ActionKind::Publish,
             Self::Shutdown { .. } => ActionKind::Shutdown,
@@ -314,7 +333,7 @@ impl Action {
     #[must_use]
     pub fn sliver(&self) -> Option<&SliverId> {
         match self {
-            Self::FetchTemplate { .. } | Self::ImportFiles { .. } => None,
+            Self::FetchTemplate { .. } | Self::ImportFiles { .. } | Self::MountRemote { .. } => None,
             Self::Unpublish { sliver, .. }
             | Self::Publish { sliver, .. }
             | Self::Shutdown { sliver, .. }
@@ -341,11 +360,12 @@ impl Action {
         }
     }
 
-    /// Its key: the verb, and the sliver or the digest's first 12 digits.
+    /// Its key: the verb, and the sliver, the digest's first 12 digits or the remote directory.
     #[must_use]
     pub fn key(&self) -> ActionKey {
         let object = match self {
             Self::FetchTemplate { digest, .. } | Self::ImportFiles { digest } => digest.short(),
+            Self::MountRemote { remote } => remote.to_string(),
             Self::Unpublish { sliver, .. }
             | Self::Publish { sliver, .. }
             | Self::Shutdown { sliver, .. }
@@ -391,10 +411,15 @@ impl Action {
         match self {
             Self::FetchTemplate { .. }
             | Self::ImportFiles { .. }
+            | Self::MountRemote { .. }
             | Self::Suspend { .. }
             | Self::Unpublish { .. }
             | Self::DiscardImage { .. } => BTreeSet::new(),
-            Self::OpenWritable { sliver, .. } => mine(&[Condition::Released], sliver),
+            Self::OpenWritable { sliver, remotes, .. } => {
+                let mut needs = mine(&[Condition::Released], sliver);
+                needs.extend(mounted(remotes));
+                needs
+            }
             Self::Limit { epoch: None, .. } => BTreeSet::new(),
             Self::Limit { sliver, .. } => mine(&[Condition::WritableOpen], sliver),
             Self::Stack { sliver, from, .. } => {
@@ -407,25 +432,33 @@ impl Action {
                 sliver,
                 stack,
                 kernel,
+                remotes,
                 ..
-            } => BTreeSet::from([
+            } => [
                 Condition::Exported(sliver.clone(), *stack),
                 Condition::DomainGone(sliver.clone()),
                 // An image never outlives a start: what it remembers of the disk would be wrong from then on.
                 Condition::ImageGone(sliver.clone()),
                 Condition::TemplatePresent(*kernel),
-            ]),
+            ]
+            .into_iter()
+            .chain(mounted(remotes))
+            .collect(),
             Self::Resume {
                 sliver,
                 stack,
                 kernel,
+                remotes,
                 ..
-            } => BTreeSet::from([
+            } => [
                 Condition::Exported(sliver.clone(), *stack),
                 Condition::DomainGone(sliver.clone()),
                 Condition::ImageSealed(sliver.clone()),
                 Condition::TemplatePresent(*kernel),
-            ]),
+            ]
+            .into_iter()
+            .chain(mounted(remotes))
+            .collect(),
             Self::Unpause { sliver, stack } => BTreeSet::from([Condition::Exported(sliver.clone(), *stack)]),
             Self::AwaitHealthy { sliver } | Self::Retune { sliver, .. } | Self::Publish { sliver, .. } => {
                 mine(&[Condition::Running], sliver)
@@ -470,6 +503,7 @@ impl Action {
         match self {
             Self::FetchTemplate { digest, .. } => BTreeSet::from([Condition::TemplatePresent(*digest)]),
             Self::ImportFiles { digest } => BTreeSet::from([Condition::FilesPresent(*digest)]),
+            Self::MountRemote { remote } => BTreeSet::from([Condition::RemoteMounted(remote.clone())]),
             Self::OpenWritable { sliver, .. } => BTreeSet::from([Condition::WritableOpen(sliver.clone())]),
             Self::Limit {
                 sliver,
@@ -517,6 +551,7 @@ impl Action {
         match self {
             Self::FetchTemplate { .. }
             | Self::ImportFiles { .. }
+            | Self::MountRemote { .. }
             | Self::Limit { .. }
             | Self::Checkpoint { .. }
             | Self::Restore { .. }
@@ -575,4 +610,8 @@ impl Action {
     pub fn is_destructive(&self) -> bool {
         self.kind().is_destructive()
     }
+}
+
+fn mounted(remotes: &BTreeSet<Remote>) -> impl Iterator<Item = Condition> + '_ {
+    remotes.iter().cloned().map(Condition::RemoteMounted)
 }

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xeno_model::desired::{DesiredNode, HypervisorKind, Mount, SliverState, Standing, WritableKind};
+use xeno_model::desired::{DesiredNode, HypervisorKind, Mount, SliverState, Standing};
 use xeno_model::id::{Digest, Epoch, NodeName, SliverId, Timestamp};
 use xeno_model::normal::{boot_digest_on, stack_digest};
 use xeno_model::observed::{
-    DomainState, Domains, HealthVerdict, ObservedDomain, ObservedImage, ObservedNode, ObservedStorage, Seen,
+    DomainState, Domains, HealthVerdict, ObservedDomain, ObservedImage, ObservedNode, ObservedStorage,
+    RemoteState, Seen,
 };
 
 use crate::action::Ingredients;
@@ -29,6 +30,7 @@ pub fn empty(node: &NodeName, at: Timestamp) -> ObservedNode {
         storage: Seen::Known(BTreeMap::new()),
         templates: Seen::Known(BTreeSet::new()),
         file_layers: Seen::Known(BTreeSet::new()),
+        remotes: Seen::Known(BTreeMap::new()),
         health: BTreeMap::new(),
     }
 }
@@ -70,9 +72,14 @@ pub fn observed_from(
             };
             domains.ours.insert(id.clone(), domain);
             health.insert(id.clone(), HealthVerdict::Healthy);
-            let Ingredients { templates, files } = Ingredients::of(&sliver);
+            let Ingredients {
+                templates,
+                files,
+                remotes,
+            } = Ingredients::of(&sliver);
             here.templates.extend(templates);
             here.files.extend(files);
+            here.remotes.extend(remotes);
         } else if sliver.state == SliverState::Suspended {
             let image = ObservedImage {
                 uuid: sliver.uuid,
@@ -87,7 +94,7 @@ pub fn observed_from(
             domains.images.insert(id.clone(), image);
             here.templates.insert(sliver.kernel.digest);
         }
-        let writes = |mount: &Mount| mount.writable == WritableKind::Local;
+        let writes = |mount: &Mount| mount.writable.is_kept();
         let kept = ObservedStorage {
             on_disk: true,
             open: runs.then_some(Epoch(1)),
@@ -113,6 +120,10 @@ pub fn observed_from(
         };
         applied.insert(id.clone(), record);
     }
+    let remotes = here
+        .remotes
+        .into_iter()
+        .map(|remote| (remote, RemoteState::Answers));
     let observed = ObservedNode {
         node: before.node.clone(),
         at,
@@ -120,6 +131,7 @@ pub fn observed_from(
         storage: Seen::Known(storage),
         templates: Seen::Known(here.templates),
         file_layers: Seen::Known(here.files),
+        remotes: Seen::Known(remotes.collect()),
         health,
     };
     (observed, applied)

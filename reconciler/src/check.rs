@@ -201,6 +201,7 @@ fn belongs(action: &Action, class: ChangeClass) -> bool {
         (
             Action::FetchTemplate { .. }
             | Action::ImportFiles { .. }
+            | Action::MountRemote { .. }
             | Action::OpenWritable { .. }
             | Action::Limit { .. }
             | Action::Stack { .. }
@@ -296,6 +297,7 @@ fn check_removals(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fi
             }
             Action::FetchTemplate { .. }
             | Action::ImportFiles { .. }
+            | Action::MountRemote { .. }
             | Action::OpenWritable { .. }
             | Action::Limit { .. }
             | Action::Checkpoint { .. }

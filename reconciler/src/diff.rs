@@ -14,10 +14,10 @@ mod run;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xeno_model::desired::{DesiredSliver, LayerRef, SliverState, Standing, WritableKind};
+use xeno_model::desired::{DesiredSliver, Remote, SliverState, Standing, WritableKind};
 use xeno_model::id::{Epoch, SliverId};
 use xeno_model::normal::{Difference, differences};
-use xeno_model::observed::Seen;
+use xeno_model::observed::{RemoteState, Seen};
 
 use crate::action::Ingredients;
 use crate::beside::{self, Berths, berths};
@@ -130,7 +130,7 @@ impl Study {
         if self.steps.contains(&Step::Stack) {
             Ingredients::of(desired)
         } else if self.starts() {
-            Ingredients::kernel_of(desired)
+            Ingredients::to_start(desired)
         } else {
             Ingredients::default()
         }
@@ -279,6 +279,7 @@ fn desired_one(input: &PlanInput<'_>, situation: &Situation<'_>, desired: &Desir
     if input.desired.standing == Standing::NotNamed && study.change.class != ChangeClass::Keep {
         study.hold(vec![Reason::NodeNotNamed]);
     }
+    study.change.reasons.extend(silent_remotes(input, desired));
     let blinds = blind_ingredients(input, &study.ingredients(desired));
     if !blinds.is_empty() {
         study.hold(blinds);
@@ -291,19 +292,27 @@ fn not_supported(desired: &DesiredSliver) -> Option<String> {
     if desired.state != SliverState::Running {
         return None;
     }
-    desired.mounts.iter().find_map(|mount| {
-        let layer = mount.layers.iter().find_map(|layer| match layer {
-            LayerRef::Remote { url } => Some(format!("the layer {url} of {}", mount.path)),
-            LayerRef::Template(_) | LayerRef::Directory { .. } | LayerRef::Files { .. } => None,
-        });
-        layer.or_else(|| match &mount.writable {
-            WritableKind::Local | WritableKind::ReadOnly => None,
-            WritableKind::Memory => Some(format!("keeping what is written to {} in memory", mount.path)),
-            WritableKind::Remote { url } => {
-                Some(format!("keeping what is written to {} at {url}", mount.path))
-            }
-        })
+    desired.mounts.iter().find_map(|mount| match &mount.writable {
+        WritableKind::Local | WritableKind::ReadOnly | WritableKind::Remote { .. } => None,
+        WritableKind::Memory => Some(format!("keeping what is written to {} in memory", mount.path)),
     })
+}
+
+/// Remote directories of a sliver that are mounted and do not answer.
+fn silent_remotes(input: &PlanInput<'_>, desired: &DesiredSliver) -> Vec<Reason> {
+    let known = input.observed.remotes.known();
+    let silent = |remote: Remote| match known?.get(&remote)? {
+        RemoteState::Answers => None,
+        RemoteState::Silent { since, why } => Some(Reason::RemoteSilent {
+            remote,
+            since: *since,
+            why: why.clone(),
+        }),
+    };
+    match desired.state {
+        SliverState::Running => Remote::all_of(desired).into_iter().filter_map(silent).collect(),
+        SliverState::Stopped | SliverState::Suspended => Vec::new(),
+    }
 }
 
 /// Whether a change brings limits that have not been heard of before.
@@ -326,6 +335,9 @@ pub(crate) fn blind_ingredients(input: &PlanInput<'_>, needed: &Ingredients) -> 
     }
     if !needed.files.is_empty() {
         blinds.extend(blind("file layers", &input.observed.file_layers));
+    }
+    if !needed.remotes.is_empty() {
+        blinds.extend(blind("remotes", &input.observed.remotes));
     }
     blinds
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use xeno_model::desired::DesiredNode;
 use xeno_model::id::{Generation, NodeName, Revision, SliverId, Timestamp};
-use xeno_model::observed::{DomainState, HealthVerdict, ObservedNode, ObservedStorage};
+use xeno_model::observed::{DomainState, HealthVerdict, ObservedNode, ObservedStorage, RemoteState};
 
 use crate::action::{Action, ActionKey, Condition};
 use crate::capacity;
@@ -227,6 +227,10 @@ pub fn holds(observed: &ObservedNode, condition: &Condition) -> bool {
     match condition {
         Condition::TemplatePresent(digest) => observed.templates.known().is_some_and(|t| t.contains(digest)),
         Condition::FilesPresent(digest) => observed.file_layers.known().is_some_and(|f| f.contains(digest)),
+        Condition::RemoteMounted(remote) => {
+            let known = observed.remotes.known();
+            known.is_some_and(|remotes| remotes.get(remote) == Some(&RemoteState::Answers))
+        }
         Condition::WritableOpen(sliver) => storage(sliver, &|s| s.open.is_some()),
         Condition::Limited(sliver, limits, share) => storage(sliver, &|s| {
             s.limits.iter().all(|limit| limit == limits) && s.shares.iter().all(|has| has == share)

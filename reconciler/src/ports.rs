@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::PathBuf;
 
-use xeno_model::desired::{DesiredSliver, FileSet, LayerRef, Publish, WritableKind};
+use xeno_model::desired::{DesiredSliver, FileSet, LayerRef, Place, Publish, Remote, WritableKind};
 use xeno_model::id::{Digest, DomainUuid, Epoch, SliverId};
-use xeno_model::observed::{Domains, Limits, ObservedStorage};
+use xeno_model::observed::{Domains, Limits, ObservedStorage, RemoteState};
 
 /// A port call that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -201,6 +201,23 @@ pub trait Hypervisor: Send + Sync {
     fn facts(&self) -> impl Future<Output = Vec<DriverFact>> + Send;
 }
 
+/// Mounts directories of remote file systems. Every call is idempotent.
+///
+/// Nothing here waits for a server that does not answer longer than the implementation says: what hangs is told by
+/// [`RemoteState::Silent`], and whatever else the node does goes on.
+pub trait Remotes: Send + Sync {
+    /// What is mounted of ours, and whether it answers. An error means "not seen", never "none". What somebody else has
+    /// mounted is not among it.
+    fn remotes(&self) -> impl Future<Output = PortResult<BTreeMap<Remote, RemoteState>>> + Send;
+
+    /// Mounts a directory, and returns once its server has answered. Success if it is mounted and answers. What nobody
+    /// uses any more is unmounted by the implementation in its own time: that takes nothing from anybody.
+    fn mount_remote(&self, remote: &Remote) -> impl Future<Output = PortResult<()>> + Send;
+
+    /// What mounting needs here, and whether it is there. Changes nothing.
+    fn remote_facts(&self) -> impl Future<Output = Vec<DriverFact>> + Send;
+}
+
 /// One mount to be assembled and served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountSpec {
@@ -208,8 +225,10 @@ pub struct MountSpec {
     pub path: String,
     /// Layers, nearest the guest first.
     pub layers: Vec<LayerSource>,
-    /// Whether writes go to a writable layer of the node.
+    /// Whether writes go to a writable layer.
     pub writable: bool,
+    /// Where that lies, if not on the node's own disk.
+    pub place: Option<Place>,
     /// Most bytes the writable layer may hold.
     pub quota_bytes: Option<u64>,
     /// Most objects it may hold; `None`: as many as come with the bytes.
@@ -236,7 +255,7 @@ impl MountSpec {
             LayerRef::Template(template) => LayerSource::Template(template.digest),
             LayerRef::Directory { path } => LayerSource::Directory(PathBuf::from(path)),
             LayerRef::Files { digest } => LayerSource::Files(*digest),
-            LayerRef::Remote { url } => LayerSource::Remote(url.clone()),
+            LayerRef::Remote { url } => LayerSource::Remote(Remote::to_read(url)),
         };
         let mounts = sliver.mounts.iter().map(|mount| Self {
             path: mount.path.clone(),
@@ -244,6 +263,10 @@ impl MountSpec {
             writable: match mount.writable {
                 WritableKind::Local | WritableKind::Memory | WritableKind::Remote { .. } => true,
                 WritableKind::ReadOnly => false,
+            },
+            place: match &mount.writable {
+                WritableKind::Remote { url } => Place::of(url),
+                WritableKind::Local | WritableKind::Memory | WritableKind::ReadOnly => None,
             },
             quota_bytes: sliver.resources.disk.map(|disk| disk.0),
             quota_inodes: sliver.resources.inodes,
@@ -262,12 +285,13 @@ pub enum LayerSource {
     Directory(PathBuf),
     /// A file set that has been made into a layer.
     Files(Digest),
-    /// A directory of a remote file system, by URL.
-    Remote(String),
+    /// A directory of a remote file system.
+    Remote(Remote),
 }
 
-/// Keeps templates, writable layers, stacks and exports. Every call is idempotent.
-pub trait Storage: Send + Sync {
+/// Keeps templates, writable layers, stacks and exports, of which some lie in remote directories. Every call is
+/// idempotent.
+pub trait Storage: Remotes + Send + Sync {
     /// Storage of every sliver that has any. An error means "not seen", never "none".
     fn observe(&self) -> impl Future<Output = PortResult<BTreeMap<SliverId, ObservedStorage>>> + Send;
 

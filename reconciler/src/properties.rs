@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use xeno_model::desired::{
-    DesiredSliver, LayerRef, Publish, RollbackData, SliverState, Standing, Start, WritableKind,
+    DesiredSliver, LayerRef, Publish, Remote, RollbackData, SliverState, Standing, Start, WritableKind,
 };
 use xeno_model::id::{Digest, DomainUuid, Epoch, FleetName, NodeName, SiteName, SliverId, Timestamp};
 use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::{
-    DomainState, LayerLimits, Limits, ObservedDomain, ObservedImage, ObservedStorage, Seen, Stranger,
+    DomainState, LayerLimits, Limits, ObservedDomain, ObservedImage, ObservedStorage, RemoteState, Seen,
+    Stranger,
 };
 use xeno_model::units::Bytes;
 
@@ -24,7 +25,7 @@ use crate::ports::{PortError, Retry};
 use crate::record::{Settlement, settlements};
 use crate::render;
 use crate::scripted::{Fault, ScriptedNode};
-use crate::testing::{World, health, id, sliver, template};
+use crate::testing::{World, health, id, remote, remote_to_write, sliver, template};
 
 const NAMES: [&str; 6] = ["api/0", "db/0", "db/1", "web/0", "web/1", "web/10"];
 
@@ -43,6 +44,15 @@ struct Variant {
     start: Start,
     most_mib: Option<u64>,
     expires: Option<u64>,
+    afar: Afar,
+}
+
+/// What of a sliver lies in remote directories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Afar {
+    Nothing,
+    Layer,
+    Writes,
 }
 
 /// On disk, open, stack, exported, tombstone, limit; its share follows from the limit.
@@ -78,6 +88,7 @@ fn variant() -> impl Strategy<Value = Variant> {
             prop::sample::select(vec![Start::Boot, Start::Boot, Start::Resume]),
             prop::option::of(prop::sample::select(vec![256u64, 512])),
             prop::option::weighted(0.1, 9_000_000u64..11_000_000),
+            prop::sample::select(vec![Afar::Nothing, Afar::Nothing, Afar::Layer, Afar::Writes]),
         ),
     )
         .prop_map(
@@ -91,7 +102,7 @@ fn variant() -> impl Strategy<Value = Variant> {
                 port,
                 reads_only,
                 disk_gib,
-                (start, most_mib, expires),
+                (start, most_mib, expires, afar),
             )| Variant {
                 memory_mib,
                 content,
@@ -105,6 +116,7 @@ fn variant() -> impl Strategy<Value = Variant> {
                 start,
                 most_mib,
                 expires,
+                afar,
             },
         )
 }
@@ -118,6 +130,15 @@ fn made(name: &str, variant: &Variant) -> DesiredSliver {
         },
         LayerRef::Template(template("debian-web", variant.content)),
     ];
+    let afar = if variant.afar == Afar::Writes {
+        remote_to_write(name)
+    } else {
+        remote(name)
+    };
+    if variant.afar != Afar::Nothing {
+        sliver.mounts[0].layers.push(afar.mounts[0].layers[0].clone());
+        sliver.mounts[0].writable = afar.mounts[0].writable.clone();
+    }
     sliver.resources.memory = Bytes(variant.memory_mib << 20);
     sliver.resources.cpu_weight = variant.weight;
     sliver.resources.disk = variant.disk_gib.map(|gib| Bytes(gib << 30));
@@ -240,7 +261,7 @@ fn surroundings() -> impl Strategy<Value = Surroundings> {
         0u32..7,
         0u32..3,
         prop::bool::weighted(0.9),
-        0u8..16,
+        0u8..64,
         (
             prop::bool::weighted(0.8),
             prop::bool::weighted(0.2),
@@ -310,6 +331,19 @@ fn world(sides: &[Sides], around: &Surroundings) -> World {
     let files = (1u8..3).filter(|n| bit(n + 1)).map(|n| Digest([0xf0 + n; 32]));
     world.observed.templates = Seen::Known(contents.collect());
     world.observed.file_layers = Seen::Known(files.collect());
+    let afar = Remote::all_of(&remote_to_write("web/0")).into_iter().enumerate();
+    let afar = afar.filter_map(|(n, remote)| match (bit(4 + u8::try_from(n).unwrap()), bit(0)) {
+        (true, _) => Some((remote, RemoteState::Answers)),
+        (false, true) => Some((
+            remote,
+            RemoteState::Silent {
+                since: Timestamp(1),
+                why: "it has not answered for 5 s".to_owned(),
+            },
+        )),
+        (false, false) => None,
+    });
+    world.observed.remotes = Seen::Known(afar.collect());
     if around.stranger_mib > 0 {
         for name in ["laptop-vm", "build-vm"] {
             let stranger = Stranger {
@@ -589,13 +623,14 @@ proptest! {
 
     /// A facet that could not be seen never leads to anything being taken away.
     #[test]
-    fn blindness_never_destroys(sides in sides(), around in surroundings(), blind in 1u8..16) {
+    fn blindness_never_destroys(sides in sides(), around in surroundings(), blind in 1u8..32) {
         let mut world = world(&sides, &around);
         let why = || "nobody answers".to_owned();
         if blind & 1 != 0 { world.observed.domains = Seen::Unknown { why: why() }; }
         if blind & 2 != 0 { world.observed.storage = Seen::Unknown { why: why() }; }
         if blind & 4 != 0 { world.observed.templates = Seen::Unknown { why: why() }; }
         if blind & 8 != 0 { world.observed.file_layers = Seen::Unknown { why: why() }; }
+        if blind & 16 != 0 { world.observed.remotes = Seen::Unknown { why: why() }; }
         let plan = world.plan();
         prop_assert_eq!(check(&plan, &world.input()), []);
         if blind & 3 != 0 {
@@ -605,6 +640,7 @@ proptest! {
             if let Action::Shutdown { again, .. } = &planned.action {
                 prop_assert!(blind & 4 == 0 || again.templates.is_empty());
                 prop_assert!(blind & 8 == 0 || again.files.is_empty());
+                prop_assert!(blind & 16 == 0 || again.remotes.is_empty());
             }
         }
     }

@@ -366,6 +366,7 @@ fn step(planned: &PlannedAction) -> String {
     let what = match &planned.action {
         Action::FetchTemplate { digest, .. } => format!("template {}", digest.short()),
         Action::ImportFiles { digest } => format!("files {}", digest.short()),
+        Action::MountRemote { remote } => remote.to_string(),
         Action::OpenWritable { .. } => "writable layer".to_owned(),
         Action::Checkpoint { drops, .. } if drops.is_empty() => "what it wrote so far".to_owned(),
         Action::Checkpoint { drops, .. } => {

@@ -65,6 +65,11 @@ pub fn sentence(reason: &Reason) -> String {
             format!("removed on {}, and kept for as long as was promised", utc(*since))
         }
         Reason::NotEnforced { limits, by } => not_enforced(limits, *by),
+        Reason::RemoteSilent { remote, since, why } => format!(
+            "{} does not answer since {} ({why}): the guest goes on, but what it reads from there waits or fails",
+            remote.url,
+            utc(*since)
+        ),
         Reason::MadeBeforeBroken { needed, free } => format!(
             "starts beside the one that runs ({needed} MiB of {free} MiB free), which serves on until the new one is \
              healthy"

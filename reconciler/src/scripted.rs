@@ -7,6 +7,7 @@
 
 mod domains;
 mod fault;
+mod remotes;
 mod storage;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,15 +17,17 @@ use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use xeno_model::desired::{DesiredNode, DesiredSliver, Publish};
+use xeno_model::desired::{DesiredNode, DesiredSliver, Publish, Remote};
 use xeno_model::id::{Digest, NodeName, SliverId, Timestamp};
 use xeno_model::observed::{
-    Ability, DomainState, Domains, HealthVerdict, ObservedNode, ObservedStorage, Seen, Stranger,
+    Ability, DomainState, Domains, HealthVerdict, ObservedNode, ObservedStorage, RemoteState, Seen, Stranger,
 };
 
 use crate::action::{Action, PortsFrom};
 use crate::exec::Outcome;
-use crate::ports::{DomainSpec, Grace, Hypervisor, MountSpec, PortError, PortResult, Storage, Tuning};
+use crate::ports::{
+    DomainSpec, Grace, Hypervisor, MountSpec, PortError, PortResult, Remotes, Storage, Tuning,
+};
 
 pub use fault::Fault;
 
@@ -42,6 +45,9 @@ struct State {
     files: BTreeSet<Digest>,
     /// What writable layers were like when their checkpoints were made.
     saved: BTreeMap<(SliverId, String), Option<Digest>>,
+    remotes: BTreeMap<Remote, RemoteState>,
+    /// URLs whose server does not answer.
+    silent: BTreeSet<String>,
     /// Which writable layers a sliver has: a number that each gets when it is made.
     written: BTreeMap<SliverId, u64>,
     layers_made: u64,
@@ -94,6 +100,7 @@ impl ScriptedNode {
             storage: observed.storage.known().cloned().unwrap_or_default(),
             templates: observed.templates.known().cloned().unwrap_or_default(),
             files: observed.file_layers.known().cloned().unwrap_or_default(),
+            remotes: observed.remotes.known().cloned().unwrap_or_default(),
             now: observed.at,
             ..State::default()
         };
@@ -231,6 +238,7 @@ impl ScriptedNode {
             storage: Seen::Known(state.storage.clone()),
             templates: Seen::Known(state.templates.clone()),
             file_layers: Seen::Known(state.files.clone()),
+            remotes: Seen::Known(state.remotes.clone()),
         };
         state.looked_at();
         observed
@@ -249,7 +257,8 @@ impl ScriptedNode {
                 let files = desired.files.get(digest).expect("the plan's desired state");
                 now(self.import_files(digest, files, &BTreeMap::new()))
             }
-            Action::OpenWritable { sliver, epoch } => {
+            Action::MountRemote { remote } => now(self.mount_remote(remote)),
+            Action::OpenWritable { sliver, epoch, .. } => {
                 now(self.open_writable(sliver, *epoch, &MountSpec::of(&wanted(sliver))))
             }
             Action::Checkpoint {

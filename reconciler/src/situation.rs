@@ -5,7 +5,7 @@ mod tuning;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use xeno_model::desired::{DesiredSliver, SliverState, Start, WritableKind};
+use xeno_model::desired::{DesiredSliver, SliverState, Start};
 use xeno_model::id::{Digest, DomainUuid, Epoch, SliverId};
 use xeno_model::normal::{boot_digest, boot_digest_on, stack_digest};
 use xeno_model::observed::{
@@ -420,7 +420,7 @@ impl<'a> Situation<'a> {
 /// Whether the sliver writes to layers of the node; one that does not has nothing to open.
 fn writes(desired: &DesiredSliver) -> bool {
     let mut mounts = desired.mounts.iter();
-    mounts.any(|mount| mount.writable == WritableKind::Local)
+    mounts.any(|mount| mount.writable.is_kept())
 }
 
 /// Whether `to` can take over the writable layers of `from`: nobody else is to have them, and it has none itself.

@@ -80,6 +80,25 @@ pub(crate) fn sliver(name: &str) -> DesiredSliver {
     }
 }
 
+/// Where [`remote`] reads from.
+pub(crate) const OVERLAY: &str = "nfs://store.example/acme/apache";
+
+/// The same with an overlay from afar nearest to the guest.
+pub(crate) fn remote(name: &str) -> DesiredSliver {
+    let mut sliver = sliver(name);
+    let url = OVERLAY.to_owned();
+    sliver.mounts[0].layers.insert(0, LayerRef::Remote { url });
+    sliver
+}
+
+/// The same, and what it writes lies there too.
+pub(crate) fn remote_to_write(name: &str) -> DesiredSliver {
+    let mut sliver = remote(name);
+    let url = format!("nfs://store.example/acme/logs/{}", sliver.id.label());
+    sliver.mounts[0].writable = WritableKind::Remote { url };
+    sliver
+}
+
 pub(crate) fn health() -> Health {
     Health {
         probe: Probe::Console {

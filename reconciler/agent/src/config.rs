@@ -10,6 +10,7 @@
 //! poll = "30s"                            # how often the repository is asked (jittered); default: 30s
 //! look = "10s"                            # how often the node is looked at without a reason; default: 10s
 //! overlay_roots = ["/srv/overlays"]       # directory layers lie below one of these; default: none
+//! writable_roots = ["/srv/shared"]        # writable layers at file:///… lie below one of these; default: none
 //! parallel = 4                            # actions at a time; default: 4
 //! tombstone = "7d"                        # how long what a removal set aside is kept; default: 7d
 //! accept_rewrites = false                 # whether a branch may be rewritten; default: false
@@ -19,6 +20,14 @@
 //! socket = "/run/xenoslice/cowfs.sock"    # control socket of the file server; default: cowfs.sock
 //! store = "/var/lib/xenoslice/templates"  # its template store; default: templates
 //! user = "xeno"                           # whom it runs as; default: as the agent
+//!
+//! [remotes]
+//! dir = "/run/xenoslice/remote"           # where overlays of nfs:// and afs: are mounted; default: this
+//! away = "wait"                           # what a read meets while the server is away: wait or fail; default: wait
+//! fail_after = "60s"                      # for away = "fail"; default: 60s
+//! nfs = ["4.2", "4.1", "3"]               # versions, in the order in which they are tried; default: these
+//! idle = "60s"                            # how long a mount stays that nobody uses; default: 60s
+//! mount = "mount"                         # the program mount(8); default: mount in PATH
 //!
 //! [hypervisor]
 //! kind = "qemu"                           # qemu or xen; default: qemu
@@ -46,6 +55,8 @@
 //!
 //! Paths are relative to the file.
 
+mod remotes;
+
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -62,6 +73,8 @@ use xeno_xen::GuestKind;
 
 use self::board::RawBoard;
 use crate::source::RemoteUrl;
+use remotes::RawRemotes;
+pub use remotes::{Away, NfsVersion, RemotesConfig};
 
 mod board;
 
@@ -98,6 +111,10 @@ pub struct AgentConfig {
     pub cowfs_user: Option<String>,
     /// Directory layers lie below one of these.
     pub overlay_roots: Vec<PathBuf>,
+    /// Writable layers at `file://` lie below one of these.
+    pub writable_roots: Vec<PathBuf>,
+    /// How remote directories are mounted.
+    pub remotes: RemotesConfig,
     /// What runs guests.
     pub hypervisor: HypervisorConfig,
     /// How long a guest may take to stop by itself.
@@ -193,6 +210,10 @@ struct Raw {
     cowfs: RawCowfs,
     #[serde(default)]
     overlay_roots: Vec<PathBuf>,
+    #[serde(default)]
+    writable_roots: Vec<PathBuf>,
+    #[serde(default)]
+    remotes: RawRemotes,
     #[serde(default)]
     hypervisor: RawHypervisor,
     parallel: Option<Spanned<usize>>,
@@ -378,6 +399,10 @@ impl AgentConfig {
             .map_err(|(place, message)| wrong(span(place), message))?;
         let board = raw.board.as_ref().map(|board| board.read(base)).transpose();
         let board = board.map_err(|(place, message)| wrong(span(place), message))?;
+        let remotes = raw
+            .remotes
+            .read(base)
+            .map_err(|(place, message)| wrong(span(place), message))?;
         let parallel = match &raw.parallel {
             None => 4,
             Some(parallel) if (1..=PARALLEL_MAX).contains(parallel.get_ref()) => *parallel.get_ref(),
@@ -402,6 +427,8 @@ impl AgentConfig {
             templates: at(raw.cowfs.store.unwrap_or_else(|| "templates".into())),
             cowfs_user: raw.cowfs.user,
             overlay_roots: raw.overlay_roots.into_iter().map(at).collect(),
+            writable_roots: raw.writable_roots.into_iter().map(at).collect(),
+            remotes,
             hypervisor,
             shutdown_grace: time(raw.hypervisor.shutdown_grace.as_ref(), 20_000)?,
             parallel,

@@ -61,6 +61,7 @@ impl Work {
         let files = match action {
             Action::ImportFiles { digest } => desired.files.get(digest).cloned(),
             Action::FetchTemplate { .. }
+            | Action::MountRemote { .. }
             | Action::OpenWritable { .. }
             | Action::Limit { .. }
             | Action::Checkpoint { .. }
@@ -120,6 +121,7 @@ impl Work {
         match &self.action {
             Action::FetchTemplate { .. } => seconds(3600),
             Action::ImportFiles { .. } => seconds(300),
+            Action::MountRemote { .. } => seconds(60),
             // Replays the log of the writable layer.
             Action::OpenWritable { .. } => seconds(300),
             // Writes, or reads, the whole state of a layer.
@@ -185,7 +187,8 @@ async fn act<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: &Work) -> Por
             let blobs = read_blobs(&ports.blobs, files).await?;
             storage.import_files(digest, files, &blobs).await
         }
-        Action::OpenWritable { sliver, epoch } => {
+        Action::MountRemote { remote } => storage.mount_remote(remote).await,
+        Action::OpenWritable { sliver, epoch, .. } => {
             storage
                 .open_writable(sliver, *epoch, &MountSpec::of(work.sliver()?))
                 .await

@@ -18,10 +18,11 @@ pub(crate) async fn observe<H: Hypervisor, S: Storage>(
     storage: &S,
     health: Verdicts,
 ) -> ObservedNode {
-    let (domains, storage, templates, file_layers) = tokio::join!(
+    let (domains, storage, templates, remotes, file_layers) = tokio::join!(
         seen(hypervisor.observe()),
         seen(storage.observe()),
         seen(storage.templates()),
+        seen(storage.remotes()),
         seen(storage.file_layers()),
     );
     ObservedNode {
@@ -31,6 +32,7 @@ pub(crate) async fn observe<H: Hypervisor, S: Storage>(
         storage,
         templates,
         file_layers,
+        remotes,
         health,
     }
 }

@@ -120,6 +120,8 @@ pub async fn run(
             templates: config.templates.clone(),
             cowfs: config.cowfs_socket.clone(),
             overlay_roots: config.overlay_roots.clone(),
+            remotes: config.remotes.clone(),
+            writable_roots: config.writable_roots.clone(),
             server,
         },
         store.clone(),
@@ -207,9 +209,10 @@ where
         clock,
         began,
     } = parts;
+    let storage = Arc::new(storage);
     let ports = Arc::new(Ports {
         hypervisor,
-        storage: Arc::new(storage),
+        storage: Arc::clone(&storage),
         blobs: blob_reader(source.clone()),
         probers: Probers::new(clock),
         shutdown_grace: config.shutdown_grace,
@@ -251,6 +254,7 @@ where
     // One place: many hints that nobody has followed yet are one.
     let (hint, hints) = mpsc::channel(1);
     let _watching = watch_socket(&config.cowfs_socket, hint.clone());
+    let remotes = tokio::spawn(storage.watch_remotes(hint.clone()));
     let domains = tokio::spawn(watch(hint));
     let inputs = Inputs {
         sources,
@@ -267,6 +271,7 @@ where
     };
     following.abort();
     domains.abort();
+    remotes.abort();
     let _ = stop.send(true);
     if !server.is_finished() {
         // Answers under way get a moment; a watcher that stays does not keep the agent.

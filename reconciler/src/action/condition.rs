@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use xeno_model::desired::Remote;
 use xeno_model::id::{Digest, SliverId};
 use xeno_model::observed::LayerLimits;
 
@@ -14,6 +15,8 @@ pub enum Condition {
     TemplatePresent(Digest),
     /// The file set has been made into a layer.
     FilesPresent(Digest),
+    /// The remote directory is mounted, and answers.
+    RemoteMounted(Remote),
     /// The writable layers are open.
     WritableOpen(SliverId),
     /// The open writable layers may hold this much each, and what is served has this share of the file server.
@@ -51,6 +54,7 @@ impl fmt::Display for Condition {
         match self {
             Self::TemplatePresent(digest) => write!(f, "template {} present", digest.short()),
             Self::FilesPresent(digest) => write!(f, "files {} present", digest.short()),
+            Self::RemoteMounted(remote) => write!(f, "{remote} mounted"),
             Self::WritableOpen(sliver) => write!(f, "writable layers of {sliver} open"),
             Self::Limited(sliver, limits, share) => {
                 write!(

@@ -11,6 +11,8 @@ pub enum ActionKind {
     FetchTemplate,
     /// [`Action::ImportFiles`](super::Action::ImportFiles).
     ImportFiles,
+    /// [`Action::MountRemote`](super::Action::MountRemote).
+    MountRemote,
     /// [`Action::Checkpoint`](super::Action::Checkpoint).
     Checkpoint,
     /// [`Action::Unpublish`](super::Action::Unpublish).
@@ -61,9 +63,10 @@ pub enum ActionKind {
 
 impl ActionKind {
     /// Every kind, in order.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::FetchTemplate,
         Self::ImportFiles,
+        Self::MountRemote,
         Self::Checkpoint,
         Self::Unpublish,
         Self::Shutdown,
@@ -96,6 +99,7 @@ impl ActionKind {
             Self::FetchTemplate => "fetch",
             Self::ImportFiles => "import",
             Self::Checkpoint => "checkpoint",
+            Self::MountRemote => "mount",
             Self::Unpublish => "unpublish",
             Self::Shutdown => "shutdown",
             Self::Suspend => "suspend",
@@ -132,29 +136,30 @@ impl ActionKind {
         match self {
             Self::FetchTemplate => 0,
             Self::ImportFiles => 1,
-            Self::Checkpoint => 2,
-            Self::Unpublish => 3,
-            Self::Shutdown => 4,
-            Self::Suspend => 5,
-            Self::Unexport => 6,
-            Self::CloseWritable => 7,
-            Self::Seal => 8,
-            Self::Tombstone => 9,
-            Self::DiscardImage => 10,
-            Self::Revive => 11,
-            Self::Adopt => 12,
-            Self::OpenWritable => 13,
-            Self::Limit => 14,
-            Self::Restore => 15,
-            Self::Stack => 16,
-            Self::Export => 17,
-            Self::Boot => 18,
-            Self::Resume => 19,
-            Self::Unpause => 20,
-            Self::Retune => 21,
-            Self::AwaitHealthy => 22,
-            Self::Publish => 23,
-            Self::Purge => 24,
+            Self::MountRemote => 2,
+            Self::Checkpoint => 3,
+            Self::Unpublish => 4,
+            Self::Shutdown => 5,
+            Self::Suspend => 6,
+            Self::Unexport => 7,
+            Self::CloseWritable => 8,
+            Self::Seal => 9,
+            Self::Tombstone => 10,
+            Self::DiscardImage => 11,
+            Self::Revive => 12,
+            Self::Adopt => 13,
+            Self::OpenWritable => 14,
+            Self::Limit => 15,
+            Self::Restore => 16,
+            Self::Stack => 17,
+            Self::Export => 18,
+            Self::Boot => 19,
+            Self::Resume => 20,
+            Self::Unpause => 21,
+            Self::Retune => 22,
+            Self::AwaitHealthy => 23,
+            Self::Publish => 24,
+            Self::Purge => 25,
         }
     }
 
@@ -176,6 +181,7 @@ impl ActionKind {
             Self::FetchTemplate
             | Self::ImportFiles
             | Self::Checkpoint
+            | Self::MountRemote
             | Self::Seal
             | Self::Revive
             | Self::OpenWritable

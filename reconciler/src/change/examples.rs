@@ -1,6 +1,6 @@
 //! One of every reason, for tests and documents that must not forget any.
 
-use xeno_model::desired::{HypervisorKind, SiteRule};
+use xeno_model::desired::{HypervisorKind, Remote, SiteRule};
 use xeno_model::id::{Digest, DomainUuid, SiteName, SliverId, Timestamp};
 use xeno_model::normal::Difference;
 use xeno_model::observed::{DomainState, LayerLimits};
@@ -52,6 +52,11 @@ impl Reason {
             Reason::NotEnforced {
                 limits: vec!["cpu cap 50%".to_owned(), "network rate 10Mbit".to_owned()],
                 by: HypervisorKind::Qemu,
+            },
+            Reason::RemoteSilent {
+                remote: Remote::to_read("nfs://store.example/acme/apache"),
+                since: at,
+                why: "it has not answered for 5 s".to_owned(),
             },
             Reason::MadeBeforeBroken {
                 needed: 128,
@@ -273,6 +278,7 @@ impl Reason {
             Self::EmbodiedTwice => 51,
             Self::ShareForeign { .. } => 52,
             Self::GoesBack { .. } => 53,
+            Self::RemoteSilent { .. } => 54,
         }
     }
 }
@@ -284,7 +290,7 @@ mod tests {
     use super::*;
 
     /// How many reasons there are: one more than the last place.
-    const COUNT: usize = 54;
+    const COUNT: usize = 55;
 
     #[test]
     fn no_reason_is_forgotten() {

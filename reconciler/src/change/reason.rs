@@ -1,6 +1,6 @@
 //! Why something happens, or does not happen yet: every reason that a plan or a run can hold.
 
-use xeno_model::desired::{HypervisorKind, SiteRule};
+use xeno_model::desired::{HypervisorKind, Remote, SiteRule};
 use xeno_model::id::{Digest, DomainUuid, SiteName, SliverId, Timestamp};
 use xeno_model::normal::Difference;
 use xeno_model::observed::{DomainState, LayerLimits};
@@ -128,6 +128,15 @@ pub enum Reason {
         limits: Vec<String>,
         /// The hypervisor.
         by: HypervisorKind,
+    },
+    /// To be known: a remote directory that it uses does not answer, and what it reads from there waits or fails.
+    RemoteSilent {
+        /// Which.
+        remote: Remote,
+        /// Since when, as far as is known.
+        since: Timestamp,
+        /// How that shows.
+        why: String,
     },
     /// Another domain starts beside the one that runs, which serves on until the new one is healthy.
     MadeBeforeBroken {
@@ -335,6 +344,7 @@ impl Reason {
             Self::PlacedElsewhere => "placedElsewhere",
             Self::TombstoneExpired { .. } => "tombstoneExpired",
             Self::NotEnforced { .. } => "notEnforced",
+            Self::RemoteSilent { .. } => "remoteSilent",
             Self::MadeBeforeBroken { .. } => "madeBeforeBroken",
             Self::NoRoomBeside { .. } => "noRoomBeside",
             Self::EmbodiedTwice => "embodiedTwice",
@@ -400,6 +410,7 @@ impl Reason {
             | Self::PlacedElsewhere
             | Self::TombstoneExpired { .. }
             | Self::NotEnforced { .. }
+            | Self::RemoteSilent { .. }
             | Self::MadeBeforeBroken { .. }
             | Self::NoRoomBeside { .. }
             | Self::EmbodiedTwice

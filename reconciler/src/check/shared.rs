@@ -87,6 +87,7 @@ pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<
                 }
                 Action::FetchTemplate { .. }
                 | Action::ImportFiles { .. }
+                | Action::MountRemote { .. }
                 | Action::OpenWritable { .. }
                 | Action::Limit { .. }
                 | Action::Checkpoint { .. }
@@ -116,6 +117,7 @@ fn greedy(plan: &Plan) -> Vec<&Action> {
         Action::Retune { .. } | Action::Publish { .. } => plan.actions[i].cost.memory_mib <= 0,
         Action::FetchTemplate { .. }
         | Action::ImportFiles { .. }
+        | Action::MountRemote { .. }
         | Action::OpenWritable { .. }
         | Action::Limit { .. }
         | Action::Checkpoint { .. }

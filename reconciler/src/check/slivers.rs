@@ -6,10 +6,10 @@ mod play;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xeno_model::desired::{SliverState, Start};
+use xeno_model::desired::{Remote, SliverState, Start};
 use xeno_model::id::SliverId;
 use xeno_model::normal::boot_digest;
-use xeno_model::observed::DomainState;
+use xeno_model::observed::{DomainState, ObservedNode, RemoteState};
 
 use super::{Finding, Left, Rule, wanted_state};
 use crate::action::{Action, ActionKey};
@@ -26,6 +26,7 @@ pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<
     let mut here = Here {
         templates: input.observed.templates.known().cloned().unwrap_or_default(),
         files: input.observed.file_layers.known().cloned().unwrap_or_default(),
+        remotes: answering(input.observed),
         able: input
             .observed
             .domains
@@ -113,6 +114,13 @@ pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<
             findings.insert(Finding::Lacking { sliver, left });
         }
     }
+}
+
+/// Remote directories that are mounted and answer.
+fn answering(observed: &ObservedNode) -> BTreeSet<Remote> {
+    let remotes = observed.remotes.known().into_iter().flatten();
+    let answering = remotes.filter(|(_, state)| matches!(state, RemoteState::Answers));
+    answering.map(|(remote, _)| remote.clone()).collect()
 }
 
 /// All actions that each action comes after, whatever order the run takes. Only of slivers with steps in both berths: of

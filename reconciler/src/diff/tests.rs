@@ -3,9 +3,10 @@
 mod back;
 mod beside;
 mod hold;
+mod remotes;
 mod suspend;
 
-use xeno_model::desired::{HypervisorKind, Publish};
+use xeno_model::desired::{HypervisorKind, LayerRef, Publish};
 use xeno_model::id::{Digest, Timestamp};
 use xeno_model::observed::{LayerLimits, ObservedStorage};
 use xeno_model::units::{BitRate, Bytes};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xeno_model::desired::{DesiredSliver, LayerRef};
+use xeno_model::desired::{DesiredSliver, LayerRef, Remote};
 use xeno_model::id::{Digest, SliverId};
 use xeno_model::observed::{LayerLimits, ObservedStorage};
 
@@ -68,7 +68,14 @@ impl Actions {
             .iter()
             .filter(|digest| missing(Condition::FilesPresent(**digest)))
             .map(|digest| Action::ImportFiles { digest: *digest });
-        for action in templates.chain(files) {
+        let remotes = needed
+            .remotes
+            .iter()
+            .filter(|remote| missing(Condition::RemoteMounted((*remote).clone())))
+            .map(|remote| Action::MountRemote {
+                remote: remote.clone(),
+            });
+        for action in templates.chain(files).chain(remotes) {
             let cost = cost(input, &action);
             self.add(action, &desired.id, cost)?;
         }
@@ -281,6 +288,7 @@ fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Ac
             boot,
             stack,
             kernel: desired.map_or(Digest([0; 32]), |desired| desired.kernel.digest),
+            remotes: desired.map(Remote::all_of).unwrap_or_default(),
             mark: if study.steps.contains(&Step::Seal) {
                 None
             } else {
@@ -307,6 +315,7 @@ fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Ac
         Step::Open => Action::OpenWritable {
             sliver,
             epoch: epoch_of(input, of),
+            remotes: desired.map(Remote::written_by).unwrap_or_default(),
         },
         Step::Checkpoint => {
             let turn = study.turn.clone();
@@ -348,6 +357,7 @@ fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Ac
             boot,
             stack,
             kernel: desired.map_or(Digest([0; 32]), |desired| desired.kernel.digest),
+            remotes: desired.map(Remote::all_of).unwrap_or_default(),
             ports: if study.leaves.as_ref().is_some_and(|leaves| leaves.last) {
                 PortsFrom::Takeover
             } else {

@@ -43,6 +43,7 @@ pub(super) fn cost(input: &PlanInput<'_>, action: &Action) -> Cost {
         Action::Checkpoint { .. }
         | Action::Limit { .. }
         | Action::Restore { .. }
+        | Action::MountRemote { .. }
         | Action::Stack { .. }
         | Action::Export { .. }
         | Action::AwaitHealthy { .. }

@@ -63,6 +63,7 @@ fn until(reason: &Reason) -> Option<Timestamp> {
         | Reason::PlacedElsewhere
         | Reason::TombstoneExpired { .. }
         | Reason::NotEnforced { .. }
+        | Reason::RemoteSilent { .. }
         | Reason::MadeBeforeBroken { .. }
         | Reason::NoRoomBeside { .. }
         | Reason::EmbodiedTwice

@@ -59,6 +59,11 @@ pub fn next_step(reason: &Reason, sliver: &str) -> String {
         Reason::NotEnforced { .. } => {
             "place it on a node whose hypervisor keeps these limits, or leave them out".to_owned()
         }
+        Reason::RemoteSilent { .. } => {
+            "see to its server and the way there; the guest goes on by itself once it answers, and nothing that needs it \
+             is stopped or started meanwhile"
+                .to_owned()
+        }
         Reason::MadeBeforeBroken { .. } => {
             format!("nothing to do: it serves on; if the new one does not get healthy, see `xeno logs {sliver}`")
         }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use xeno_model::desired::Remote;
 use xeno_model::id::{Digest, SliverId};
-use xeno_model::observed::{Domains, ObservedStorage};
+use xeno_model::observed::{Domains, ObservedStorage, RemoteState};
 
 use super::State;
 use crate::ports::PortError;
@@ -36,6 +37,7 @@ pub(super) struct Kept {
     storage: BTreeMap<SliverId, ObservedStorage>,
     templates: BTreeSet<Digest>,
     files: BTreeSet<Digest>,
+    remotes: BTreeMap<Remote, RemoteState>,
     written: BTreeMap<SliverId, u64>,
 }
 
@@ -55,6 +57,7 @@ impl State {
             storage: self.storage.clone(),
             templates: self.templates.clone(),
             files: self.files.clone(),
+            remotes: self.remotes.clone(),
             written: self.written.clone(),
         }
     }
@@ -65,9 +68,10 @@ impl State {
             storage,
             templates,
             files,
+            remotes,
             written,
         } = kept;
-        (self.domains, self.storage) = (domains, storage);
+        (self.domains, self.storage, self.remotes) = (domains, storage, remotes);
         (self.templates, self.files, self.written) = (templates, files, written);
     }
 

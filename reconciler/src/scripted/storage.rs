@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use xeno_model::desired::FileSet;
+use xeno_model::desired::{FileSet, Place};
 use xeno_model::id::{Digest, Epoch, SliverId};
 use xeno_model::observed::{LayerLimits, ObservedStorage};
 use xeno_model::units::Bytes;
@@ -62,6 +62,13 @@ impl Storage for ScriptedNode {
             state.rule(closed, || format!("open:{sliver} while open under another epoch"));
             if fresh {
                 state.write(sliver);
+            }
+            for mount in mounts {
+                let Some(Place::Remote { within, .. }) = &mount.place else {
+                    continue;
+                };
+                let here = state.answers(within);
+                state.rule(here, || format!("open:{sliver} without {within}"));
             }
         };
         self.call("open", &sliver.to_string(), effect).await
@@ -140,7 +147,7 @@ impl Storage for ScriptedNode {
                 let here = match layer {
                     LayerSource::Template(digest) => state.templates.contains(digest),
                     LayerSource::Files(digest) => state.files.contains(digest),
-                    LayerSource::Remote(_) => false,
+                    LayerSource::Remote(remote) => state.answers(remote),
                     LayerSource::Directory(_) => true,
                 };
                 state.rule(here, || format!("stack:{sliver} without {layer:?}"));

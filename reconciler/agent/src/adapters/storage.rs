@@ -23,6 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
+
 use cowfs::control::api::{ExportSpec, Listing, StackSpec, WritableSpec};
 use cowfs::control::client::{Client, ClientError};
 use cowfs::export::{State, Weight};
@@ -30,17 +32,19 @@ use cowfs::guest::boot_words;
 use cowfs::link::LinkName;
 use cowfs::service::LayerSource as Served;
 use cowfs::template::{FetchError, FileToImport, Store as Templates, StoreError};
-use xeno_model::desired::{CarriedContent, FileSet};
+use xeno_model::desired::{CarriedContent, FileSet, Place, Remote};
 use xeno_model::id::{Digest, Epoch, SliverId};
-use xeno_model::observed::{LayerLimits, ObservedStorage};
+use xeno_model::observed::{LayerLimits, ObservedStorage, RemoteState};
 use xeno_model::units::Bytes;
 use xeno_reconciler::ports::{
-    BootFiles, GuestMount, LayerSource, MountSpec, PortError, PortResult, Retry, Storage,
+    BootFiles, DriverFact, GuestMount, LayerSource, MountSpec, PortError, PortResult, Remotes, Retry, Storage,
 };
 
+use crate::adapters::remotes::NodeRemotes;
 use crate::clock::Clock;
+use crate::config::RemotesConfig;
 use crate::store::Store;
-use disk::Disk;
+use disk::{Disk, Spot};
 use fetching::Fetches;
 use marks::Marks;
 use names::{Label, mount_name, read_mount_name, socket_name};
@@ -57,6 +61,10 @@ pub(crate) struct StoragePaths {
     pub(crate) cowfs: PathBuf,
     /// Directory layers lie below one of these.
     pub(crate) overlay_roots: Vec<PathBuf>,
+    /// Writable layers at `file://` lie below one of these.
+    pub(crate) writable_roots: Vec<PathBuf>,
+    /// How remote directories are mounted.
+    pub(crate) remotes: RemotesConfig,
     /// Whom the file server runs as, if not as the agent does.
     pub(crate) server: Option<ServerUser>,
 }
@@ -69,6 +77,7 @@ pub(crate) struct NodeStorage {
     fetches: Fetches,
     disk: Disk,
     marks: Marks,
+    remotes: NodeRemotes,
     store: Store,
     clock: Clock,
 }
@@ -89,10 +98,16 @@ impl NodeStorage {
             fetches: Fetches::default(),
             disk,
             marks: Marks::default(),
+            remotes: NodeRemotes::new(paths.remotes.clone(), clock),
             store,
             clock,
             paths,
         })
+    }
+
+    /// Asks the servers of remote directories again and again; hints when that shows something new.
+    pub(crate) fn watch_remotes(&self, hint: mpsc::Sender<()>) -> impl Future<Output = ()> + Send + use<> {
+        self.remotes.clone().watch(hint)
     }
 
     fn socket(&self, name: &str) -> PathBuf {
@@ -104,7 +119,18 @@ impl NodeStorage {
     async fn listing(&self) -> PortResult<Listing> {
         let mut listing = self.client.list().await.map_err(|error| refused(&error))?;
         let own = self.paths.state.join("writable");
-        listing.writables.retain(|_, spec| spec.path.starts_with(&own));
+        let (disk, writables) = (self.disk.clone(), std::mem::take(&mut listing.writables));
+        listing.writables = blocking(move || {
+            let is_own = |name: &str, path: &Path| match read_mount_name(name) {
+                Some((sliver, mount)) => disk.place(&sliver, mount).is_some_and(|place| place == path),
+                None => false,
+            };
+            let ours = |(name, spec): &(String, WritableSpec)| {
+                spec.path.starts_with(&own) || is_own(name, &spec.path)
+            };
+            Ok(writables.into_iter().filter(ours).collect())
+        })
+        .await?;
         let mut foreign = BTreeSet::new();
         listing.exports.retain(|name, view| {
             let ours = view.spec.socket.as_deref() == Some(self.socket(name).as_path());
@@ -149,7 +175,7 @@ impl NodeStorage {
     }
 
     /// A layer as the file server takes it.
-    fn layer(&self, layer: &LayerSource, files: &BTreeMap<Digest, Digest>) -> PortResult<Served> {
+    async fn layer(&self, layer: &LayerSource, files: &BTreeMap<Digest, Digest>) -> PortResult<Served> {
         match layer {
             LayerSource::Template(digest) => Ok(Served::Template(digest.to_string())),
             LayerSource::Files(digest) => match files.get(digest) {
@@ -159,8 +185,29 @@ impl NodeStorage {
                     digest.short()
                 ))),
             },
-            LayerSource::Remote(url) => Err(PortError::never(format!("this version cannot mount {url}"))),
+            LayerSource::Remote(remote) => self.remotes.layer(remote).await.map(Served::Dir),
             LayerSource::Directory(path) => allowed(path, &self.paths.overlay_roots).map(Served::Dir),
+        }
+    }
+
+    /// Where the writable layer of a mount lies, if not on the node's own disk.
+    async fn place(&self, mount: &MountSpec) -> PortResult<Option<Spot>> {
+        match &mount.place {
+            None => Ok(None),
+            Some(Place::Remote { within, name }) => {
+                let above = self.remotes.layer(within).await?;
+                Ok(Some(Spot::Remote(above.join(name))))
+            }
+            Some(Place::Node { path }) => {
+                let (path, roots) = (PathBuf::from(path), self.paths.writable_roots.clone());
+                blocking(move || {
+                    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+                        return Err(PortError::never("a writable layer cannot be `/`"));
+                    };
+                    Ok(Some(Spot::Node(writable_below(above, &roots)?.join(name))))
+                })
+                .await
+            }
         }
     }
 
@@ -175,7 +222,10 @@ impl NodeStorage {
     async fn put_writables(&self, sliver: &SliverId, epoch: Epoch, mounts: &[MountSpec]) -> PortResult<()> {
         for (i, mount) in mounts.iter().enumerate().filter(|(_, mount)| mount.writable) {
             let spec = WritableSpec {
-                path: self.disk.layer(sliver, i),
+                path: self
+                    .place(mount)
+                    .await?
+                    .map_or_else(|| self.disk.layer(sliver, i), Spot::into_path),
                 epoch: epoch.0,
                 quota_bytes: mount.quota_bytes,
                 quota_inodes: mount.quota_inodes,
@@ -268,11 +318,26 @@ impl NodeStorage {
     }
 }
 
+impl Remotes for NodeStorage {
+    async fn remotes(&self) -> PortResult<BTreeMap<Remote, RemoteState>> {
+        self.remotes.observe().await
+    }
+
+    async fn mount_remote(&self, remote: &Remote) -> PortResult<()> {
+        self.remotes.mount(remote).await
+    }
+
+    async fn remote_facts(&self) -> Vec<DriverFact> {
+        self.remotes.facts().await
+    }
+}
+
 impl Storage for NodeStorage {
     async fn observe(&self) -> PortResult<BTreeMap<SliverId, ObservedStorage>> {
         let disk = self.disk.clone();
         let seen = blocking(move || disk.look()).await?;
         let listing = self.listing().await?;
+        self.remotes.used(&directories(&listing));
         let mut all: BTreeMap<SliverId, ObservedStorage> = BTreeMap::new();
         for (sliver, kept) in &seen {
             let storage = all.entry(sliver.clone()).or_default();
@@ -373,13 +438,10 @@ impl Storage for NodeStorage {
 
     async fn open_writable(&self, sliver: &SliverId, epoch: Epoch, mounts: &[MountSpec]) -> PortResult<()> {
         let (disk, of) = (self.disk.clone(), sliver.clone());
-        let writable: BTreeSet<usize> = mounts
-            .iter()
-            .enumerate()
-            .filter(|(_, mount)| mount.writable)
-            .map(|(i, _)| i)
-            .collect();
-        let wanted = writable.clone();
+        let mut wanted = BTreeMap::new();
+        for (i, mount) in mounts.iter().enumerate().filter(|(_, mount)| mount.writable) {
+            wanted.insert(i, self.place(mount).await?);
+        }
         blocking(move || disk.make_ready(&of, &wanted)).await?;
         self.put_writables(sliver, epoch, mounts).await
     }
@@ -463,13 +525,12 @@ impl Storage for NodeStorage {
         };
         for (i, mount) in mounts.iter().enumerate() {
             let name = mount_name(sliver, i);
-            let layers: PortResult<Vec<_>> = mount
-                .layers
-                .iter()
-                .map(|layer| self.layer(layer, &files))
-                .collect();
+            let mut layers = Vec::with_capacity(mount.layers.len());
+            for layer in &mount.layers {
+                layers.push(self.layer(layer, &files).await?);
+            }
             let spec = StackSpec {
-                layers: layers?,
+                layers,
                 writable: mount.writable.then(|| name.clone()),
                 label: Some(label.to_string()),
             };
@@ -692,27 +753,49 @@ fn local_store(source: &str) -> Option<PathBuf> {
 }
 
 /// A directory that may be a layer: below one of the roots, whatever links lead there.
-fn allowed(path: &Path, roots: &[PathBuf]) -> PortResult<PathBuf> {
+/// The directory in which a writable layer is to lie, without symbolic links.
+fn writable_below(above: &Path, roots: &[PathBuf]) -> PortResult<PathBuf> {
+    below(above, roots).and_then(|found| {
+        found.ok_or_else(|| {
+            PortError::never(format!(
+                "a writable layer in {} is not below the writable_roots of the agent's configuration",
+                above.display()
+            ))
+        })
+    })
+}
+
+/// A directory without symbolic links, if it is one of `roots` or below one.
+fn below(path: &Path, roots: &[PathBuf]) -> PortResult<Option<PathBuf>> {
     let real = |path: &Path| {
         path.canonicalize()
             .map_err(|error| PortError::later(format!("looking at {}: {error}", path.display())))
     };
+    if roots.is_empty() {
+        return Ok(None);
+    }
+    let directory = real(path)?;
+    for root in roots {
+        if directory.starts_with(real(root)?) {
+            return Ok(Some(directory));
+        }
+    }
+    Ok(None)
+}
+
+fn allowed(path: &Path, roots: &[PathBuf]) -> PortResult<PathBuf> {
     if roots.is_empty() {
         return Err(PortError::never(format!(
             "directory {} cannot be a layer: the agent's configuration names no overlay_roots",
             path.display()
         )));
     }
-    let directory = real(path)?;
-    for root in roots {
-        if directory.starts_with(real(root)?) {
-            return Ok(directory);
-        }
-    }
-    Err(PortError::never(format!(
-        "directory {} is not below the overlay_roots of the agent's configuration",
-        directory.display()
-    )))
+    below(path, roots)?.ok_or_else(|| {
+        PortError::never(format!(
+            "directory {} is not below the overlay_roots of the agent's configuration",
+            path.display()
+        ))
+    })
 }
 
 fn refused(error: &ClientError) -> PortError {
@@ -731,6 +814,17 @@ fn failed(attempt: &str, retryable: bool, error: &dyn std::error::Error) -> Port
     } else {
         PortError::never(what)
     }
+}
+
+/// Every directory that the file server reads from or writes to, whoever asked for it.
+fn directories(listing: &Listing) -> BTreeSet<PathBuf> {
+    let layers = listing.stacks.values().flat_map(|stack| &stack.layers);
+    let layers = layers.filter_map(|layer| match layer {
+        Served::Dir(dir) => Some(dir.clone()),
+        Served::Template(_) => None,
+    });
+    let writables = listing.writables.values().map(|writable| writable.path.clone());
+    layers.chain(writables).collect()
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> PortResult<T> + Send + 'static) -> PortResult<T> {

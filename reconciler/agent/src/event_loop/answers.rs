@@ -88,7 +88,9 @@ where
                 let (mut doctor, ports) = (self.doctor(), std::sync::Arc::clone(&self.ports));
                 // Whoever asks waits for the driver; the loop does not.
                 tokio::spawn(async move {
-                    doctor.facts.extend(driver_facts(&*ports.hypervisor).await);
+                    doctor
+                        .facts
+                        .extend(driver_facts(&*ports.hypervisor, &*ports.storage).await);
                     drop(reply.send(Ok(doctor)));
                 });
             }

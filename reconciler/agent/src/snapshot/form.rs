@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use xeno_model::desired::Publish;
+use xeno_model::desired::{Access, Publish, Remote};
 use xeno_model::id::{
     Digest, DomainUuid, Epoch, Generation, NameError, NodeName, Revision, SliceName, SliverId, Timestamp,
 };
 use xeno_model::normal;
 use xeno_model::observed::{
     Ability, DomainState, Domains, HealthVerdict, LayerLimits, Limits, ObservedDomain, ObservedImage,
-    ObservedNode, ObservedStorage, Seen, Stranger,
+    ObservedNode, ObservedStorage, RemoteState, Seen, Stranger,
 };
 use xeno_model::units::{BitRate, Bytes};
 use xeno_reconciler::change::AppliedSliver;
@@ -33,6 +33,9 @@ struct Document {
     storage: Facet<BTreeMap<String, StorageForm>>,
     templates: Facet<BTreeSet<String>>,
     file_layers: Facet<BTreeSet<String>>,
+    /// Not in what an older agent wrote.
+    #[serde(default)]
+    remotes: Option<Facet<Vec<RemoteForm>>>,
     health: BTreeMap<String, HealthForm>,
     applied: BTreeMap<String, AppliedForm>,
     #[serde(default)]
@@ -47,6 +50,22 @@ struct Document {
 enum Facet<T> {
     Known(T),
     Unknown(String),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RemoteForm {
+    url: String,
+    writable: bool,
+    #[serde(default)]
+    silent: Option<SilentForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SilentForm {
+    since_ms: u64,
+    why: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -214,6 +233,7 @@ pub(super) fn write(snapshot: &Snapshot) -> serde_json::Value {
         }),
         templates: facet(&observed.templates, digests),
         file_layers: facet(&observed.file_layers, digests),
+        remotes: Some(facet(&observed.remotes, write_remotes)),
         health: health.collect(),
         applied: applied.collect(),
         restarts: restarts.collect(),
@@ -227,6 +247,41 @@ fn facet<T, U>(seen: &Seen<T>, write: impl FnOnce(&T) -> U) -> Facet<U> {
         Seen::Known(value) => Facet::Known(write(value)),
         Seen::Unknown { why } => Facet::Unknown(why.clone()),
     }
+}
+
+fn write_remotes(remotes: &BTreeMap<Remote, RemoteState>) -> Vec<RemoteForm> {
+    let form = |(remote, state): (&Remote, &RemoteState)| RemoteForm {
+        url: remote.url.clone(),
+        writable: remote.access == Access::ReadWrite,
+        silent: match state {
+            RemoteState::Answers => None,
+            RemoteState::Silent { since, why } => Some(SilentForm {
+                since_ms: since.0,
+                why: why.clone(),
+            }),
+        },
+    };
+    remotes.iter().map(form).collect()
+}
+
+fn read_remotes(forms: Vec<RemoteForm>) -> BTreeMap<Remote, RemoteState> {
+    let read = |form: RemoteForm| {
+        let access = if form.writable {
+            Access::ReadWrite
+        } else {
+            Access::ReadOnly
+        };
+        let state = match form.silent {
+            None => RemoteState::Answers,
+            Some(silent) => RemoteState::Silent {
+                since: Timestamp(silent.since_ms),
+                why: silent.why,
+            },
+        };
+        let url = form.url;
+        (Remote { url, access }, state)
+    };
+    forms.into_iter().map(read).collect()
 }
 
 fn write_domains(domains: &Domains) -> DomainsForm {
@@ -372,6 +427,12 @@ pub(super) fn read(value: serde_json::Value) -> Result<Snapshot, SnapshotError> 
         storage: seen(form.storage, |storage| slivers(storage, read_storage))?,
         templates: seen(form.templates, digests)?,
         file_layers: seen(form.file_layers, digests)?,
+        remotes: match form.remotes {
+            Some(remotes) => seen(remotes, |remotes| Ok(read_remotes(remotes)))?,
+            None => Seen::Unknown {
+                why: "the agent that wrote this did not look".to_owned(),
+            },
+        },
         health: slivers(form.health, |verdict| {
             Ok(match verdict {
                 HealthForm::Healthy => HealthVerdict::Healthy,

@@ -1,10 +1,10 @@
 use std::collections::BTreeSet;
 
-use xeno_model::desired::Publish;
+use xeno_model::desired::{Access, Publish, Remote};
 use xeno_model::id::{Digest, DomainUuid, Epoch, FleetName, NodeName, SliceName};
 use xeno_model::observed::{
     Ability, DomainState, Domains, HealthVerdict, LayerLimits, Limits, ObservedDomain, ObservedImage,
-    ObservedStorage, Seen, Stranger,
+    ObservedStorage, RemoteState, Seen, Stranger,
 };
 use xeno_model::units::Bytes;
 use xeno_reconciler::freeze::FreezeScope;
@@ -109,6 +109,22 @@ fn everything() -> Snapshot {
             file_layers: Seen::Unknown {
                 why: "nobody answers".to_owned(),
             },
+            remotes: Seen::Known(BTreeMap::from([
+                (
+                    Remote::to_read("nfs://store.example/a"),
+                    RemoteState::Silent {
+                        since: Timestamp(5),
+                        why: "it hangs".to_owned(),
+                    },
+                ),
+                (
+                    Remote {
+                        url: "nfs://store.example/b".to_owned(),
+                        access: Access::ReadWrite,
+                    },
+                    RemoteState::Answers,
+                ),
+            ])),
             health: (0..)
                 .zip(verdicts)
                 .map(|(n, verdict)| (id(&format!("web/{n}")), verdict))

@@ -27,6 +27,7 @@ pub(crate) struct Slice {
     limits: &'static str,
     metadata: &'static str,
     writable: &'static str,
+    overlay: &'static str,
     more: Vec<&'static str>,
 }
 
@@ -41,6 +42,7 @@ pub(crate) fn slice(name: &'static str) -> Slice {
         limits: "",
         metadata: "",
         writable: "local",
+        overlay: "",
         more: vec![],
     }
 }
@@ -85,6 +87,11 @@ impl Slice {
         }
     }
 
+    /// With a layer from afar, nearest to the guest.
+    pub(crate) fn overlay(self, overlay: &'static str) -> Self {
+        Self { overlay, ..self }
+    }
+
     /// A line of its `spec`.
     pub(crate) fn with(mut self, line: &'static str) -> Self {
         self.more.push(line);
@@ -108,10 +115,14 @@ impl Slice {
         };
         let (name, template, page, memory) = (self.name, self.template, self.page, self.memory);
         let writable = self.writable;
+        let overlay = match self.overlay {
+            "" => String::new(),
+            url => format!("- overlay: {url}\n          "),
+        };
         let mut yaml = format!(
             "---\napiVersion: xenoslice/v1\nkind: Slice\nmetadata: {{ name: {name}{metadata} }}\nspec:\n  \
              image:\n    kernel: {template}/current\n    mounts:\n      - path: /\n        layers:\n          \
-             - files:\n              /srv/index.html: {{ text: \"{page}\" }}\n          \
+             {overlay}- files:\n              /srv/index.html: {{ text: \"{page}\" }}\n          \
              - template: {template}/current\n        writable: {writable}\n  \
              resources: {{ vcpus: 1, memory: {memory}{limits} }}\n  placement: {{ nodes: [{nodes}] }}\n"
         );

@@ -128,7 +128,7 @@ impl Now {
                 Seal::With(mark) => self.mark == Some(mark),
                 Seal::Now => true,
             };
-            let writes = |mount: &Mount| mount.writable == WritableKind::Local;
+            let writes = |mount: &Mount| mount.writable.is_kept();
             let there = self.kept || self.set_aside || !desired.mounts.iter().any(writes);
             disk && there
                 && !image.outdated

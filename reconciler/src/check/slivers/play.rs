@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use xeno_model::desired::{DesiredSliver, LayerRef, Mount, SliverState, Start, WritableKind};
+use xeno_model::desired::{DesiredSliver, LayerRef, Mount, Place, Remote, SliverState, Start, WritableKind};
 use xeno_model::id::{Berth, Digest, DomainUuid, SliverId};
 use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::{Ability, DomainState};
@@ -18,6 +18,8 @@ use crate::ports::{Tuning, share};
 pub(super) struct Here {
     pub(super) templates: BTreeSet<Digest>,
     pub(super) files: BTreeSet<Digest>,
+    /// Remote directories that answer.
+    pub(super) remotes: BTreeSet<Remote>,
     pub(super) able: BTreeSet<Ability>,
 }
 
@@ -29,9 +31,13 @@ impl Here {
         if let Action::ImportFiles { digest } = action {
             self.files.insert(*digest);
         }
+        if let Action::MountRemote { remote } = action {
+            self.remotes.insert(remote.clone());
+        }
     }
 
-    /// Whether a sliver could start; its layers are asked for only where they have to be stacked anew.
+    /// Whether a sliver could start; its layers are asked for only where they have to be stacked anew, but what it would
+    /// read from afar always.
     pub(super) fn can_start(&self, desired: &DesiredSliver, restacks: bool) -> bool {
         let layers = desired.mounts.iter().flat_map(|mount| &mount.layers);
         let mut layers = layers.map(|layer| match layer {
@@ -39,7 +45,30 @@ impl Here {
             LayerRef::Files { digest } => self.files.contains(digest),
             LayerRef::Directory { .. } | LayerRef::Remote { .. } => true,
         });
-        self.templates.contains(&desired.kernel.digest) && (!restacks || layers.all(|here| here))
+        let kernel = self.templates.contains(&desired.kernel.digest);
+        kernel && self.reaches(desired) && (!restacks || layers.all(|here| here))
+    }
+
+    /// Whether all remote directories of a sliver answer.
+    pub(super) fn reaches(&self, desired: &DesiredSliver) -> bool {
+        let layers = desired.mounts.iter().flat_map(|mount| &mount.layers);
+        let mut read = layers.filter_map(|layer| match layer {
+            LayerRef::Remote { url } => Some(Remote::to_read(url)),
+            LayerRef::Template(_) | LayerRef::Files { .. } | LayerRef::Directory { .. } => None,
+        });
+        read.all(|remote| self.remotes.contains(&remote)) && self.reaches_writable(desired)
+    }
+
+    /// Whether those answer in which its writable layers lie.
+    fn reaches_writable(&self, desired: &DesiredSliver) -> bool {
+        desired.mounts.iter().all(|mount| match &mount.writable {
+            WritableKind::Remote { url } => match Place::of(url) {
+                Some(Place::Remote { within, .. }) => self.remotes.contains(&within),
+                Some(Place::Node { .. }) => true,
+                None => false,
+            },
+            WritableKind::Local | WritableKind::Memory | WritableKind::ReadOnly => true,
+        })
     }
 }
 
@@ -68,12 +97,14 @@ impl Play<'_> {
     pub(super) fn play(&mut self, fault: &mut impl FnMut(bool, Rule)) {
         let (runs, state) = (self.runs, &mut *self.state);
         match self.action {
-            Action::FetchTemplate { .. } | Action::ImportFiles { .. } => {}
+            Action::FetchTemplate { .. } | Action::ImportFiles { .. } | Action::MountRemote { .. } => {}
             Action::OpenWritable { .. } => {
                 fault(runs.is_none(), Rule::OpensWhatShouldNotRun);
                 fault(state.open || state.stack.is_some(), Rule::OpensWhatIsOpen);
                 fault(state.set_aside, Rule::OpensWhatIsSetAside);
-                let writes = |mount: &Mount| mount.writable == WritableKind::Local;
+                let reached = runs.is_none_or(|desired| self.here.reaches_writable(desired));
+                fault(!reached, Rule::OpensWhatCannotBeReached);
+                let writes = |mount: &Mount| mount.writable.is_kept();
                 state.keeps = runs.is_some_and(|desired| desired.mounts.iter().any(writes));
                 state.limited = true;
                 state.open = true;
@@ -263,8 +294,10 @@ impl Play<'_> {
         );
         fault(state.domain.is_some(), Rule::StartsASecondDomain);
         fault(runs.map(boot_digest) != Some(*boot), Rule::StartsWhatIsNotDesired);
-        let kernel = runs.is_some_and(|desired| self.here.can_start(desired, false));
+        let kernel = runs.is_some_and(|desired| self.here.templates.contains(&desired.kernel.digest));
         fault(!kernel, Rule::StartsWithoutItsKernel);
+        let reached = runs.is_none_or(|desired| self.here.reaches(desired));
+        fault(!reached, Rule::StartsWithoutItsRemotes);
         if let Some(desired) = runs {
             state.domain = Some(Domain {
                 booted: *boot,

@@ -244,6 +244,15 @@ fn worlds() -> Vec<World> {
     let mut kept = replaced();
     kept.storage("web/0").limits = BTreeSet::from([LayerLimits::default()]);
     all.push(kept);
+    let mut afar = World::wanting([crate::testing::remote_to_write("web/0"), sliver("db/0")]);
+    all.push(afar.clone());
+    afar = afar.settle();
+    afar.want("web/0").mounts[0].layers.truncate(2);
+    all.push(afar.clone());
+    afar = afar.settle();
+    afar.domains().ours.remove(&id("web/0"));
+    afar.observed.remotes = Seen::Known(std::collections::BTreeMap::new());
+    all.push(afar);
     let mut stale = woken();
     stale.storage("web/0").mark = Some(Digest([9; 32]));
     stale.want("web/0").start = Start::Resume;

@@ -40,7 +40,27 @@ pub(super) struct Kept {
     pub(super) checkpoints: BTreeMap<String, Timestamp>,
 }
 
-/// The directories.
+/// Where a writable layer lies that is not on the node's own disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Spot {
+    /// In a directory of the node.
+    Node(PathBuf),
+    /// In a remote directory. It is not looked at here: that may hang.
+    Remote(PathBuf),
+}
+
+impl Spot {
+    /// The layer's directory.
+    pub(super) fn into_path(self) -> PathBuf {
+        match self {
+            Self::Node(path) | Self::Remote(path) => path,
+        }
+    }
+}
+
+/// The directories. A layer that lies elsewhere has a symbolic link here in its place, which goes where a layer would: set
+/// aside, taken into use again, renamed, deleted. What it leads to stays where it is: what lies on shared storage is
+/// never deleted from a node.
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
     writable: PathBuf,
@@ -86,6 +106,11 @@ impl Disk {
         self.of(sliver).join(mount.to_string())
     }
 
+    /// Where the layer of a mount lies, if not here.
+    pub(super) fn place(&self, sliver: &SliverId, mount: usize) -> Option<PathBuf> {
+        fs::read_link(self.layer(sliver, mount)).ok()
+    }
+
     /// Everything, by sliver. Names that are not ours are passed over.
     pub(super) fn look(&self) -> PortResult<BTreeMap<SliverId, Kept>> {
         let mut all: BTreeMap<SliverId, Kept> = BTreeMap::new();
@@ -116,28 +141,37 @@ impl Disk {
     }
 
     /// Makes the directory of a sliver, from its newest tombstone where there is one.
-    pub(super) fn make_ready(&self, sliver: &SliverId, mounts: &BTreeSet<usize>) -> PortResult<()> {
+    pub(super) fn make_ready(
+        &self,
+        sliver: &SliverId,
+        wanted: &BTreeMap<usize, Option<Spot>>,
+    ) -> PortResult<()> {
         let dir = self.of(sliver);
         self.revive(sliver)?;
         if !exists(&dir)? {
-            if mounts.is_empty() {
+            if wanted.is_empty() {
                 return Ok(());
             }
             make_dir(&dir, self.server, Access::Pass)?;
             sync(&self.writable)?;
         }
-        if self.server.is_some() {
-            // Else the server makes them itself.
-            for mount in mounts {
-                make_dir(&self.layer(sliver, *mount), self.server, Access::Own)?;
+        for (mount, spot) in wanted {
+            let layer = self.layer(sliver, *mount);
+            match (spot, self.server) {
+                (Some(spot), server) => put_link(&layer, spot, server)?,
+                (None, _) if layer.is_symlink() => return Err(moved(&layer)),
+                (None, Some(server)) => make_dir(&layer, Some(server), Access::Own)?,
+                // The server makes it itself.
+                (None, None) => {}
             }
-            sync(&dir)?;
         }
+        sync(&dir)?;
+        let mounts: BTreeSet<usize> = wanted.keys().copied().collect();
         let record = MountsRecord {
             format_version: 1,
             mounts: mounts.clone(),
         };
-        if read_mounts(&dir)? == *mounts {
+        if read_mounts(&dir)? == mounts {
             return Ok(());
         }
         let bytes = serde_json::to_vec(&record).map_err(|error| PortError::never(error.to_string()))?;
@@ -213,6 +247,33 @@ impl Disk {
         };
         Ok(entries(&self.tombstones)?.into_iter().filter_map(read).collect())
     }
+}
+
+/// Notes where a layer lies.
+fn put_link(layer: &Path, spot: &Spot, server: Option<ServerUser>) -> PortResult<()> {
+    let target = match spot {
+        Spot::Remote(target) => target,
+        Spot::Node(target) => {
+            make_dir(target, server, Access::Own)?;
+            target
+        }
+    };
+    match fs::read_link(layer) {
+        Ok(there) if there == *target => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            at(layer, std::os::unix::fs::symlink(target, layer))
+        }
+        // It is a directory: the layer lay here before.
+        Ok(_) | Err(_) => Err(moved(layer)),
+    }
+}
+
+fn moved(layer: &Path) -> PortError {
+    PortError::never(format!(
+        "what it wrote so far lies at {} (or where that leads to), and the manifest names another place now: nothing is \
+         moved there by itself; move it by hand, or say `writable` as before",
+        layer.display()
+    ))
 }
 
 fn layers(dir: &Path, mounts: &BTreeSet<usize>) -> BTreeMap<usize, PathBuf> {

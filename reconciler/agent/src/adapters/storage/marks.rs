@@ -80,7 +80,7 @@ impl NodeStorage {
                 Err(error) => tracing::debug!(error = xeno_state::error::chain(&error), "no marks"),
             }
         }
-        let (seen, marks) = (seen.clone(), self.marks.clone());
+        let (seen, marks, remotes) = (seen.clone(), self.marks.clone(), self.remotes.clone());
         let told = move || {
             let mut told = BTreeMap::new();
             let mut closed = Vec::new();
@@ -89,10 +89,12 @@ impl NodeStorage {
                     let name = mount_name(&sliver, *mount);
                     let mark = match open.get(&name).filter(|_| kept.live) {
                         Some(open) => *open,
-                        None => {
+                        // Looking at what lies afar may hang.
+                        None if !std::fs::read_link(path).is_ok_and(|at| remotes.is_out_of_reach(&at)) => {
                             closed.push(path.clone());
                             marks.of(path)
                         }
+                        None => None,
                     };
                     mark.map(|mark| (*mount, mark))
                 };

@@ -41,6 +41,8 @@ impl World {
             templates: dir.path().join("templates"),
             cowfs: dir.path().join("cowfs.sock"),
             overlay_roots: vec![dir.path().join("overlays")],
+            remotes: RemotesConfig::default(),
+            writable_roots: Vec::new(),
             server: None,
         };
         let storage = NodeStorage::open(paths, Store::new(state), Clock::from_ms(START_MS)).unwrap();
@@ -95,6 +97,7 @@ impl World {
             path: path.to_owned(),
             layers: vec![LayerSource::Directory(self.overlay())],
             writable,
+            place: None,
             quota_bytes: None,
             quota_inodes: None,
             share: 256,
@@ -149,6 +152,8 @@ async fn what_another_agent_has_in_the_same_file_server_is_left_alone() {
         templates: world.storage.paths.templates.clone(),
         cowfs: world.storage.paths.cowfs.clone(),
         overlay_roots: world.storage.paths.overlay_roots.clone(),
+        remotes: RemotesConfig::default(),
+        writable_roots: Vec::new(),
         server: None,
     };
     let other = NodeStorage::open(paths, Store::new(state), Clock::from_ms(START_MS)).unwrap();
@@ -353,6 +358,7 @@ async fn only_directories_below_the_roots_become_layers() {
             path: "/".to_owned(),
             layers: vec![LayerSource::Directory(path)],
             writable: false,
+            place: None,
             quota_bytes: None,
             quota_inodes: None,
             share: 256,
@@ -412,6 +418,7 @@ async fn files_of_the_repository_become_a_layer_once() {
         path: "/".to_owned(),
         layers: vec![LayerSource::Files(digest)],
         writable: false,
+        place: None,
         quota_bytes: None,
         quota_inodes: None,
         share: 256,

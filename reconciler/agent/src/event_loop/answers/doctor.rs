@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio::time::{Duration, timeout};
 use xeno_model::desired::Standing;
 use xeno_model::observed::{ObservedNode, Seen};
-use xeno_reconciler::ports::{DriverFact, Hypervisor, Soundness, Storage};
+use xeno_reconciler::ports::{DriverFact, Hypervisor, Remotes, Soundness, Storage};
 use xeno_reconciler::report;
 
 use crate::api::{Doctor, FORMAT_VERSION, Fact, FactState};
@@ -143,14 +143,19 @@ where
 /// How long a driver may look at what it needs.
 const DRIVER_FACTS_MAX: Duration = Duration::from_secs(10);
 
-pub(in crate::event_loop) async fn driver_facts(hypervisor: &impl Hypervisor) -> Vec<Fact> {
-    let Ok(facts) = timeout(DRIVER_FACTS_MAX, hypervisor.facts()).await else {
+pub(in crate::event_loop) async fn driver_facts(
+    hypervisor: &impl Hypervisor,
+    remotes: &impl Remotes,
+) -> Vec<Fact> {
+    let both = async { (hypervisor.facts().await, remotes.remote_facts().await) };
+    let Ok((mut facts, remotes)) = timeout(DRIVER_FACTS_MAX, both).await else {
         return vec![Fact {
             what: "hypervisor".to_owned(),
             state: FactState::Bad,
             text: format!("it did not answer within {} s", DRIVER_FACTS_MAX.as_secs()),
         }];
     };
+    facts.extend(remotes);
     let view = |fact: DriverFact| Fact {
         what: fact.what.to_owned(),
         state: match fact.soundness {
@@ -163,7 +168,7 @@ pub(in crate::event_loop) async fn driver_facts(hypervisor: &impl Hypervisor) ->
     facts.into_iter().map(view).collect()
 }
 
-const FACETS: [&str; 4] = ["domains", "storage", "templates", "file layers"];
+const FACETS: [&str; 5] = ["domains", "storage", "templates", "file layers", "remotes"];
 
 /// Facets that could not be seen, and why.
 pub(in crate::event_loop) fn blind_facets(observed: &ObservedNode) -> BTreeMap<&'static str, String> {
@@ -178,6 +183,7 @@ pub(in crate::event_loop) fn blind_facets(observed: &ObservedNode) -> BTreeMap<&
         why(&observed.storage),
         why(&observed.templates),
         why(&observed.file_layers),
+        why(&observed.remotes),
     ];
     FACETS
         .into_iter()

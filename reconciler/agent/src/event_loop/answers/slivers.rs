@@ -419,6 +419,7 @@ fn lasts(reason: &Reason) -> bool {
         | Reason::PlacedElsewhere
         | Reason::TombstoneExpired { .. }
         | Reason::NotEnforced { .. }
+        | Reason::RemoteSilent { .. }
         | Reason::MadeBeforeBroken { .. }
         | Reason::NoRoomBeside { .. }
         | Reason::EmbodiedTwice

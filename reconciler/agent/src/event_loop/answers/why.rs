@@ -51,7 +51,9 @@ where
                 .filter(|reason| !matches!(reason, Reason::BackingOff { .. }));
             let reasons: Vec<_> = reasons.map(report::sentence).collect();
             let settled = matches!(phase, SliverPhase::Settled);
-            if !reasons.is_empty() && !settled {
+            if silent(change) && settled {
+                sentences.push(format!("It is as desired; but {}.", reasons.join("; ")));
+            } else if !reasons.is_empty() && !settled {
                 let word = match change.class {
                     ChangeClass::Wait => "waits",
                     class => class.word(),
@@ -92,7 +94,8 @@ where
             sentences.push(format!("Besides, {}.", report::not_enforced(&limits, by)));
         }
         let besides = sentences[said..].to_vec();
-        let settled = matches!(phase, SliverPhase::Settled) && healthy;
+        let reachable = !self.change(&sliver).is_some_and(silent);
+        let settled = matches!(phase, SliverPhase::Settled) && healthy && reachable;
         if settled {
             let well = match health.verdict {
                 HealthWord::Healthy => "It is as desired, and healthy.",
@@ -129,7 +132,7 @@ where
             Stage::Running(progress) => report::of_run(&progress.run, sliver, self.clock.elapsed_ms()),
             Stage::Idle | Stage::Looking => Vec::new(),
         };
-        if !matches!(phase, SliverPhase::Settled) {
+        if !matches!(phase, SliverPhase::Settled) || change.is_some_and(silent) {
             reasons.extend(
                 change
                     .into_iter()
@@ -160,4 +163,10 @@ where
         let limits = unenforced(desired.slivers.get(sliver)?, node.hypervisor);
         (!limits.is_empty()).then_some((limits, node.hypervisor))
     }
+}
+
+/// Whether something far away keeps a sliver waiting that is otherwise as desired.
+fn silent(change: &Change) -> bool {
+    let mut reasons = change.reasons.iter();
+    reasons.any(|reason| matches!(reason, Reason::RemoteSilent { .. }))
 }

@@ -97,6 +97,9 @@ pub(crate) fn scenario(kind: ActionKind) -> Scenario {
         | ActionKind::Export
         | ActionKind::Boot
         | ActionKind::AwaitHealthy => story([with([])], with([web().page("new")])),
+        ActionKind::MountRemote => story([with([])], {
+            with([web().overlay("nfs://store.example/acme/apache")])
+        }),
         ActionKind::Shutdown | ActionKind::Unexport | ActionKind::CloseWritable => {
             story([with([web()])], with([web().page("other")]))
         }
