@@ -104,8 +104,11 @@ fn prepare(path: &Path) -> Result<Connection, Refusal> {
     let mut conn = Connection::open(path)?;
     conn.busy_timeout(BUSY)?;
     // Before anything is written: it may be somebody else's.
-    let application: i32 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    // One look: between two of them another process may make it a board.
+    let look = conn.transaction()?;
+    let application: i32 = look.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let tables: i64 = look.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    drop(look);
     if application != APPLICATION && (application != 0 || tables > 0) {
         return Err(Refusal::Not("it is a database, but not a board".to_owned()));
     }
