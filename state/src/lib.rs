@@ -10,6 +10,7 @@
 
 pub mod board;
 pub mod error;
+pub mod holders;
 mod keep;
 mod lock;
 pub mod node;
