@@ -11,7 +11,32 @@ use super::wire::{DELAY_MS, RATE_MBIT};
 struct Verdict {
     goal: &'static str,
     reached: String,
-    holds: bool,
+    holds: Holds,
+}
+
+/// Whether a goal is reached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    /// As measured.
+    Measured,
+    /// Not as measured; yes, if computing took as long here as it does outside the emulation. An estimate, and no more.
+    Estimated,
+    /// Neither.
+    No,
+}
+
+impl Holds {
+    fn measured(holds: bool) -> Self {
+        if holds { Self::Measured } else { Self::No }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Measured => "reached",
+            Self::Estimated => "**missed** as measured; reached by the estimate",
+            Self::No => "**missed**",
+        }
+    }
 }
 
 /// Writes all of it.
@@ -32,7 +57,11 @@ pub fn write(report: &Report) -> String {
 #[must_use]
 pub fn summary(report: &Report) -> String {
     let verdicts = verdicts(report).into_iter().map(|verdict| {
-        let mark = if verdict.holds { '\u{2713}' } else { '\u{2717}' };
+        let mark = if verdict.holds == Holds::Measured {
+            '\u{2713}'
+        } else {
+            '\u{2717}'
+        };
         format!("{mark} {}: {}\n", verdict.goal, verdict.reached)
     });
     verdicts.collect()
@@ -67,7 +96,7 @@ fn verdicts(report: &Report) -> Vec<Verdict> {
         all.push(Verdict {
             goal: "bytes to deploy a new sliver whose template is cached ≤ 2 % of its root",
             reached: format!("{} of {}: {share:.2} %", size(bytes), size(root)),
-            holds: share <= 2.0,
+            holds: Holds::measured(share <= 2.0),
         });
     }
     let outside = report
@@ -108,7 +137,13 @@ fn verdicts(report: &Report) -> Vec<Verdict> {
                     100.0 * ratio(ours, boot.timeline.total_ms),
                     seconds(real)
                 ),
-                holds: real <= limit,
+                holds: if ours <= limit {
+                    Holds::Measured
+                } else if real <= limit {
+                    Holds::Estimated
+                } else {
+                    Holds::No
+                },
             });
         }
     }
@@ -128,7 +163,7 @@ fn verdicts(report: &Report) -> Vec<Verdict> {
                     seconds(boot.timeline.total_ms),
                     seconds(resume.timeline.total_ms)
                 ),
-                holds: times >= 5.0,
+                holds: Holds::measured(times >= 5.0),
             });
         }
     }
@@ -161,7 +196,7 @@ fn root_bytes(report: &Report) -> u64 {
 fn goals(out: &mut String, report: &Report) {
     out.push_str("| goal | measured | |\n| --- | --- | --- |\n");
     for verdict in verdicts(report) {
-        let word = if verdict.holds { "reached" } else { "**missed**" };
+        let word = verdict.holds.word();
         let _ = writeln!(out, "| {} | {} | {word} |", verdict.goal, verdict.reached);
     }
     out.push('\n');
