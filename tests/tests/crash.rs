@@ -386,8 +386,10 @@ fn story(options: &run::Options) -> LabResult<()> {
     story.blow(&[K::Purge])?;
     story.nobody()?;
 
-    // What only a replacement does has a story of its own.
-    let all = ActionKind::ALL.iter().filter(|kind| !REPLACING.contains(kind));
+    // What only a replacement does has a story of its own. A mount needs a server of another machine and a kernel with an
+    // NFS client, which few build machines have: the agent's laboratory kills its agent around one.
+    let elsewhere = |kind: &ActionKind| REPLACING.contains(kind) || *kind == K::MountRemote;
+    let all = ActionKind::ALL.iter().filter(|kind| !elsewhere(kind));
     let all: BTreeSet<_> = all.map(|kind| kind.verb()).collect();
     assert_eq!(story.blown, all, "a kind of action was left out");
     story.node.cowfs.stop()
