@@ -2,7 +2,7 @@
 //!
 //! A sliver has one [`Holder`] record on the fleet's board, changed only by compare-and-swap. Beside it a node knows what it
 //! wrote down itself ([`Journal`]), what is left of the guest here ([`Guest`]), how its writable layers are served
-//! ([`Disk`]), and the migration that is under way ([`Session`]). [`next`] looks at all of it ([`View`]) and says the one
+//! ([`Disk`]), and the migration that is under way ([`Session`]). [`next()`] looks at all of it ([`View`]) and says the one
 //! thing to do next, or why there is nothing to do. There is no other memory: after a crash the node looks again, and the
 //! same function that carries a move forward finds the way out of what is left of one.
 //!
@@ -20,7 +20,7 @@
 //!    jumps, and is replaced only once its lease is gone from the board *and* a fence is confirmed.
 //!
 //! `model.rs` beside this file plays every interleaving of two nodes, the board, storage, a link and a person through
-//! [`next`], with crashes, lost and late messages, and processes that stop between deciding and doing.
+//! [`next()`], with crashes, lost and late messages, and processes that stop between deciding and doing.
 
 mod holding;
 #[cfg(test)]
