@@ -13,8 +13,10 @@
 
 mod disk;
 mod fetching;
+mod listing;
 mod marks;
 mod names;
+mod paths;
 mod server_user;
 #[cfg(test)]
 mod tests;
@@ -31,13 +33,12 @@ use cowfs::export::{State, Weight};
 use cowfs::guest::boot_words;
 use cowfs::link::LinkName;
 use cowfs::service::LayerSource as Served;
-use cowfs::template::{FetchError, FileToImport, Store as Templates, StoreError};
+use cowfs::template::{FileToImport, Store as Templates, StoreError};
 use xeno_model::desired::{CarriedContent, FileSet, Place, Remote};
 use xeno_model::id::{Digest, Epoch, SliverId};
-use xeno_model::observed::{LayerLimits, ObservedStorage, RemoteState};
-use xeno_model::units::Bytes;
+use xeno_model::observed::{ObservedStorage, RemoteState};
 use xeno_reconciler::ports::{
-    BootFiles, DriverFact, GuestMount, LayerSource, MountSpec, PortError, PortResult, Remotes, Retry, Storage,
+    BootFiles, DriverFact, GuestMount, LayerSource, MountSpec, PortError, PortResult, Remotes, Storage,
 };
 
 use crate::adapters::remotes::NodeRemotes;
@@ -45,9 +46,11 @@ use crate::clock::Clock;
 use crate::config::RemotesConfig;
 use crate::store::Store;
 use disk::{Disk, Spot};
-use fetching::Fetches;
+use fetching::{Fetches, fetch};
+use listing::{by_sliver, directories};
 use marks::Marks;
 use names::{Label, mount_name, read_mount_name, socket_name};
+use paths::{allowed, writable_below};
 pub(crate) use server_user::ServerUser;
 
 /// Where everything is.
@@ -637,167 +640,6 @@ impl Storage for NodeStorage {
     }
 }
 
-/// What the file server holds of one sliver, by mount.
-#[derive(Debug, Default)]
-struct Parts {
-    writables: BTreeMap<usize, Opened>,
-    stacks: BTreeMap<usize, Option<Label>>,
-    /// Their shares.
-    exports: BTreeMap<usize, u32>,
-}
-
-/// A writable layer that the file server has open.
-#[derive(Clone, Copy, Debug)]
-struct Opened {
-    epoch: Epoch,
-    limit: LayerLimits,
-}
-
-fn by_sliver(listing: &Listing) -> BTreeMap<SliverId, Parts> {
-    let mut all: BTreeMap<SliverId, Parts> = BTreeMap::new();
-    for (name, spec) in &listing.writables {
-        if let Some((sliver, i)) = read_mount_name(name) {
-            let opened = Opened {
-                epoch: Epoch(spec.epoch),
-                limit: LayerLimits {
-                    bytes: spec.quota_bytes.map(Bytes),
-                    inodes: spec.quota_inodes,
-                },
-            };
-            all.entry(sliver).or_default().writables.insert(i, opened);
-        }
-    }
-    for (name, spec) in &listing.stacks {
-        if let Some((sliver, i)) = read_mount_name(name) {
-            let label = spec.label.as_deref().and_then(Label::parse);
-            all.entry(sliver).or_default().stacks.insert(i, label);
-        }
-    }
-    for (name, view) in &listing.exports {
-        if let Some((sliver, i)) = read_mount_name(name)
-            && view.spec.state == State::Active
-        {
-            let share = view.spec.weight.get();
-            all.entry(sliver).or_default().exports.insert(i, share);
-        }
-    }
-    all
-}
-
-impl Parts {
-    /// The epoch under which all writable layers are open. Where only some are, or under different epochs, epoch 0,
-    /// which no right to run has: something is open, and it has to be closed before anything is built on it.
-    fn open(&self, wanted: &BTreeSet<usize>) -> Option<Epoch> {
-        let first = self.writables.values().next()?.epoch;
-        let all = wanted.iter().all(|i| self.writables.contains_key(i));
-        let same = self.writables.values().all(|opened| opened.epoch == first);
-        Some(if all && same { first } else { Epoch(0) })
-    }
-
-    fn limits(&self) -> BTreeSet<LayerLimits> {
-        self.writables.values().map(|opened| opened.limit).collect()
-    }
-
-    /// What all stacks together are; a digest that no sliver has where they do not belong together.
-    fn stack(&self) -> Option<Digest> {
-        let first = self.stacks.values().next()?;
-        let whole = first.filter(|label| {
-            label.mounts == self.stacks.len() && self.stacks.values().all(|other| *other == Some(*label))
-        });
-        Some(whole.map_or(Digest([0; 32]), |label| label.stack))
-    }
-
-    fn exported(&self) -> bool {
-        !self.stacks.is_empty() && self.stacks.keys().all(|i| self.exports.contains_key(i))
-    }
-}
-
-/// Tries one source after the other.
-async fn fetch(
-    templates: Arc<Templates>,
-    digest: cowfs::template::Digest,
-    sources: Vec<String>,
-) -> PortResult<()> {
-    let mut failures = Vec::new();
-    let mut retry = Retry::Never;
-    for source in sources {
-        let Some(path) = local_store(&source) else {
-            failures.push(format!(
-                "{source}: only file:///PATH/OF/A/STORE can be fetched from"
-            ));
-            continue;
-        };
-        let templates = Arc::clone(&templates);
-        let fetched = blocking(move || Ok(templates.fetch_from(&path, &digest))).await?;
-        match fetched {
-            Ok(()) => return Ok(()),
-            Err(error) => {
-                // Another store may get it, space may be made; content that is not what it claims stays so.
-                if !matches!(error, FetchError::Damaged { .. }) {
-                    retry = Retry::Later;
-                }
-                failures.push(format!("{source}: {}", xeno_state::error::chain(&error)));
-            }
-        }
-    }
-    Err(PortError {
-        what: failures.join("; "),
-        retry,
-    })
-}
-
-/// The store that a source names, if it is one on this machine.
-fn local_store(source: &str) -> Option<PathBuf> {
-    let path = source.strip_prefix("file://")?;
-    path.starts_with('/').then(|| PathBuf::from(path))
-}
-
-/// A directory that may be a layer: below one of the roots, whatever links lead there.
-/// The directory in which a writable layer is to lie, without symbolic links.
-fn writable_below(above: &Path, roots: &[PathBuf]) -> PortResult<PathBuf> {
-    below(above, roots).and_then(|found| {
-        found.ok_or_else(|| {
-            PortError::never(format!(
-                "a writable layer in {} is not below the writable_roots of the agent's configuration",
-                above.display()
-            ))
-        })
-    })
-}
-
-/// A directory without symbolic links, if it is one of `roots` or below one.
-fn below(path: &Path, roots: &[PathBuf]) -> PortResult<Option<PathBuf>> {
-    let real = |path: &Path| {
-        path.canonicalize()
-            .map_err(|error| PortError::later(format!("looking at {}: {error}", path.display())))
-    };
-    if roots.is_empty() {
-        return Ok(None);
-    }
-    let directory = real(path)?;
-    for root in roots {
-        if directory.starts_with(real(root)?) {
-            return Ok(Some(directory));
-        }
-    }
-    Ok(None)
-}
-
-fn allowed(path: &Path, roots: &[PathBuf]) -> PortResult<PathBuf> {
-    if roots.is_empty() {
-        return Err(PortError::never(format!(
-            "directory {} cannot be a layer: the agent's configuration names no overlay_roots",
-            path.display()
-        )));
-    }
-    below(path, roots)?.ok_or_else(|| {
-        PortError::never(format!(
-            "directory {} is not below the overlay_roots of the agent's configuration",
-            path.display()
-        ))
-    })
-}
-
 fn refused(error: &ClientError) -> PortError {
     let what = xeno_state::error::chain(error);
     if error.is_retryable() {
@@ -814,17 +656,6 @@ fn failed(attempt: &str, retryable: bool, error: &dyn std::error::Error) -> Port
     } else {
         PortError::never(what)
     }
-}
-
-/// Every directory that the file server reads from or writes to, whoever asked for it.
-fn directories(listing: &Listing) -> BTreeSet<PathBuf> {
-    let layers = listing.stacks.values().flat_map(|stack| &stack.layers);
-    let layers = layers.filter_map(|layer| match layer {
-        Served::Dir(dir) => Some(dir.clone()),
-        Served::Template(_) => None,
-    });
-    let writables = listing.writables.values().map(|writable| writable.path.clone());
-    layers.chain(writables).collect()
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> PortResult<T> + Send + 'static) -> PortResult<T> {

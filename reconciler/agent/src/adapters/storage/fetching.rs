@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cowfs::template::Digest;
+use cowfs::template::{Digest, FetchError, Store as Templates};
 use tokio::sync::watch;
-use xeno_reconciler::ports::{PortError, PortResult};
+use xeno_reconciler::ports::{PortError, PortResult, Retry};
+
+use super::blocking;
 
 /// Fetches at a time, those included that hang and nobody waits for: each holds a thread.
 const FETCHES_MAX: usize = 16;
@@ -70,6 +73,42 @@ impl Fetches {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Ending>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Tries one source after the other.
+pub(super) async fn fetch(templates: Arc<Templates>, digest: Digest, sources: Vec<String>) -> PortResult<()> {
+    let mut failures = Vec::new();
+    let mut retry = Retry::Never;
+    for source in sources {
+        let Some(path) = local_store(&source) else {
+            failures.push(format!(
+                "{source}: only file:///PATH/OF/A/STORE can be fetched from"
+            ));
+            continue;
+        };
+        let templates = Arc::clone(&templates);
+        let fetched = blocking(move || Ok(templates.fetch_from(&path, &digest))).await?;
+        match fetched {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                // Another store may get it, space may be made; content that is not what it claims stays so.
+                if !matches!(error, FetchError::Damaged { .. }) {
+                    retry = Retry::Later;
+                }
+                failures.push(format!("{source}: {}", xeno_state::error::chain(&error)));
+            }
+        }
+    }
+    Err(PortError {
+        what: failures.join("; "),
+        retry,
+    })
+}
+
+/// The store that a source names, if it is one on this machine.
+fn local_store(source: &str) -> Option<PathBuf> {
+    let path = source.strip_prefix("file://")?;
+    path.starts_with('/').then(|| PathBuf::from(path))
 }
 
 #[cfg(test)]

@@ -12,6 +12,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use xeno_model::desired::CarriedFile;
 use xeno_model::id::{NodeName, Timestamp};
+use xeno_model::observed::LayerLimits;
+use xeno_model::units::Bytes;
+use xeno_reconciler::ports::Retry;
 use xeno_state::node::{Limits, NodeState};
 
 use super::*;
@@ -126,6 +129,13 @@ impl World {
         for _ in 0..2 {
             storage.export(&web(), &mounts).await.unwrap();
         }
+    }
+
+    /// Opens what was taken apart, and has it go back.
+    async fn go_back(&self, name: &str, done: &str) -> PortResult<()> {
+        let (storage, mounts) = (&self.storage, self.mounts());
+        storage.open_writable(&web(), Epoch(1), &mounts).await.unwrap();
+        storage.restore(&web(), Epoch(1), name, Some(done)).await
     }
 
     async fn take_apart(&self) {
@@ -582,21 +592,9 @@ async fn layers_are_kept_while_they_are_used_and_go_back_when_nobody_does() {
     let seen = world.see().await;
     assert_eq!((seen.open, seen.checkpoints.len()), (None, 3));
 
-    world
-        .storage
-        .open_writable(&web(), Epoch(1), &world.mounts())
-        .await
-        .unwrap();
-    let missing = world
-        .storage
-        .restore(&web(), Epoch(1), "xeno-c-3", Some("xeno-back-c-3"))
-        .await;
+    let missing = world.go_back("xeno-c-3", "xeno-back-c-3").await;
     assert_eq!(missing.unwrap_err().retry, Retry::Never);
-    let restored = world
-        .storage
-        .restore(&web(), Epoch(1), "xeno-a-1", Some("xeno-back-b-2"))
-        .await;
-    restored.unwrap();
+    world.go_back("xeno-a-1", "xeno-back-b-2").await.unwrap();
     world.build(&stack).await;
     let guest = Guest::of(&world).await;
     assert_eq!(
@@ -608,16 +606,7 @@ async fn layers_are_kept_while_they_are_used_and_go_back_when_nobody_does() {
 
     // Who has gone back does not do it again, and what was undone is still there to go to.
     world.take_apart().await;
-    world
-        .storage
-        .open_writable(&web(), Epoch(1), &world.mounts())
-        .await
-        .unwrap();
-    let again = world
-        .storage
-        .restore(&web(), Epoch(1), "xeno-a-1", Some("xeno-back-b-2"))
-        .await;
-    again.unwrap();
+    world.go_back("xeno-a-1", "xeno-back-b-2").await.unwrap();
     world.build(&stack).await;
     let guest = Guest::of(&world).await;
     assert!(guest.sees("third").await);
@@ -625,16 +614,7 @@ async fn layers_are_kept_while_they_are_used_and_go_back_when_nobody_does() {
     drop(guest);
     assert_eq!(checkpoints().await, ["by-hand", "xeno-a-1", "xeno-b-2"]);
     world.take_apart().await;
-    world
-        .storage
-        .open_writable(&web(), Epoch(1), &world.mounts())
-        .await
-        .unwrap();
-    world
-        .storage
-        .restore(&web(), Epoch(1), "xeno-b-2", Some("xeno-back-a-1"))
-        .await
-        .unwrap();
+    world.go_back("xeno-b-2", "xeno-back-a-1").await.unwrap();
     world.build(&stack).await;
     let guest = Guest::of(&world).await;
     assert!(guest.sees("second").await && !guest.sees("third").await);
