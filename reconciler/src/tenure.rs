@@ -37,7 +37,7 @@ use xeno_model::id::{Epoch, NodeName};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BootId(pub [u8; 16]);
 
-/// One attempt to move one sliver.
+/// Names one attempt to move one sliver: both ends call it the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MigrationId(pub [u8; 16]);
 

@@ -11,6 +11,7 @@ use super::sizes::Size;
 use super::wire;
 use crate::demo::report::say;
 use crate::lab::repository::Repository;
+use crate::lab::template::import_bootable;
 use crate::lab::{LabError, LabResult, ensure, write};
 use crate::xen_lab::machine::Machine;
 use crate::xen_lab::node::{NAME, REPOSITORY, XenNode};
@@ -144,48 +145,20 @@ fn lay_out(parts: &Parts, near: &Path, far: &Path) -> LabResult<String> {
         .map_err(LabError::io("making a program"))?;
     std::fs::copy(&parts.package, near.join("xenoslice.deb"))
         .map_err(LabError::io(format!("copying {}", parts.package.display())))?;
-    import(parts, &near.join("templates"))
+    import_bootable(
+        &parts.xeno,
+        &parts.roots.join("base"),
+        &parts.images,
+        &near.join("templates"),
+        "base",
+        "apache2ctl -D FOREGROUND",
+    )
 }
 
 fn copy(how: &[&str], from: &Path, to: &Path) -> LabResult<()> {
     let status = Command::new("cp").args(how).arg(from).arg(to).status();
     let status = status.map_err(LabError::io("running cp"))?;
     ensure(status.success(), || format!("cp {}: {status}", from.display()))
-}
-
-fn import(parts: &Parts, store: &Path) -> LabResult<String> {
-    let modules = std::fs::read_dir(parts.images.join("modules"))
-        .ok()
-        .and_then(|mut entries| entries.next()?.ok())
-        .map(|entry| entry.path())
-        .ok_or_else(|| LabError::Check("no images: run make image".to_owned()))?;
-    let output = Command::new(&parts.xeno)
-        .args(["template", "import"])
-        .arg(parts.roots.join("base"))
-        .args([
-            "--name",
-            "base",
-            "--init",
-            "small",
-            "--run",
-            "apache2ctl -D FOREGROUND",
-            "--store",
-        ])
-        .arg(store)
-        .arg("--kernel")
-        .arg(parts.images.join("vmlinuz"))
-        .arg("--modules")
-        .arg(modules)
-        .output()
-        .map_err(LabError::io("running xeno template import"))?;
-    let digest = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    ensure(output.status.success() && digest.starts_with("sha256:"), || {
-        format!(
-            "xeno template import: {}",
-            String::from_utf8_lossy(&output.stderr)
-        )
-    })?;
-    Ok(digest)
 }
 
 fn write_fleet(repository: &Repository, digest: &str) -> LabResult<()> {

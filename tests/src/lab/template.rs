@@ -10,6 +10,21 @@ use super::{LabError, LabResult, ensure};
 /// # Errors
 /// What `xeno template import` said.
 pub fn import_root(xeno: &Path, images: &Path, store: &Path, name: &str, run: &str) -> LabResult<String> {
+    import_bootable(xeno, &images.join("root.tar"), images, store, name, run)
+}
+
+/// The same, with another `root`: a directory or a tar.
+///
+/// # Errors
+/// What `xeno template import` said.
+pub fn import_bootable(
+    xeno: &Path,
+    root: &Path,
+    images: &Path,
+    store: &Path,
+    name: &str,
+    run: &str,
+) -> LabResult<String> {
     let modules = std::fs::read_dir(images.join("modules"))
         .ok()
         .and_then(|mut entries| entries.next()?.ok())
@@ -18,7 +33,7 @@ pub fn import_root(xeno: &Path, images: &Path, store: &Path, name: &str, run: &s
     let mut command = Command::new(xeno);
     command
         .args(["template", "import"])
-        .arg(images.join("root.tar"))
+        .arg(root)
         .args(["--name", name, "--init", "small", "--run", run, "--store"])
         .arg(store)
         .arg("--kernel")

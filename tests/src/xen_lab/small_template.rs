@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
-use std::process::Command;
 
-use crate::lab::{LabError, LabResult, ensure, write};
+use crate::lab::template::import_bootable;
+use crate::lab::{LabError, LabResult, write};
 
 /// What the guest runs: a web server, and a count on the console and in a file.
 const SERVE: &str = r#"#!/bin/sh
@@ -88,28 +88,5 @@ pub fn import_tree(
         symlink("busybox", tree.join("bin").join(applet))
             .map_err(LabError::io("naming programs of busybox"))?;
     }
-    let modules = fs::read_dir(images.join("modules"))
-        .ok()
-        .and_then(|mut entries| entries.next()?.ok())
-        .map(|entry| entry.path())
-        .ok_or_else(|| LabError::Check(format!("no images in {}: run make image", images.display())))?;
-    let output = Command::new(xeno)
-        .args(["template", "import"])
-        .arg(tree)
-        .args(["--name", "small", "--init", "small", "--run", run, "--store"])
-        .arg(store)
-        .arg("--kernel")
-        .arg(images.join("vmlinuz"))
-        .arg("--modules")
-        .arg(modules)
-        .output()
-        .map_err(LabError::io("running xeno template import"))?;
-    let digest = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    ensure(output.status.success() && digest.starts_with("sha256:"), || {
-        format!(
-            "xeno template import: {digest}{}",
-            String::from_utf8_lossy(&output.stderr)
-        )
-    })?;
-    Ok(digest)
+    import_bootable(xeno, tree, images, store, "small", run)
 }

@@ -3,16 +3,13 @@
 use std::borrow::Cow;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+pub use xeno_reconciler::tenure::MigrationId;
 
 /// The version of these frames, said in the first one.
 pub const VERSION: u16 = 1;
 
 /// Longest content taken. What is sent is shorter: one read from xl.
 pub const CONTENT_MAX: usize = 1 << 20;
-
-/// Identifies one attempt to move one domain: both ends name it the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MigrationId(pub [u8; 16]);
 
 /// From the source to the target.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
