@@ -59,7 +59,7 @@ properties-long: ## the planner and its judge on random nodes (CASES=20000, SEED
 crash-long: ## random walks of a whole agent through commits, faults and crashes (WALKS=500, SEED=1)
 	XENO_WALKS=$(or $(WALKS),500) XENO_SEED=$(or $(SEED),1) $(CARGO) test --locked -p xeno-agent --test lab walk
 
-right-to-run: ## every interleaving of two nodes, a board, storage and a person over one sliver, with two faults (10 minutes, 8 GB)
+right-to-run: ## every interleaving of two nodes, a board, storage and a person over one sliver, with two faults (a minute and 2 GB, once built)
 	$(CARGO) test --locked --release -p xeno-reconciler --lib tenure -- --nocapture --test-threads=1
 
 cowfs-crash-long: ## crashes of writable layers at every moment, thoroughly (WAYS=2000 for each moment, STORIES=400, SEED=1)
