@@ -347,6 +347,32 @@ pub struct Generation(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
+/// Names one attempt to move one sliver: both ends call it the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MigrationId(pub [u8; 16]);
+
+impl MigrationId {
+    /// Reads what `Display` writes.
+    ///
+    /// # Errors
+    /// [`NameError`] if the text has another form.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let plain = text.len() == 32 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+        let number = plain.then(|| u128::from_str_radix(text, 16).ok()).flatten();
+        let number = number.ok_or_else(|| NameError {
+            text: text.chars().take(80).collect(),
+            why: "the name of a migration is 32 hexadecimal digits",
+        })?;
+        Ok(Self(number.to_be_bytes()))
+    }
+}
+
+impl fmt::Display for MigrationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
 /// Wall-clock time in milliseconds since 1970, as the shell read it. For people and for windows of hours, never for
 /// deciding who came first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

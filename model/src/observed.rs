@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::desired::{Publish, Remote};
-use crate::id::{Digest, DomainUuid, Epoch, NodeName, SliverId, Timestamp};
+use crate::id::{Digest, DomainUuid, Epoch, MigrationId, NodeName, SliverId, Timestamp};
 use crate::units::{BitRate, Bytes};
 
 /// One facet of a node. An empty `Known` is a fact; `Unknown` is the lack of one and never leads to a destructive
@@ -79,6 +79,8 @@ pub enum Ability {
     NetRate,
     /// Stores the memory of a domain in an image, and resumes it from there.
     Suspend,
+    /// Sends the memory of a domain to another node, and receives it.
+    Move,
 }
 
 /// Limits of a domain that can change while it runs, where the driver keeps them: which ones it does is said by
@@ -181,6 +183,16 @@ pub enum DomainState {
     Stopping,
     /// Has crashed; its memory may still be held.
     Crashed,
+    /// Stands still after its memory went to another node, and runs only if that is ordered: it ran under this epoch.
+    Kept {
+        /// Under which it ran.
+        epoch: Epoch,
+    },
+    /// A copy of one that runs, or ran, on another node: it has not run, and has no ports. Also while it arrives.
+    Copy {
+        /// Which attempt brings it.
+        migration: MigrationId,
+    },
 }
 
 /// A domain that somebody else made.
@@ -207,6 +219,8 @@ pub struct ObservedStorage {
     pub stack: Option<Digest>,
     /// Whether every mount is being served.
     pub exported: bool,
+    /// Whether the calls of its guest wait, and nothing is under way.
+    pub parked: bool,
     /// Bytes its writable layers hold.
     pub bytes: u64,
     /// Set aside by a removal, at this time.

@@ -106,6 +106,7 @@ pub fn observed_from(
             shares: runs.then(|| share(&sliver)).into_iter().collect(),
             stack: runs.then_some(stack),
             exported: runs,
+            parked: false,
             bytes: 0,
             tombstone: None,
             mark: Some(UNTOUCHED),

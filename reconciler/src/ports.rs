@@ -1,6 +1,10 @@
 //! What the reconciler needs of the world, in its own words. Drivers and the agent implement these traits; the
 //! scripted versions that tests use do too.
 
+mod moving;
+
+pub use moving::{Departure, MoveLayers, MoveMemory, Pipe};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::PathBuf;

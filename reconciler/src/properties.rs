@@ -420,6 +420,7 @@ fn world(sides: &[Sides], around: &Surroundings) -> World {
                         .collect(),
                     stack: stack.map(|which| pick(which, stack_digest)),
                     exported,
+                    parked: false,
                     bytes: 0,
                     tombstone: tombstone.filter(|_| !beside).map(Timestamp),
                     mark: Some(Digest([7; 32])),

@@ -214,6 +214,8 @@ fn does(state: DomainState) -> &'static str {
         DomainState::Paused => "is paused",
         DomainState::Stopping => "is stopping",
         DomainState::Crashed => "has crashed",
+        DomainState::Kept { .. } => "stands still after its memory was sent",
+        DomainState::Copy { .. } => "is a copy that has not run",
     }
 }
 

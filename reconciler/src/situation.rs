@@ -204,7 +204,10 @@ impl<'a> Situation<'a> {
     fn lives(&self) -> bool {
         self.domain.is_some_and(|domain| match domain.state {
             DomainState::Running | DomainState::Paused => true,
-            DomainState::Stopping | DomainState::Crashed => false,
+            DomainState::Stopping
+            | DomainState::Crashed
+            | DomainState::Kept { .. }
+            | DomainState::Copy { .. } => false,
         })
     }
 

@@ -31,15 +31,12 @@ mod tests;
 
 pub use next::next;
 
+pub use xeno_model::id::MigrationId;
 use xeno_model::id::{Epoch, NodeName};
 
 /// Which life of a node's machine: its kernel's boot id (`/proc/sys/kernel/random/boot_id`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BootId(pub [u8; 16]);
-
-/// Names one attempt to move one sliver: both ends call it the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MigrationId(pub [u8; 16]);
 
 /// Who has the right to run a sliver. One record a sliver on the board; it is never deleted while any writable layer of the
 /// sliver can exist, since epochs must never come again.

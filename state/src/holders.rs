@@ -151,10 +151,10 @@ fn encode(holder: &Holder) -> BoardResult<Value> {
     let stored = Stored {
         format: FORMAT,
         node: holder.node.as_ref().map(ToString::to_string),
-        boot: hex(holder.boot.0),
+        boot: MigrationId(holder.boot.0).to_string(),
         epoch: holder.epoch.0,
         memory: holder.memory.as_ref().map(|memory| StoredMemory {
-            migration: hex(memory.migration.0),
+            migration: memory.migration.to_string(),
             epoch: memory.epoch.0,
             keeper: memory.keeper.to_string(),
         }),
@@ -198,17 +198,8 @@ fn decode(sliver: &SliverId, bytes: &[u8]) -> BoardResult<Holder> {
     })
 }
 
-fn hex(id: [u8; 16]) -> String {
-    format!("{:032x}", u128::from_be_bytes(id))
-}
-
 fn unhex(text: &str) -> Option<[u8; 16]> {
-    let plain = text.len() == 32
-        && text
-            .bytes()
-            .all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
-    let number = plain.then(|| u128::from_str_radix(text, 16).ok())?;
-    number.map(u128::to_be_bytes)
+    MigrationId::parse(text).ok().map(|id| id.0)
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ pub(crate) fn mistuned(domain: &ObservedDomain, tuning: &Tuning, able: &BTreeSet
                     rate(limits.1.net_rate)
                 ),
             ),
-            Ability::Suspend => (false, String::new()),
+            Ability::Suspend | Ability::Move => (false, String::new()),
         };
         if differs {
             found.push(what);

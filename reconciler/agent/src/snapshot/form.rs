@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use xeno_model::desired::{Access, Publish, Remote};
 use xeno_model::id::{
-    Digest, DomainUuid, Epoch, Generation, NameError, NodeName, Revision, SliceName, SliverId, Timestamp,
+    Digest, DomainUuid, Epoch, Generation, MigrationId, NameError, NodeName, Revision, SliceName, SliverId,
+    Timestamp,
 };
 use xeno_model::normal;
 use xeno_model::observed::{
@@ -88,6 +89,7 @@ enum AbilityForm {
     CpuCap,
     NetRate,
     Suspend,
+    Move,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -105,13 +107,17 @@ struct DomainForm {
     publish: Vec<(u16, u16)>,
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum StateForm {
     Running,
     Paused,
     Stopping,
     Crashed,
+    /// The epoch under which it ran.
+    Kept(u64),
+    /// The migration that brings it, in hexadecimal.
+    Copy(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -150,6 +156,8 @@ struct StorageForm {
     checkpoints: BTreeMap<String, u64>,
     stack: Option<String>,
     exported: bool,
+    #[serde(default)]
+    parked: bool,
     bytes: u64,
     tombstone_ms: Option<u64>,
     #[serde(default)]
@@ -293,6 +301,8 @@ fn write_domains(domains: &Domains) -> DomainsForm {
                 DomainState::Paused => StateForm::Paused,
                 DomainState::Stopping => StateForm::Stopping,
                 DomainState::Crashed => StateForm::Crashed,
+                DomainState::Kept { epoch } => StateForm::Kept(epoch.0),
+                DomainState::Copy { migration } => StateForm::Copy(migration.to_string()),
             },
             booted: domain.booted.to_string(),
             memory_mib: domain.memory_mib,
@@ -325,6 +335,7 @@ fn write_domains(domains: &Domains) -> DomainsForm {
         Ability::CpuCap => AbilityForm::CpuCap,
         Ability::NetRate => AbilityForm::NetRate,
         Ability::Suspend => AbilityForm::Suspend,
+        Ability::Move => AbilityForm::Move,
     });
     let strangers = domains.strangers.iter().map(|stranger| StrangerForm {
         name: stranger.name.clone(),
@@ -366,6 +377,7 @@ fn write_storage(storage: &ObservedStorage) -> StorageForm {
             .collect(),
         stack: storage.stack.map(|stack| stack.to_string()),
         exported: storage.exported,
+        parked: storage.parked,
         bytes: storage.bytes,
         tombstone_ms: storage.tombstone.map(|at| at.0),
         mark: storage.mark.map(|mark| mark.to_string()),
@@ -483,6 +495,7 @@ fn read_domains(form: DomainsForm) -> Result<Domains, SnapshotError> {
         AbilityForm::CpuCap => Ability::CpuCap,
         AbilityForm::NetRate => Ability::NetRate,
         AbilityForm::Suspend => Ability::Suspend,
+        AbilityForm::Move => Ability::Move,
     });
     let strangers = form.strangers.into_iter().map(|stranger| Stranger {
         name: stranger.name,
@@ -504,6 +517,10 @@ fn read_domain(form: DomainForm) -> Result<ObservedDomain, SnapshotError> {
             StateForm::Paused => DomainState::Paused,
             StateForm::Stopping => DomainState::Stopping,
             StateForm::Crashed => DomainState::Crashed,
+            StateForm::Kept(epoch) => DomainState::Kept { epoch: Epoch(epoch) },
+            StateForm::Copy(migration) => DomainState::Copy {
+                migration: named("a migration", MigrationId::parse(&migration))?,
+            },
         },
         booted: digest(&form.booted)?,
         memory_mib: form.memory_mib,
@@ -567,6 +584,7 @@ fn read_storage(form: StorageForm) -> Result<ObservedStorage, SnapshotError> {
             .collect(),
         stack: form.stack.as_deref().map(digest).transpose()?,
         exported: form.exported,
+        parked: form.parked,
         bytes: form.bytes,
         tombstone: form.tombstone_ms.map(Timestamp),
         mark: form.mark.as_deref().map(digest).transpose()?,

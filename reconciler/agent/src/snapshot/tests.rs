@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use xeno_model::desired::{Access, Publish, Remote};
-use xeno_model::id::{Digest, DomainUuid, Epoch, FleetName, NodeName, SliceName};
+use xeno_model::id::{Digest, DomainUuid, Epoch, FleetName, MigrationId, NodeName, SliceName};
 use xeno_model::observed::{
     Ability, DomainState, Domains, HealthVerdict, LayerLimits, Limits, ObservedDomain, ObservedImage,
     ObservedStorage, RemoteState, Seen, Stranger,
@@ -47,6 +47,10 @@ fn everything() -> Snapshot {
         DomainState::Paused,
         DomainState::Stopping,
         DomainState::Crashed,
+        DomainState::Kept { epoch: Epoch(4) },
+        DomainState::Copy {
+            migration: MigrationId([5; 16]),
+        },
     ];
     let ours = (0..)
         .zip(states)
@@ -74,6 +78,7 @@ fn everything() -> Snapshot {
         checkpoints: BTreeMap::from([("before".to_owned(), Timestamp(8))]),
         stack: Some(Digest::of(b"stack")),
         exported: true,
+        parked: true,
         bytes: 9,
         tombstone: Some(Timestamp(8)),
         mark: Some(Digest::of(b"mark")),

@@ -364,6 +364,8 @@ pub(in crate::event_loop) fn state_word(state: DomainState) -> &'static str {
         DomainState::Paused => "paused",
         DomainState::Stopping => "stopping",
         DomainState::Crashed => "crashed",
+        DomainState::Kept { .. } => "kept",
+        DomainState::Copy { .. } => "copy",
     }
 }
 
