@@ -160,6 +160,23 @@ pub enum State {
     Sealed,
 }
 
+/// What its owner has said of an export, and whether it is held still meanwhile.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    state: State,
+    parked: bool,
+}
+
+impl Standing {
+    /// Whether it answers.
+    fn answers(self) -> State {
+        match self.state {
+            State::Active if self.parked => State::Standby,
+            state => state,
+        }
+    }
+}
+
 /// What an export gets beside others that are as busy: as with processor weights (cgroups(7), `cpu.weight`), only the
 /// proportion counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -317,7 +334,7 @@ pub struct Export {
     service: Arc<dyn FileService>,
     clients: Vec<ClientAddress>,
     link: Option<LinkName>,
-    state: watch::Sender<State>,
+    state: watch::Sender<Standing>,
     weight: AtomicU32,
     parked: Semaphore,
     running: Arc<Semaphore>,
@@ -336,6 +353,8 @@ pub enum Admission {
     Later,
     /// Close the connection without an answer.
     Closed,
+    /// It waited, and meanwhile whoever sent it has left: nobody wants it done any more.
+    Abandoned,
 }
 
 impl Export {
@@ -356,7 +375,7 @@ impl Export {
             service,
             clients,
             link: None,
-            state: watch::Sender::new(state),
+            state: watch::Sender::new(Standing { state, parked: false }),
             weight: AtomicU32::new(Weight::default().get()),
             parked: Semaphore::new(PARKED_UNITS),
             running: Arc::new(Semaphore::new(usize::try_from(RUNNING_MAX).unwrap_or(1))),
@@ -413,15 +432,36 @@ impl Export {
     /// Whether it answers.
     #[must_use]
     pub fn state(&self) -> State {
-        *self.state.borrow()
+        self.state.borrow().answers()
     }
 
     /// Changes whether it answers. Sealing closes its connections; parked calls go on or are dropped.
     pub fn set_state(&self, state: State) {
-        self.state.send_replace(state);
+        self.state.send_modify(|standing| standing.state = state);
         if state == State::Sealed {
             self.close_connections();
         }
+    }
+
+    /// Whether it is held still, whatever its state.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.state.borrow().parked
+    }
+
+    /// Holds it still, or lets it go on: an active export that is parked is as good as in standby. It is apart from the
+    /// state, so that who only says again what the state should be does not let calls in. Returns what was before.
+    pub fn set_parked(&self, parked: bool) -> bool {
+        let mut before = false;
+        self.state
+            .send_modify(|standing| before = std::mem::replace(&mut standing.parked, parked));
+        before
+    }
+
+    /// What the calls weigh that wait for it, in units of 256 KiB and at least one each.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        PARKED_UNITS.saturating_sub(self.parked.available_permits())
     }
 
     /// Its share beside others.
@@ -441,11 +481,16 @@ impl Export {
         let _all = self.running.acquire_many(RUNNING_MAX).await;
     }
 
-    /// Lets a call in, parks it, or sends it away. `units` is what it weighs while parked.
-    pub async fn admit(&self, units: u32) -> Admission {
+    /// Lets a call in, parks it, or sends it away. `units` is what it weighs while parked; `sender` is closed once whoever
+    /// sent it has left, and a call that is parked then is not carried out.
+    pub async fn admit(&self, units: u32, mut sender: watch::Receiver<()>) -> Admission {
         let mut state = self.state.subscribe();
+        let mut waited = false;
         loop {
-            let now = *state.borrow_and_update();
+            let now = state.borrow_and_update().answers();
+            if waited && sender.has_changed().is_err() {
+                return Admission::Abandoned;
+            }
             match now {
                 State::Sealed => return Admission::Closed,
                 State::Active => {
@@ -453,7 +498,7 @@ impl Export {
                         return Admission::Closed;
                     };
                     // The state may have changed while the call waited for its turn.
-                    if *state.borrow() == State::Active {
+                    if state.borrow().answers() == State::Active {
                         return Admission::Run(permit);
                     }
                 }
@@ -461,10 +506,16 @@ impl Export {
                     let Ok(_place) = self.parked.try_acquire_many(units) else {
                         return Admission::Later;
                     };
-                    match tokio::time::timeout(PARKED_MAX, state.changed()).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(_gone)) => return Admission::Closed,
-                        Err(_elapsed) => return Admission::Later,
+                    waited = true;
+                    tokio::select! {
+                        // Whoever has left before it went on, has left.
+                        biased;
+                        _closed = sender.changed() => return Admission::Abandoned,
+                        changed = tokio::time::timeout(PARKED_MAX, state.changed()) => match changed {
+                            Ok(Ok(())) => {}
+                            Ok(Err(_gone)) => return Admission::Closed,
+                            Err(_elapsed) => return Admission::Later,
+                        },
                     }
                 }
             }

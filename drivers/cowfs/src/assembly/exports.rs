@@ -126,14 +126,45 @@ impl<O: StackOpener> Assembly<O> {
         })
     }
 
-    /// Makes everything written through an export durable.
-    pub async fn flush(&self, name: &str) -> AssemblyResult<()> {
+    /// Holds an export still: calls that come wait, as in standby. Once this is done none is under way, and all that was
+    /// answered is durable. If it fails, the export goes on as it was.
+    pub async fn park(&self, name: &str) -> AssemblyResult<()> {
+        let export = self.exported(name)?;
+        let was = export.set_parked(true);
+        let quiet = tokio::time::timeout(QUIESCE_MAX, export.quiesce()).await;
+        let still = match quiet {
+            Ok(()) => self.flush(name).await,
+            Err(elapsed) => Err(AssemblyError::Failed {
+                kind: Kind::Export,
+                name: name.to_owned(),
+                retryable: true,
+                source: elapsed.into(),
+            }),
+        };
+        if still.is_err() {
+            export.set_parked(was);
+        }
+        still
+    }
+
+    /// Lets an export that was parked answer again.
+    pub fn unpark(&self, name: &str) -> AssemblyResult<()> {
+        self.exported(name)?.set_parked(false);
+        Ok(())
+    }
+
+    fn exported(&self, name: &str) -> AssemblyResult<Arc<Export>> {
         let export_name = ExportName::parse(name).map_err(|why| AssemblyError::Invalid(why.to_string()))?;
-        let missing = || AssemblyError::Missing {
+        let found = self.server.exports().get(&export_name);
+        found.ok_or_else(|| AssemblyError::Missing {
             kind: Kind::Export,
             name: name.to_owned(),
-        };
-        let export = self.server.exports().get(&export_name).ok_or_else(missing)?;
+        })
+    }
+
+    /// Makes everything written through an export durable.
+    pub async fn flush(&self, name: &str) -> AssemblyResult<()> {
+        let export = self.exported(name)?;
         let service = Arc::clone(export.service());
         blocking(Kind::Export, name, move || {
             service.flush_all().map_err(|status| crate::service::OpenError {

@@ -309,10 +309,8 @@ impl<O: StackOpener> Assembly<O> {
             .map(|(name, part)| (name.clone(), part.spec.clone()));
         let exports = parts.exports.iter().map(|(name, part)| {
             let view = ExportView {
-                spec: ExportSpec {
-                    state: part.export.state(),
-                    ..part.spec.clone()
-                },
+                spec: part.spec.clone(),
+                parked: part.export.is_parked(),
                 connections: part.export.connections(),
             };
             (name.clone(), view)
@@ -344,6 +342,7 @@ impl<O: StackOpener> Assembly<O> {
             let counts = part.export.metrics().counts().into_iter();
             ExportStats {
                 state: part.export.state(),
+                parked: part.export.is_parked(),
                 connections: part.export.connections(),
                 procedures: counts
                     .map(|(procedure, counts)| (procedure_name(procedure).to_owned(), counts))

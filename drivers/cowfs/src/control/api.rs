@@ -75,6 +75,9 @@ pub struct ExportSpec {
 pub struct ExportView {
     /// What it was made from, and its state now.
     pub spec: ExportSpec,
+    /// Whether it is held still: calls wait although its state may be active.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub parked: bool,
     /// Open connections that have used it.
     pub connections: usize,
 }
@@ -119,6 +122,9 @@ pub struct Stats {
 pub struct ExportStats {
     /// Whether it answers.
     pub state: State,
+    /// Whether it is held still, so that calls wait.
+    #[serde(default)]
+    pub parked: bool,
     /// Open connections that have used it.
     pub connections: usize,
     /// By the name of the procedure in RFC 1813.

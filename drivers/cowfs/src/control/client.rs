@@ -178,6 +178,19 @@ impl Client {
             .await
     }
 
+    /// Holds an export still: calls wait until [`Client::unpark`]. Afterwards none is under way, and all that was answered is
+    /// durable. A server that is started anew serves.
+    pub async fn park(&self, name: &str) -> Result<(), ClientError> {
+        self.change::<()>(Method::POST, format!("/v1/exports/{name}/park"), None)
+            .await
+    }
+
+    /// Lets an export that was parked answer again.
+    pub async fn unpark(&self, name: &str) -> Result<(), ClientError> {
+        self.change::<()>(Method::POST, format!("/v1/exports/{name}/unpark"), None)
+            .await
+    }
+
     async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let answer = self.request(Method::GET, path, Bytes::new()).await?;
         serde_json::from_slice(&answer).map_err(ClientError::Answer)

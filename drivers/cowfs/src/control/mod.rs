@@ -11,6 +11,8 @@
 //! | `PUT /v1/stacks/NAME` | assembles layers and a writable layer |
 //! | `PUT /v1/exports/NAME` | exports a stack, or changes the state of an export |
 //! | `POST /v1/exports/NAME/flush` | makes everything written durable |
+//! | `POST /v1/exports/NAME/park` | has calls wait; afterwards none runs, and all that was answered is durable |
+//! | `POST /v1/exports/NAME/unpark` | has them answered again |
 //! | `POST /v1/writables/NAME/compact` | makes a writable layer's log as short as it can be |
 //! | `GET /v1/checkpoints/NAME` | checkpoints of a writable layer |
 //! | `PUT`, `DELETE` of the same with `{"checkpoint": "…"}` | makes one, also while the layer is served; removes one |

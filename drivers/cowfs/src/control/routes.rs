@@ -53,7 +53,9 @@ pub(super) fn router<O: StackOpener>(assembly: Arc<Assembly<O>>, listeners: Vec<
         )
         .route(
             "/v1/exports/{*name}",
-            put(put_export::<O>).delete(delete_export::<O>).post(flush::<O>),
+            put(put_export::<O>)
+                .delete(delete_export::<O>)
+                .post(on_export::<O>),
         )
         .fallback(nothing_here)
         .with_state(Arc::new(Shared {
@@ -217,13 +219,16 @@ async fn delete_export<O: StackOpener>(State(app): App<O>, Path(name): Path<Stri
     step(async move { app.assembly.delete_export(&name).await }).await
 }
 
-async fn flush<O: StackOpener>(State(app): App<O>, Path(path): Path<String>) -> Response {
-    match path.strip_suffix("/flush") {
-        Some(name) => {
-            let name = name.to_owned();
-            step(async move { app.assembly.flush(&name).await }).await
-        }
-        None => nothing_here().await,
+async fn on_export<O: StackOpener>(State(app): App<O>, Path(path): Path<String>) -> Response {
+    let Some((name, verb)) = path.rsplit_once('/') else {
+        return nothing_here().await;
+    };
+    let name = name.to_owned();
+    match verb {
+        "flush" => step(async move { app.assembly.flush(&name).await }).await,
+        "park" => step(async move { app.assembly.park(&name).await }).await,
+        "unpark" => step(async move { app.assembly.unpark(&name) }).await,
+        _ => nothing_here().await,
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::flight::{ClientFlight, Flight, Units};
 use super::listen::Reset;
@@ -95,6 +95,7 @@ async fn serve_until_left<R, W>(
         reading: None,
         replies,
         closer: Arc::clone(&closer),
+        sender: watch::Sender::default(),
         used: BTreeSet::new(),
         batch: Writer::default(),
         batch_units: None,
@@ -138,6 +139,8 @@ struct Connection {
     reading: Option<(u32, Units)>,
     replies: mpsc::Sender<Outgoing>,
     closer: Arc<Notify>,
+    /// Gone once nothing more can come: calls that still wait for their export then are not carried out.
+    sender: watch::Sender<()>,
     /// Exports it has used: they close it when they are sealed.
     used: BTreeSet<ExportId>,
     /// Replies made in place, not sent yet, and the unit that all of them together hold.
@@ -254,6 +257,7 @@ impl Connection {
             server: Arc::clone(&self.server),
             replies: self.replies.clone(),
             closer: Arc::clone(&self.closer),
+            sender: self.sender.subscribe(),
             export,
             units,
             held,
@@ -275,11 +279,11 @@ impl Connection {
         };
         let held = self.acquire(1).await?;
         let (replies, closer) = (self.replies.clone(), Arc::clone(&self.closer));
-        let (xid, caller) = (call.xid, call.caller.clone());
+        let (xid, caller, sender) = (call.xid, call.caller.clone(), self.sender.subscribe());
         tokio::spawn(async move {
             let id = place.export.id();
             // In standby it waits for the export like any other call.
-            let found = match place.export.admit(1).await {
+            let found = match place.export.admit(1, sender).await {
                 Admission::Run(running) => {
                     let work = tokio::task::spawn_blocking(move || {
                         let _held = running;
@@ -289,6 +293,7 @@ impl Connection {
                 }
                 Admission::Later => Err(mount::SERVER_FAULT),
                 Admission::Closed => return closer.notify_one(),
+                Admission::Abandoned => return,
             };
             let mut reply = rpc::begin_success(xid, 128);
             mount::answer_mount(id, found, &mut reply);

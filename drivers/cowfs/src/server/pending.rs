@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::flight::Units;
 use super::outgoing::{self, Outgoing};
@@ -21,6 +21,8 @@ pub(super) struct Pending {
     pub(super) replies: mpsc::Sender<Outgoing>,
     /// Closes the connection.
     pub(super) closer: Arc<Notify>,
+    /// Closed once nothing more comes from the connection.
+    pub(super) sender: watch::Receiver<()>,
     pub(super) export: Arc<Export>,
     /// What it weighs, and the right to that.
     pub(super) units: u32,
@@ -39,9 +41,10 @@ impl Pending {
             Some(key) => Some(self.export.recent().enter(key).await),
             None => None,
         };
-        let running = match self.export.admit(self.units).await {
+        let running = match self.export.admit(self.units, self.sender).await {
             Admission::Run(running) => running,
             Admission::Closed => return self.closer.notify_one(),
+            Admission::Abandoned => return,
             Admission::Later => {
                 let reply = answer::refusal(&call, procedure, Status::Jukebox);
                 return outgoing::send(&self.replies, reply, self.held).await;

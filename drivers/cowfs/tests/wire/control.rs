@@ -183,6 +183,22 @@ async fn an_export_is_built_up_and_taken_down_step_by_step() {
     client.flush(name).await.unwrap();
     refused(client.flush("other").await, 404, "no export `other`");
 
+    // It is parked and goes on, and saying again what it is changes nothing about that.
+    for _again in 0..2 {
+        client.park(name).await.unwrap();
+        client.put_export(name, &active).await.unwrap();
+        let view = client.list().await.unwrap().exports[name].clone();
+        assert_eq!((view.parked, &view.spec), (true, &active));
+        assert!(client.stats().await.unwrap().exports[name].parked);
+    }
+    for _again in 0..2 {
+        client.unpark(name).await.unwrap();
+        assert!(!client.list().await.unwrap().exports[name].parked);
+    }
+    guest.getattr(&root).await.unwrap();
+    refused(client.park("other").await, 404, "no export `other`");
+    refused(client.unpark("other").await, 404, "no export `other`");
+
     // Only the quota of a layer can change while it is used.
     let bounded = WritableSpec {
         quota_bytes: Some(1 << 20),

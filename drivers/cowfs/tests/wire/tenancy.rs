@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cowfs::attr::SetAttr;
 use cowfs::export::State;
 use cowfs::memory::Memory;
 use cowfs::nfs::client::{Client, ClientError};
@@ -150,6 +151,108 @@ async fn standby_parks_and_sealing_closes() {
     let late = fixture.client(&Caller::root()).await;
     let gone = tokio::time::timeout(DEADLINE, late.getattr(&root)).await.unwrap();
     assert!(matches!(gone, Err(ClientError::Gone | ClientError::Io(_))));
+}
+
+/// An export on a unix socket of its own that is parked: what becomes of calls that wait.
+#[tokio::test]
+async fn a_parked_export_answers_nobody_until_it_goes_on() {
+    let fixture = fixture().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("guest.sock");
+    let own = export("/own", Arc::new(Memory::new()), &[]);
+    fixture.server.exports().add(Arc::clone(&own)).unwrap();
+    let _listening = fixture
+        .server
+        .listen_unix(&path, None, Arc::clone(&own))
+        .await
+        .unwrap();
+    let connect = || async {
+        Client::new(
+            UnixStream::connect(&path).await.unwrap(),
+            "guest",
+            &Caller::root(),
+        )
+    };
+    let until = async |what: &dyn Fn() -> bool| {
+        let reached = async {
+            while !what() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, reached)
+            .await
+            .expect("it comes to that");
+    };
+    let client = connect().await;
+    let root = client.mount("/").await.unwrap();
+    assert!(!own.set_parked(true));
+    assert!(own.set_parked(true), "again");
+    own.quiesce().await;
+    assert_eq!(own.state(), State::Standby);
+    // Whoever says again that it is active does not let anybody in.
+    own.set_state(State::Active);
+    assert_eq!(own.state(), State::Standby);
+
+    // One who waits, one who leaves, and one who only asks.
+    let kept = tokio::spawn({
+        let (client, root) = (connect().await, root.clone());
+        async move { client.mkdir(&root, b"kept", &SetAttr::default()).await }
+    });
+    until(&|| own.waiting() == 1).await;
+    let left = tokio::spawn({
+        let (client, root) = (connect().await, root.clone());
+        async move { client.mkdir(&root, b"left", &SetAttr::default()).await }
+    });
+    until(&|| own.waiting() == 2).await;
+    let asked = tokio::spawn({
+        let root = root.clone();
+        async move { (client.getattr(&root).await, client) }
+    });
+    until(&|| own.waiting() == 3).await;
+    left.abort();
+    until(&|| own.waiting() == 2).await;
+    assert!(!kept.is_finished() && !asked.is_finished());
+
+    assert!(own.set_parked(false));
+    kept.await.unwrap().unwrap();
+    let (asked, client) = asked.await.unwrap();
+    asked.unwrap();
+    client.lookup(&root, b"kept").await.unwrap();
+    let gone = client.lookup(&root, b"left").await;
+    assert!(
+        matches!(gone, Err(ClientError::Status(Status::NoEnt))),
+        "{gone:?}"
+    );
+}
+
+/// However much a guest sends, only so much of it is read while nobody is answered.
+#[tokio::test]
+async fn a_parked_export_takes_in_only_so_much() {
+    let fixture = fixture().await;
+    let (client, root) = fixture.mounted().await;
+    let web = fixture.server.exports().all().remove(0);
+    web.set_parked(true);
+    let client = Arc::new(client);
+    let calls: Vec<_> = (0..200)
+        .map(|_| {
+            let (client, root) = (Arc::clone(&client), root.clone());
+            tokio::spawn(async move { client.getattr(&root).await })
+        })
+        .collect();
+    let full = async {
+        while web.waiting() < cowfs::server::UNITS_PER_CONNECTION {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, full).await.unwrap();
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+        assert_eq!(web.waiting(), cowfs::server::UNITS_PER_CONNECTION);
+    }
+    web.set_parked(false);
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]

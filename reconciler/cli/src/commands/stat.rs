@@ -145,6 +145,7 @@ fn value(stats: &Stats) -> Value {
                 .collect();
             let value = json!({
                 "state": export.state,
+                "parked": export.parked,
                 "connections": export.connections,
                 "procedures": procedures,
                 "layer": export.layer,
@@ -188,6 +189,7 @@ fn heading(name: &str, export: &ExportStats) -> String {
     let mut parts = Vec::new();
     match export.state {
         State::Active => {}
+        State::Standby if export.parked => parts.push(paint(FAIR, "parked")),
         State::Standby => parts.push(paint(FAIR, "standby")),
         State::Sealed => parts.push(paint(FAIR, "sealed")),
     }
