@@ -39,8 +39,9 @@ pub struct ObservedNode {
     pub at: Timestamp,
     /// Its domains.
     pub domains: Seen<Domains>,
-    /// Its slivers' storage, by sliver; only those that have any.
-    pub storage: Seen<BTreeMap<SliverId, ObservedStorage>>,
+    /// Its slivers' storage, by sliver; only those that have any, or that could not be looked at. Each is seen or not by
+    /// itself: what one of them lies on must hold up nobody else. Read it through [`Self::storage_of`].
+    pub storage: Seen<BTreeMap<SliverId, Seen<ObservedStorage>>>,
     /// Templates whose content is here and whole.
     pub templates: Seen<BTreeSet<Digest>>,
     /// File sets of the repository that have been made into layers here.
@@ -49,6 +50,30 @@ pub struct ObservedNode {
     pub remotes: Seen<BTreeMap<Remote, RemoteState>>,
     /// Verdicts of health checks; a sliver without one has not been asked yet.
     pub health: BTreeMap<SliverId, HealthVerdict>,
+}
+
+impl ObservedNode {
+    /// Storage of one sliver: `None` if it has none.
+    ///
+    /// # Errors
+    /// Why it could not be looked at. Nothing may be taken for granted about it then, least of all that there is none.
+    pub fn storage_of(&self, sliver: &SliverId) -> Result<Option<&ObservedStorage>, &str> {
+        let all = match &self.storage {
+            Seen::Known(all) => all,
+            Seen::Unknown { why } => return Err(why),
+        };
+        match all.get(sliver) {
+            None => Ok(None),
+            Some(Seen::Known(storage)) => Ok(Some(storage)),
+            Some(Seen::Unknown { why }) => Err(why),
+        }
+    }
+
+    /// All storage that could be looked at.
+    pub fn storage_seen(&self) -> impl Iterator<Item = (&SliverId, &ObservedStorage)> {
+        let all = self.storage.known().into_iter().flatten();
+        all.filter_map(|(sliver, storage)| Some((sliver, storage.known()?)))
+    }
 }
 
 /// All domains of a node.

@@ -112,7 +112,7 @@ pub fn observed_from(
             mark: Some(UNTOUCHED),
             checkpoints: BTreeMap::new(),
         };
-        storage.insert(id.clone(), kept);
+        storage.insert(id.clone(), Seen::Known(kept));
         let record = AppliedSliver {
             desired: sliver.into_owned(),
             epoch: Epoch(1),

@@ -162,9 +162,12 @@ fn check_changes(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fin
         }
     }
     let observed = input.observed;
-    let blind = observed.domains.known().is_none() || observed.storage.known().is_none();
+    let unseen = |sliver: &SliverId| observed.storage_of(sliver).is_err();
     for planned in &plan.actions {
         let action = &planned.action;
+        let blind = observed.domains.known().is_none()
+            || observed.storage.known().is_none()
+            || action.sliver().is_some_and(unseen);
         if blind && action.is_destructive() {
             findings.insert(Finding::Blind(action.key()));
         }
@@ -255,10 +258,11 @@ fn is_handed_over(plan: &Plan, input: &PlanInput<'_>, sliver: &SliverId) -> bool
     let mut heirs = input.desired.slivers.values();
     let named = heirs.any(|desired| desired.moved_from.as_ref() == Some(sliver));
     let gone = !input.desired.slivers.contains_key(sliver) && !input.desired.elsewhere.contains(sliver);
-    let kept = input.observed.storage.known().and_then(|s| s.get(sliver));
+    let kept = input.observed.storage_of(sliver);
+    let nothing = kept.is_ok_and(|kept| kept.is_none_or(|kept| !kept.on_disk));
     let mut actions = plan.actions.iter().map(|planned| &planned.action);
     let taken = actions.any(|action| matches!(action, Action::Adopt { from, .. } if from == sliver));
-    named && gone && (taken || kept.is_none_or(|kept| !kept.on_disk))
+    named && gone && (taken || nothing)
 }
 
 fn check_removals(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Finding>) {
@@ -269,7 +273,7 @@ fn check_removals(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<Fi
         match &planned.action {
             Action::Purge { sliver } => {
                 purged = true;
-                let storage = input.observed.storage.known().and_then(|s| s.get(sliver));
+                let storage = input.observed.storage_of(sliver).ok().flatten();
                 let since = storage.and_then(|s| s.tombstone);
                 let due = since.is_some_and(|t| t.0.saturating_add(input.tombstone_ms) <= input.now.0);
                 if !due || !gone(sliver) {

@@ -40,12 +40,9 @@ pub fn diff(input: &PlanInput<'_>) -> BTreeMap<SliverId, Change> {
 /// The right to run under which a sliver's writable layers are, or will be, open on this node.
 #[must_use]
 pub fn epoch_of(input: &PlanInput<'_>, sliver: &SliverId) -> Epoch {
-    let storage = input.observed.storage.known();
     let of = |sliver: &SliverId| {
-        epoch(
-            input.applied.get(&sliver.itself()),
-            storage.and_then(|storage| storage.get(sliver)),
-        )
+        let storage = input.observed.storage_of(sliver).ok().flatten();
+        epoch(input.applied.get(&sliver.itself()), storage)
     };
     let from = input
         .desired
@@ -192,11 +189,7 @@ fn heirs<'a>(input: &PlanInput<'a>) -> BTreeMap<&'a SliverId, &'a SliverId> {
             return false;
         }
         // Where the heir has layers of its own, what is left under the old name is removed like anything else.
-        let kept = input
-            .observed
-            .storage
-            .known()
-            .and_then(|storage| storage.get(from));
+        let kept = input.observed.storage_of(from).ok().flatten();
         kept.is_none_or(|kept| !kept.on_disk) || can_adopt(input, from, to)
     };
     moved.filter(heir).collect()

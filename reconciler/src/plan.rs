@@ -219,8 +219,8 @@ pub fn build(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
 pub fn holds(observed: &ObservedNode, condition: &Condition) -> bool {
     let nothing = ObservedStorage::default();
     let storage = |sliver: &SliverId, test: &dyn Fn(&ObservedStorage) -> bool| {
-        let known = observed.storage.known();
-        known.is_some_and(|storage| test(storage.get(sliver).unwrap_or(&nothing)))
+        let known = observed.storage_of(sliver);
+        known.is_ok_and(|storage| test(storage.unwrap_or(&nothing)))
     };
     let domain = |sliver: &SliverId| observed.domains.known().map(|domains| domains.ours.get(sliver));
     let image = |sliver: &SliverId| observed.domains.known().map(|domains| domains.images.get(sliver));
@@ -252,9 +252,9 @@ pub fn holds(observed: &ObservedNode, condition: &Condition) -> bool {
         Condition::ImageGone(sliver) => image(sliver).is_some_and(|image| image.is_none()),
         Condition::ImageStored(sliver) => image(sliver).flatten().is_some(),
         Condition::ImageSealed(sliver) => image(sliver).flatten().is_some_and(|image| {
-            let storage = observed.storage.known().map(|storage| storage.get(sliver));
+            let storage = observed.storage_of(sliver);
             image.mark.is_some()
-                && storage.is_some_and(|storage| image.mark == ObservedStorage::mark_of(storage))
+                && storage.is_ok_and(|storage| image.mark == ObservedStorage::mark_of(storage))
         }),
         Condition::Healthy(sliver) => observed.health.get(sliver) == Some(&HealthVerdict::Healthy),
     }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use xeno_model::desired::{DesiredSliver, FileSet, LayerRef, Place, Publish, Remote, WritableKind};
 use xeno_model::id::{Digest, DomainUuid, Epoch, SliverId};
-use xeno_model::observed::{Domains, Limits, ObservedStorage, RemoteState};
+use xeno_model::observed::{Domains, Limits, ObservedStorage, RemoteState, Seen};
 
 /// A port call that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -296,8 +296,9 @@ pub enum LayerSource {
 /// Keeps templates, writable layers, stacks and exports, of which some lie in remote directories. Every call is
 /// idempotent.
 pub trait Storage: Remotes + Send + Sync {
-    /// Storage of every sliver that has any. An error means "not seen", never "none".
-    fn observe(&self) -> impl Future<Output = PortResult<BTreeMap<SliverId, ObservedStorage>>> + Send;
+    /// Storage of every sliver that has any. An error means "not seen", never "none"; what could not be looked at of one
+    /// sliver only is unknown for that sliver.
+    fn observe(&self) -> impl Future<Output = PortResult<BTreeMap<SliverId, Seen<ObservedStorage>>>> + Send;
 
     /// Templates that are here and whole.
     fn templates(&self) -> impl Future<Output = PortResult<BTreeSet<Digest>>> + Send;

@@ -1,6 +1,6 @@
 //! What holds for every node, however strange it looks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -16,7 +16,7 @@ use xeno_model::observed::{
 use xeno_model::units::Bytes;
 
 use crate::action::Action;
-use crate::change::{AppliedSliver, ChangeClass};
+use crate::change::{AppliedSliver, ChangeClass, Reason};
 use crate::check::check;
 use crate::checkpoint;
 use crate::effective::effective;
@@ -428,7 +428,7 @@ fn world(sides: &[Sides], around: &Surroundings) -> World {
                 };
             }
             if let Some((which, sealed)) = sight.image {
-                let there = world.observed.storage.known().and_then(|s| s.get(&berth));
+                let there = world.observed.storage_of(&berth).unwrap();
                 let disk = ObservedStorage::mark_of(there);
                 let image = ObservedImage {
                     uuid: uuid(&berth),
@@ -644,6 +644,44 @@ proptest! {
                 prop_assert!(blind & 16 == 0 || again.remotes.is_empty());
             }
         }
+    }
+
+    /// Storage of slivers that could not be looked at makes these wait and nobody else: everybody else gets the plan they
+    /// would get where those are gone from the order, and nothing that those hold is given to them.
+    #[test]
+    fn blindness_for_some_is_blindness_for_them_alone(
+        sides in sides(), around in surroundings(), hidden in prop::collection::vec(any::<bool>(), NAMES.len()),
+    ) {
+        let mut world = world(&sides, &around);
+        let hidden: BTreeSet<SliverId> =
+            NAMES.iter().zip(hidden).filter(|(_, hidden)| *hidden).map(|(name, _)| id(name)).collect();
+        for (i, sliver) in hidden.iter().enumerate() {
+            // Either berth will do.
+            let berth = if i % 2 == 0 { sliver.clone() } else { sliver.beside() };
+            world.hide_storage(&berth, "permission denied");
+        }
+        let plan = world.plan();
+        prop_assert_eq!(check(&plan, &world.input()), []);
+        for (sliver, change) in &plan.changes {
+            if hidden.contains(sliver) {
+                prop_assert_eq!(change.class, ChangeClass::Wait);
+                let blind = change.reasons.iter().any(|reason| matches!(reason, Reason::Blind { .. }));
+                prop_assert!(blind, "{:?}", change);
+            } else {
+                let moved = world.desired.slivers.get(sliver).and_then(|desired| desired.moved_from.as_ref());
+                let blind = change.reasons.iter().any(|reason| matches!(reason, Reason::Blind { .. }));
+                prop_assert!(!blind || moved.is_some_and(|from| hidden.contains(from)), "{:?}", change);
+            }
+        }
+        let model = ScriptedNode::like(&world.observed, around.capacity_mib);
+        for planned in &plan.actions {
+            let of = planned.action.sliver().map(SliverId::itself);
+            prop_assert!(of.is_none_or(|of| !hidden.contains(&of)), "{}", planned.action.key());
+            let outcome = model.perform(&planned.action, &world.desired);
+            prop_assert_eq!(outcome, Some(Outcome::Done));
+        }
+        // More memory than there is, or a port of somebody who waits, would be among these.
+        prop_assert_eq!(model.violations(), Vec::<String>::new());
     }
 
     /// The judge notices when any action but the last look at health is left out, or any two dependent ones are swapped.

@@ -41,6 +41,8 @@ pub struct ScriptedNode {
 struct State {
     domains: Domains,
     storage: BTreeMap<SliverId, ObservedStorage>,
+    /// Slivers whose storage cannot be looked at, and why.
+    unreadable: BTreeMap<SliverId, String>,
     templates: BTreeSet<Digest>,
     files: BTreeSet<Digest>,
     /// What writable layers were like when their checkpoints were made.
@@ -97,7 +99,10 @@ impl ScriptedNode {
     pub fn like(observed: &ObservedNode, memory_mib: u64) -> Self {
         let mut state = State {
             domains: observed.domains.known().cloned().unwrap_or_default(),
-            storage: observed.storage.known().cloned().unwrap_or_default(),
+            storage: observed
+                .storage_seen()
+                .map(|(sliver, storage)| (sliver.clone(), storage.clone()))
+                .collect(),
             templates: observed.templates.known().cloned().unwrap_or_default(),
             files: observed.file_layers.known().cloned().unwrap_or_default(),
             remotes: observed.remotes.known().cloned().unwrap_or_default(),
@@ -165,6 +170,15 @@ impl ScriptedNode {
     /// Adds a domain of somebody else.
     pub fn add_stranger(&self, stranger: Stranger) {
         self.state().domains.strangers.push(stranger);
+    }
+
+    /// Lets nobody look at the storage of a sliver, or lets them again.
+    pub fn hide_storage(&self, sliver: &SliverId, why: Option<&str>) {
+        let mut state = self.state();
+        match why {
+            Some(why) => state.unreadable.insert(sliver.clone(), why.to_owned()),
+            None => state.unreadable.remove(sliver),
+        };
     }
 
     /// Takes the domain of a sliver away, as a crash of its process would.
@@ -235,7 +249,7 @@ impl ScriptedNode {
                 .map(|(s, _)| (s.clone(), HealthVerdict::Healthy))
                 .collect(),
             domains: Seen::Known(state.domains.clone()),
-            storage: Seen::Known(state.storage.clone()),
+            storage: Seen::Known(state.storage_seen()),
             templates: Seen::Known(state.templates.clone()),
             file_layers: Seen::Known(state.files.clone()),
             remotes: Seen::Known(state.remotes.clone()),
@@ -438,6 +452,16 @@ impl State {
         } else {
             self.violations.push(broken);
         }
+    }
+
+    /// What a look at the storage shows.
+    fn storage_seen(&self) -> BTreeMap<SliverId, Seen<ObservedStorage>> {
+        let seen =
+            |(sliver, storage): (&SliverId, &ObservedStorage)| (sliver.clone(), Seen::Known(storage.clone()));
+        let unseen =
+            |(sliver, why): (&SliverId, &String)| (sliver.clone(), Seen::Unknown { why: why.clone() });
+        let hidden = self.unreadable.iter().map(unseen);
+        self.storage.iter().map(seen).chain(hidden).collect()
     }
 
     fn storage(&mut self, sliver: &SliverId) -> &mut ObservedStorage {

@@ -138,12 +138,12 @@ impl<'a> Situation<'a> {
     /// Looks at `sliver`; fails with the reasons why it cannot be judged.
     pub(crate) fn of(input: &PlanInput<'a>, sliver: &SliverId) -> Result<Self, Vec<Reason>> {
         let observed = input.observed;
-        let (Seen::Known(domains), Seen::Known(storage)) = (&observed.domains, &observed.storage) else {
-            let facets = [
-                blind("domains", &observed.domains),
-                blind("storage", &observed.storage),
-            ];
-            return Err(facets.into_iter().flatten().collect());
+        let (domains, storage) = match (&observed.domains, observed.storage_of(sliver)) {
+            (Seen::Known(domains), Ok(storage)) => (domains, storage),
+            (domains, storage) => {
+                let facets = [blind("domains", domains), storage.err().map(blind_storage)];
+                return Err(facets.into_iter().flatten().collect());
+            }
         };
         let itself = sliver.itself();
         let applied = input.applied.get(&itself);
@@ -153,10 +153,17 @@ impl<'a> Situation<'a> {
             None => (None, None),
         };
         let from = desired.as_deref().and_then(|desired| desired.moved_from.as_ref());
+        if let Some(from) = from.filter(|from| is_moved(input, from)) {
+            // Whether there is something to go on with has to be known: who makes layers of its own first never does.
+            observed
+                .storage_of(from)
+                .map_err(|why| vec![blind_storage(why)])?;
+        }
         let adopts = from.filter(|from| can_adopt(input, from, &itself)).cloned();
-        let mut epoch = epoch(applied, storage.get(sliver));
+        let mut epoch = epoch(applied, storage);
         if let Some(from) = &adopts {
-            epoch = epoch.max(self::epoch(input.applied.get(from), storage.get(from)));
+            let kept = observed.storage_of(from).ok().flatten();
+            epoch = epoch.max(self::epoch(input.applied.get(from), kept));
         }
         Ok(Self {
             id: sliver.clone(),
@@ -168,7 +175,7 @@ impl<'a> Situation<'a> {
             applied,
             domain: domains.ours.get(sliver),
             image: domains.images.get(sliver),
-            storage: storage.get(sliver),
+            storage,
             able: &domains.able,
             adopts,
             health: observed.health.get(sliver),
@@ -428,15 +435,12 @@ fn writes(desired: &DesiredSliver) -> bool {
 
 /// Whether `to` can take over the writable layers of `from`: nobody else is to have them, and it has none itself.
 pub(crate) fn can_adopt(input: &PlanInput<'_>, from: &SliverId, to: &SliverId) -> bool {
-    let Some(storage) = input.observed.storage.known() else {
+    let observed = input.observed;
+    let (Ok(left), Ok(own)) = (observed.storage_of(from), observed.storage_of(to)) else {
         return false;
     };
-    let left = storage
-        .get(from)
-        .is_some_and(|s| s.on_disk && s.tombstone.is_none());
-    let own = storage
-        .get(to)
-        .is_some_and(|s| s.on_disk || s.tombstone.is_some());
+    let left = left.is_some_and(|s| s.on_disk && s.tombstone.is_none());
+    let own = own.is_some_and(|s| s.on_disk || s.tombstone.is_some());
     is_moved(input, from) && left && !own
 }
 
@@ -451,6 +455,14 @@ pub(crate) fn epoch(applied: Option<&AppliedSliver>, storage: Option<&ObservedSt
     let applied = applied.map(|applied| applied.epoch);
     let open = storage.and_then(|storage| storage.open);
     applied.max(open).unwrap_or(Epoch(1))
+}
+
+/// The reason why storage that could not be seen, of one sliver or of all, makes a sliver wait.
+fn blind_storage(why: &str) -> Reason {
+    Reason::Blind {
+        facet: "storage",
+        why: why.to_owned(),
+    }
 }
 
 /// The reason why a facet that could not be seen makes a sliver wait.

@@ -200,7 +200,21 @@ impl World {
         let Seen::Known(storage) = &mut self.observed.storage else {
             panic!("storage is unknown")
         };
-        storage.entry(berth.clone()).or_default()
+        let seen = storage
+            .entry(berth.clone())
+            .or_insert_with(|| Seen::Known(ObservedStorage::default()));
+        let Seen::Known(storage) = seen else {
+            panic!("storage of {berth} is unknown")
+        };
+        storage
+    }
+
+    /// Makes the storage of one sliver something that could not be looked at.
+    pub(crate) fn hide_storage(&mut self, berth: &SliverId, why: &str) {
+        let Seen::Known(storage) = &mut self.observed.storage else {
+            panic!("storage is unknown")
+        };
+        storage.insert(berth.clone(), Seen::Unknown { why: why.to_owned() });
     }
 
     pub(crate) fn want(&mut self, sliver: &str) -> &mut DesiredSliver {

@@ -10,7 +10,7 @@ use xeno_model::desired::{DesiredNode, Publish};
 use xeno_model::id::{Digest, Generation, NodeName, Revision, SliverId, Timestamp};
 use xeno_model::manifest::parse_file;
 use xeno_model::normal::{boot_digest, stack_digest};
-use xeno_model::observed::{DomainState, ObservedNode, Seen, Stranger};
+use xeno_model::observed::{DomainState, ObservedNode, ObservedStorage, Seen, Stranger};
 use xeno_model::repository::{FileMode, RepositoryTree, TreeEntry};
 use xeno_model::resolve::resolve;
 use xeno_reconciler::assume::observed_from;
@@ -58,10 +58,10 @@ impl World {
             host: port,
         }];
         self.domains().ours.insert(second.clone(), domain);
-        let mut storage = self.storage()[sliver].clone();
+        let mut storage = self.storage_of(sliver).clone();
         storage.stack = Some(stack_digest(&wanted));
         storage.on_disk = false;
-        self.storage().insert(second, storage);
+        self.storage().insert(second, Seen::Known(storage));
     }
 
     fn happen(&mut self, line: &str, after: &DesiredNode) {
@@ -96,17 +96,18 @@ impl World {
             }
             ["fileserver", "restarted"] => {
                 for storage in self.storage().values_mut() {
+                    let Seen::Known(storage) = storage else { continue };
                     (storage.open, storage.stack, storage.exported) = (None, None, false);
                 }
             }
             ["tombstone", name, hours, "hours", "ago"] => {
                 let ago: u64 = hours.parse().expect("a number of hours");
                 let at = Timestamp(NOON - ago * HOUR_MS);
-                let storage = self.storage().entry(sliver(name)).or_default();
+                let storage = self.storage_of(&sliver(name));
                 (storage.on_disk, storage.tombstone) = (false, Some(at));
             }
             ["disk", name, "changed"] => {
-                let storage = self.storage().get_mut(&sliver(name)).expect("it was there");
+                let storage = self.storage_of(&sliver(name));
                 storage.mark = Some(Digest::of(b"changed"));
             }
             ["image", name, "missing"] => {
@@ -114,6 +115,9 @@ impl World {
             }
             ["removed", count] => self.removed_recently = count.parse().expect("a number"),
             ["blind", "domains"] => self.observed.domains = Seen::Unknown { why: why() },
+            ["blind", "storage", "of", name] => {
+                self.storage().insert(sliver(name), Seen::Unknown { why: why() });
+            }
             ["blind", "storage"] => self.observed.storage = Seen::Unknown { why: why() },
             _ => panic!("world.txt: what does {line:?} mean?"),
         }
@@ -126,8 +130,16 @@ impl World {
         }
     }
 
-    fn storage(&mut self) -> &mut BTreeMap<SliverId, xeno_model::observed::ObservedStorage> {
+    fn storage(&mut self) -> &mut BTreeMap<SliverId, Seen<ObservedStorage>> {
         match &mut self.observed.storage {
+            Seen::Known(storage) => storage,
+            Seen::Unknown { .. } => panic!("blind already"),
+        }
+    }
+
+    fn storage_of(&mut self, sliver: &SliverId) -> &mut ObservedStorage {
+        let nothing = || Seen::Known(ObservedStorage::default());
+        match self.storage().entry(sliver.clone()).or_insert_with(nothing) {
             Seen::Known(storage) => storage,
             Seen::Unknown { .. } => panic!("blind already"),
         }

@@ -10,7 +10,7 @@ use tokio::time::{Duration, timeout};
 use xeno_model::desired::{CarriedContent, DesiredNode, DesiredSliver, FileSet};
 use xeno_model::id::{Digest, SliverId};
 use xeno_model::normal::boot_digest;
-use xeno_model::observed::ObservedStorage;
+use xeno_model::observed::{ObservedStorage, Seen};
 use xeno_reconciler::action::{Action, PortsFrom};
 use xeno_reconciler::exec::Outcome;
 use xeno_reconciler::ports::{
@@ -354,7 +354,11 @@ fn ask<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, sliver: &DesiredSliver, b
 /// What the sliver's writable layers are like now.
 async fn disk_mark<H, S: Storage>(ports: &Ports<H, S>, sliver: &SliverId) -> PortResult<Option<Digest>> {
     let storage = ports.storage.observe().await?;
-    Ok(ObservedStorage::mark_of(storage.get(sliver)))
+    match storage.get(sliver) {
+        None => Ok(ObservedStorage::mark_of(None)),
+        Some(Seen::Known(storage)) => Ok(ObservedStorage::mark_of(Some(storage))),
+        Some(Seen::Unknown { why }) => Err(PortError::later(format!("storage could not be seen: {why}"))),
+    }
 }
 
 async fn read_blobs(blobs: &BlobReader, files: &FileSet) -> PortResult<BTreeMap<String, Vec<u8>>> {

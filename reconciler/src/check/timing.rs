@@ -49,7 +49,7 @@ fn repairs(input: &PlanInput<'_>, change: &Change) -> bool {
     // In whichever berth: one embodiment that is up is a service that is up.
     let up = |berth: &SliverId| {
         let domain = input.observed.domains.known().and_then(|d| d.ours.get(berth));
-        let storage = input.observed.storage.known().and_then(|s| s.get(berth));
+        let storage = input.observed.storage_of(berth).ok().flatten();
         // What keeps what it writes never runs twice: in its second berth it is not up but in the way.
         let uuid = match berth.berth() {
             Berth::First => Some(applied.desired.uuid),

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use xeno_model::id::{DomainUuid, Epoch, FleetName};
-use xeno_model::observed::{Limits, ObservedStorage, Stranger};
+use xeno_model::observed::{Limits, ObservedStorage, Seen, Stranger};
 
 use super::*;
 use crate::ports::{MountSpec, PortError, Storage};
@@ -98,7 +98,7 @@ impl World for Scripted {
         done(self.0.unexport(&spec.sliver)).unwrap();
         done(self.0.close_writable(&spec.sliver)).unwrap();
         let storage = done(Storage::observe(&self.0)).unwrap();
-        ObservedStorage::mark_of(storage.get(&spec.sliver)).expect("it can be told")
+        ObservedStorage::mark_of(storage.get(&spec.sliver).and_then(Seen::known)).expect("it can be told")
     }
 
     fn refuses(&self) -> bool {

@@ -89,7 +89,7 @@ fn another_weight_is_another_share_of_the_file_server_too() {
     settled.want("web/0").resources.cpu_weight = 60_000;
     let settled = settled.settle();
     assert_eq!(
-        settled.observed.storage.known().unwrap()[&id("web/0")].shares,
+        settled.observed.storage_of(&id("web/0")).unwrap().unwrap().shares,
         [10_000].into()
     );
     check(&settled, ChangeClass::Keep, &[], &[]);
@@ -370,6 +370,43 @@ fn what_cannot_be_seen_is_left_alone() {
         ChangeClass::Keep,
         "what needs no template need not see any"
     );
+}
+
+#[test]
+fn storage_of_one_that_cannot_be_seen_holds_up_nobody_else() {
+    let mut world = World::wanting([sliver("web/0"), sliver("db/0"), sliver("old/0")]).settle();
+    for changed in ["web/0", "db/0"] {
+        world.want(changed).resources.memory = Bytes(512 << 20);
+    }
+    world.unwant("old/0");
+    world.hide_storage(&id("web/0"), "permission denied");
+    world.hide_storage(&id("old/0"), "permission denied");
+    let blind = "storage could not be seen because permission denied";
+    let plan = world.plan();
+    for waits in ["web/0", "old/0"] {
+        let change = &plan.changes[&id(waits)];
+        assert_eq!(
+            (change.class, explain(change)),
+            (ChangeClass::Wait, vec![blind.to_owned()])
+        );
+    }
+    assert_eq!(world.class("db/0"), ChangeClass::Reboot);
+    let touched: BTreeSet<_> = plan.actions.iter().filter_map(|p| p.action.sliver()).collect();
+    assert_eq!(touched, [&id("db/0")].into());
+    assert_eq!(check::check(&plan, &world.input()), []);
+}
+
+#[test]
+fn nobody_begins_anew_where_what_it_is_to_go_on_with_cannot_be_seen() {
+    let mut heir = sliver("new/0");
+    heir.moved_from = Some(id("web/0"));
+    let mut world = settled();
+    world.unwant("web/0");
+    world.desired.slivers.insert(id("new/0"), heir);
+    world.hide_storage(&id("web/0"), "permission denied");
+    assert_eq!(world.keys().len(), 0);
+    assert_eq!(world.class("new/0"), ChangeClass::Wait);
+    assert_eq!(world.class("web/0"), ChangeClass::Wait);
 }
 
 #[test]

@@ -257,7 +257,7 @@ impl Actions {
 }
 
 fn storage_of<'a>(input: &PlanInput<'a>, of: &SliverId) -> Option<&'a ObservedStorage> {
-    input.observed.storage.known()?.get(of)
+    input.observed.storage_of(of).ok().flatten()
 }
 
 fn action(input: &PlanInput<'_>, of: &SliverId, study: &Study, step: Step) -> Action {

@@ -17,8 +17,7 @@ pub(super) fn cost(input: &PlanInput<'_>, action: &Action) -> Cost {
         Action::FetchTemplate { .. } => (None, 0),
         Action::ImportFiles { digest } => (input.desired.files.get(digest).map(file_bytes), 0),
         Action::OpenWritable { sliver, .. } => {
-            let storage = input.observed.storage.known();
-            let kept = storage.and_then(|s| s.get(sliver));
+            let kept = input.observed.storage_of(sliver).ok().flatten();
             let kept = kept.is_some_and(|s| s.on_disk || s.tombstone.is_some());
             let desired = input.desired.slivers.get(&sliver.itself());
             let writes = |mount: &&Mount| mount.writable != WritableKind::ReadOnly;

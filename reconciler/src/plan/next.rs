@@ -13,8 +13,9 @@ pub(super) fn next<'a>(
 ) -> Option<Timestamp> {
     let waits = changes.flat_map(|change| &change.reasons).filter_map(until);
     let expiries = input.desired.slivers.values().filter_map(|sliver| sliver.expires);
-    let kept = input.observed.storage.known().into_iter().flatten();
-    let tombstones = kept
+    let tombstones = input
+        .observed
+        .storage_seen()
         .filter(|(sliver, _)| !input.desired.slivers.contains_key(*sliver))
         .filter_map(|(_, storage)| storage.tombstone)
         .map(|since| Timestamp(since.0.saturating_add(input.tombstone_ms)));

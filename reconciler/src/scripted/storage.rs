@@ -5,15 +5,15 @@ use std::path::PathBuf;
 
 use xeno_model::desired::{FileSet, Place};
 use xeno_model::id::{Digest, Epoch, SliverId};
-use xeno_model::observed::{LayerLimits, ObservedStorage};
+use xeno_model::observed::{LayerLimits, ObservedStorage, Seen};
 use xeno_model::units::Bytes;
 
 use super::{ScriptedNode, State};
 use crate::ports::{BootFiles, GuestMount, LayerSource, MountSpec, PortError, PortResult, Retry, Storage};
 
 impl Storage for ScriptedNode {
-    async fn observe(&self) -> PortResult<BTreeMap<SliverId, ObservedStorage>> {
-        self.look(|state| state.storage.clone()).await
+    async fn observe(&self) -> PortResult<BTreeMap<SliverId, Seen<ObservedStorage>>> {
+        self.look(|state| state.storage_seen()).await
     }
 
     async fn templates(&self) -> PortResult<BTreeSet<Digest>> {

@@ -36,7 +36,7 @@ use cowfs::service::LayerSource as Served;
 use cowfs::template::{FileToImport, Store as Templates, StoreError};
 use xeno_model::desired::{CarriedContent, FileSet, Place, Remote};
 use xeno_model::id::{Digest, Epoch, SliverId};
-use xeno_model::observed::{ObservedStorage, RemoteState};
+use xeno_model::observed::{ObservedStorage, RemoteState, Seen};
 use xeno_reconciler::ports::{
     BootFiles, DriverFact, GuestMount, LayerSource, MountSpec, PortError, PortResult, Remotes, Storage,
 };
@@ -336,11 +336,18 @@ impl Remotes for NodeStorage {
 }
 
 impl Storage for NodeStorage {
-    async fn observe(&self) -> PortResult<BTreeMap<SliverId, ObservedStorage>> {
+    async fn observe(&self) -> PortResult<BTreeMap<SliverId, Seen<ObservedStorage>>> {
         let disk = self.disk.clone();
-        let seen = blocking(move || disk.look()).await?;
+        let looked = blocking(move || disk.look()).await?;
         let listing = self.listing().await?;
         self.remotes.used(&directories(&listing));
+        let (mut seen, mut unseen) = (BTreeMap::new(), BTreeMap::new());
+        for (sliver, kept) in looked {
+            match kept {
+                Ok(kept) => drop(seen.insert(sliver, kept)),
+                Err(error) => drop(unseen.insert(sliver, Seen::Unknown { why: error.what })),
+            }
+        }
         let mut all: BTreeMap<SliverId, ObservedStorage> = BTreeMap::new();
         for (sliver, kept) in &seen {
             let storage = all.entry(sliver.clone()).or_default();
@@ -363,6 +370,9 @@ impl Storage for NodeStorage {
             storage.stack = parts.stack();
             storage.exported = parts.exported();
         }
+        let mut all: BTreeMap<_, _> = all.into_iter().map(|(of, one)| (of, Seen::Known(one))).collect();
+        // Whatever else is known of such a sliver is not enough to judge it by.
+        all.append(&mut unseen);
         Ok(all)
     }
 

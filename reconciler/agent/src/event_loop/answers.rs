@@ -181,16 +181,13 @@ where
     }
 
     fn tombstones(&self) -> Tombstones {
-        let storage = self
-            .observed
-            .as_ref()
-            .and_then(|observed| observed.storage.known());
+        let observed = self.observed.as_ref();
         let view = |(sliver, tombstone): (&SliverId, &xeno_state::record::Tombstone)| TombstoneView {
             sliver: sliver.to_string(),
             since_ms: tombstone.since.0,
             purge_ms: self.purge_at(tombstone.seen).0,
-            bytes: storage
-                .and_then(|storage| storage.get(sliver))
+            bytes: observed
+                .and_then(|observed| observed.storage_of(sliver).ok()?)
                 .map_or(0, |storage| storage.bytes),
         };
         Tombstones {

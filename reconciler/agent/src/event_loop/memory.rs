@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use xeno_model::id::{Generation, Revision, SliverId, Timestamp};
-use xeno_model::observed::{ObservedNode, Seen};
+use xeno_model::observed::{ObservedNode, ObservedStorage, Seen};
 use xeno_reconciler::action::ActionKey;
 use xeno_reconciler::change::{AppliedSliver, Reason};
 use xeno_reconciler::exec::RetryPolicy;
@@ -121,8 +121,11 @@ impl Memory {
         let Seen::Known(storage) = &observed.storage else {
             return Vec::new();
         };
-        let since = |sliver: &SliverId| storage.get(sliver).and_then(|storage| storage.tombstone);
-        let gone = self.tombstones.keys().filter(|sliver| since(sliver).is_none());
+        let since = |sliver: &SliverId| storage.get(sliver)?.known()?.tombstone;
+        // One that cannot be looked at is not gone: it keeps its age.
+        let unseen = |sliver: &SliverId| matches!(storage.get(sliver), Some(Seen::Unknown { .. }));
+        let known = self.tombstones.keys();
+        let gone = known.filter(|sliver| since(sliver).is_none() && !unseen(sliver));
         let gone = gone.map(|sliver| (sliver.clone(), None));
         let new = storage.keys().filter_map(|sliver| {
             let since = since(sliver)?;
@@ -143,7 +146,11 @@ impl Memory {
             return;
         };
         for (sliver, storage) in storage {
-            let Some(since) = &mut storage.tombstone else {
+            let Seen::Known(ObservedStorage {
+                tombstone: Some(since),
+                ..
+            }) = storage
+            else {
                 continue;
             };
             let known = self.tombstones.get(sliver).filter(|known| known.since == *since);

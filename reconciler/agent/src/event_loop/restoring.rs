@@ -38,14 +38,13 @@ pub(super) fn checkpoints(
 }
 
 fn storage_of<'a>(observed: &'a ObservedNode, sliver: &SliverId) -> Result<&'a ObservedStorage, HandleError> {
-    match &observed.storage {
-        Seen::Known(storage) => storage
-            .get(sliver)
+    match observed.storage_of(sliver) {
+        Ok(storage) => storage
             .filter(|storage| storage.on_disk)
             .ok_or_else(|| HandleError::NoSuchSliver {
                 sliver: sliver.clone(),
             }),
-        Seen::Unknown { why } => Err(HandleError::InUse {
+        Err(why) => Err(HandleError::InUse {
             why: format!("storage could not be seen: {why}"),
         }),
     }

@@ -134,12 +134,11 @@ where
             .values()
             .filter(|change| change.class == ChangeClass::Wait);
         let waiting: BTreeMap<_, _> = waits
-            // Failures have told of themselves, and blindness is told once for all.
-            .filter(|change| {
-                !matches!(
-                    change.reasons.first(),
-                    Some(Reason::BackingOff { .. } | Reason::Blind { .. }) | None
-                )
+            // Failures have told of themselves, and so has what nothing can be seen of at all.
+            .filter(|change| match change.reasons.first() {
+                Some(Reason::Blind { facet, .. }) => !self.blind.contains(facet),
+                Some(Reason::BackingOff { .. }) | None => false,
+                Some(_) => true,
             })
             .map(|change| (change.sliver.clone(), report::explain(change).join("; ")))
             .collect();

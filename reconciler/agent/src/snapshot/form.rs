@@ -32,6 +32,9 @@ struct Document {
     tombstone_ms: u64,
     domains: Facet<DomainsForm>,
     storage: Facet<BTreeMap<String, StorageForm>>,
+    /// Slivers whose storage could not be looked at, and why.
+    #[serde(default)]
+    storage_unseen: BTreeMap<String, String>,
     templates: Facet<BTreeSet<String>>,
     file_layers: Facet<BTreeSet<String>>,
     /// Not in what an older agent wrote.
@@ -233,12 +236,12 @@ pub(super) fn write(snapshot: &Snapshot) -> serde_json::Value {
         removed_recently: snapshot.removed_recently,
         tombstone_ms: snapshot.tombstone_ms,
         domains: facet(&observed.domains, write_domains),
-        storage: facet(&observed.storage, |storage| {
-            let entries = storage.iter();
-            entries
-                .map(|(sliver, one)| (sliver.to_string(), write_storage(one)))
+        storage: facet(&observed.storage, |_| {
+            let seen = observed.storage_seen();
+            seen.map(|(sliver, one)| (sliver.to_string(), write_storage(one)))
                 .collect()
         }),
+        storage_unseen: unseen_slivers(&observed.storage),
         templates: facet(&observed.templates, digests),
         file_layers: facet(&observed.file_layers, digests),
         remotes: Some(facet(&observed.remotes, write_remotes)),
@@ -248,6 +251,15 @@ pub(super) fn write(snapshot: &Snapshot) -> serde_json::Value {
         freezes: snapshot.freezes.iter().map(write_freeze).collect(),
     };
     serde_json::to_value(document).expect("names, numbers and texts are written as JSON")
+}
+
+fn unseen_slivers<T>(seen: &Seen<BTreeMap<SliverId, Seen<T>>>) -> BTreeMap<String, String> {
+    let all = seen.known().into_iter().flatten();
+    let unseen = all.filter_map(|(sliver, one)| match one {
+        Seen::Known(_) => None,
+        Seen::Unknown { why } => Some((sliver.to_string(), why.clone())),
+    });
+    unseen.collect()
 }
 
 fn facet<T, U>(seen: &Seen<T>, write: impl FnOnce(&T) -> U) -> Facet<U> {
@@ -436,7 +448,12 @@ pub(super) fn read(value: serde_json::Value) -> Result<Snapshot, SnapshotError> 
         node: named("the node", NodeName::new(&form.node))?,
         at: Timestamp(form.at_ms),
         domains: seen(form.domains, read_domains)?,
-        storage: seen(form.storage, |storage| slivers(storage, read_storage))?,
+        storage: seen(form.storage, |storage| {
+            let read = |one| Ok(Seen::Known(read_storage(one)?));
+            let mut all = slivers(storage, read)?;
+            all.extend(slivers(form.storage_unseen, |why| Ok(Seen::Unknown { why }))?);
+            Ok(all)
+        })?,
         templates: seen(form.templates, digests)?,
         file_layers: seen(form.file_layers, digests)?,
         remotes: match form.remotes {

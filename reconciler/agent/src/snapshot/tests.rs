@@ -107,8 +107,14 @@ fn everything() -> Snapshot {
             at: Timestamp(11),
             domains: Seen::Known(domains),
             storage: Seen::Known(BTreeMap::from([
-                (web.clone(), storage),
-                (db.clone(), ObservedStorage::default()),
+                (web.clone(), Seen::Known(storage)),
+                (db.clone(), Seen::Known(ObservedStorage::default())),
+                (
+                    db.beside(),
+                    Seen::Unknown {
+                        why: "permission denied".to_owned(),
+                    },
+                ),
             ])),
             templates: Seen::Known(BTreeSet::from([Digest::of(b"t")])),
             file_layers: Seen::Unknown {

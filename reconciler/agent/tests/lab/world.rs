@@ -234,10 +234,7 @@ impl World {
     pub(crate) async fn until_removed(&self, sliver: &str) {
         let set_aside = |node: &ScriptedNode| {
             let observed = node.observed(&NodeName::new(NODE).unwrap());
-            let storage = observed
-                .storage
-                .known()
-                .and_then(|all| all.get(&id(sliver)).cloned());
+            let storage = observed.storage_of(&id(sliver)).ok().flatten();
             storage.is_some_and(|storage| storage.tombstone.is_some())
         };
         self.until("a removal", |_| set_aside(&self.node)).await;
@@ -308,6 +305,9 @@ impl World {
         }
         if let xeno_model::observed::Seen::Known(storage) = &mut observed.storage {
             for storage in storage.values_mut() {
+                let xeno_model::observed::Seen::Known(storage) = storage else {
+                    continue;
+                };
                 storage.tombstone = storage.tombstone.map(|_| Timestamp(0));
                 // Their names say what they are of; when they were made depends on what went wrong.
                 for at in storage.checkpoints.values_mut() {

@@ -152,12 +152,13 @@ pub(super) fn tuned(domain: &ObservedDomain, desired: &DesiredSliver, able: &BTr
 
 /// What was observed of every sliver of the plan.
 pub(super) fn beginning(plan: &Plan, input: &PlanInput<'_>) -> Option<BTreeMap<SliverId, Now>> {
-    let (Seen::Known(domains), Seen::Known(storage)) = (&input.observed.domains, &input.observed.storage)
-    else {
+    let observed = input.observed;
+    let (Seen::Known(domains), Seen::Known(_)) = (&observed.domains, &observed.storage) else {
         return None;
     };
     let now = |sliver: &SliverId| {
-        let kept = storage.get(sliver);
+        // What takes something from a sliver whose storage is not seen is refused for that alone.
+        let kept = observed.storage_of(sliver).ok().flatten();
         let desired = input.desired.slivers.get(&sliver.itself());
         let asked = desired.is_some_and(|desired| desired.health.is_some());
         Now {

@@ -111,24 +111,27 @@ impl Disk {
         fs::read_link(self.layer(sliver, mount)).ok()
     }
 
-    /// Everything, by sliver. Names that are not ours are passed over.
-    pub(super) fn look(&self) -> PortResult<BTreeMap<SliverId, Kept>> {
-        let mut all: BTreeMap<SliverId, Kept> = BTreeMap::new();
+    /// Everything, by sliver, or why it could not be looked at: what is wrong with one is wrong with it alone. Names that
+    /// are not ours are passed over.
+    pub(super) fn look(&self) -> PortResult<BTreeMap<SliverId, PortResult<Kept>>> {
+        let mut all = BTreeMap::new();
         for (name, path) in entries(&self.writable)? {
-            let Some(sliver) = read_label(&name) else { continue };
-            let kept = all.entry(sliver).or_default();
-            kept.live = true;
-            kept.mounts = read_mounts(&path)?;
-            kept.bytes = size(&path);
-            kept.layers = layers(&path, &kept.mounts);
-            kept.checkpoints = checkpoints(kept.layers.values())?;
+            if let Some(sliver) = read_label(&name) {
+                all.insert(sliver, look_at(&path));
+            }
         }
         for (path, sliver, since) in self.set_aside_all()? {
-            let kept = all.entry(sliver).or_default();
+            let kept = all.entry(sliver).or_insert_with(|| Ok(Kept::default()));
             // What is in use hides an older tombstone, which shows again once the sliver is gone.
-            if !kept.live && kept.tombstone < Some(since) {
-                kept.tombstone = Some(since);
-                kept.layers = layers(&path, &read_mounts(&path)?);
+            let Ok(one) = kept else { continue };
+            if !one.live && one.tombstone < Some(since) {
+                match read_mounts(&path) {
+                    Ok(mounts) => {
+                        one.tombstone = Some(since);
+                        one.layers = layers(&path, &mounts);
+                    }
+                    Err(error) => *kept = Err(error),
+                }
             }
         }
         Ok(all)
@@ -247,6 +250,20 @@ impl Disk {
         };
         Ok(entries(&self.tombstones)?.into_iter().filter_map(read).collect())
     }
+}
+
+/// What lies in the directory of a sliver.
+fn look_at(dir: &Path) -> PortResult<Kept> {
+    let mounts = read_mounts(dir)?;
+    let layers = layers(dir, &mounts);
+    Ok(Kept {
+        live: true,
+        bytes: size(dir),
+        checkpoints: checkpoints(layers.values())?,
+        mounts,
+        tombstone: None,
+        layers,
+    })
 }
 
 /// Notes where a layer lies.

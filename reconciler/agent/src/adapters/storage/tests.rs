@@ -109,12 +109,11 @@ impl World {
     }
 
     async fn see(&self) -> ObservedStorage {
-        self.storage
-            .observe()
-            .await
-            .unwrap()
-            .remove(&web())
-            .unwrap_or_default()
+        let seen = self.storage.observe().await.unwrap().remove(&web());
+        match seen.unwrap_or_else(|| Seen::Known(ObservedStorage::default())) {
+            Seen::Known(storage) => storage,
+            Seen::Unknown { why } => panic!("{why}"),
+        }
     }
 
     async fn build(&self, stack: &Digest) {
@@ -531,6 +530,28 @@ async fn a_mark_outlives_everything_but_a_change() {
     world.take_apart().await;
     let other = world.see().await.mark.unwrap();
     assert_ne!(other, mark);
+    world.stop_server().await;
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_read_is_not_seen_and_everybody_else_is() {
+    let mut world = World::new().await;
+    let stack = Digest::of(b"stack");
+    world.build(&stack).await;
+    let broken = SliverId::parse("broken/0").unwrap();
+    let one = &world.mounts()[..1];
+    world.storage.open_writable(&broken, Epoch(1), one).await.unwrap();
+    fs::write(
+        world.storage.disk.layer(&broken, 0).with_file_name("mounts.json"),
+        "?",
+    )
+    .unwrap();
+    let seen = world.storage.observe().await.unwrap();
+    let Seen::Unknown { why } = &seen[&broken] else {
+        panic!("{seen:?}")
+    };
+    assert!(why.contains("mounts.json"), "{why}");
+    assert!(world.see().await.exported);
     world.stop_server().await;
 }
 

@@ -310,10 +310,18 @@ where
             .domains
             .known()
             .and_then(|domains| domains.ours.get(&self.serving(sliver)));
-        let storage = observed
-            .storage
-            .known()
-            .and_then(|storage| storage.get(&self.serving(sliver)).or_else(|| storage.get(sliver)));
+        let serving = self.serving(sliver);
+        let storage_of = |berth: &SliverId| observed.storage_of(berth);
+        let storage = storage_of(&serving).and_then(|storage| match storage {
+            Some(storage) => Ok(Some(storage)),
+            None => storage_of(sliver),
+        });
+        let unseen = storage
+            .err()
+            .filter(|_| observed.storage.known().is_some())
+            .map(|why| format!("its storage: {why}"));
+        let mark = storage.ok().and_then(ObservedStorage::mark_of);
+        let storage = storage.ok().flatten();
         ObservedView {
             at_ms: Some(observed.at.0),
             domain: domain.map(|domain| DomainView {
@@ -341,14 +349,12 @@ where
                 bytes: image.bytes,
                 memory_mib: image.memory_mib,
                 sealed: image.mark.is_some(),
-                fits: image
-                    .mark
-                    .zip(ObservedStorage::mark_of(storage))
-                    .map(|(then, now)| then == now),
+                fits: image.mark.zip(mark).map(|(then, now)| then == now),
             }),
             blind: blind_facets(observed)
                 .into_iter()
                 .map(|(facet, why)| format!("{facet}: {why}"))
+                .chain(unseen)
                 .collect(),
         }
     }

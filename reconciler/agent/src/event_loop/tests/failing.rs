@@ -141,6 +141,54 @@ async fn a_blind_node_leaves_everything_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn storage_of_one_that_cannot_be_seen_holds_up_nobody_else() {
+    let world = World::started();
+    world
+        .push(commit(1, ["web/0", "db/0", "old/0"].map(sliver)))
+        .await;
+    world.converged(1).await;
+    let before = world.node.calls().len();
+    let why = "/remote/web-0: permission denied";
+    for hidden in ["web/0", "old/0"] {
+        world.node.hide_storage(&id(hidden), Some(why));
+    }
+    let bigger = |name: &str| {
+        let mut sliver = sliver(name);
+        sliver.resources.memory = Bytes(256 << 20);
+        sliver
+    };
+    // The one is to change and the other to go, and neither does; everybody else goes on.
+    world
+        .push(commit(2, [bigger("web/0"), bigger("db/0"), sliver("new/0")]))
+        .await;
+    world
+        .until("the others", |status| {
+            let up = |sliver: &str| {
+                let of = status.slivers.iter().find(|one| one.id == sliver);
+                of.is_some_and(|one| one.phase == SliverPhase::Settled)
+            };
+            world.calls("boot:db/0") == 2 && up("new/0") && up("db/0")
+        })
+        .await;
+    let since = world.node.calls().split_off(before);
+    let touched = |call: &String| call.ends_with(":web/0") || call.ends_with(":old/0");
+    assert!(!since.iter().any(touched), "{since:?}");
+    let said = world.running().handle.why(id("web/0")).await.unwrap();
+    assert!(said.sentences.iter().any(|said| said.contains(why)), "{said:?}");
+    assert!(!world.events("waiting").await.is_empty());
+    assert_ne!(world.status().await.phase, Phase::Blind);
+
+    for hidden in ["web/0", "old/0"] {
+        world.node.hide_storage(&id(hidden), None);
+    }
+    world
+        .until("all", |_| {
+            world.calls("boot:web/0") == 2 && world.calls("tombstone:old/0") == 1
+        })
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_hangs_delays_no_other() {
     let world = World::started();
     let names = ["a/0", "b/0", "c/0", "d/0", "e/0", "f/0"];
