@@ -14,7 +14,7 @@ use crate::service::Status;
 use crate::writable::record::{Base, Body, Change, Merge, Record, Stored};
 use crate::writable::segment::LogKey;
 use crate::writable::state::{Position, State};
-use crate::writable::{Writable, WritableError, random_bytes};
+use crate::writable::{Writable, WritableError, log, random_bytes, shape};
 
 /// Changes in one record when the directories of a changed stack are resolved anew.
 const CHANGES_MAX: usize = 1024;
@@ -68,6 +68,11 @@ pub fn open(spec: StackSpec) -> Result<Arc<Stack>, StackError> {
     random_bytes(&mut verifier).map_err(StackError::Random)?;
     let (state, top, keys) = match spec.writable {
         Some(writable) => {
+            shape::check(&writable.state).map_err(|misplaced| WritableError::Damaged {
+                file: writable.path.join(log::FOLDER),
+                position: 0,
+                what: misplaced.to_string(),
+            })?;
             let top = Top {
                 disk: writable.disk,
                 path: writable.path,

@@ -34,6 +34,7 @@ pub(crate) mod replay;
 mod reserve;
 pub mod saved;
 pub(crate) mod segment;
+pub(crate) mod shape;
 pub(crate) mod sorted;
 pub(crate) mod state;
 
