@@ -17,6 +17,7 @@ mod ground;
 mod heap;
 mod load;
 mod null;
+mod quiet;
 mod scale;
 mod servers;
 mod work;
@@ -56,6 +57,8 @@ struct Options {
     only: Option<String>,
     report: Option<PathBuf>,
     dir: Option<PathBuf>,
+    /// How long to wait, before each run, for the machine to have nothing else to do.
+    idle: Option<Duration>,
 }
 
 fn run(arguments: &[String]) -> Result<(), Failure> {
@@ -93,6 +96,12 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         only: value("--only"),
         report: value("--report").map(PathBuf::from),
         dir: value("--dir").map(PathBuf::from),
+        idle: match value("--idle") {
+            Some(idle) => Some(Duration::from_secs(
+                idle.parse().map_err(|error| format!("--idle {idle}: {error}"))?,
+            )),
+            None => None,
+        },
     };
     if has("--scale") {
         return measure_scale(&options);
@@ -401,6 +410,14 @@ fn measure_load(
     };
     for run in 0..runs {
         for server in &mut *servers {
+            if let Some(patience) = options.idle
+                && !quiet::wait(patience)
+            {
+                eprintln!(
+                    "the machine is busy: {} on {} counts all the same",
+                    load.name, server.name
+                );
+            }
             let now = one_run(options, server, load, outstanding, run)
                 .map_err(|error| format!("{} on {}: {error}", load.name, server.name))?;
             let best = match server.name {

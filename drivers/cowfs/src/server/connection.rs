@@ -1,13 +1,17 @@
 //! One connection: calls in, replies out.
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::eager::Eager;
 use super::flight::{ClientFlight, Flight, Units};
 use super::listen::Reset;
 use super::outgoing::{self, Outgoing};
@@ -100,6 +104,7 @@ async fn serve_until_left<R, W>(
         batch: Writer::default(),
         batch_units: None,
         clock: Instant::now(),
+        eager: Eager::default(),
     };
     if let Peer::Socket(export) = &connection.peer {
         export.on_close(&closer);
@@ -148,6 +153,8 @@ struct Connection {
     batch_units: Option<Units>,
     /// When the last answer was made in place, or what is being decoded was read.
     clock: Instant,
+    /// The pace of its calls.
+    eager: Eager,
 }
 
 impl Connection {
@@ -165,11 +172,37 @@ impl Connection {
                 let units = units_of(announced + REPLY_HEAD);
                 self.reading = Some((units, self.acquire(units).await?));
             }
-            if reader.read_buf(records.room()).await.map_err(Ended::Io)? == 0 {
+            let read = match self.look(&mut reader, &mut records).await {
+                Some(read) => read,
+                None => reader.read_buf(records.room()).await,
+            };
+            if read.map_err(Ended::Io)? == 0 {
                 return Ok(());
             }
-            self.clock = Instant::now();
+            let now = Instant::now();
+            self.eager = self.eager.after(now.saturating_duration_since(self.clock));
+            self.clock = now;
         }
+    }
+
+    /// Reads what comes soon, if something is likely to; `None` where there is reason to sleep until it comes.
+    async fn look<R: AsyncRead + Unpin>(
+        &self,
+        reader: &mut R,
+        records: &mut Records,
+    ) -> Option<io::Result<usize>> {
+        let patience = self.eager.look()?;
+        let _looks = self.server.loops.looking().enter()?;
+        while self.clock.elapsed() < patience {
+            // Replies go out, others have their turn, and the loop asks what has come.
+            tokio::task::yield_now().await;
+            let mut read = pin!(reader.read_buf(records.room()));
+            let read = poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await;
+            if let Poll::Ready(read) = read {
+                return Some(read);
+            }
+        }
+        None
     }
 
     async fn take(&mut self, incoming: Incoming) -> Result<(), Ended> {

@@ -11,8 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 
 use super::connection::Ending;
-use super::listen::{ACCEPT_PAUSE, ListenError, PerClient, Reset, keep_alive};
-use super::{Listening, Server, connection};
+use super::listen::{ACCEPT_PAUSE, ListenError, PerClient, Reset, carry, keep_alive};
+use super::{Listening, Server};
 use crate::export::{ClientAddress, Peer, State};
 use crate::link::{Link, LinkTable};
 
@@ -167,15 +167,14 @@ impl Gate {
         let _keepalive = keep_alive(&stream);
         let closer = Arc::new(Notify::new());
         self.open.note(index, &link, &closer);
-        let server = Arc::clone(&self.server);
+        let ending = Ending {
+            closer,
+            reset: Reset::of(&stream),
+        };
+        let carried = carry(Arc::clone(&self.server), peer, one.flight(), stream, ending);
         tokio::spawn(async move {
-            let flight = one.flight();
             let _held = (place, one);
-            let ending = Ending {
-                closer,
-                reset: Reset::of(&stream),
-            };
-            connection::serve(server, peer, flight, stream.into_split(), ending).await;
+            carried.await;
         });
     }
 

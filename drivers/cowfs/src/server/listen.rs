@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
 use tokio::sync::Semaphore;
 
 use super::connection::Ending;
@@ -144,12 +145,11 @@ pub(super) async fn tcp(server: &Arc<Server>, address: SocketAddr) -> Result<Lis
             // Both only make things better; a connection without them works.
             let _nodelay = stream.set_nodelay(true);
             let _keepalive = keep_alive(&stream);
-            let server = Arc::clone(&server);
+            let ending = Ending::with_reset(Reset::of(&stream));
+            let carried = carry(Arc::clone(&server), peer, one.flight(), stream, ending);
             tokio::spawn(async move {
-                let flight = one.flight();
                 let _held = (place, one);
-                let ending = Ending::with_reset(Reset::of(&stream));
-                connection::serve(server, peer, flight, stream.into_split(), ending).await;
+                carried.await;
             });
         }
     });
@@ -158,6 +158,71 @@ pub(super) async fn tcp(server: &Arc<Server>, address: SocketAddr) -> Result<Lis
         address: Some(bound),
         socket: None,
     })
+}
+
+/// A stream that can leave the loop it was accepted on.
+pub(super) trait Stream: Send + Sized + 'static {
+    /// It, belonging to no loop.
+    type Free: Send + 'static;
+    /// What is read from.
+    type Reader: AsyncRead + Unpin + Send;
+    /// What is written to.
+    type Writer: AsyncWrite + Unpin + Send + 'static;
+
+    /// Takes it from its loop.
+    fn free(self) -> io::Result<Self::Free>;
+    /// Gives it to the loop that this runs on.
+    fn settle(free: Self::Free) -> io::Result<(Self::Reader, Self::Writer)>;
+}
+
+impl Stream for TcpStream {
+    type Free = std::net::TcpStream;
+    type Reader = tcp::OwnedReadHalf;
+    type Writer = tcp::OwnedWriteHalf;
+
+    fn free(self) -> io::Result<Self::Free> {
+        self.into_std()
+    }
+
+    fn settle(free: Self::Free) -> io::Result<(Self::Reader, Self::Writer)> {
+        Ok(Self::from_std(free)?.into_split())
+    }
+}
+
+impl Stream for UnixStream {
+    type Free = std::os::unix::net::UnixStream;
+    type Reader = unix::OwnedReadHalf;
+    type Writer = unix::OwnedWriteHalf;
+
+    fn free(self) -> io::Result<Self::Free> {
+        self.into_std()
+    }
+
+    fn settle(free: Self::Free) -> io::Result<(Self::Reader, Self::Writer)> {
+        Ok(Self::from_std(free)?.into_split())
+    }
+}
+
+/// Serves an accepted connection on [a loop of connections](super::loops), until it ends or this is dropped.
+pub(super) async fn carry<S: Stream>(
+    server: Arc<Server>,
+    peer: Peer,
+    flight: ClientFlight,
+    stream: S,
+    ending: Ending,
+) {
+    let free = match stream.free() {
+        Ok(free) => free,
+        Err(error) => return tracing::warn!(%error, "taking a connection from the loop that accepted it"),
+    };
+    let serving = Arc::clone(&server);
+    let connection = async move {
+        match S::settle(free) {
+            Ok(streams) => connection::serve(serving, peer, flight, streams, ending).await,
+            Err(error) => tracing::warn!(%error, "giving a connection to its loop"),
+        }
+    };
+    server.loops.carry(connection).await;
 }
 
 /// Finds out about clients that are gone without a word, so that they do not hold a place for ever.
@@ -216,11 +281,17 @@ pub(super) async fn unix(
                 tracing::warn!(export = %export.name(), "too many connections");
                 continue;
             };
-            let server = Arc::clone(&server);
-            let (peer, flight) = (Peer::Socket(Arc::clone(&export)), shared.clone());
+            let peer = Peer::Socket(Arc::clone(&export));
+            let carried = carry(
+                Arc::clone(&server),
+                peer,
+                shared.clone(),
+                stream,
+                Ending::default(),
+            );
             tokio::spawn(async move {
                 let _held = place;
-                connection::serve(server, peer, flight, stream.into_split(), Ending::default()).await;
+                carried.await;
             });
         }
     });

@@ -8,9 +8,11 @@
 
 mod answer;
 mod connection;
+mod eager;
 mod flight;
 mod links;
 mod listen;
+mod loops;
 mod outgoing;
 mod pending;
 mod pool;
@@ -31,6 +33,7 @@ pub use run::{ServeError, serve, serve_with};
 
 use crate::export::{Export, Exports, Peer};
 use crate::link::LinkTable;
+use loops::Loops;
 use pool::Pool;
 use share::Share;
 
@@ -83,6 +86,7 @@ pub struct Server {
     exports: Exports,
     pool: Arc<Pool>,
     share: Arc<Share>,
+    loops: Loops,
     limits: Limits,
 }
 
@@ -94,6 +98,7 @@ impl Server {
             exports: Exports::default(),
             pool: Pool::new(POOL),
             share: Share::new(IN_SERVICE),
+            loops: Loops::default(),
             limits,
         })
     }
