@@ -6,6 +6,8 @@
 //!
 //! The stories say nothing of how long things take, and look only through [`Hypervisor`] and [`World`].
 
+pub mod moves;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 

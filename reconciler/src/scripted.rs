@@ -7,6 +7,7 @@
 
 mod domains;
 mod fault;
+mod moves;
 mod remotes;
 mod storage;
 
@@ -30,6 +31,7 @@ use crate::ports::{
 };
 
 pub use fault::Fault;
+pub use moves::Life;
 
 /// A node in memory.
 #[derive(Debug)]
@@ -69,6 +71,7 @@ struct State {
     /// Why the call that is being carried out changes nothing.
     refused: Option<PortError>,
     violations: Vec<String>,
+    moves: moves::Moves,
 }
 
 struct Clock(Box<dyn Fn() -> Timestamp + Send + Sync>);
@@ -418,6 +421,7 @@ fn able() -> BTreeSet<Ability> {
         Ability::CpuCap,
         Ability::NetRate,
         Ability::Suspend,
+        Ability::Move,
     ])
 }
 

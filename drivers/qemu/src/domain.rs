@@ -41,8 +41,10 @@ pub(crate) enum RunState {
     Paused,
     /// Its memory comes from an image, or will.
     Incoming,
-    /// Its memory has been written to an image; it stands still and could go on.
+    /// Its memory has been written to an image, or to another node; it stands still and could go on.
     Outgone,
+    /// The last of its memory goes out: it stands still, and is something else in a moment.
+    Finishing,
     /// It has been asked to stop.
     Stopping,
     /// It cannot go on.
@@ -58,7 +60,8 @@ impl RunState {
             "shutdown" => Self::Stopping,
             "internal-error" | "io-error" | "guest-panicked" => Self::Crashed,
             "inmigrate" => Self::Incoming,
-            "postmigrate" | "finish-migrate" => Self::Outgone,
+            "postmigrate" => Self::Outgone,
+            "finish-migrate" => Self::Finishing,
             // prelaunch, paused, suspended, debug and so on: exists, does not run, can go on.
             _ => Self::Paused,
         }
@@ -72,7 +75,7 @@ impl RunState {
             Self::Stopping => DomainState::Stopping,
             // One that was being loaded will not go on by itself; its image is still there.
             Self::Crashed | Self::Incoming => DomainState::Crashed,
-            Self::Paused | Self::Outgone => DomainState::Paused,
+            Self::Paused | Self::Outgone | Self::Finishing => DomainState::Paused,
         }
     }
 }
@@ -196,6 +199,7 @@ impl Ending<'_> {
                     RunState::Paused
                     | RunState::Incoming
                     | RunState::Outgone
+                    | RunState::Finishing
                     | RunState::Crashed
                     | RunState::Silent => return Ok(false),
                 }
@@ -253,6 +257,14 @@ pub(crate) async fn lock(dir: &RunDir, sliver: &SliverId) -> PortResult<Lock> {
             "the domain of {sliver} is being changed by somebody else"
         ))
     })
+}
+
+/// QEMU refuses, or does not answer.
+pub(crate) fn disobeyed(sliver: &SliverId, error: &QmpError) -> PortError {
+    PortError::later(format!(
+        "QEMU of {sliver} does not do as it is told: {}",
+        chain(error)
+    ))
 }
 
 /// A failure of the system that may pass.

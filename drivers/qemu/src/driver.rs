@@ -29,6 +29,7 @@ use crate::domain::{Domain, END_LIMIT, QMP_LIMIT, RunState, SOON_STEP, io_failed
 use crate::facts::{Fact, FactStatus};
 use crate::images::{Found, Images};
 use crate::inventory::{find, take_inventory};
+use crate::moves::{Moves, at_home, look_at};
 use crate::process::{Held, QemuProcess};
 use crate::qmp::{Qmp, QmpError};
 use crate::record::Record;
@@ -52,6 +53,7 @@ pub struct QemuDriver {
     probing: Mutex<()>,
     /// Domains that were there and did not answer when they were last looked at.
     silent: std::sync::Mutex<BTreeSet<SliverId>>,
+    moves: Moves,
 }
 
 impl QemuDriver {
@@ -70,6 +72,7 @@ impl QemuDriver {
             state_dir,
             probing: Mutex::new(()),
             silent: std::sync::Mutex::default(),
+            moves: Moves::default(),
         })
     }
 
@@ -125,6 +128,10 @@ impl QemuDriver {
         RunDir::of(&self.state_dir, sliver)
     }
 
+    pub(crate) fn moves(&self) -> &Moves {
+        &self.moves
+    }
+
     pub(crate) fn images(&self) -> &Images {
         &self.images
     }
@@ -149,7 +156,7 @@ impl QemuDriver {
 
     /// What this driver can do here beside starting and stopping.
     fn able(&self) -> BTreeSet<Ability> {
-        let always = [Ability::Memory, Ability::Ports, Ability::Suspend];
+        let always = [Ability::Memory, Ability::Ports, Ability::Suspend, Ability::Move];
         let cpu = [Ability::CpuWeight, Ability::CpuCap];
         let cpu = cpu.into_iter().filter(|_| self.cpu.is_ok());
         always.into_iter().chain(cpu).collect()
@@ -183,6 +190,7 @@ impl QemuDriver {
         let (first, logs) = match begin {
             Begin::Boot => (RunState::Running, Logs::New),
             Begin::Image { .. } => (RunState::Incoming, Logs::Kept),
+            Begin::Copy { .. } => (RunState::Incoming, Logs::New),
         };
         let qemu = self.qemu()?;
         let args = self.arguments(spec, dir, record.accel.unwrap_or(Accel::Tcg), begin)?;
@@ -311,6 +319,7 @@ pub(crate) fn record(spec: &DomainSpec, accel: Accel) -> Record {
         cpu: None,
         accel: Some(accel),
         started: now(),
+        moving: None,
     }
 }
 
@@ -339,23 +348,23 @@ impl Hypervisor for QemuDriver {
         domains.strangers.sort();
         let mut asked = JoinSet::new();
         for (domain, limits) in inventory.ours.into_iter().zip(limits) {
-            asked.spawn(async move {
-                let state = domain.state().await;
-                (domain.record, limits, state)
-            });
+            let moves = self.moves.clone();
+            asked.spawn(async move { (limits, look_at(&moves, domain).await) });
         }
         let mut silent = BTreeSet::new();
         while let Some(answer) = asked.join_next().await {
-            let (record, limits, state) =
+            let (limits, seen) =
                 answer.map_err(|error| PortError::later(format!("a question failed: {error}")))?;
             // `None`: it ended while it was asked.
-            let Some(state) = state? else { continue };
-            if state == RunState::Silent {
+            let Some((Domain { record, .. }, seen)) = seen? else {
+                continue;
+            };
+            if seen.silent {
                 silent.insert(record.sliver.clone());
             }
             let observed = ObservedDomain {
                 uuid: record.uuid,
-                state: state.observed(),
+                state: seen.state,
                 booted: record.boot,
                 memory_mib: record.memory_mib,
                 memory_max_mib: record.memory_max_mib,
@@ -482,6 +491,7 @@ impl Hypervisor for QemuDriver {
 
 /// The answer to a boot of something that is already there.
 async fn already_there(spec: &DomainSpec, domain: &Domain) -> PortResult<()> {
+    at_home(domain)?;
     let (sliver, record) = (&spec.sliver, &domain.record);
     if record.boot != spec.boot || record.uuid != spec.uuid {
         let (is, wanted) = (record.boot.short(), spec.boot.short());
@@ -491,7 +501,12 @@ async fn already_there(spec: &DomainSpec, domain: &Domain) -> PortResult<()> {
     }
     match domain.state().await? {
         Some(
-            RunState::Running | RunState::Silent | RunState::Paused | RunState::Incoming | RunState::Outgone,
+            RunState::Running
+            | RunState::Silent
+            | RunState::Paused
+            | RunState::Incoming
+            | RunState::Outgone
+            | RunState::Finishing,
         ) => Ok(()),
         Some(RunState::Crashed) => Err(PortError::never(format!(
             "{sliver} has crashed and is still there: shut it down first"

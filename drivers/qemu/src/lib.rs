@@ -29,6 +29,8 @@ mod cgroup;
 mod domain;
 mod images;
 mod inventory;
+mod migration;
+mod moves;
 mod probe_init;
 mod resume;
 mod spawn;

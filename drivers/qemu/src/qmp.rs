@@ -1,8 +1,10 @@
 //! A small client of the QEMU machine protocol: one JSON object a line, a greeting, commands with answers, events in
 //! between (QEMU: `docs/interop/qmp-spec.txt`).
 //!
-//! Events are passed over: what they tell can be asked for, and a connection that was not there did not hear them.
+//! What events tell can be asked for, and a connection that was not there did not hear them: so they only wake whoever
+//! waits for something ([`Qmp::event`]), who asks then.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
@@ -19,6 +21,8 @@ use tokio::time::timeout;
 pub const LINE_LEN_MAX: usize = 1 << 20;
 /// Messages passed over while one answer is waited for.
 const SKIPPED_MAX: usize = 1000;
+/// Events kept that nobody has waited for yet; of more the oldest are forgotten.
+const EVENTS_MAX: usize = 100;
 
 /// Why a command got no good answer.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +121,8 @@ pub struct Qmp {
     stream: BufReader<UnixStream>,
     limit: Duration,
     next_id: u64,
+    /// Names of events that came while an answer was waited for.
+    events: VecDeque<String>,
 }
 
 impl Qmp {
@@ -138,6 +144,7 @@ impl Qmp {
             stream: BufReader::new(stream),
             limit,
             next_id: 0,
+            events: VecDeque::new(),
         };
         let greeting = timeout(limit, qmp.read_message())
             .await
@@ -170,6 +177,41 @@ impl Qmp {
     /// As [`Qmp::execute`].
     pub async fn execute_with(&mut self, command: &'static str, arguments: Value) -> Result<Value, QmpError> {
         self.give(command, Some(arguments), None).await
+    }
+
+    /// Waits for an event of this name that has come since the last time this was asked, at most for `limit`; whether one
+    /// came. Not safe to give up half-way: afterwards the connection is of no more use.
+    ///
+    /// # Errors
+    /// As [`Qmp::execute`], except that no answer in time is none.
+    pub async fn event(&mut self, wanted: &str, limit: Duration) -> Result<bool, QmpError> {
+        let until = tokio::time::Instant::now() + limit;
+        loop {
+            while let Some(name) = self.events.pop_front() {
+                if name == wanted {
+                    return Ok(true);
+                }
+            }
+            // Only the wait for a first byte is given up: a line that has begun is read to its end.
+            match tokio::time::timeout_at(until, self.stream.fill_buf()).await {
+                Err(_) => return Ok(false),
+                Ok(Err(error)) => return Err(QmpError::Io(error)),
+                Ok(Ok(_)) => {}
+            }
+            let message = timeout(self.limit, self.read_message())
+                .await
+                .map_err(|_| QmpError::Timeout("the end of a line"))??;
+            if let Message::Event { name } = message {
+                self.keep_event(name);
+            }
+        }
+    }
+
+    fn keep_event(&mut self, name: String) {
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(name);
     }
 
     /// Gives QEMU an open file under a name, for commands that take `fd:NAME`. It gets a descriptor of its own.
@@ -267,7 +309,7 @@ impl Qmp {
                         description,
                     });
                 }
-                Message::Event { name } => tracing::trace!(event = name, "passed over"),
+                Message::Event { name } => self.keep_event(name),
                 // Answers to commands that were given up.
                 Message::Return { .. } | Message::Error { .. } => {}
                 Message::Greeting => return Err(QmpError::Garbage("it greets twice".into())),
@@ -362,6 +404,35 @@ mod tests {
         let late = "{\"return\":{\"status\":\"paused\"},\"id\":1}\n";
         let answer = "{\"return\":{\"status\":\"running\"},\"id\":2}\n";
         check(&format!("{hand}{event}{late}{answer}"), "running").await;
+    }
+
+    #[tokio::test]
+    async fn events_are_kept_until_somebody_waits_for_one() {
+        let (client, mut server) = UnixStream::pair().unwrap();
+        let hand = "{\"return\":{},\"id\":1}\n";
+        let event = |name: &str| format!("{{\"event\":\"{name}\",\"data\":{{}}}}\n");
+        let answer = "{\"return\":{\"status\":\"running\"},\"id\":2}\n";
+        let lines = [
+            GREETING,
+            hand,
+            &event("STOP"),
+            &event("MIGRATION"),
+            answer,
+            &event("RESUME"),
+        ]
+        .concat();
+        server.write_all(lines.as_bytes()).await.unwrap();
+        let mut qmp = Qmp::over(client, Duration::from_secs(10)).await.unwrap();
+        assert_eq!(qmp.status().await.unwrap(), "running");
+        let soon = Duration::from_millis(1);
+        assert!(qmp.event("MIGRATION", soon).await.unwrap());
+        assert!(qmp.event("RESUME", Duration::from_secs(10)).await.unwrap());
+        assert!(
+            !qmp.event("STOP", soon).await.unwrap(),
+            "what came before is passed over"
+        );
+        drop(server);
+        qmp.event("STOP", Duration::from_secs(10)).await.unwrap_err();
     }
 
     #[tokio::test]

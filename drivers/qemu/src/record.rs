@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use xeno_kept::files::{read_json, write_json};
 use xeno_model::desired::Publish;
-use xeno_model::id::{Digest, DomainUuid, SliverId, Timestamp};
+use xeno_model::id::{Digest, DomainUuid, Epoch, MigrationId, SliverId, Timestamp};
 
 use crate::accel::Accel;
 
@@ -35,6 +35,25 @@ pub struct Record {
     pub accel: Option<Accel>,
     /// When it was started.
     pub started: Timestamp,
+    /// Which part it has in a move between nodes, if it has one.
+    pub moving: Option<Moving>,
+}
+
+/// The part of a domain in a move between nodes, written down before it can have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moving {
+    /// Its memory goes to another node, or has gone.
+    Leaving {
+        /// Which attempt.
+        migration: MigrationId,
+        /// Under which epoch it ran.
+        epoch: Epoch,
+    },
+    /// It is a copy of one on another node, whole or not. It has not run.
+    Arriving {
+        /// Which attempt.
+        migration: MigrationId,
+    },
 }
 
 /// A share of the node's processors.
@@ -46,7 +65,8 @@ pub struct CpuShare {
     pub cap_percent: Option<u32>,
 }
 
-/// The record as it is stored. Version 1 had no more memory than it used, and knew no share and no accelerator.
+/// The record as it is stored. Version 1 had no more memory than it used, and knew no share and no accelerator. Version 3
+/// is written only of a domain that moves: whoever does not know of moves must not take it for an ordinary one.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredRecord {
@@ -64,6 +84,15 @@ struct StoredRecord {
     #[serde(default)]
     accel: Option<Accel>,
     started_unix_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moving: Option<StoredMoving>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+enum StoredMoving {
+    Leaving { migration: String, epoch: u64 },
+    Arriving { migration: String },
 }
 
 /// A published port as it is stored.
@@ -82,6 +111,7 @@ struct StoredShare {
 }
 
 const RECORD_VERSION: u32 = 2;
+const RECORD_VERSION_MOVING: u32 = 3;
 const RECORD_VERSION_OLDEST: u32 = 1;
 
 impl Record {
@@ -133,7 +163,10 @@ impl From<&Record> for StoredRecord {
             cap_percent: share.cap_percent,
         };
         Self {
-            version: RECORD_VERSION,
+            version: match record.moving {
+                None => RECORD_VERSION,
+                Some(_) => RECORD_VERSION_MOVING,
+            },
             sliver: record.sliver.to_string(),
             uuid: record.uuid.to_string(),
             boot: record.boot.to_string(),
@@ -144,15 +177,16 @@ impl From<&Record> for StoredRecord {
             cpu: record.cpu.map(share),
             accel: record.accel,
             started_unix_ms: record.started.0,
+            moving: record.moving.map(StoredMoving::from),
         }
     }
 }
 
 impl StoredRecord {
     fn into_record(self) -> Result<Record, String> {
-        if !(RECORD_VERSION_OLDEST..=RECORD_VERSION).contains(&self.version) {
+        if !(RECORD_VERSION_OLDEST..=RECORD_VERSION_MOVING).contains(&self.version) {
             return Err(format!(
-                "its version is {}, not {RECORD_VERSION_OLDEST} to {RECORD_VERSION}",
+                "its version is {}, not {RECORD_VERSION_OLDEST} to {RECORD_VERSION_MOVING}",
                 self.version
             ));
         }
@@ -171,6 +205,36 @@ impl StoredRecord {
             cpu: self.cpu.map(share),
             accel: self.accel,
             started: Timestamp(self.started_unix_ms),
+            moving: self.moving.map(StoredMoving::into_moving).transpose()?,
+        })
+    }
+}
+
+impl From<Moving> for StoredMoving {
+    fn from(moving: Moving) -> Self {
+        match moving {
+            Moving::Leaving { migration, epoch } => Self::Leaving {
+                migration: migration.to_string(),
+                epoch: epoch.0,
+            },
+            Moving::Arriving { migration } => Self::Arriving {
+                migration: migration.to_string(),
+            },
+        }
+    }
+}
+
+impl StoredMoving {
+    fn into_moving(self) -> Result<Moving, String> {
+        let parse = |text: &str| MigrationId::parse(text).map_err(|error| error.to_string());
+        Ok(match self {
+            Self::Leaving { migration, epoch } => Moving::Leaving {
+                migration: parse(&migration)?,
+                epoch: Epoch(epoch),
+            },
+            Self::Arriving { migration } => Moving::Arriving {
+                migration: parse(&migration)?,
+            },
         })
     }
 }
@@ -200,6 +264,7 @@ mod tests {
             }),
             accel: Some(Accel::Tcg),
             started: Timestamp(5),
+            moving: None,
         }
     }
 
@@ -211,6 +276,22 @@ mod tests {
         record().write(&path).unwrap();
         assert_eq!(Record::read(&path).unwrap(), Some(record()));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let migration = MigrationId([0xa7; 16]);
+        for moving in [
+            Moving::Leaving {
+                migration,
+                epoch: Epoch(7),
+            },
+            Moving::Arriving { migration },
+        ] {
+            let moves = Record {
+                moving: Some(moving),
+                ..record()
+            };
+            moves.write(&path).unwrap();
+            assert_eq!(Record::read(&path).unwrap(), Some(moves));
+            assert!(fs::read_to_string(&path).unwrap().contains("\"version\": 3"));
+        }
     }
 
     /// A guest may well outlive the version of the agent that started it.
@@ -240,7 +321,7 @@ mod tests {
         record().write(&path).unwrap();
         let good = fs::read_to_string(&path).unwrap();
         for (from, to) in [
-            ("\"version\": 2", "\"version\": 3"),
+            ("\"version\": 2", "\"version\": 4"),
             ("\"version\": 2", "\"version\": 0"),
             ("web/0", "web"),
             ("\"vcpus\"", "\"vcpuz\""),

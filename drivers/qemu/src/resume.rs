@@ -14,10 +14,11 @@ use xeno_kept::lock::Lock;
 use xeno_model::id::SliverId;
 use xeno_reconciler::ports::{DomainSpec, PortError, PortResult};
 
-use crate::domain::{Domain, RunState, SOON_STEP, io_failed, lock, run_state};
+use crate::domain::{Domain, RunState, SOON_STEP, disobeyed, io_failed, lock, run_state};
 use crate::driver::{Launch, QemuDriver, record};
 use crate::images::{Image, Images};
 use crate::inventory::find;
+use crate::moves::at_home;
 use crate::qmp::QmpError;
 use crate::record::Record;
 use crate::run_dir::RunDir;
@@ -40,6 +41,7 @@ impl QemuDriver {
         let lock = lock(&dir, sliver).await?;
         let stored = self.stored(sliver).await?;
         if let Some(domain) = find(&dir, sliver).await? {
+            at_home(&domain)?;
             let is_wanted = domain.record.boot == spec.boot && domain.record.uuid == spec.uuid;
             match (domain.state().await?, &stored) {
                 (Some(RunState::Running), _) if is_wanted => {
@@ -47,11 +49,14 @@ impl QemuDriver {
                         .on_images(&lock, sliver, "delete the image", Images::discard)
                         .await;
                 }
-                (Some(RunState::Paused | RunState::Outgone), None) if is_wanted => {
+                (Some(RunState::Paused | RunState::Outgone | RunState::Finishing), None) if is_wanted => {
                     return self.go_on(&lock, &domain).await;
                 }
                 // An attempt that was cut off before its guest ran, or a suspend that did not end its QEMU.
-                (Some(RunState::Paused | RunState::Outgone | RunState::Incoming), _) => {
+                (
+                    Some(RunState::Paused | RunState::Outgone | RunState::Finishing | RunState::Incoming),
+                    _,
+                ) => {
                     domain.end(Duration::ZERO).await?;
                     domain.clean(&lock).await?;
                 }
@@ -130,7 +135,7 @@ impl QemuDriver {
                 "{sliver} was loaded, and cannot go on: {description}"
             )));
         }
-        went_on.map_err(|error| self.silent(sliver, &error))?;
+        went_on.map_err(|error| disobeyed(sliver, &error))?;
         self.go_on(lock, &domain).await?;
         self.after_start(lock, spec, &domain).await
     }

@@ -108,6 +108,13 @@ pub enum Begin<'a> {
         /// Memory that it was made with, in MiB.
         memory_max_mib: u64,
     },
+    /// Memory that comes from another node; it stands still before and after, and has no ports yet.
+    Copy {
+        /// Machine type that it has there.
+        machine: &'a str,
+        /// Memory that it has there, in MiB.
+        memory_max_mib: u64,
+    },
 }
 
 /// Machine type of a new domain; QEMU takes it for its newest version of it.
@@ -129,7 +136,15 @@ pub fn arguments(
         Begin::Image {
             machine,
             memory_max_mib,
+        }
+        | Begin::Copy {
+            machine,
+            memory_max_mib,
         } => (machine, memory_max_mib),
+    };
+    let publish = match begin {
+        Begin::Boot | Begin::Image { .. } => spec.publish.as_slice(),
+        Begin::Copy { .. } => &[],
     };
     bounds("vcpus", u64::from(spec.vcpus), 1, u64::from(VCPUS_MAX))?;
     bounds(
@@ -188,7 +203,7 @@ pub fn arguments(
         &format!("socket,id=qmp,path={qmp},server=on,wait=off"),
     ]);
     add(&["-mon", "chardev=qmp,mode=control"]);
-    add(&["-netdev", &network(spec, xeno)?]);
+    add(&["-netdev", &network(spec, publish, xeno)?]);
     add(&["-device", "virtio-net-pci,netdev=n0,romfile="]);
     add(&[
         "-object",
@@ -203,14 +218,15 @@ pub fn arguments(
         "pvpanic-pci",
     ]);
     add(&["-sandbox", "on,obsolete=deny", "-msg", "timestamp=on"]);
-    if let Begin::Image { .. } = begin {
-        add(&["-incoming", "defer", "-S"]);
+    match begin {
+        Begin::Boot => {}
+        Begin::Image { .. } | Begin::Copy { .. } => add(&["-incoming", "defer", "-S"]),
     }
     Ok(args)
 }
 
 /// The user-mode network: one forward to a helper for each mount, one listener for each published port.
-fn network(spec: &DomainSpec, xeno: &Path) -> Result<String, SpecError> {
+fn network(spec: &DomainSpec, publish: &[Publish], xeno: &Path) -> Result<String, SpecError> {
     let unsafe_path = |what, path: &Path| SpecError::Path {
         what,
         path: path.to_owned(),
@@ -224,7 +240,7 @@ fn network(spec: &DomainSpec, xeno: &Path) -> Result<String, SpecError> {
             server(index)
         );
     }
-    for port in &spec.publish {
+    for port in publish {
         value += &format!(
             ",hostfwd=tcp:127.0.0.1:{}-{GUEST_ADDRESS}:{}",
             port.host, port.guest
@@ -436,6 +452,25 @@ hostfwd=tcp:127.0.0.1:8080-10.0.2.15:80,hostfwd=tcp:127.0.0.1:8443-10.0.2.15:443
             ]
         );
         assert_eq!(resumed[booted.len()..], ["-incoming", "defer", "-S"]);
+    }
+
+    #[test]
+    fn a_copy_has_the_same_devices_and_no_ports() {
+        let dir = RunDir::of(Path::new("/s"), &spec().sliver);
+        let (machine, memory_max_mib) = ("pc-i440fx-7.2", 512);
+        let of = |begin| arguments(&spec(), &dir, Accel::Tcg, Path::new("/usr/bin/xeno"), begin).unwrap();
+        let copy = of(Begin::Copy {
+            machine,
+            memory_max_mib,
+        });
+        let resumed = of(Begin::Image {
+            machine,
+            memory_max_mib,
+        });
+        let ports = ",hostfwd=tcp:127.0.0.1:8080-10.0.2.15:80,hostfwd=tcp:127.0.0.1:8443-10.0.2.15:443";
+        let without: Vec<_> = resumed.iter().map(|arg| arg.replace(ports, "")).collect();
+        assert_ne!(without, resumed);
+        assert_eq!(copy, without);
     }
 
     /// Breaks one thing in the specification and expects these words in the refusal.

@@ -14,11 +14,13 @@ use xeno_model::id::{Digest, SliverId};
 use xeno_reconciler::ports::{PortError, PortResult};
 
 use crate::accel::Accel;
-use crate::domain::{Domain, END_LIMIT, RunState, await_state, io_failed, lock, run_state};
+use crate::domain::{Domain, RunState, disobeyed, io_failed, lock, run_state};
 use crate::driver::{QemuDriver, now};
-use crate::images::{Image, Images, Unfinished, is_machine};
+use crate::images::{Image, Images, Unfinished};
 use crate::inventory::find;
-use crate::qmp::{Qmp, QmpError};
+use crate::migration::{BANDWIDTH_UNBOUND, Migration, cancel, machine, migration};
+use crate::moves::at_home;
+use crate::qmp::QmpError;
 use crate::record::RecordError;
 use crate::{blocking, chain, changing};
 
@@ -28,8 +30,6 @@ const OVERHEAD_MIB: u64 = 64;
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// A migration that writes nothing for this long is given up: the guest waits for it.
 const STALLED_AFTER: Duration = Duration::from_secs(30);
-/// QEMU paces migrations for networks; the disk is as fast as it is.
-const BANDWIDTH_UNBOUND: u64 = 1 << 40;
 /// Name under which QEMU gets a file.
 pub(crate) const FILE_NAME: &str = "image";
 
@@ -49,6 +49,7 @@ impl QemuDriver {
                 "{sliver} has no domain that could be suspended"
             ))),
             (Some(domain), Some(image)) => {
+                at_home(&domain)?;
                 // An earlier attempt got as far as the image. If the guest has gone on since, it is worth nothing.
                 let record = &domain.record;
                 let is_other = image.uuid != record.uuid || image.boot != record.boot;
@@ -125,9 +126,12 @@ impl QemuDriver {
                 "{sliver} has no domain that could go on"
             )));
         };
+        at_home(&domain)?;
         match domain.state().await? {
             Some(RunState::Running) => Ok(()),
-            Some(RunState::Paused | RunState::Outgone) => self.go_on(&lock, &domain).await,
+            Some(RunState::Paused | RunState::Outgone | RunState::Finishing) => {
+                self.go_on(&lock, &domain).await
+            }
             Some(RunState::Incoming) => {
                 // Nobody loads it any more: its image is whole, and the next attempt begins with it.
                 domain.end(Duration::ZERO).await?;
@@ -151,27 +155,7 @@ impl QemuDriver {
             self.on_images(lock, sliver, "take the image out of reach", Images::consume)
                 .await?;
         }
-        let mut qmp = domain
-            .connect()
-            .await
-            .map_err(|error| self.silent(sliver, &error))?;
-        let went_on = async {
-            if migration(&mut qmp).await?.is_active() {
-                // Nobody waits for it any more, and at its end the guest would stop.
-                cancel(&mut qmp).await?;
-            }
-            qmp.execute("cont").await?;
-            await_state(&mut qmp, END_LIMIT, |state| state == RunState::Running).await
-        };
-        match went_on.await {
-            Ok(RunState::Running) => {}
-            Ok(state) => {
-                return Err(PortError::later(format!(
-                    "{sliver} does not go on: it is {state:?}"
-                )));
-            }
-            Err(error) => return Err(self.silent(sliver, &error)),
-        }
+        self.run_on(domain).await?;
         self.on_images(lock, sliver, "delete the image", Images::clean)
             .await
     }
@@ -216,10 +200,11 @@ impl QemuDriver {
     /// stopped yet.
     async fn ready_to_store(&self, domain: &Domain) -> PortResult<()> {
         let sliver = &domain.record.sliver;
-        let silent = |error: QmpError| self.silent(sliver, &error);
+        at_home(domain)?;
+        let silent = |error: QmpError| disobeyed(sliver, &error);
         let qmp = &mut domain.connect().await.map_err(silent)?;
         match run_state(qmp).await.map_err(silent)? {
-            RunState::Running | RunState::Paused | RunState::Outgone => {}
+            RunState::Running | RunState::Paused | RunState::Outgone | RunState::Finishing => {}
             RunState::Incoming => {
                 return Err(PortError::later(format!("{sliver} is being resumed")));
             }
@@ -266,7 +251,7 @@ impl QemuDriver {
     async fn write(&self, lock: &Lock, domain: &Domain, memory: Unfinished) -> PortResult<()> {
         let record = &domain.record;
         let sliver = &record.sliver;
-        let silent = |error: QmpError| self.silent(sliver, &error);
+        let silent = |error: QmpError| disobeyed(sliver, &error);
         let mut qmp = domain.connect().await.map_err(silent)?;
         let machine = machine(&mut qmp).await.map_err(silent)?;
         let accel = record.accel.unwrap_or(domain.process.accel());
@@ -315,8 +300,10 @@ impl QemuDriver {
             match state {
                 Migration::Completed => return Ok(bytes),
                 Migration::Ended { why } => return Err(MigrateError::Failed(why)),
-                Migration::Active if bytes > bytes_max => return Err(MigrateError::TooLong(bytes_max)),
-                Migration::Active => {}
+                Migration::Active { .. } if bytes > bytes_max => {
+                    return Err(MigrateError::TooLong(bytes_max));
+                }
+                Migration::Active { .. } => {}
             }
             if bytes != written {
                 (written, since) = (bytes, Instant::now());
@@ -329,23 +316,10 @@ impl QemuDriver {
 
     /// Lets a guest whose memory was not stored go on.
     async fn revive(&self, domain: &Domain) -> PortResult<()> {
-        let sliver = &domain.record.sliver;
-        let revived = async {
-            // A connection of its own: the other may be what failed.
-            let mut qmp = domain.connect().await?;
-            if migration(&mut qmp).await?.is_active() {
-                cancel(&mut qmp).await?;
-            }
-            qmp.execute("cont").await?;
-            await_state(&mut qmp, END_LIMIT, |state| state == RunState::Running).await
-        };
-        match revived.await {
-            Ok(RunState::Running) => Ok(()),
-            Ok(state) => Err(PortError::later(format!(
-                "{sliver} was not suspended, and does not go on either: it is {state:?}"
-            ))),
-            Err(error) => Err(self.silent(sliver, &error)),
-        }
+        self.run_on(domain).await.map_err(|error| PortError {
+            what: format!("not suspended, and not running either: {}", error.what),
+            retry: error.retry,
+        })
     }
 
     /// The image of a sliver. An error is not an absence.
@@ -369,17 +343,6 @@ impl QemuDriver {
         changing(lock, move || change(&images, &of))
             .await
             .map_err(|error| io_failed(&format!("{what} of {sliver}"), &error))
-    }
-
-    #[expect(
-        clippy::unused_self,
-        reason = "reads as the driver's word on one of its domains"
-    )]
-    pub(crate) fn silent(&self, sliver: &SliverId, error: &QmpError) -> PortError {
-        PortError::later(format!(
-            "QEMU of {sliver} does not do as it is told: {}",
-            chain(error)
-        ))
     }
 }
 
@@ -405,64 +368,9 @@ fn not_stored(sliver: &SliverId, error: &MigrateError) -> PortError {
     ))
 }
 
-/// Where a migration stands (`MigrationStatus` in QEMU's `qapi/migration.json`).
-enum Migration {
-    Active,
-    Completed,
-    Ended { why: String },
-}
-
-impl Migration {
-    fn is_active(&self) -> bool {
-        match self {
-            Self::Active => true,
-            Self::Completed | Self::Ended { .. } => false,
-        }
-    }
-}
-
-async fn migration(qmp: &mut Qmp) -> Result<Migration, QmpError> {
-    let answer = qmp.execute("query-migrate").await?;
-    let text = |field: &str| answer.get(field).and_then(serde_json::Value::as_str);
-    Ok(match text("status") {
-        Some("completed") => Migration::Completed,
-        // Without a status there has not been one.
-        None | Some("none" | "cancelled" | "failed") => {
-            let why = text("error-desc")
-                .or_else(|| text("status"))
-                .unwrap_or("it did not begin");
-            Migration::Ended {
-                why: why.chars().take(500).collect(),
-            }
-        }
-        Some(_) => Migration::Active,
-    })
-}
-
-/// Ends a migration that is under way, and waits until it has ended.
-async fn cancel(qmp: &mut Qmp) -> Result<(), QmpError> {
-    qmp.execute("migrate_cancel").await?;
-    let until = Instant::now() + END_LIMIT;
-    while migration(qmp).await?.is_active() && Instant::now() < until {
-        sleep(LOOK_EVERY).await;
-    }
-    Ok(())
-}
-
-/// QEMU's machine type with its version, as `-machine` takes it.
-async fn machine(qmp: &mut Qmp) -> Result<String, QmpError> {
-    let what = json!({ "path": "/machine", "property": "type" });
-    let answer = qmp.execute_with("qom-get", what).await?;
-    let name = answer.as_str().and_then(|name| name.strip_suffix("-machine"));
-    match name.filter(|name| is_machine(name)) {
-        Some(name) => Ok(name.to_owned()),
-        None => Err(QmpError::Garbage(format!("the type of its machine is {answer}"))),
-    }
-}
-
 /// What executes the guest's code, from QEMU's arguments, for domains whose record does not say.
 impl crate::process::QemuProcess {
-    fn accel(&self) -> Accel {
+    pub(crate) fn accel(&self) -> Accel {
         match self.option("accel") {
             Some("kvm") => Accel::Kvm,
             _ => Accel::Tcg,

@@ -13,9 +13,10 @@ use xeno_model::observed::Limits;
 use xeno_reconciler::ports::{DomainSpec, PortError, PortResult, Tuning};
 
 use crate::blocking;
-use crate::domain::{Domain, io_failed, lock};
+use crate::domain::{Domain, disobeyed, io_failed, lock};
 use crate::driver::QemuDriver;
 use crate::inventory::find;
+use crate::moves::at_home;
 use crate::qmp::{Qmp, QmpError};
 use crate::record::{CpuShare, Record};
 use crate::spec::{self, GUEST_ADDRESS};
@@ -36,6 +37,7 @@ impl QemuDriver {
                 "{sliver} has no domain that could be changed"
             )));
         };
+        at_home(&domain)?;
         spec::check_ports(&tuning.publish)
             .map_err(|error| PortError::never(format!("cannot publish for {sliver}: {error}")))?;
         let most = domain.record.memory_max_mib;
@@ -46,19 +48,45 @@ impl QemuDriver {
                 tuning.memory_mib
             )));
         }
-        let mut qmp = domain
-            .connect()
-            .await
-            .map_err(|error| self.silent(sliver, &error))?;
         let mut record = domain.record.clone();
-        let changed = self.change(&mut qmp, tuning, &mut record).await;
-        drop(qmp);
-        let shared = self.share(&domain, &tuning.limits, &mut record).await;
+        let given = self.give(&domain, tuning, &mut record).await;
         // Also what went before a failure is so.
         if record != domain.record {
             domain.remember(&lock, record).await?;
         }
+        given
+    }
+
+    /// Gives a domain what can change while it runs; `record` says what is so.
+    pub(crate) async fn give(&self, domain: &Domain, tuning: &Tuning, record: &mut Record) -> PortResult<()> {
+        let sliver = &domain.record.sliver;
+        let changed = async {
+            let mut qmp = domain
+                .connect()
+                .await
+                .map_err(|error| disobeyed(sliver, &error))?;
+            self.change(&mut qmp, tuning, record).await
+        };
+        let changed = changed.await;
+        let shared = self.share(domain, &tuning.limits, record).await;
         changed.and(shared)
+    }
+
+    /// Publishes exactly these ports for a domain; `record` says what is so.
+    pub(crate) async fn give_ports(
+        &self,
+        domain: &Domain,
+        publish: &[Publish],
+        record: &mut Record,
+    ) -> PortResult<()> {
+        let sliver = &domain.record.sliver;
+        spec::check_ports(publish)
+            .map_err(|error| PortError::never(format!("cannot publish for {sliver}: {error}")))?;
+        let mut qmp = domain
+            .connect()
+            .await
+            .map_err(|error| disobeyed(sliver, &error))?;
+        self.change_ports(&mut qmp, publish, record).await
     }
 
     /// Takes all published ports from a domain. Connections that are open through them stay open.
@@ -68,13 +96,9 @@ impl QemuDriver {
         let Some(domain) = find(&dir, sliver).await? else {
             return Ok(());
         };
-        let mut qmp = domain
-            .connect()
-            .await
-            .map_err(|error| self.silent(sliver, &error))?;
+        at_home(&domain)?;
         let mut record = domain.record.clone();
-        let changed = self.change_ports(&mut qmp, &[], &mut record).await;
-        drop(qmp);
+        let changed = self.give_ports(&domain, &[], &mut record).await;
         if record != domain.record {
             domain.remember(&lock, record).await?;
         }
@@ -99,7 +123,7 @@ impl QemuDriver {
     /// Changes one thing after the other; `record` says what is so.
     async fn change(&self, qmp: &mut Qmp, tuning: &Tuning, record: &mut Record) -> PortResult<()> {
         let sliver = record.sliver.clone();
-        let silent = |error: QmpError| self.silent(&sliver, &error);
+        let silent = |error: QmpError| disobeyed(&sliver, &error);
         // Always: a guest that was told and did not listen is told again.
         set_memory(qmp, tuning.memory_mib).await.map_err(silent)?;
         record.memory_mib = tuning.memory_mib;
@@ -107,9 +131,14 @@ impl QemuDriver {
     }
 
     /// Publishes exactly these ports; `record` says what is so.
-    async fn change_ports(&self, qmp: &mut Qmp, publish: &[Publish], record: &mut Record) -> PortResult<()> {
+    pub(crate) async fn change_ports(
+        &self,
+        qmp: &mut Qmp,
+        publish: &[Publish],
+        record: &mut Record,
+    ) -> PortResult<()> {
         let sliver = record.sliver.clone();
-        let silent = |error: QmpError| self.silent(&sliver, &error);
+        let silent = |error: QmpError| disobeyed(&sliver, &error);
         let there = forwards(qmp).await.map_err(silent)?;
         let wanted: BTreeSet<Forward> = publish.iter().map(Forward::of).collect();
         for port in there.difference(&wanted) {
@@ -165,7 +194,7 @@ impl QemuDriver {
                 let mut qmp = domain.connect().await?;
                 set_memory(&mut qmp, spec.memory_mib).await
             };
-            told.await.map_err(|error| self.silent(sliver, &error))?;
+            told.await.map_err(|error| disobeyed(sliver, &error))?;
             record.memory_mib = spec.memory_mib;
         }
         if record != domain.record {

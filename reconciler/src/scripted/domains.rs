@@ -22,6 +22,7 @@ impl Hypervisor for ScriptedNode {
             let image = state.domains.images.contains_key(sliver);
             state.rule(!image, || format!("boot:{sliver} while an image of it is there"));
             state.start("boot", spec, spec.memory_max_mib);
+            state.moves.boot(sliver);
         };
         self.call("boot", &spec.sliver.to_string(), effect).await
     }
@@ -122,6 +123,18 @@ impl Hypervisor for ScriptedNode {
         let effect = |state: &mut State| {
             let served = state.storage(sliver).exported;
             state.rule(served, || format!("unpause:{sliver} without its export"));
+            let moves = state
+                .domains
+                .ours
+                .get(sliver)
+                .is_some_and(|domain| match domain.state {
+                    DomainState::Kept { .. } | DomainState::Copy { .. } => true,
+                    DomainState::Running
+                    | DomainState::Paused
+                    | DomainState::Stopping
+                    | DomainState::Crashed => false,
+                });
+            state.rule(!moves, || format!("unpause:{sliver} while it moves"));
             match state.domains.ours.get_mut(sliver) {
                 Some(domain) => domain.state = DomainState::Running,
                 None => state.rule(false, || format!("unpause:{sliver} without its domain")),
@@ -149,7 +162,7 @@ impl Hypervisor for ScriptedNode {
 }
 
 impl State {
-    fn retune(&mut self, verb: &str, sliver: &SliverId, tuning: &Tuning) {
+    pub(super) fn retune(&mut self, verb: &str, sliver: &SliverId, tuning: &Tuning) {
         let able = self.domains.able.clone();
         let Some(domain) = self.domains.ours.get_mut(sliver) else {
             self.rule(false, || format!("{verb}:{sliver} without its domain"));

@@ -2,13 +2,16 @@
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use xeno_model::id::{Digest, SliverId};
 use xeno_qemu::QemuDriver;
+use xeno_reconciler::contract::moves::{self, Life, MOVES, Moving};
 use xeno_reconciler::contract::{STORIES, World, run};
 use xeno_reconciler::ports::DomainSpec;
 
 use crate::lab::{Lab, free_port, kill, qmp, until};
+use crate::suspend::{boot_id, counted};
 
 const STRANGER: &str = "stranger";
 
@@ -69,6 +72,7 @@ impl World for Node {
 
     async fn kill(&self, sliver: &SliverId) {
         let spec = self.spec_of(sliver);
+        until("its process id", async || self.lab.has_pid(&spec)).await;
         kill(self.lab.pid(&spec));
         until("the end of a killed QEMU", async || {
             self.lab.state(&spec).await.is_none()
@@ -127,10 +131,37 @@ impl World for Node {
     }
 }
 
+impl Moving for Node {
+    async fn life(&self, spec: &DomainSpec) -> Life {
+        let console = self.lab.console(spec);
+        // One that came from elsewhere counts already.
+        if console.contains("TEST ready") && !console.contains("TEST count") {
+            self.lab.type_line(spec, "count");
+        }
+        until("a number", async || !counted(&self.lab.console(spec)).is_empty()).await;
+        let boot = boot_id(&self.lab, spec).await;
+        let count = counted(&self.lab.console(spec)).last().copied().unwrap();
+        Life { boot, count }
+    }
+
+    async fn moment(&self) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test]
 async fn qemu_keeps_the_contract() {
     for story in STORIES {
         run(story, &mut Node::new()).await;
         println!("{story}");
+    }
+}
+
+#[tokio::test]
+async fn qemu_keeps_the_contract_of_moves() {
+    for story in MOVES {
+        let start = Instant::now();
+        moves::run(story, &mut Node::new(), &mut Node::new()).await;
+        println!("{story}: {:?}", start.elapsed());
     }
 }

@@ -77,7 +77,7 @@ impl Lab {
             limits: Limits::default(),
             kernel: images().join("vmlinuz"),
             initramfs: self.dir.path().join("initramfs"),
-            cmdline: vec!["quiet".into(), "mitigations=off".into()],
+            cmdline: vec!["quiet".into(), "mitigations=off".into(), "no_timer_check".into()],
             mounts: Vec::new(),
             publish: Vec::new(),
         }
@@ -96,13 +96,18 @@ impl Lab {
     }
 
     pub(crate) fn pid(&self, spec: &DomainSpec) -> u32 {
-        let path = self
-            .dir
-            .path()
-            .join("state")
-            .join(spec.sliver.label())
-            .join("pid");
-        fs::read_to_string(path).unwrap().trim().parse().unwrap()
+        let text = fs::read_to_string(self.pid_file(spec)).unwrap();
+        text.trim().parse().unwrap()
+    }
+
+    /// QEMU writes it a moment after its start.
+    pub(crate) fn has_pid(&self, spec: &DomainSpec) -> bool {
+        fs::read_to_string(self.pid_file(spec)).is_ok_and(|text| text.ends_with('\n'))
+    }
+
+    fn pid_file(&self, spec: &DomainSpec) -> PathBuf {
+        let state = self.dir.path().join("state");
+        state.join(spec.sliver.label()).join("pid")
     }
 
     pub(crate) fn console(&self, spec: &DomainSpec) -> String {

@@ -13,7 +13,7 @@ use xeno_reconciler::ports::{DomainSpec, Grace, Hypervisor, PortResult, Retry};
 use crate::lab::{Lab, kill, until};
 
 /// The numbers that the guest has counted aloud; the last line may not be whole.
-fn counted(console: &str) -> Vec<u64> {
+pub(crate) fn counted(console: &str) -> Vec<u64> {
     let whole = console.rfind('\n').map_or("", |end| &console[..end]);
     let numbers = whole
         .lines()
@@ -22,7 +22,7 @@ fn counted(console: &str) -> Vec<u64> {
 }
 
 /// The guest has counted on, past what it had, without a hole and nothing twice: it is the same one, and the only one.
-async fn counts_on(lab: &Lab, spec: &DomainSpec) {
+pub(crate) async fn counts_on(lab: &Lab, spec: &DomainSpec) {
     let before = counted(&lab.console(spec)).len();
     until("further numbers", async || {
         counted(&lab.console(spec)).len() > before + 3
@@ -33,7 +33,7 @@ async fn counts_on(lab: &Lab, spec: &DomainSpec) {
     assert_eq!(numbers, expected);
 }
 
-async fn boot_id(lab: &Lab, spec: &DomainSpec) -> String {
+pub(crate) async fn boot_id(lab: &Lab, spec: &DomainSpec) -> String {
     let ids = || {
         let console = lab.console(spec);
         let ids = console
@@ -49,7 +49,7 @@ async fn boot_id(lab: &Lab, spec: &DomainSpec) -> String {
     ids().pop().unwrap()
 }
 
-async fn counting_guest(lab: &Lab, sliver: &str) -> DomainSpec {
+pub(crate) async fn counting_guest(lab: &Lab, sliver: &str) -> DomainSpec {
     let spec = lab.spec(sliver);
     lab.driver.boot(&spec).await.unwrap();
     lab.console_says(&spec, "TEST ready").await;

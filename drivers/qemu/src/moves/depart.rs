@@ -1,0 +1,176 @@
+//! A guest's memory on its way to another node.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use serde_json::json;
+use xeno_model::id::SliverId;
+use xeno_reconciler::ports::{Departure, Pipe, PortError, PortResult};
+
+use super::preamble::Preamble;
+use super::{PIPE_NAME, broke_off, forget_move, let_go_of_pipe, unless_stopped};
+use crate::chain;
+use crate::domain::{Domain, RunState, disobeyed, io_failed, lock};
+use crate::driver::QemuDriver;
+use crate::inventory::find;
+use crate::migration::{BANDWIDTH_UNBOUND, Migration, machine, migration, over, set_capabilities};
+use crate::qmp::{Qmp, QmpError};
+use crate::record::{Moving, Record};
+
+/// A departure of which nothing goes out for this long is given up: at its end the guest waits for it.
+const STALLED_AFTER: Duration = Duration::from_secs(30);
+/// How long a guest may stand still for the last of its memory where nobody says, in milliseconds.
+const DOWNTIME_MS: u64 = 300;
+/// The longest that QEMU takes (`MAX_MIGRATE_DOWNTIME`), in milliseconds.
+const DOWNTIME_MS_MAX: u64 = 2_000_000;
+
+impl QemuDriver {
+    /// Sends the memory of a sliver's running domain into `out`. Returns once it stands still and all of it is in `out`.
+    ///
+    /// A guest that writes faster than `out` takes is slowed down until it does not (QEMU's `auto-converge`).
+    ///
+    /// # Errors
+    /// If it cannot leave: it goes on running here then.
+    pub async fn depart(&self, sliver: &SliverId, departure: &Departure, out: Pipe) -> PortResult<()> {
+        let dir = self.run_dir(sliver);
+        let lock = lock(&dir, sliver).await?;
+        let Some(domain) = find(&dir, sliver).await? else {
+            return Err(PortError::later(format!(
+                "{sliver} has no domain that could leave"
+            )));
+        };
+        let leaving = Moving::Leaving {
+            migration: departure.migration,
+            epoch: departure.epoch,
+        };
+        let is_kept = self.ready_to_leave(&domain, leaving).await?;
+        if is_kept {
+            return Ok(());
+        }
+        let mut ticket = self.moves().begin(sliver, leaving, lock);
+        let record = Record {
+            moving: Some(leaving),
+            ..domain.record.clone()
+        };
+        domain.remember(ticket.lock(), record.clone()).await?;
+        let domain = Domain { record, ..domain };
+        let sent = unless_stopped(&mut ticket, sliver, self.send(&domain, departure, out)).await;
+        let mut qmp = match sent {
+            Ok(qmp) => qmp,
+            Err(error) => {
+                self.stay(&domain).await?;
+                forget_move(ticket.lock(), &domain).await?;
+                return Err(error);
+            }
+        };
+        // Only now: until here it might have had to go on with them.
+        let mut record = domain.record.clone();
+        if let Err(error) = self.change_ports(&mut qmp, &[], &mut record).await {
+            tracing::warn!(%sliver, %error, "a guest that has left still holds ports here");
+        }
+        if record != domain.record {
+            domain.remember(ticket.lock(), record).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the domain can leave. `true`: it has left.
+    async fn ready_to_leave(&self, domain: &Domain, leaving: Moving) -> PortResult<bool> {
+        let sliver = &domain.record.sliver;
+        let not_now = |why: &str| Err(PortError::later(format!("{sliver} cannot leave: {why}")));
+        let Some(state) = domain.state().await? else {
+            return not_now("it is just ending");
+        };
+        match (domain.record.moving, state) {
+            (Some(Moving::Arriving { migration }), _) => Err(PortError::never(format!(
+                "{sliver} cannot leave: it is a copy of migration {migration} that has not run"
+            ))),
+            (Some(its), RunState::Outgone) if its == leaving => Ok(true),
+            (Some(_), RunState::Outgone | RunState::Paused | RunState::Finishing) => {
+                not_now("it stands still after another attempt: wake it first")
+            }
+            // An attempt that came to nothing may have left its note.
+            (_, RunState::Running) => {
+                let stands = async { migration(&mut domain.connect().await?).await };
+                match stands.await {
+                    Ok(stands) if stands.is_active() => not_now("its memory is under way already"),
+                    Ok(_) => Ok(false),
+                    Err(error) => Err(disobeyed(sliver, &error)),
+                }
+            }
+            (None, RunState::Outgone | RunState::Paused | RunState::Finishing) => {
+                not_now("it is paused, and would not be where it goes")
+            }
+            (_, RunState::Incoming) => not_now("it is being resumed"),
+            (_, RunState::Stopping) => not_now("it is just ending"),
+            (_, RunState::Silent) => not_now("its QEMU does not answer"),
+            (_, RunState::Crashed) => Err(PortError::never(format!("{sliver} cannot leave: it has crashed"))),
+        }
+    }
+
+    /// Has QEMU send the memory to its end; the connection on which it did so.
+    ///
+    /// The connection is kept all the while, since only it hears QEMU's events: whoever looks is answered from what this
+    /// driver knows ([`super::Moves`]).
+    async fn send(&self, domain: &Domain, departure: &Departure, out: Pipe) -> PortResult<Qmp> {
+        let sliver = &domain.record.sliver;
+        let broke =
+            |error: QmpError| broke_off(domain, &format!("the memory of {sliver} cannot be sent"), &error);
+        let mut qmp = domain.connect().await.map_err(broke)?;
+        let machine = machine(&mut qmp).await.map_err(broke)?;
+        let accel = domain.record.accel.unwrap_or(domain.process.accel());
+        let out = introduce(out, &Preamble::of(&domain.record, machine, accel)).await?;
+        begin(&mut qmp, departure, &out).await.map_err(broke)?;
+        // QEMU has its own: with this one open nobody would see it end.
+        drop(out);
+        match over(&mut qmp, Some(STALLED_AFTER)).await.map_err(broke)? {
+            Migration::Completed => Ok(qmp),
+            Migration::Ended { why } => Err(PortError::later(format!(
+                "the memory of {sliver} was not sent, and it goes on running: {why}"
+            ))),
+            Migration::Active { .. } => Err(PortError::later(format!(
+                "nothing of {sliver} went out for {} s, and it goes on running",
+                STALLED_AFTER.as_secs()
+            ))),
+        }
+    }
+
+    /// Has a guest that did not leave go on.
+    async fn stay(&self, domain: &Domain) -> PortResult<()> {
+        let sliver = &domain.record.sliver;
+        let closed = async { let_go_of_pipe(&mut domain.connect().await?).await };
+        if let Err(error) = closed.await {
+            tracing::debug!(%sliver, error = chain(&error), "cannot take the pipe from QEMU");
+        }
+        self.run_on(domain).await
+    }
+}
+
+/// Sends what goes before the memory.
+async fn introduce(out: Pipe, preamble: &Preamble) -> PortResult<Pipe> {
+    let unusable = |error: std::io::Error| io_failed("use the pipe to the other node", &error);
+    out.set_nonblocking(true).map_err(unusable)?;
+    let mut out = tokio::net::UnixStream::from_std(out).map_err(unusable)?;
+    preamble
+        .write(&mut out)
+        .await
+        .map_err(|error| PortError::later(chain(&error)))?;
+    out.into_std().map_err(unusable)
+}
+
+/// Has QEMU begin to send.
+async fn begin(qmp: &mut Qmp, departure: &Departure, out: &Pipe) -> Result<(), QmpError> {
+    let capabilities = [("events", true), ("auto-converge", departure.live)];
+    set_capabilities(qmp, &capabilities).await?;
+    let parameters = json!({
+        "max-bandwidth": departure.bandwidth.unwrap_or(BANDWIDTH_UNBOUND).clamp(1, BANDWIDTH_UNBOUND),
+        "downtime-limit": departure.downtime_ms.unwrap_or(DOWNTIME_MS).min(DOWNTIME_MS_MAX),
+    });
+    qmp.execute_with("migrate-set-parameters", parameters).await?;
+    qmp.give_file(PIPE_NAME, out.as_fd()).await?;
+    if !departure.live {
+        qmp.execute("stop").await?;
+    }
+    let uri = json!({ "uri": format!("fd:{PIPE_NAME}") });
+    qmp.execute_with("migrate", uri).await.map(drop)
+}
