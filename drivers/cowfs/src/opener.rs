@@ -16,6 +16,7 @@ use crate::stack::{self, StackError, StackSpec};
 use crate::template::{Digest, Store};
 use crate::writable::mark::MarkAtOpening;
 use crate::writable::saved::{Saved, SavedError};
+use crate::writable::travel::{Ashore, Sending, TravelError};
 use crate::writable::{Options, Writable, WritableError, random_bytes};
 
 /// In the store: what handles of read-only stacks are signed with, so that they stay valid after a restart.
@@ -178,6 +179,10 @@ impl StackOpener for Opener {
 
     fn restore(&self, writable: Writable, name: &str) -> Result<Writable, SavedError> {
         writable.restore(name)
+    }
+
+    fn embark(&self, writable: &Writable, sending: &mut Sending<'_>) -> Result<(), TravelError> {
+        Ashore::of(writable)?.send(sending)
     }
 
     fn compact(&self, writable: Writable) -> Result<Writable, SavedError> {

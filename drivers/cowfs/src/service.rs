@@ -24,6 +24,7 @@ use crate::attr::{Attr, Device, FileType, SetAttr, Time};
 use crate::quota::Quota;
 use crate::writable::mark::{Mark, MarkAtOpening};
 use crate::writable::saved::{Saved, SavedError};
+use crate::writable::travel::{Sending, TravelError};
 
 /// A file handle as it goes over the wire: at most 64 bytes (RFC 1813 §2.3.3), opaque to everyone but the service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -609,6 +610,14 @@ pub trait FileService: Send + Sync {
         Err(SavedError::ReadOnly)
     }
 
+    /// Sends the writable layer to another machine, as far as it is not there.
+    ///
+    /// # Errors
+    /// [`TravelError`].
+    fn embark(&self, _sending: &mut Sending<'_>) -> Result<(), TravelError> {
+        Err(TravelError::NoLayer)
+    }
+
     /// Makes the log of the writable layer as short as it can be.
     ///
     /// # Errors
@@ -678,6 +687,14 @@ pub trait StackOpener: Send + Sync + 'static {
     /// [`SavedError`]; the layer is then closed.
     fn restore(&self, _writable: Self::Writable, _name: &str) -> Result<Self::Writable, SavedError> {
         Err(SavedError::ReadOnly)
+    }
+
+    /// Sends such a layer to another machine, as far as it is not there.
+    ///
+    /// # Errors
+    /// [`TravelError`].
+    fn embark(&self, _writable: &Self::Writable, _sending: &mut Sending<'_>) -> Result<(), TravelError> {
+        Err(TravelError::NoLayer)
     }
 
     /// Makes the log of such a layer as short as it can be.

@@ -6,6 +6,7 @@
 //! whoever touches one of them is told to come back.
 
 mod exports;
+mod journeys;
 mod writables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,9 @@ use crate::quota::Quota;
 use crate::server::{Listening, Server};
 use crate::service::{FileService, StackOpener};
 use crate::writable::mark::Mark;
+use crate::writable::travel::Ledgers;
+
+pub use journeys::JourneyError;
 
 /// How long a change of state waits for calls that run to end.
 const QUIESCE_MAX: Duration = Duration::from_secs(20);
@@ -100,6 +104,8 @@ pub struct Assembly<O: StackOpener> {
     parts: Mutex<Parts<O::Writable>>,
     /// Names somebody is at work on. Locked after `parts` where both are.
     busy: Busy,
+    /// What is remembered of layers that are arriving.
+    ledgers: Ledgers,
 }
 
 type Busy = Mutex<BTreeSet<(Kind, String)>>;
@@ -175,6 +181,7 @@ impl<O: StackOpener> Assembly<O> {
                 exports: BTreeMap::new(),
             }),
             busy: Mutex::default(),
+            ledgers: Ledgers::default(),
         })
     }
 

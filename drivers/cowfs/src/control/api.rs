@@ -167,6 +167,68 @@ pub struct Checkpoints {
     pub checkpoints: Vec<Saved>,
 }
 
+/// Writable layers to send.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SendSpec {
+    /// Which, in the order in which they are expected.
+    pub layers: Vec<LayerToSend>,
+    /// Whether nothing of them changes any more: they are closed, or all their exports parked.
+    #[serde(default)]
+    pub last: bool,
+}
+
+/// A writable layer to send.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerToSend {
+    /// What it is called here while it is open.
+    pub name: String,
+    /// Its directory; absolute.
+    pub path: PathBuf,
+}
+
+/// Writable layers to receive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReceiveSpec {
+    /// Which, in the order in which they come.
+    pub layers: Vec<LayerToReceive>,
+}
+
+/// A writable layer to receive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerToReceive {
+    /// The directory that it is kept in until it is whole; absolute, and its parent is there. What an earlier round left
+    /// there is gone on from.
+    pub staging: PathBuf,
+    /// Where it belongs. Nothing there is changed; an old copy of the layer saves what is sent.
+    pub place: PathBuf,
+    /// Most bytes that it may hold.
+    #[serde(default)]
+    pub bytes_max: Option<u64>,
+}
+
+/// A round of layers that travel, once it is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journey {
+    /// Bytes sent, or written by who received them.
+    pub bytes: u64,
+    /// Whether it was the last: what has arrived is equal to what was sent, durable, and can be put in its place.
+    pub last: bool,
+}
+
+/// How a journey ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Outcome {
+    /// It is whole.
+    Done(Journey),
+    /// It broke off.
+    Failed(Problem),
+}
+
 /// The server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -12,8 +12,10 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::api::{
-    CheckpointName, Checkpoints, ExportSpec, Listing, Marks, Problem, StackSpec, Stats, Status, WritableSpec,
+    CheckpointName, Checkpoints, ExportSpec, Journey, Listing, Marks, Outcome, Problem, ReceiveSpec,
+    SendSpec, StackSpec, Stats, Status, WritableSpec,
 };
+use super::journey;
 
 /// Bytes of an answer.
 const ANSWER_MAX: usize = 16 << 20;
@@ -189,6 +191,63 @@ impl Client {
     pub async fn unpark(&self, name: &str) -> Result<(), ClientError> {
         self.change::<()>(Method::POST, format!("/v1/exports/{name}/unpark"), None)
             .await
+    }
+
+    /// Sends what the other end of `pipe` lacks of writable layers, and waits until it has been put in its place there.
+    pub async fn send_layers(&self, spec: &SendSpec, pipe: &mut UnixStream) -> Result<Journey, ClientError> {
+        self.journey("/v1/journeys/send", spec, pipe).await
+    }
+
+    /// Receives writable layers that come over `pipe`, each in a directory aside. Once a last round is whole and has been put
+    /// in its place, or at once after any other, the sender is to be told: write
+    /// [`in_place`](crate::writable::travel::in_place) to `pipe`.
+    pub async fn receive_layers(
+        &self,
+        spec: &ReceiveSpec,
+        pipe: &mut UnixStream,
+    ) -> Result<Journey, ClientError> {
+        self.journey("/v1/journeys/receive", spec, pipe).await
+    }
+
+    async fn journey<T: Serialize>(
+        &self,
+        path: &str,
+        spec: &T,
+        pipe: &mut UnixStream,
+    ) -> Result<Journey, ClientError> {
+        let http = |error: hyper::Error| ClientError::Http(error.into());
+        let stream = UnixStream::connect(&self.socket).await;
+        let stream = stream.map_err(|source| ClientError::Unreachable {
+            path: self.socket.clone(),
+            source,
+        })?;
+        let body = serde_json::to_vec(spec).map_err(ClientError::Answer)?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header("host", "cowfs")
+            .header("connection", "upgrade")
+            .header("upgrade", journey::PROTOCOL)
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| ClientError::Http(error.into()))?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(http)?;
+        let driver = AbortOnDrop(tokio::spawn(connection.with_upgrades()));
+        let answer = sender.send_request(request).await.map_err(http)?;
+        let status = answer.status();
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
+            let body = body.map_err(ClientError::Http)?.to_bytes();
+            let problem = serde_json::from_slice(&body).map_err(ClientError::Answer)?;
+            return Err(ClientError::Refused { status, problem });
+        }
+        let upgraded = hyper::upgrade::on(answer).await.map_err(http)?;
+        drop(driver);
+        let carried = journey::carry(TokioIo::new(upgraded), pipe).await;
+        match carried.map_err(|error| ClientError::Http(error.into()))? {
+            Outcome::Done(journey) => Ok(journey),
+            Outcome::Failed(problem) => Err(ClientError::Refused { status, problem }),
+        }
     }
 
     async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

@@ -17,6 +17,7 @@
 //! | `GET /v1/checkpoints/NAME` | checkpoints of a writable layer |
 //! | `PUT`, `DELETE` of the same with `{"checkpoint": "…"}` | makes one, also while the layer is served; removes one |
 //! | `POST` of the same with `{"checkpoint": "…"}` | has the layer, which is in no stack, go back to it |
+//! | `POST /v1/journeys/send`, `POST /v1/journeys/receive` | make the connection a stream on which writable layers go to another machine |
 //! | `DELETE` on each of the three | takes it down again: export, then stack, then writable layer |
 //!
 //! All are idempotent. An error is `{"error": "…", "retryable": true|false}`. The socket has mode 0600, and only root
@@ -25,6 +26,7 @@
 pub mod api;
 pub mod client;
 mod exposition;
+mod journey;
 mod routes;
 
 use std::path::{Path, PathBuf};

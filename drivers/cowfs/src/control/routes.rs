@@ -5,16 +5,18 @@ use std::sync::Arc;
 use axum::Json;
 use axum::Router;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 
 use super::api::{
-    CheckpointName, Checkpoints, ExportSpec, Listing, Marks, Problem, StackSpec, Stats, Status, WritableSpec,
+    CheckpointName, Checkpoints, ExportSpec, Listing, Marks, Problem, ReceiveSpec, SendSpec, StackSpec,
+    Stats, Status, WritableSpec,
 };
 use super::exposition;
+use super::journey::{self, ReadWrite};
 use crate::assembly::{Assembly, AssemblyError, AssemblyResult};
 use crate::service::StackOpener;
 
@@ -57,6 +59,8 @@ pub(super) fn router<O: StackOpener>(assembly: Arc<Assembly<O>>, listeners: Vec<
                 .delete(delete_export::<O>)
                 .post(on_export::<O>),
         )
+        .route("/v1/journeys/send", post(send::<O>))
+        .route("/v1/journeys/receive", post(receive::<O>))
         .fallback(nothing_here)
         .with_state(Arc::new(Shared {
             assembly,
@@ -232,6 +236,17 @@ async fn on_export<O: StackOpener>(State(app): App<O>, Path(path): Path<String>)
     }
 }
 
+async fn send<O: StackOpener>(State(app): App<O>, request: Request) -> Response {
+    let work = move |spec: SendSpec, stream: &mut dyn ReadWrite| app.assembly.send_layers(&spec, stream);
+    journey::serve(request, problem, work).await
+}
+
+async fn receive<O: StackOpener>(State(app): App<O>, request: Request) -> Response {
+    let work =
+        move |spec: ReceiveSpec, stream: &mut dyn ReadWrite| app.assembly.receive_layers(&spec, stream);
+    journey::serve(request, problem, work).await
+}
+
 /// Carries out a step to its end, also when the client hangs up meanwhile: half a step helps nobody.
 async fn step(work: impl Future<Output = AssemblyResult<()>> + Send + 'static) -> Response {
     match tokio::spawn(work).await {
@@ -253,7 +268,7 @@ fn refused(error: &AssemblyError) -> Response {
 }
 
 /// The error and everything that led to it, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -25,6 +25,7 @@ pub(crate) mod resolve;
 mod saved;
 mod service;
 mod standing;
+mod travel;
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ use crate::writable::log::{AppendError, Log};
 use crate::writable::mark::{Mark, MarkAtOpening};
 use crate::writable::record::{Call, Change, Record};
 use crate::writable::state::{Cut, State};
+use crate::writable::travel::Sent;
 use listing::{Listings, lock};
 use lower::Lower;
 use resolve::Node;
@@ -88,6 +90,8 @@ pub(crate) struct Top {
     /// Held by whoever writes content without the state's lock; a checkpoint waits for them. After the state, before all
     /// else.
     writing: RwLock<()>,
+    /// What the other end has, where the layer is on its way to another machine.
+    sent: Mutex<Option<Sent>>,
     /// What the layer held when it was opened.
     mark: MarkAtOpening,
     /// Whether anything may have changed since.

@@ -84,6 +84,7 @@ pub fn open(spec: StackSpec) -> Result<Arc<Stack>, StackError> {
                 cut: Mutex::new(Vec::new()),
                 shaping: Mutex::new(()),
                 writing: RwLock::new(()),
+                sent: Mutex::new(None),
                 mark: writable.mark,
                 touched: AtomicBool::new(false),
                 _lock: writable.lock,

@@ -56,7 +56,7 @@ impl Stack {
 
     /// The state at a moment when everything that it says is on disk, and what keeps content from now on as it is then.
     /// `earlier` is the state as it was a moment ago, so that nobody waits for a search through all of it.
-    fn moment<'a>(&'a self, top: &'a Top, earlier: &State) -> FsResult<(State, Keeping<'a>)> {
+    pub(super) fn moment<'a>(&'a self, top: &'a Top, earlier: &State) -> FsResult<(State, Keeping<'a>)> {
         let mut keys: BTreeSet<ObjectKey> = unflushed(earlier.objects.iter()).into_iter().collect();
         let nobody_changes = self.hold_changes()?;
         let _nobody_writes = top.writing.write().map_err(|_| Status::ServerFault)?;

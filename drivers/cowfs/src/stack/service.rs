@@ -16,6 +16,7 @@ use crate::service::{
 };
 use crate::writable::mark::Mark;
 use crate::writable::saved::{Saved, SavedError};
+use crate::writable::travel::{Sending, TravelError};
 
 impl FileService for Stack {
     fn root(&self) -> Object {
@@ -289,6 +290,10 @@ impl FileService for Stack {
 
     fn compact(&self) -> FsResult<()> {
         Stack::compact(self)
+    }
+
+    fn embark(&self, sending: &mut Sending<'_>) -> Result<(), TravelError> {
+        Stack::embark(self, sending)
     }
 
     fn unchanged_mark(&self) -> Option<Mark> {

@@ -22,6 +22,7 @@ mod mark;
 mod meanwhile;
 mod model;
 mod standing;
+mod travel;
 
 /// A stack on a directory, with shorthand by path for what tests say most.
 pub(super) struct World {

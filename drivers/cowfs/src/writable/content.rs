@@ -30,6 +30,8 @@ struct Pins {
     before: u64,
     /// Those of them that were to be removed.
     unused: Vec<ContentId>,
+    /// All files of lower numbers, for as long as the layer is open: they may be removed, but stay as they are until then.
+    sealed: u64,
 }
 
 impl Pins {
@@ -142,9 +144,27 @@ impl ContentStore {
         Keeping(self)
     }
 
-    /// Whether a checkpoint needs the file as it is.
+    /// Has all files of lower numbers stay as they are, or go, for as long as the layer is open: what is written from now on
+    /// goes to others, as after a change of epoch.
+    pub(crate) fn seal_before(&self, number: u64) {
+        let mut pins = self.pins();
+        pins.sealed = pins.sealed.max(number);
+    }
+
+    /// Files that checkpoints need, of this number and higher.
+    pub(crate) fn pinned_from(&self, number: u64) -> Vec<ContentId> {
+        let pins = self.pins();
+        pins.files
+            .iter()
+            .filter(|id| id.number >= number)
+            .copied()
+            .collect()
+    }
+
+    /// Whether the file has to stay as it is.
     pub(crate) fn is_pinned(&self, id: ContentId) -> bool {
-        self.pins().hold(id)
+        let pins = self.pins();
+        id.number < pins.sealed || pins.hold(id)
     }
 
     /// Removes a file that nothing refers to, unless a checkpoint does.
@@ -219,10 +239,13 @@ impl ContentStore {
     }
 
     fn path(&self, id: ContentId) -> PathBuf {
-        self.folder
-            .join(format!("{:02x}", id.number & 0xff))
-            .join(file_name(id))
+        self.folder.join(folder_name(id)).join(file_name(id))
     }
+}
+
+/// The folder it is in.
+pub(super) fn folder_name(id: ContentId) -> String {
+    format!("{:02x}", id.number & 0xff)
 }
 
 /// Its name in its folder.

@@ -91,6 +91,13 @@ pub(crate) struct End {
     pub(super) at: u64,
 }
 
+impl End {
+    /// Where it ended.
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+}
+
 /// What a checkpoint has taken the place of: to be removed once nothing is read from it any more.
 #[must_use]
 pub(crate) struct Replaced {
@@ -261,7 +268,7 @@ impl Log {
     }
 
     /// The last segment's name.
-    pub(super) fn last(&self) -> Option<SegmentName> {
+    pub(crate) fn last(&self) -> Option<SegmentName> {
         self.tail().names.last().copied()
     }
 

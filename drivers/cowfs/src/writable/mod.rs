@@ -37,6 +37,7 @@ pub(crate) mod segment;
 pub(crate) mod shape;
 pub(crate) mod sorted;
 pub(crate) mod state;
+pub mod travel;
 
 pub(crate) use meta::{Meta, random_bytes};
 

@@ -31,8 +31,8 @@ pub(crate) const FOLDER: &str = "checkpoints";
 pub const CHECKPOINTS_MAX: usize = 64;
 const NAME_MAX: usize = 64;
 const FORMAT: u32 = 1;
-const MANIFEST: &str = ".json";
-const STATE: &str = ".log";
+pub(super) const MANIFEST: &str = ".json";
+pub(super) const STATE: &str = ".log";
 /// Start of names of files that are not whole.
 const TEMPORARY: &str = ".";
 

@@ -2,6 +2,7 @@
 //! every attribute but times, every link and every byte, through restarts and new epochs.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use super::standing::listed as listed_pages;
 use super::*;
@@ -10,6 +11,8 @@ use crate::memory::Memory;
 use crate::nfs::pages::Pages;
 use crate::service::{Changed, InDirectory, access};
 use crate::testing::{Dice, copy, listed, lower, upper};
+use crate::writable::travel::tests::journey;
+use crate::writable::travel::{Arrival, Ledgers, Sending};
 
 const NAMES: [&[u8]; 12] = [
     b"a", b"b", b"c", b"d", b"etc", b"bin", b"perl", b"perl5", b".wh.a", b"hosts", b"sub", b"passwd",
@@ -372,12 +375,57 @@ impl Run {
     }
 }
 
-fn check(seed: u64, steps: usize) {
+/// Two machines that a layer goes to and fro between.
+struct Machines {
+    /// Where the layer is, was, and arrives.
+    here: PathBuf,
+    there: PathBuf,
+    staging: PathBuf,
+    ledgers: Ledgers,
+}
+
+impl Machines {
+    fn below(dir: &Path) -> Self {
+        Self {
+            here: dir.join("a"),
+            there: dir.join("b"),
+            staging: dir.join("arriving"),
+            ledgers: Ledgers::default(),
+        }
+    }
+
+    /// A round; the receiver's memory may have been lost since the one before.
+    fn round(&mut self, dice: &mut Dice, world: &World, last: bool) {
+        if dice.one_in(4) {
+            self.ledgers = Ledgers::default();
+        }
+        let arrival = Arrival {
+            staging: self.staging.clone(),
+            place: self.there.clone(),
+            bytes_max: None,
+        };
+        let send = |sending: &mut Sending<'_>| world.stack.embark(sending);
+        let (_sent, arrived) = journey(send, &[arrival], &self.ledgers, last).expect("it travels");
+        assert_eq!(arrived.last, last);
+    }
+
+    /// What has arrived takes its place.
+    fn arrive(&mut self) {
+        if self.there.exists() {
+            std::fs::remove_dir_all(&self.there).expect("removing");
+        }
+        std::fs::rename(&self.staging, &self.there).expect("renaming");
+        std::mem::swap(&mut self.here, &mut self.there);
+    }
+}
+
+fn check(seed: u64, steps: usize, travels: bool) {
     let dir = tempfile::tempdir().expect("a directory");
+    let mut machines = Machines::below(dir.path());
     let layers = [upper(), lower()];
     let layers: Vec<&MemoryLayer> = layers.iter().collect();
     let mut epoch = 1;
-    let first = world(dir.path(), epoch, &layers);
+    let first = world(&machines.here, epoch, &layers);
     let model = copy(&*first.stack);
     let known = vec![Pair {
         stack: first.stack.root().handle,
@@ -401,11 +449,26 @@ fn check(seed: u64, steps: usize) {
         if run.dice.one_in(50) {
             run.same_trees();
         }
-        if run.dice.one_in(100) {
+        if travels && run.dice.one_in(20) {
+            run.story.push(format!("step {step}: a round ahead"));
+            machines.round(&mut run.dice, &run.world, false);
+        }
+        if travels && run.dice.one_in(60) {
+            let name = format!("step-{}", run.dice.below(3));
+            run.world.stack.delete_saved(&name).expect("deleting");
+            run.world.stack.save(&name).expect("saving");
+        }
+        if run.dice.one_in(if travels { 60 } else { 100 }) {
             run.commit_all();
-            epoch += u64::from(run.dice.one_in(2));
-            run.story
-                .push(format!("step {step}: restart under epoch {epoch}"));
+            let leaves = travels && !run.dice.one_in(4);
+            epoch += u64::from(leaves || run.dice.one_in(2));
+            run.story.push(format!(
+                "step {step}: restart under epoch {epoch}, elsewhere: {leaves}"
+            ));
+            if leaves {
+                machines.round(&mut run.dice, &run.world, true);
+                machines.arrive();
+            }
             let Run {
                 dice,
                 world: before,
@@ -417,7 +480,7 @@ fn check(seed: u64, steps: usize) {
                 story,
             } = run;
             drop(before);
-            let report = crate::fsck::fsck(dir.path()).expect("checking");
+            let report = crate::fsck::fsck(&machines.here).expect("checking");
             assert_eq!(
                 report.problems,
                 Vec::<crate::fsck::Problem>::new(),
@@ -426,7 +489,7 @@ fn check(seed: u64, steps: usize) {
             );
             run = Run {
                 dice,
-                world: world(dir.path(), epoch, &layers),
+                world: world(&machines.here, epoch, &layers),
                 model,
                 known,
                 ids,
@@ -449,6 +512,14 @@ fn a_stack_agrees_with_the_model() {
         Some(from.parse().ok()?..to.parse().ok()?)
     });
     for seed in seeds.unwrap_or(0..10) {
-        check(seed, 600);
+        check(seed, 600, false);
+    }
+}
+
+/// The same, and the layer goes to another machine and comes back, with rounds ahead while it changes.
+#[test]
+fn a_stack_that_travels_agrees_with_the_model() {
+    for seed in 0..4 {
+        check(seed, 300, true);
     }
 }

@@ -69,6 +69,29 @@ impl Lock {
     }
 }
 
+/// Everything below a directory, to be made durable at once.
+#[derive(Debug)]
+pub(crate) enum Barrier {
+    /// The directory: failures to write back are told to those who had something of the file system open (syncfs(2)).
+    Host(File),
+    #[cfg(test)]
+    Simulated(std::path::PathBuf),
+}
+
+impl Barrier {
+    /// Makes content and names durable that were written or made before.
+    pub(crate) fn complete(&self, _disk: &Disk) -> io::Result<()> {
+        match self {
+            Self::Host(folder) => Ok(rustix::fs::syncfs(folder)?),
+            #[cfg(test)]
+            Self::Simulated(below) => match _disk {
+                Disk::Simulated(disk) => disk.sync_below(below),
+                Disk::Host => Err(io::ErrorKind::Unsupported.into()),
+            },
+        }
+    }
+}
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -166,6 +189,24 @@ impl Disk {
             Self::Host => File::open(path)?.sync_all(),
             #[cfg(test)]
             Self::Simulated(disk) => disk.sync_dir(path),
+        }
+    }
+
+    /// Bytes that a file takes on disk: without its holes.
+    pub(crate) fn allocated(&self, path: &Path) -> io::Result<u64> {
+        match self {
+            Self::Host => fs::metadata(path).map(|known| known.blocks().saturating_mul(512)),
+            #[cfg(test)]
+            Self::Simulated(disk) => disk.status(path).map(|known| known.len),
+        }
+    }
+
+    /// Begins what [`Barrier::complete`] ends: a failure of the disk in between shows there.
+    pub(crate) fn begin_sync(&self, below: &Path) -> io::Result<Barrier> {
+        match self {
+            Self::Host => File::open(below).map(Barrier::Host),
+            #[cfg(test)]
+            Self::Simulated(_) => Ok(Barrier::Simulated(below.to_path_buf())),
         }
     }
 
@@ -304,6 +345,21 @@ impl DiskFile {
             Self::Host(file) => file.sync_data(),
             #[cfg(test)]
             Self::Simulated(file) => file.sync(),
+        }
+    }
+
+    /// Where the next bytes are that are not in a hole, at `offset` or behind it; `None` where there are none.
+    pub(crate) fn data_from(&self, offset: u64) -> io::Result<Option<u64>> {
+        match self {
+            Self::Host(file) => match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+                Ok(at) => Ok(Some(at)),
+                Err(rustix::io::Errno::NXIO) => Ok(None),
+                // A file system that knows no holes.
+                Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(Some(offset)),
+                Err(error) => Err(error.into()),
+            },
+            #[cfg(test)]
+            Self::Simulated(_) => Ok(Some(offset)),
         }
     }
 

@@ -395,6 +395,29 @@ impl Simulated {
         Ok(())
     }
 
+    /// Syncs every file and directory below a directory, and that itself.
+    pub(super) fn sync_below(&self, path: &Path) -> io::Result<()> {
+        let mut inner = self.enter()?;
+        let mut left = vec![inner.image.find(path)?];
+        while let Some(inode) = left.pop() {
+            let step = match &inner.image.inodes[inode] {
+                Inode::Directory(names) => {
+                    left.extend(names.values());
+                    Step::SyncDir { inode }
+                }
+                Inode::File { .. } => Step::Sync { inode },
+            };
+            if let Err(error) = inner.gate(Kind::Grow) {
+                if let Step::Sync { inode } = step {
+                    inner.act(Step::SyncFailed { inode });
+                }
+                return Err(error);
+            }
+            inner.act(step);
+        }
+        Ok(())
+    }
+
     pub(super) fn status(&self, path: &Path) -> io::Result<FileStatus> {
         let mut inner = self.inner();
         inner.gate(Kind::Read)?;
