@@ -149,6 +149,36 @@ pub struct LayerStats {
     pub failed: bool,
 }
 
+/// A writable layer to be looked at where it lies, whether it is open or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LookAt {
+    /// Its directory; absolute.
+    pub path: PathBuf,
+    /// Whether what it holds is asked for; only of one that nobody has open.
+    #[serde(default)]
+    pub mark: bool,
+    /// The fingerprint of an answer before: where it is still that, the mark is too, and is not taken again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+}
+
+/// How a writable layer looks where it lies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LookedAt {
+    /// Version of this answer's form.
+    pub format_version: u32,
+    /// Names of the checkpoints that lie there, and when each was made, in milliseconds since 1970.
+    pub checkpoints: BTreeMap<String, u64>,
+    /// Changes whenever its files do; where the mark was asked for and it could be told.
+    #[serde(default)]
+    pub fingerprint: Option<String>,
+    /// What it holds, 64 hexadecimal digits; where it was asked for, could be told and is not as it was before.
+    #[serde(default)]
+    pub mark: Option<String>,
+}
+
 /// A checkpoint to make, remove or go back to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

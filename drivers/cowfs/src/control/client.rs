@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::api::{
-    CheckpointName, Checkpoints, ExportSpec, Journey, Listing, Marks, Outcome, Problem, ReceiveSpec,
-    SendSpec, StackSpec, Stats, Status, WritableSpec,
+    CheckpointName, Checkpoints, ExportSpec, Journey, Listing, LookAt, LookedAt, Marks, Outcome, Problem,
+    ReceiveSpec, SendSpec, StackSpec, Stats, Status, WritableSpec,
 };
 use super::journey;
 
@@ -97,6 +97,13 @@ impl Client {
     /// What open writable layers hold, of those that nobody has changed since they were opened.
     pub async fn marks(&self) -> Result<Marks, ClientError> {
         self.ask("/v1/marks").await
+    }
+
+    /// How a writable layer looks where it lies, to the user that the server runs as.
+    pub async fn look(&self, at: &LookAt) -> Result<LookedAt, ClientError> {
+        let body = serde_json::to_vec(at).map_err(ClientError::Answer)?;
+        let answer = self.request(Method::POST, "/v1/look", body.into()).await?;
+        serde_json::from_slice(&answer).map_err(ClientError::Answer)
     }
 
     /// What each export was asked.

@@ -7,6 +7,7 @@
 //! | `GET /v1/stats` | what each export was asked, how often, and how long it took |
 //! | `GET /metrics` | the same as OpenMetrics text |
 //! | `GET /v1/marks` | what writable layers hold that nobody has changed since they were opened |
+//! | `POST /v1/look` with `{"path": "…"}` | how a writable layer looks where it lies, open or not, for whom may not read it |
 //! | `PUT /v1/writables/NAME` | opens a writable layer under an epoch, making it when missing |
 //! | `PUT /v1/stacks/NAME` | assembles layers and a writable layer |
 //! | `PUT /v1/exports/NAME` | exports a stack, or changes the state of an export |

@@ -1,6 +1,7 @@
 //! Requests to steps of the [`Assembly`], and back.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::Router;
@@ -10,15 +11,21 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
+use tokio::sync::Semaphore;
 
 use super::api::{
-    CheckpointName, Checkpoints, ExportSpec, Listing, Marks, Problem, ReceiveSpec, SendSpec, StackSpec,
-    Stats, Status, WritableSpec,
+    CheckpointName, Checkpoints, ExportSpec, Listing, LookAt, LookedAt, Marks, Problem, ReceiveSpec,
+    SendSpec, StackSpec, Stats, Status, WritableSpec,
 };
 use super::exposition;
 use super::journey::{self, ReadWrite};
 use crate::assembly::{Assembly, AssemblyError, AssemblyResult};
 use crate::service::StackOpener;
+use crate::writable::mark::{self, Mark};
+use crate::writable::saved;
+
+/// Layers that are looked at at the same time; what lies on a server that is away holds its place until that answers.
+static LOOKING: Semaphore = Semaphore::const_new(32);
 
 struct Shared<O: StackOpener> {
     assembly: Arc<Assembly<O>>,
@@ -34,6 +41,7 @@ pub(super) fn router<O: StackOpener>(assembly: Arc<Assembly<O>>, listeners: Vec<
         .route("/v1/status", get(status::<O>))
         .route("/v1/exports", get(list::<O>))
         .route("/v1/marks", get(marks::<O>))
+        .route("/v1/look", post(look))
         .route("/v1/stats", get(stats::<O>))
         .route("/metrics", get(metrics::<O>))
         .route(
@@ -101,6 +109,65 @@ async fn marks<O: StackOpener>(State(app): App<O>) -> Json<Marks> {
         format_version: 1,
         writables: marks.map(|(name, mark)| (name, mark.to_string())).collect(),
     })
+}
+
+async fn look(body: Result<Json<LookAt>, JsonRejection>) -> Response {
+    let at = match body {
+        Ok(Json(at)) if at.path.is_absolute() => at,
+        Ok(Json(at)) => {
+            let why = format!("{} is not an absolute path", at.path.display());
+            return problem(StatusCode::BAD_REQUEST, why, false);
+        }
+        Err(why) => return rejected(&why),
+    };
+    // Where it lies may not answer: whoever waits for this gives up, and the thread ends when that does.
+    let Ok(place) = LOOKING.try_acquire() else {
+        let why = "as many layers as can be are being looked at, and none of them answers".to_owned();
+        return problem(StatusCode::SERVICE_UNAVAILABLE, why, true);
+    };
+    let looked = tokio::task::spawn_blocking(move || {
+        let looked = look_at(&at);
+        drop(place);
+        looked
+    });
+    match looked.await {
+        Ok(Ok(looked)) => Json(looked).into_response(),
+        Ok(Err(why)) => problem(StatusCode::INTERNAL_SERVER_ERROR, why, true),
+        Err(panicked) => problem(StatusCode::INTERNAL_SERVER_ERROR, panicked.to_string(), false),
+    }
+}
+
+/// Blocks.
+fn look_at(at: &LookAt) -> Result<LookedAt, String> {
+    let checkpoints = saved::glance(&at.path).map_err(|error| format!("{}: {error}", at.path.display()))?;
+    let made = |made: SystemTime| {
+        let since = made.duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    };
+    let mut looked = LookedAt {
+        format_version: 1,
+        checkpoints: checkpoints
+            .into_iter()
+            .map(|(name, at)| (name, made(at)))
+            .collect(),
+        ..LookedAt::default()
+    };
+    if !at.mark {
+        return Ok(looked);
+    }
+    // Without these a layer is merely not known to be as it was.
+    let fingerprint = mark::fingerprint(&at.path)
+        .ok()
+        .map(|print| Mark(print).to_string());
+    if fingerprint.is_some() && fingerprint != at.fingerprint {
+        let mark = Mark::of(&at.path).inspect_err(|error| {
+            let path = at.path.display();
+            tracing::warn!(%path, error = with_causes(error), "what a writable layer holds cannot be told");
+        });
+        looked.mark = mark.ok().map(|mark| mark.to_string());
+    }
+    looked.fingerprint = fingerprint;
+    Ok(looked)
 }
 
 async fn stats<O: StackOpener>(State(app): App<O>) -> Json<Stats> {

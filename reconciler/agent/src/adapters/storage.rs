@@ -11,6 +11,7 @@
 //! it consists of and how many mounts its sliver has. What is called otherwise, or lies elsewhere, is somebody else's and
 //! never touched.
 
+mod afar;
 mod disk;
 mod fetching;
 mod listing;
@@ -45,6 +46,7 @@ use crate::adapters::remotes::NodeRemotes;
 use crate::clock::Clock;
 use crate::config::RemotesConfig;
 use crate::store::Store;
+use afar::Afar;
 use disk::{Disk, Spot};
 use fetching::{Fetches, fetch};
 use listing::{by_sliver, directories};
@@ -80,6 +82,7 @@ pub(crate) struct NodeStorage {
     fetches: Fetches,
     disk: Disk,
     marks: Marks,
+    afar: Afar,
     remotes: NodeRemotes,
     store: Store,
     clock: Clock,
@@ -101,6 +104,7 @@ impl NodeStorage {
             fetches: Fetches::default(),
             disk,
             marks: Marks::default(),
+            afar: Afar::default(),
             remotes: NodeRemotes::new(paths.remotes.clone(), clock),
             store,
             clock,
@@ -348,6 +352,11 @@ impl Storage for NodeStorage {
                 Err(error) => drop(unseen.insert(sliver, Seen::Unknown { why: error.what })),
             }
         }
+        let (found, lost) = self.look_afar(&mut seen, &listing).await;
+        unseen.extend(
+            lost.into_iter()
+                .map(|(sliver, why)| (sliver, Seen::Unknown { why })),
+        );
         let mut all: BTreeMap<SliverId, ObservedStorage> = BTreeMap::new();
         for (sliver, kept) in &seen {
             let storage = all.entry(sliver.clone()).or_default();
@@ -356,7 +365,7 @@ impl Storage for NodeStorage {
             storage.tombstone = kept.tombstone;
             storage.checkpoints.clone_from(&kept.checkpoints);
         }
-        let marks = self.take_marks(&seen, &listing).await?;
+        let marks = self.take_marks(&seen, &listing, &found).await?;
         for (sliver, mark) in marks {
             all.entry(sliver).or_default().mark = Some(mark);
         }

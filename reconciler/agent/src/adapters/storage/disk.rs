@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use cowfs::writable::saved::glance;
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,9 @@ pub(super) struct Kept {
     pub(super) tombstone: Option<Timestamp>,
     /// Directories of the layers, by mount: of those in use, else of those last set aside.
     pub(super) layers: BTreeMap<usize, PathBuf>,
-    /// Checkpoints of any of the layers, and when the first of that name was made.
+    /// Where those lie that do not lie here.
+    pub(super) afar: BTreeMap<usize, PathBuf>,
+    /// Checkpoints of any of the layers that lie here, and when the first of that name was made.
     pub(super) checkpoints: BTreeMap<String, Timestamp>,
 }
 
@@ -129,6 +131,7 @@ impl Disk {
                     Ok(mounts) => {
                         one.tombstone = Some(since);
                         one.layers = layers(&path, &mounts);
+                        one.afar = afar(&one.layers);
                     }
                     Err(error) => *kept = Err(error),
                 }
@@ -256,14 +259,25 @@ impl Disk {
 fn look_at(dir: &Path) -> PortResult<Kept> {
     let mounts = read_mounts(dir)?;
     let layers = layers(dir, &mounts);
+    let afar = afar(&layers);
+    let here = layers.iter().filter(|(mount, _)| !afar.contains_key(mount));
     Ok(Kept {
         live: true,
         bytes: size(dir),
-        checkpoints: checkpoints(layers.values())?,
+        checkpoints: checkpoints(here.map(|(_, path)| path))?,
         mounts,
         tombstone: None,
         layers,
+        afar,
     })
+}
+
+/// Where layers lie that lie elsewhere. They are not looked at here: that may hang, or may not be allowed.
+fn afar(layers: &BTreeMap<usize, PathBuf>) -> BTreeMap<usize, PathBuf> {
+    let elsewhere = layers
+        .iter()
+        .filter_map(|(mount, layer)| Some((*mount, fs::read_link(layer).ok()?)));
+    elsewhere.collect()
 }
 
 /// Notes where a layer lies.
@@ -302,8 +316,7 @@ fn checkpoints<'a>(layers: impl Iterator<Item = &'a PathBuf>) -> PortResult<BTre
     let mut all = BTreeMap::new();
     for layer in layers {
         for (name, made) in at(layer, glance(layer))? {
-            let made = made.duration_since(UNIX_EPOCH).unwrap_or_default();
-            let made = Timestamp(u64::try_from(made.as_millis()).unwrap_or(u64::MAX));
+            let made = timestamp(made);
             let first = all.entry(name).or_insert(made);
             *first = made.min(*first);
         }
@@ -311,7 +324,12 @@ fn checkpoints<'a>(layers: impl Iterator<Item = &'a PathBuf>) -> PortResult<BTre
     Ok(all)
 }
 
-fn at<T>(path: &Path, result: io::Result<T>) -> PortResult<T> {
+pub(super) fn timestamp(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+pub(super) fn at<T>(path: &Path, result: io::Result<T>) -> PortResult<T> {
     result.map_err(|error| PortError::later(format!("{}: {error}", path.display())))
 }
 

@@ -9,6 +9,7 @@ use cowfs::writable::mark::{Mark, fingerprint};
 use xeno_model::id::{Digest, SliverId};
 use xeno_reconciler::ports::PortResult;
 
+use super::afar::Found;
 use super::disk::Kept;
 use super::names::mount_name;
 use super::{NodeStorage, blocking};
@@ -61,6 +62,7 @@ impl NodeStorage {
         &self,
         seen: &BTreeMap<SliverId, Kept>,
         listing: &Listing,
+        afar: &BTreeMap<PathBuf, Found>,
     ) -> PortResult<BTreeMap<SliverId, Digest>> {
         let mut open: BTreeMap<String, Option<Mark>> = listing
             .writables
@@ -80,21 +82,25 @@ impl NodeStorage {
                 Err(error) => tracing::debug!(error = xeno_state::error::chain(&error), "no marks"),
             }
         }
-        let (seen, marks, remotes) = (seen.clone(), self.marks.clone(), self.remotes.clone());
+        let afar: BTreeMap<PathBuf, Option<Mark>> = afar
+            .iter()
+            .map(|(path, found)| (path.clone(), found.mark))
+            .collect();
+        let (seen, marks) = (seen.clone(), self.marks.clone());
         let told = move || {
             let mut told = BTreeMap::new();
             let mut closed = Vec::new();
             for (sliver, kept) in seen {
                 let of = |(mount, path): (&usize, &PathBuf)| {
                     let name = mount_name(&sliver, *mount);
-                    let mark = match open.get(&name).filter(|_| kept.live) {
-                        Some(open) => *open,
-                        // Looking at what lies afar may hang.
-                        None if !std::fs::read_link(path).is_ok_and(|at| remotes.is_out_of_reach(&at)) => {
+                    let elsewhere = kept.afar.get(mount);
+                    let mark = match (open.get(&name).filter(|_| kept.live), elsewhere) {
+                        (Some(open), _) => *open,
+                        (None, Some(elsewhere)) => afar.get(elsewhere).copied().flatten(),
+                        (None, None) => {
                             closed.push(path.clone());
                             marks.of(path)
                         }
-                        None => None,
                     };
                     mark.map(|mark| (*mount, mark))
                 };

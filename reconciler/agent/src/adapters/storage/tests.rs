@@ -534,6 +534,41 @@ async fn a_mark_outlives_everything_but_a_change() {
 }
 
 #[tokio::test]
+async fn a_layer_that_lies_elsewhere_is_looked_at_by_the_file_server() {
+    let mut world = World::new().await;
+    let elsewhere = world.dir.path().join("shared");
+    fs::create_dir(&elsewhere).unwrap();
+    world.storage.paths.writable_roots = vec![elsewhere.clone()];
+    let mut mounts = world.mounts();
+    mounts.truncate(1);
+    let path = elsewhere.join("web").display().to_string();
+    mounts[0].place = Some(Place::Node { path });
+    let (storage, nothing) = (&world.storage, BTreeSet::new());
+    storage.open_writable(&web(), Epoch(1), &mounts).await.unwrap();
+    storage
+        .checkpoint(&web(), Epoch(1), "first", false, &nothing)
+        .await
+        .unwrap();
+    let checkpoints = async || world.see().await.checkpoints.into_keys().collect::<Vec<_>>();
+    assert_eq!(checkpoints().await, ["first"]);
+    storage.close_writable(&web()).await.unwrap();
+    let mark = world.see().await.mark;
+    assert!(mark.is_some());
+    assert_eq!(world.see().await.mark, mark);
+    storage
+        .checkpoint(&web(), Epoch(1), "second", false, &nothing)
+        .await
+        .unwrap();
+    assert_eq!(checkpoints().await, ["first", "second"]);
+    // What it holds is the same when it is set aside.
+    let mark = world.see().await.mark;
+    storage.tombstone(&web()).await.unwrap();
+    let seen = world.see().await;
+    assert_eq!((seen.on_disk, seen.mark), (false, mark));
+    world.stop_server().await;
+}
+
+#[tokio::test]
 async fn one_that_cannot_be_read_is_not_seen_and_everybody_else_is() {
     let mut world = World::new().await;
     let stack = Digest::of(b"stack");
