@@ -18,6 +18,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +34,9 @@ const PATH_MAX: usize = 4096;
 /// How long a borrower waits for an answer, and the lender for the rest of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Requests that are answered at the same time. The file server asks one after the other.
+const ASKING_MAX: usize = 16;
+
 /// Opens files for one user.
 pub struct Lender {
     roots: BTreeMap<PathBuf, OwnedFd>,
@@ -40,7 +44,7 @@ pub struct Lender {
 }
 
 impl Lender {
-    /// Lends regular files below `roots`, which must be there, to processes of user `uid`.
+    /// Lends regular files of layers that are one of `roots`, which must be there, or lie below one, to processes of user `uid`.
     ///
     /// # Errors
     /// When a root cannot be opened.
@@ -55,7 +59,8 @@ impl Lender {
         })
     }
 
-    /// Answers on `socket`, which is made for the user (mode 0600), one borrower after the other, until accepting fails.
+    /// Answers on `socket`, which is made for the user (mode 0600), until accepting fails. A file system that hangs keeps the few
+    /// that ask for its files waiting, and nobody else.
     ///
     /// # Errors
     /// When the socket cannot be made or no longer be used.
@@ -67,12 +72,23 @@ impl Lender {
         let listener = UnixListener::bind(socket)?;
         std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
         std::os::unix::fs::chown(socket, Some(self.uid), None)?;
-        loop {
-            let (stream, _unnamed) = listener.accept()?;
-            if let Err(error) = self.answer(&stream) {
-                tracing::debug!(%error, "lending");
+        let asking = &AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            loop {
+                let (stream, _unnamed) = listener.accept()?;
+                if asking.fetch_add(1, Ordering::Relaxed) >= ASKING_MAX {
+                    asking.fetch_sub(1, Ordering::Relaxed);
+                    tracing::warn!("too many ask at a time");
+                    continue;
+                }
+                scope.spawn(move || {
+                    if let Err(error) = self.answer(&stream) {
+                        tracing::debug!(%error, "lending");
+                    }
+                    asking.fetch_sub(1, Ordering::Relaxed);
+                });
             }
-        }
+        })
     }
 
     /// One request, from the right user.
@@ -101,9 +117,25 @@ impl Lender {
         Ok(())
     }
 
-    /// A regular file below a root, for reading. No link is followed and no mount is entered, whatever the path says.
-    fn open(&self, root: &Path, path: &Path) -> io::Result<OwnedFd> {
-        let root = self.roots.get(root).ok_or(io::ErrorKind::NotFound)?;
+    /// The directory of a layer: a root, or one below it that no link leads to.
+    fn layer(&self, dir: &Path) -> io::Result<OwnedFd> {
+        let inside = |(root, fd): (&PathBuf, &OwnedFd)| -> Option<io::Result<OwnedFd>> {
+            let inner = dir.strip_prefix(root).ok()?;
+            if inner.as_os_str().is_empty() {
+                return Some(fd.try_clone());
+            }
+            // A layer may be a mount of its own.
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            Some(rustix::fs::openat2(fd, inner, flags, Mode::empty(), resolve).map_err(io::Error::from))
+        };
+        let known = self.roots.iter().find_map(inside);
+        known.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))
+    }
+
+    /// A regular file of a layer, for reading. No link is followed and no mount is entered, whatever the path says.
+    fn open(&self, dir: &Path, path: &Path) -> io::Result<OwnedFd> {
+        let root = &self.layer(dir)?;
         let resolve = ResolveFlags::BENEATH
             | ResolveFlags::NO_SYMLINKS
             | ResolveFlags::NO_MAGICLINKS
@@ -123,6 +155,11 @@ impl Lender {
         }
         Ok(file)
     }
+}
+
+/// Whether a lender answers on `socket`.
+pub(crate) fn answers(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_ok()
 }
 
 /// Asks a [`Lender`].

@@ -41,6 +41,9 @@ fn the_borrower() {
     let read = layer.read(key, 0, &mut bytes).unwrap();
     assert_eq!(&bytes[..read], b"private key");
 
+    // The lender's second root is what layers lie below, not a layer.
+    assert!(borrower().open(&dir.join("overlays/acme"), b"key").is_ok());
+
     let check_refused = |root: &Path, path: &str| {
         assert!(
             borrower().open(root, path.as_bytes()).is_err(),
@@ -59,6 +62,9 @@ fn the_borrower() {
     check_refused(&overlay, "absent");
     check_refused(dir, "secret");
     check_refused(Path::new("/etc"), "shadow");
+    check_refused(&dir.join("overlays/../"), "secret");
+    check_refused(&dir.join("overlays/link"), "secret");
+    check_refused(&dir.join("overlays/absent"), "key");
     check_refused(&overlay, &"x/".repeat(2500));
     // Lent for reading alone.
     let lent = borrower().open(&overlay, b"key").unwrap();
@@ -78,6 +84,10 @@ fn a_private_key_is_lent_and_nothing_else() {
         fs::write(at(name), content).unwrap();
         fs::set_permissions(at(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
+    fs::create_dir_all(at("overlays/acme")).unwrap();
+    fs::write(at("overlays/acme/key"), "another").unwrap();
+    fs::set_permissions(at("overlays/acme/key"), fs::Permissions::from_mode(0o600)).unwrap();
+    symlink("..", at("overlays/link")).unwrap();
     symlink("../secret", at("overlay/out")).unwrap();
     symlink("..", at("overlay/outside")).unwrap();
     rustix::fs::mkfifoat(
@@ -86,7 +96,10 @@ fn a_private_key_is_lent_and_nothing_else() {
         rustix::fs::Mode::from_raw_mode(0o600),
     )
     .unwrap();
-    let (lender, socket) = (Lender::new(&[at("overlay")], NOBODY).unwrap(), at("lend.sock"));
+    let (lender, socket) = (
+        Lender::new(&[at("overlay"), at("overlays")], NOBODY).unwrap(),
+        at("lend.sock"),
+    );
     // It goes on until this process ends.
     std::thread::spawn(move || lender.serve(&socket));
     let began = Instant::now();

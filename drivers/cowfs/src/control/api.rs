@@ -279,6 +279,9 @@ pub struct Status {
     /// What keeps it from files that it does not need: the sandbox in words.
     #[serde(default)]
     pub sandbox: String,
+    /// Whether the lender of private files answers; `None` where none is configured.
+    #[serde(default)]
+    pub lender: Option<bool>,
 }
 
 /// An error.

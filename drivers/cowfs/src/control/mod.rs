@@ -54,7 +54,7 @@ impl Drop for Control {
     }
 }
 
-/// Listens on the socket `path`; the directory must exist.
+/// Listens on the socket `path`; the directory must exist. `listeners` and `lender` are told to who asks for the status.
 ///
 /// # Errors
 /// [`ListenError`] when the file cannot be made, or another server answers on it.
@@ -62,9 +62,10 @@ pub async fn listen<O: StackOpener>(
     path: &Path,
     assembly: Arc<Assembly<O>>,
     listeners: Vec<String>,
+    lender: Option<PathBuf>,
 ) -> Result<Control, ListenError> {
     let listener = Private(bind_private(path).await?);
-    let router = routes::router(assembly, listeners);
+    let router = routes::router(assembly, listeners, lender);
     let task = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the control socket failed");

@@ -1,5 +1,6 @@
 //! Requests to steps of the [`Assembly`], and back.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -30,12 +31,17 @@ static LOOKING: Semaphore = Semaphore::const_new(32);
 struct Shared<O: StackOpener> {
     assembly: Arc<Assembly<O>>,
     listeners: Vec<String>,
+    lender: Option<PathBuf>,
     started: std::time::Instant,
 }
 
 type App<O> = State<Arc<Shared<O>>>;
 
-pub(super) fn router<O: StackOpener>(assembly: Arc<Assembly<O>>, listeners: Vec<String>) -> Router {
+pub(super) fn router<O: StackOpener>(
+    assembly: Arc<Assembly<O>>,
+    listeners: Vec<String>,
+    lender: Option<PathBuf>,
+) -> Router {
     // Names hold slashes, so each takes the rest of the path.
     Router::new()
         .route("/v1/status", get(status::<O>))
@@ -73,6 +79,7 @@ pub(super) fn router<O: StackOpener>(assembly: Arc<Assembly<O>>, listeners: Vec<
         .with_state(Arc::new(Shared {
             assembly,
             listeners,
+            lender,
             started: std::time::Instant::now(),
         }))
 }
@@ -94,6 +101,7 @@ async fn status<O: StackOpener>(State(app): App<O>) -> Json<Status> {
         exports: app.assembly.server().exports().all().len(),
         user: rustix::process::geteuid().as_raw(),
         sandbox: crate::confine::sandbox().to_string(),
+        lender: app.lender.as_deref().map(crate::lend::answers),
     })
 }
 

@@ -135,7 +135,9 @@ async fn start<O: StackOpener>(
     let listeners = tcp.iter().chain(&links).filter_map(super::Listening::address);
     let listeners = listeners.map(|address| address.to_string()).collect();
     let control = match &config.control {
-        Some(path) => Some(control::listen(path, Arc::clone(assembly), listeners).await?),
+        Some(path) => {
+            Some(control::listen(path, Arc::clone(assembly), listeners, config.lender.clone()).await?)
+        }
         None => None,
     };
     Ok(Started {

@@ -56,10 +56,13 @@ pub(crate) struct Lend {
     #[arg(long, value_name = "SOCKET")]
     socket: PathBuf,
     /// User id of the file server.
-    #[arg(long, value_name = "UID")]
-    uid: u32,
-    /// Directories of overlays, as stacks name them; nothing outside them is ever opened.
-    #[arg(required = true, value_name = "DIR")]
+    #[arg(long, value_name = "UID", required_unless_present = "agent")]
+    uid: Option<u32>,
+    /// The agent's configuration, which names the user and the directories.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["uid", "roots"])]
+    agent: Option<PathBuf>,
+    /// Directories of overlays, or what they lie below; nothing outside them is ever opened.
+    #[arg(required_unless_present = "agent", value_name = "DIR")]
     roots: Vec<PathBuf>,
 }
 
@@ -140,12 +143,37 @@ fn serve(args: &Serve) -> Outcome {
 
 fn lend(args: &Lend) -> Outcome {
     telemetry::install("info");
-    let lender = cowfs::lend::Lender::new(&args.roots, args.uid)
+    let (roots, uid) = lends(args)?;
+    let lender = cowfs::lend::Lender::new(&roots, uid)
         .map_err(|error| Failure::doing("open the directories", &error))?;
     lender
         .serve(&args.socket)
         .map_err(|error| Failure::doing(format_args!("lend on {}", args.socket.display()), &error))?;
     Ok(Exit::Done)
+}
+
+/// What is lent, and to whom.
+fn lends(args: &Lend) -> Result<(Vec<PathBuf>, u32), Failure> {
+    let Some(file) = &args.agent else {
+        return Ok((args.roots.clone(), args.uid.unwrap_or_default()));
+    };
+    let config = xeno_agent::AgentConfig::read(file)
+        .map_err(|error| Failure::doing(format_args!("read {}", file.display()), &error))?;
+    let uid = match &config.cowfs_user {
+        Some(name) => {
+            let found = cowfs::confine::find_user(name);
+            found
+                .map_err(|error| Failure::doing("find the file server's user", &error))?
+                .0
+        }
+        None => rustix::process::geteuid().as_raw(),
+    };
+    // One that is made later is lent from after a restart; others are not kept waiting for it.
+    let (there, absent): (Vec<_>, Vec<_>) = config.overlay_roots.into_iter().partition(|root| root.is_dir());
+    for root in absent {
+        tracing::warn!(root = %root.display(), "there is no such directory, so nothing is lent from it");
+    }
+    Ok((there, uid))
 }
 
 fn check(args: &Check) -> Outcome {

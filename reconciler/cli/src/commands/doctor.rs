@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Doctor) -> Outcome {
         }
     }
     if let Some(config) = &config {
-        facts.push(wait(async { Ok(doctor_node::file_server(config).await) })?);
+        facts.extend(wait(async { Ok(doctor_node::file_server(config).await) })?);
         facts.extend(wait(async { Ok(doctor_node::board(config).await) })?);
     }
     if on_xen {

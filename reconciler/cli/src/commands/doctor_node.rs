@@ -8,8 +8,8 @@ use xeno_agent::api::{Fact, FactState};
 use super::doctor::{fact, in_path};
 use crate::failure::chain;
 
-/// The file server of this configuration.
-pub(super) async fn file_server(config: &AgentConfig) -> Fact {
+/// The file server of this configuration, and whether it gets what only root may read.
+pub(super) async fn file_server(config: &AgentConfig) -> Vec<Fact> {
     let on_xen = config.hypervisor.kind() == "xen";
     match Client::new(&config.cowfs_socket).status().await {
         Ok(status) => {
@@ -19,16 +19,19 @@ pub(super) async fn file_server(config: &AgentConfig) -> Fact {
                     .map(|(uid, _)| uid)
                     .map_err(|error| error.to_string())
             });
-            judge(&status, own, told, on_xen)
+            let overlays = !config.overlay_roots.is_empty();
+            let mut facts = vec![judge(&status, own, told, on_xen)];
+            facts.extend(private_files(&status, overlays));
+            facts
         }
-        Err(error) => fact(
+        Err(error) => vec![fact(
             "file server",
             FactState::Bad,
             format!(
                 "{}\nstart it: systemctl start xeno-cowfs, or `xeno cowfs serve --config FILE`",
                 chain(&error)
             ),
-        ),
+        )],
     }
 }
 
@@ -93,6 +96,28 @@ fn judge(status: &Status, own: u32, told: Option<Result<u32, String>>, on_xen: b
     of(FactState::Good, runs)
 }
 
+/// Whether files of overlays that only root may read are served; nothing to say where there are no overlays, or root itself
+/// serves them.
+fn private_files(status: &Status, overlays: bool) -> Option<Fact> {
+    if !overlays || status.user == 0 {
+        return None;
+    }
+    let (state, text) = match status.lender {
+        Some(true) => (FactState::Good, "lent by xeno-lend".to_owned()),
+        Some(false) => (
+            FactState::Bad,
+            "`lender` of cowfs.toml does not answer, so guests cannot read what only root may\nstart it: systemctl start xeno-lend"
+                .to_owned(),
+        ),
+        None => (
+            FactState::Fair,
+            "files of overlays that only root may read cannot be served\nset `lender` in cowfs.toml (docs/cowfs.md)"
+                .to_owned(),
+        ),
+    };
+    Some(fact("private files", state, text))
+}
+
 /// What links of guests on Xen need: no link is made without its filter.
 pub(super) fn packet_filter() -> Fact {
     match in_path("nft") {
@@ -118,7 +143,34 @@ mod tests {
             exports: 0,
             user,
             sandbox: sandbox.into(),
+            lender: None,
         }
+    }
+
+    #[test]
+    fn who_lends_private_files_is_said_where_there_are_overlays() {
+        let check = |user, overlays, lender, expected: Option<(FactState, &str)>| {
+            let status = Status {
+                lender,
+                ..status(user, "full", &[])
+            };
+            let found = private_files(&status, overlays);
+            assert_eq!(found.is_some(), expected.is_some());
+            if let (Some(found), Some((state, words))) = (found, expected) {
+                assert_eq!(found.state, state);
+                assert!(found.text.contains(words), "{}", found.text);
+            }
+        };
+        check(7, false, None, None);
+        check(0, true, None, None);
+        check(7, true, None, Some((FactState::Fair, "set `lender`")));
+        check(
+            7,
+            true,
+            Some(false),
+            Some((FactState::Bad, "systemctl start xeno-lend")),
+        );
+        check(7, true, Some(true), Some((FactState::Good, "lent")));
     }
 
     #[test]

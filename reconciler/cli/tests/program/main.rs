@@ -9,6 +9,7 @@ mod offline;
 mod overlay;
 mod place;
 mod plan;
+mod privilege;
 mod scripted;
 mod words;
 mod world;
