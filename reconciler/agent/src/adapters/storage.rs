@@ -12,10 +12,12 @@
 //! never touched.
 
 mod afar;
+mod arrivals;
 mod disk;
 mod fetching;
 mod listing;
 mod marks;
+mod moving;
 mod names;
 mod paths;
 mod server_user;
@@ -51,6 +53,7 @@ use disk::{Disk, Spot};
 use fetching::{Fetches, fetch};
 use listing::{by_sliver, directories};
 use marks::Marks;
+use moving::Receiving;
 use names::{Label, mount_name, read_mount_name, socket_name};
 use paths::{allowed, writable_below};
 pub(crate) use server_user::ServerUser;
@@ -83,6 +86,7 @@ pub(crate) struct NodeStorage {
     disk: Disk,
     marks: Marks,
     afar: Afar,
+    receiving: Receiving,
     remotes: NodeRemotes,
     store: Store,
     clock: Clock,
@@ -105,6 +109,7 @@ impl NodeStorage {
             disk,
             marks: Marks::default(),
             afar: Afar::default(),
+            receiving: Receiving::default(),
             remotes: NodeRemotes::new(paths.remotes.clone(), clock),
             store,
             clock,
@@ -342,7 +347,14 @@ impl Remotes for NodeStorage {
 impl Storage for NodeStorage {
     async fn observe(&self) -> PortResult<BTreeMap<SliverId, Seen<ObservedStorage>>> {
         let disk = self.disk.clone();
-        let looked = blocking(move || disk.look()).await?;
+        let receiving = self.receiving.clone();
+        let looked = blocking(move || {
+            if let Err(error) = disk.forget_arrivals(&|sliver| receiving.has(sliver)) {
+                tracing::warn!(error = error.what, "removing what is left of migrations");
+            }
+            disk.look()
+        })
+        .await?;
         let listing = self.listing().await?;
         self.remotes.used(&directories(&listing));
         let (mut seen, mut unseen) = (BTreeMap::new(), BTreeMap::new());
@@ -378,6 +390,7 @@ impl Storage for NodeStorage {
             storage.shares = parts.exports.values().copied().collect();
             storage.stack = parts.stack();
             storage.exported = parts.exported();
+            storage.parked = parts.parked;
         }
         let mut all: BTreeMap<_, _> = all.into_iter().map(|(of, one)| (of, Seen::Known(one))).collect();
         // Whatever else is known of such a sliver is not enough to judge it by.

@@ -65,9 +65,9 @@ impl Spot {
 /// never deleted from a node.
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
-    writable: PathBuf,
+    pub(super) writable: PathBuf,
     tombstones: PathBuf,
-    server: Option<ServerUser>,
+    pub(super) server: Option<ServerUser>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -99,7 +99,7 @@ impl Disk {
         Ok(disk)
     }
 
-    fn of(&self, sliver: &SliverId) -> PathBuf {
+    pub(super) fn of(&self, sliver: &SliverId) -> PathBuf {
         self.writable.join(sliver.label())
     }
 
@@ -172,20 +172,7 @@ impl Disk {
             }
         }
         sync(&dir)?;
-        let mounts: BTreeSet<usize> = wanted.keys().copied().collect();
-        let record = MountsRecord {
-            format_version: 1,
-            mounts: mounts.clone(),
-        };
-        if read_mounts(&dir)? == mounts {
-            return Ok(());
-        }
-        let bytes = serde_json::to_vec(&record).map_err(|error| PortError::never(error.to_string()))?;
-        let (fresh, path) = (dir.join(".mounts.json"), dir.join(MOUNTS));
-        at(&fresh, fs::write(&fresh, bytes))?;
-        at(&fresh, File::open(&fresh).and_then(|file| file.sync_all()))?;
-        rename(&fresh, &path)?;
-        sync(&dir)
+        write_mounts(&dir, &wanted.keys().copied().collect())
     }
 
     /// Takes the newest tombstone of a sliver into use again, unless it has layers already.
@@ -221,8 +208,13 @@ impl Disk {
         if !exists(&dir)? {
             return Ok(());
         }
+        self.make_tombstone(&dir, sliver, now)
+    }
+
+    /// Makes a tombstone of a directory with layers of a sliver.
+    pub(super) fn make_tombstone(&self, dir: &Path, sliver: &SliverId, now: Timestamp) -> PortResult<()> {
         let tombstone = format!("{}-{}", sliver.label(), now.0);
-        rename(&dir, &self.tombstones.join(tombstone))?;
+        rename(dir, &self.tombstones.join(tombstone))?;
         sync(&self.writable)?;
         sync(&self.tombstones)
     }
@@ -333,23 +325,23 @@ pub(super) fn at<T>(path: &Path, result: io::Result<T>) -> PortResult<T> {
     result.map_err(|error| PortError::later(format!("{}: {error}", path.display())))
 }
 
-fn exists(path: &Path) -> PortResult<bool> {
+pub(super) fn exists(path: &Path) -> PortResult<bool> {
     at(path, path.try_exists())
 }
 
-fn rename(from: &Path, to: &Path) -> PortResult<()> {
+pub(super) fn rename(from: &Path, to: &Path) -> PortResult<()> {
     at(from, fs::rename(from, to))
 }
 
-fn remove_all(path: &Path) -> PortResult<()> {
+pub(super) fn remove_all(path: &Path) -> PortResult<()> {
     at(path, fs::remove_dir_all(path))
 }
 
-fn sync(dir: &Path) -> PortResult<()> {
+pub(super) fn sync(dir: &Path) -> PortResult<()> {
     at(dir, File::open(dir).and_then(|dir| dir.sync_all()))
 }
 
-fn entries(dir: &Path) -> PortResult<Vec<(String, PathBuf)>> {
+pub(super) fn entries(dir: &Path) -> PortResult<Vec<(String, PathBuf)>> {
     let mut all = Vec::new();
     for entry in at(dir, fs::read_dir(dir))? {
         let entry = at(dir, entry)?;
@@ -359,6 +351,23 @@ fn entries(dir: &Path) -> PortResult<Vec<(String, PathBuf)>> {
     }
     all.sort();
     Ok(all)
+}
+
+/// Notes which mounts have a writable layer.
+pub(super) fn write_mounts(dir: &Path, mounts: &BTreeSet<usize>) -> PortResult<()> {
+    if read_mounts(dir)? == *mounts {
+        return Ok(());
+    }
+    let record = MountsRecord {
+        format_version: 1,
+        mounts: mounts.clone(),
+    };
+    let bytes = serde_json::to_vec(&record).map_err(|error| PortError::never(error.to_string()))?;
+    let (fresh, path) = (dir.join(".mounts.json"), dir.join(MOUNTS));
+    at(&fresh, fs::write(&fresh, bytes))?;
+    at(&fresh, File::open(&fresh).and_then(|file| file.sync_all()))?;
+    rename(&fresh, &path)?;
+    sync(dir)
 }
 
 fn read_mounts(dir: &Path) -> PortResult<BTreeSet<usize>> {

@@ -19,6 +19,8 @@ pub(super) struct Parts {
     pub(super) stacks: BTreeMap<usize, Option<Label>>,
     /// Their shares.
     pub(super) exports: BTreeMap<usize, u32>,
+    /// Whether calls of any wait.
+    pub(super) parked: bool,
 }
 
 /// A writable layer that the file server has open.
@@ -53,7 +55,9 @@ pub(super) fn by_sliver(listing: &Listing) -> BTreeMap<SliverId, Parts> {
             && view.spec.state == State::Active
         {
             let share = view.spec.weight.get();
-            all.entry(sliver).or_default().exports.insert(i, share);
+            let parts = all.entry(sliver).or_default();
+            parts.exports.insert(i, share);
+            parts.parked |= view.parked;
         }
     }
     all

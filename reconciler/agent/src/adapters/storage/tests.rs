@@ -19,6 +19,8 @@ use xeno_state::node::{Limits, NodeState};
 
 use super::*;
 
+mod moves;
+
 const START_MS: u64 = 1_790_000_000_000;
 
 struct World {
