@@ -7,6 +7,7 @@
 
 mod domains;
 mod fault;
+mod layers;
 mod moves;
 mod remotes;
 mod storage;
@@ -197,6 +198,7 @@ impl ScriptedNode {
             storage.shares.clear();
             storage.stack = None;
             storage.exported = false;
+            storage.parked = false;
         }
     }
 

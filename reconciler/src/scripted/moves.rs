@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::task::Poll;
 
-use xeno_model::id::{Digest, DomainUuid, MigrationId, SliverId};
+use xeno_model::id::{Digest, DomainUuid, Epoch, MigrationId, SliverId};
 use xeno_model::observed::{DomainState, Limits, ObservedDomain};
 
 use super::{ScriptedNode, State};
@@ -31,6 +31,8 @@ pub(super) struct Moves {
     /// What the guests remember.
     lives: BTreeMap<SliverId, Life>,
     boots: u64,
+    /// The last epoch that layers were open under.
+    pub(super) epochs: BTreeMap<SliverId, Epoch>,
 }
 
 /// What a guest in memory remembers.
@@ -292,7 +294,7 @@ impl State {
         self.domains.ours.get(sliver).map(|domain| domain.state)
     }
 
-    fn refuse(&mut self, error: PortError) {
+    pub(super) fn refuse(&mut self, error: PortError) {
         self.refused.get_or_insert(error);
     }
 
@@ -326,7 +328,7 @@ impl State {
 }
 
 /// Lets others have their turn.
-async fn next_turn() {
+pub(super) async fn next_turn() {
     let mut mine = false;
     poll_fn(|context| {
         if std::mem::replace(&mut mine, true) {
@@ -342,6 +344,6 @@ async fn next_turn() {
     clippy::needless_pass_by_value,
     reason = "where errors are turned into others"
 )]
-fn broken(error: std::io::Error) -> PortError {
+pub(super) fn broken(error: std::io::Error) -> PortError {
     PortError::later(format!("the pipe to the other node failed: {error}"))
 }

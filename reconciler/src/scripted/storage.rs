@@ -60,6 +60,7 @@ impl Storage for ScriptedNode {
                 state.written.insert(sliver.clone(), state.layers_made);
             }
             state.rule(closed, || format!("open:{sliver} while open under another epoch"));
+            state.moves.epochs.insert(sliver.clone(), epoch);
             if fresh {
                 state.write(sliver);
             }
@@ -172,6 +173,7 @@ impl Storage for ScriptedNode {
             let alone = !state.has_domain(sliver);
             state.rule(alone, || format!("unexport:{sliver} below its domain"));
             state.storage(sliver).exported = false;
+            state.storage(sliver).parked = false;
             state.storage(sliver).shares.clear();
         };
         self.call("unexport", &sliver.to_string(), effect).await
