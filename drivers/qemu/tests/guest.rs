@@ -13,6 +13,8 @@
 mod contract;
 #[path = "guest/lab.rs"]
 mod lab;
+#[path = "guest/moves.rs"]
+mod moves;
 #[path = "guest/suspend.rs"]
 mod suspend;
 #[path = "guest/tuning.rs"]

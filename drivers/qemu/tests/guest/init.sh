@@ -51,6 +51,13 @@ while read -r line; do
         usleep 50000
       done
     ) & ;;
+    # Writes to its memory as fast as it can.
+    churn) (while dd if=/dev/zero of=/churn bs=1M count=24 conv=notrunc 2>/dev/null; do echo "TEST churned"; done) & ;;
+    # Counts to its first file server for ever, and connects again whenever the connection ends.
+    talk) (while :; do
+      while echo; do usleep 20000; done | nc 10.0.2.100 2049
+      usleep 20000
+    done) & ;;
     *) echo "TEST typed $line" ;;
   esac
 done </dev/console

@@ -115,6 +115,16 @@ impl Lab {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Boots a guest, and waits until it is ready.
+    pub(crate) async fn boots(&self, spec: &DomainSpec) {
+        self.driver.boot(spec).await.unwrap();
+        self.console_says(spec, "TEST ready").await;
+    }
+
+    pub(crate) fn console_log(&self, spec: &DomainSpec) -> PathBuf {
+        self.driver.console_log(&spec.sliver)
+    }
+
     /// Types a line, as a person at the console would, and reads until its echo has come: there is one client at a time,
     /// and one that does not read holds up the guest, whose serial port waits for it after a few hundred characters. A
     /// guest that was told to crash may do so, and stand still, before its echo comes: its kernel's last words will do.
@@ -285,6 +295,11 @@ pub(crate) fn free_port() -> u16 {
 
 /// Gives one command past the driver.
 pub(crate) fn qmp(lab: &Lab, spec: &DomainSpec, command: &str) {
+    qmp_answer(lab, spec, command);
+}
+
+/// Gives one command past the driver; the line that answers it.
+pub(crate) fn qmp_answer(lab: &Lab, spec: &DomainSpec, command: &str) -> String {
     let dir = lab.dir.path().join("state").join(spec.sliver.label());
     let stream = UnixStream::connect(dir.join("qmp.sock")).unwrap();
     write!(
@@ -292,9 +307,7 @@ pub(crate) fn qmp(lab: &Lab, spec: &DomainSpec, command: &str) {
         "{{\"execute\":\"qmp_capabilities\"}}{{\"execute\":\"{command}\",\"id\":7}}"
     )
     .unwrap();
-    let mut lines = BufReader::new(&stream).lines();
-    assert!(
-        lines.any(|line| line.unwrap().contains("\"id\": 7")),
-        "no answer to {command}"
-    );
+    let mut lines = BufReader::new(&stream).lines().map(Result::unwrap);
+    let answer = lines.find(|line| line.contains("\"id\": 7"));
+    answer.unwrap_or_else(|| panic!("no answer to {command}"))
 }
