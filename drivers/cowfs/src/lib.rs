@@ -27,6 +27,7 @@ pub mod memory;
 pub mod metrics;
 pub mod nfs;
 pub mod opener;
+pub mod openmetrics;
 pub mod quota;
 pub mod server;
 pub mod service;

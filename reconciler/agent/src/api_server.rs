@@ -17,6 +17,7 @@ use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use cowfs::openmetrics;
 use hyper::body::Frame;
 use serde::Deserialize;
 use tokio::net::UnixListener;
@@ -151,6 +152,7 @@ pub fn router(handle: AgentHandle) -> Router {
             "/v1/status",
             get(|State(api): State<Api>| async move { answer(api.handle.status().await) }),
         )
+        .route("/metrics", get(metrics))
         .route("/v1/plan", get(plan))
         .route(
             "/v1/slivers",
@@ -221,6 +223,17 @@ struct ReconcileQuery {
 struct HistoryQuery {
     sliver: Option<String>,
     limit: Option<u32>,
+}
+
+/// Everything in figures, as OpenMetrics text.
+async fn metrics(State(api): State<Api>) -> Response {
+    match api.handle.figures().await {
+        Ok(figures) => {
+            let kind = HeaderValue::from_static(openmetrics::CONTENT_TYPE);
+            ([(header::CONTENT_TYPE, kind)], figures.text()).into_response()
+        }
+        Err(error) => answer::<()>(Err(error)),
+    }
 }
 
 async fn plan(State(api): State<Api>, Query(query): Query<PlanQuery>) -> Response {

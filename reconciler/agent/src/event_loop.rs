@@ -41,6 +41,7 @@ use xeno_state::time::{BootMoment, NodeTime};
 use crate::api::{Applied, ApplyRequest, CheckpointsView, EventView, PlanView, Restored};
 use crate::clock::Clock;
 use crate::dispatch::Ports;
+use crate::figures::Tally;
 use crate::handle::{Reply, Request};
 use crate::health::Verdicts;
 use crate::observe::observe;
@@ -179,6 +180,8 @@ pub(crate) struct Agent<H, S> {
     lived_at: NodeTime,
     /// A damaged state is not made anew before this.
     next_mending: Instant,
+    /// What has ended since it began.
+    tally: Tally,
 }
 
 #[derive(Default)]
@@ -239,6 +242,7 @@ where
             room_at: None,
             lived_at: NodeTime::default(),
             next_mending: Instant::now(),
+            tally: Tally::default(),
         }
     }
 

@@ -9,6 +9,8 @@ use crate::api::{
     PlanView, Restored, ScopeView, SliverStatus, Slivers, Status, Tombstones, WhyView,
 };
 
+use crate::figures::Figures;
+
 /// Events kept for a watcher that reads slowly; one that falls further behind is told how many it missed and reads
 /// them by number.
 pub const WATCH_EVENTS_MAX: usize = 256;
@@ -122,6 +124,7 @@ pub(crate) enum Request {
     Observed(Reply<serde_json::Value>),
     Tombstones(Reply<Tombstones>),
     Doctor(Reply<Doctor>),
+    Figures(Reply<Figures>),
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, HandleError>>;
@@ -153,6 +156,14 @@ impl AgentHandle {
     /// [`HandleError`].
     pub async fn status(&self) -> Result<Status, HandleError> {
         self.ask(Request::Status).await
+    }
+
+    /// What it does in figures, from what the agent last saw.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn figures(&self) -> Result<Figures, HandleError> {
+        self.ask(Request::Figures).await
     }
 
     /// Looks at the node now, and says what would be done.

@@ -12,6 +12,7 @@ pub mod config;
 mod crash;
 mod dispatch;
 mod event_loop;
+pub mod figures;
 mod follow;
 pub mod handle;
 mod health;

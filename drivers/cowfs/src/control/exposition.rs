@@ -1,11 +1,7 @@
-//! Figures as OpenMetrics text (OpenMetrics 1.0.0, openmetrics.io), for Prometheus and its like.
-
-use std::fmt::Write as _;
+//! What exports are asked, as [OpenMetrics text](crate::openmetrics).
 
 use super::api::{ExportStats, Stats};
-
-/// What the text is, for `content-type`.
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use crate::openmetrics::{Kind, Text};
 
 /// Upper bounds of the buckets of a histogram, in nanoseconds: 10 µs to 10 s.
 const BOUNDS: [u64; 13] = [
@@ -61,86 +57,57 @@ const GAUGES: &[Gauge] = &[
 
 /// The text.
 pub(super) fn text(stats: &Stats) -> String {
-    let mut out = String::new();
-    family(&mut out, "cowfs_calls", "counter", "Calls answered.");
-    each(stats, |export, procedure, counts| {
-        line(&mut out, "cowfs_calls_total", export, procedure, counts.calls);
+    let mut out = Text::default();
+    out.family("cowfs_calls", Kind::Counter, "Calls answered.");
+    each(stats, |labels, _, counts| {
+        out.sample("cowfs_calls_total", labels, counts.calls)
     });
-    family(
-        &mut out,
+    out.family(
         "cowfs_errors",
-        "counter",
+        Kind::Counter,
         "Calls answered with a status other than NFS3_OK, also those for a name that is not there.",
     );
-    each(stats, |export, procedure, counts| {
-        line(&mut out, "cowfs_errors_total", export, procedure, counts.errors);
+    each(stats, |labels, _, counts| {
+        out.sample("cowfs_errors_total", labels, counts.errors)
     });
-    family(
-        &mut out,
+    out.family(
         "cowfs_transferred_bytes",
-        "counter",
+        Kind::Counter,
         "Bytes carried by READ and WRITE.",
     );
-    each(stats, |export, procedure, counts| {
+    each(stats, |labels, procedure, counts| {
         if matches!(procedure, "READ" | "WRITE") {
-            line(
-                &mut out,
-                "cowfs_transferred_bytes_total",
-                export,
-                procedure,
-                counts.bytes,
-            );
+            out.sample("cowfs_transferred_bytes_total", labels, counts.bytes);
         }
     });
-    family(
-        &mut out,
+    out.family(
         "cowfs_call_seconds",
-        "histogram",
+        Kind::Histogram,
         "Time from the moment a call was taken until its answer was made.",
     );
-    each(stats, |export, procedure, counts| {
+    each(stats, |labels, _, counts| {
+        let bucket = |bound: &str, count: u64, out: &mut Text| {
+            let labels = [labels[0], labels[1], ("le", bound)];
+            out.sample("cowfs_call_seconds_bucket", &labels, count);
+        };
         for bound in BOUNDS {
             // A step belongs to the first bound that is not below all of it.
             let within = counts.steps.iter().filter(|(limit, _)| *limit <= bound);
-            let count: u64 = within.map(|(_, count)| count).sum();
-            let seconds = seconds(bound);
-            write(
-                &mut out,
-                format_args!(
-                    "cowfs_call_seconds_bucket{{export=\"{export}\",procedure=\"{procedure}\",le=\"{seconds}\"}} {count}\n"
-                ),
-            );
+            bucket(&seconds(bound), within.map(|(_, count)| count).sum(), &mut out);
         }
-        write(
-            &mut out,
-            format_args!(
-                "cowfs_call_seconds_bucket{{export=\"{export}\",procedure=\"{procedure}\",le=\"+Inf\"}} {}\n",
-                counts.calls
-            ),
-        );
-        line(
-            &mut out,
-            "cowfs_call_seconds_count",
-            export,
-            procedure,
-            counts.calls,
-        );
-        let total = seconds(counts.nanos);
-        write(
-            &mut out,
-            format_args!("cowfs_call_seconds_sum{{export=\"{export}\",procedure=\"{procedure}\"}} {total}\n"),
-        );
+        bucket("+Inf", counts.calls, &mut out);
+        out.sample("cowfs_call_seconds_count", labels, counts.calls);
+        out.sample("cowfs_call_seconds_sum", labels, seconds(counts.nanos));
     });
     for (name, help, value) in GAUGES {
-        family(&mut out, name, "gauge", help);
+        out.family(name, Kind::Gauge, help);
         for (export, stats) in &stats.exports {
             if let Some(value) = value(stats) {
-                write(&mut out, format_args!("{name}{{export=\"{export}\"}} {value}\n"));
+                out.sample(name, &[("export", export)], value);
             }
         }
     }
-    out.push_str("# EOF\n");
-    out
+    out.end()
 }
 
 /// Nanoseconds as seconds, exactly.
@@ -155,34 +122,10 @@ fn seconds(nanos: u64) -> String {
     }
 }
 
-fn each(stats: &Stats, mut visit: impl FnMut(&str, &str, &crate::metrics::Counts)) {
+fn each(stats: &Stats, mut visit: impl FnMut(&[(&str, &str); 2], &str, &crate::metrics::Counts)) {
     for (export, stats) in &stats.exports {
         for (procedure, counts) in &stats.procedures {
-            visit(export, procedure, counts);
+            visit(&[("export", export), ("procedure", procedure)], procedure, counts);
         }
     }
-}
-
-fn family(out: &mut String, name: &str, kind: &str, help: &str) {
-    let unit = match name {
-        name if name.ends_with("_bytes") => format!("# UNIT {name} bytes\n"),
-        name if name.ends_with("_seconds") => format!("# UNIT {name} seconds\n"),
-        _ => String::new(),
-    };
-    write(
-        out,
-        format_args!("# TYPE {name} {kind}\n{unit}# HELP {name} {help}\n"),
-    );
-}
-
-fn line(out: &mut String, name: &str, export: &str, procedure: &str, value: u64) {
-    // Names of exports are made of characters that need no escaping.
-    write(
-        out,
-        format_args!("{name}{{export=\"{export}\",procedure=\"{procedure}\"}} {value}\n"),
-    );
-}
-
-fn write(out: &mut String, text: std::fmt::Arguments<'_>) {
-    out.write_fmt(text).expect("writing to a string cannot fail");
 }

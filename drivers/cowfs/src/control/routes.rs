@@ -184,7 +184,7 @@ async fn stats<O: StackOpener>(State(app): App<O>) -> Json<Stats> {
 
 async fn metrics<O: StackOpener>(State(app): App<O>) -> Response {
     let text = exposition::text(&app.stats());
-    ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
+    ([(CONTENT_TYPE, crate::openmetrics::CONTENT_TYPE)], text).into_response()
 }
 
 impl<O: StackOpener> Shared<O> {

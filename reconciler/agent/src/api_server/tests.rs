@@ -66,6 +66,9 @@ impl World {
                             events,
                         })));
                     }
+                    Request::Figures(reply) => {
+                        drop(reply.send(Ok(crate::figures::Figures::default())));
+                    }
                     Request::Reconcile(_, reply) | Request::Refetch(reply) => drop(reply.send(Ok(()))),
                     other => panic!("nobody asks {other:?} here"),
                 }
@@ -150,4 +153,23 @@ async fn without_an_agent_the_way_to_one_is_named() {
         .await
         .expect_err("nobody");
     assert!(error.hint().is_some_and(|hint| hint.contains("xeno agent")));
+}
+
+#[tokio::test]
+async fn figures_are_told_as_openmetrics() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let world = World::new();
+    let mut stream = tokio::net::UnixStream::connect(world.socket()).await.unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut told = String::new();
+    stream.read_to_string(&mut told).await.unwrap();
+    let (head, body) = told.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(
+        head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        "{head}"
+    );
+    assert!(crate::figures::tests::parse(body).contains_key("xeno_agent_state_up"));
 }

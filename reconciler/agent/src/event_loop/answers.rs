@@ -20,6 +20,7 @@ use crate::handle::{HandleError, Reply, Request, WAITING_MAX};
 use crate::snapshot::Snapshot;
 
 mod doctor;
+mod figures;
 mod slivers;
 mod why;
 
@@ -84,6 +85,7 @@ where
                 }
             }
             Request::Tombstones(reply) => drop(reply.send(Ok(self.tombstones()))),
+            Request::Figures(reply) => drop(reply.send(Ok(self.figures()))),
             Request::Doctor(reply) => {
                 let (mut doctor, ports) = (self.doctor(), std::sync::Arc::clone(&self.ports));
                 // Whoever asks waits for the driver; the loop does not.

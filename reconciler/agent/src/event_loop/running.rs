@@ -178,6 +178,7 @@ where
         };
         let (key, began) = (in_flight.key, in_flight.began);
         let outcome = outcome_of(outcome);
+        self.tally.action(&key, &outcome);
         let permanent = matches!(
             outcome,
             Outcome::Failed {
@@ -329,6 +330,7 @@ where
             RunState::Failed => "failed",
             RunState::Superseded => "superseded",
         };
+        self.tally.run(outcome);
         let mut events = Vec::new();
         if state == RunState::Superseded && !self.stopping {
             let text = format!("the run towards {} gave way", progress.desired.revision.short());
@@ -413,6 +415,7 @@ where
     ) {
         let (key, time, now) = (straggler.key, self.node_time(), self.clock.now());
         let outcome = outcome_of(outcome);
+        self.tally.action(&key, &outcome);
         let written = to_write(&outcome);
         let mut back_offs = Vec::new();
         let event = match outcome {

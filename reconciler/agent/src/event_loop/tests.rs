@@ -29,6 +29,7 @@ use crate::store::Store;
 
 mod desired;
 mod failing;
+mod figures;
 mod freezing;
 mod passing;
 mod restarting;

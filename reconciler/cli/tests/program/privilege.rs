@@ -198,7 +198,7 @@ fn private_files_of_overlays_are_served_while_somebody_lends_them() {
     let _server = Running::start(&world, "work/cowfs.sock", &serve);
     let status = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let control = cowfs::control::client::Client::new(&world.path("work/cowfs.sock"));
+        let control = cowfs::control::client::Client::new(world.path("work/cowfs.sock"));
         let status = runtime.expect("a runtime").block_on(control.status());
         status.expect("a status").lender
     };
