@@ -252,9 +252,10 @@ pub fn holds(observed: &ObservedNode, condition: &Condition) -> bool {
         Condition::ImageGone(sliver) => image(sliver).is_some_and(|image| image.is_none()),
         Condition::ImageStored(sliver) => image(sliver).flatten().is_some(),
         Condition::ImageSealed(sliver) => image(sliver).flatten().is_some_and(|image| {
-            let storage = observed.storage_of(sliver);
-            image.mark.is_some()
-                && storage.is_ok_and(|storage| image.mark == ObservedStorage::mark_of(storage))
+            // Where it cannot be told what the layers hold, whoever resumes compares: a directory may have to be mounted
+            // first.
+            let disk = observed.storage_of(sliver).map(ObservedStorage::mark_of);
+            image.mark.is_some() && disk.is_ok_and(|disk| disk.is_none() || image.mark == disk)
         }),
         Condition::Healthy(sliver) => observed.health.get(sliver) == Some(&HealthVerdict::Healthy),
     }

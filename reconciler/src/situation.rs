@@ -5,7 +5,7 @@ mod tuning;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use xeno_model::desired::{DesiredSliver, SliverState, Start};
+use xeno_model::desired::{DesiredSliver, Remote, SliverState, Start};
 use xeno_model::id::{Digest, DomainUuid, Epoch, SliverId};
 use xeno_model::normal::{boot_digest, boot_digest_on, stack_digest};
 use xeno_model::observed::{
@@ -97,6 +97,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) domain: Option<&'a ObservedDomain>,
     pub(crate) image: Option<&'a ObservedImage>,
     pub(crate) storage: Option<&'a ObservedStorage>,
+    /// Whether it writes to a remote directory that is not mounted, so that nobody can have looked at what lies there.
+    pub(crate) unmounted: bool,
     pub(crate) able: &'a BTreeSet<Ability>,
     /// Whose writable layers it is to take over first.
     pub(crate) adopts: Option<SliverId>,
@@ -165,6 +167,9 @@ impl<'a> Situation<'a> {
             let kept = observed.storage_of(from).ok().flatten();
             epoch = epoch.max(self::epoch(input.applied.get(from), kept));
         }
+        let written = desired.as_deref().map(Remote::written_by).unwrap_or_default();
+        let mounted = observed.remotes.known();
+        let unmounted = mounted.is_some_and(|mounted| written.iter().any(|one| !mounted.contains_key(one)));
         Ok(Self {
             id: sliver.clone(),
             uuid: input.desired.uuid_of(sliver),
@@ -176,6 +181,7 @@ impl<'a> Situation<'a> {
             domain: domains.ours.get(sliver),
             image: domains.images.get(sliver),
             storage,
+            unmounted,
             able: &domains.able,
             adopts,
             health: observed.health.get(sliver),
@@ -248,6 +254,9 @@ impl<'a> Situation<'a> {
             ImageUse::Misfit(ImageMisfit::Boot)
         } else if desired.resources.memory.mib() > image.memory_max_mib {
             ImageUse::Misfit(ImageMisfit::Memory)
+        } else if disk.is_none() && self.unmounted && image.mark.is_some() && !self.lost(desired) {
+            // It is mounted before anything is resumed over it, and compared then.
+            ImageUse::Fits
         } else if disk.is_none() {
             ImageUse::Untold
         } else if image.mark.is_some() && image.mark != disk || self.lost(desired) {

@@ -638,10 +638,11 @@ fn already_there(spec: &DomainSpec, domain: &Domain) -> PortResult<()> {
     }
     match domain.state {
         RunState::Running | RunState::Paused | RunState::Suspended => Ok(()),
-        RunState::Stopped => Err(PortError::never(format!(
+        // Whoever looks again sees what is left of it, and shuts it down.
+        RunState::Stopped => Err(PortError::later(format!(
             "{sliver} has stopped and is still there: shut it down first"
         ))),
-        RunState::Unfinished => Err(PortError::never(format!(
+        RunState::Unfinished => Err(PortError::later(format!(
             "{sliver} was not started to the end and is still there: shut it down first"
         ))),
         RunState::Leaving => Err(PortError::later(format!("{sliver} is just ending"))),

@@ -98,6 +98,17 @@ struct Record {
     writable: bool,
 }
 
+/// How far a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// It lies on the node, or in a remote directory that answers.
+    Answers,
+    /// Its remote directory is not mounted, so that nothing is there.
+    NotMounted,
+    /// Its remote directory does not answer.
+    Silent,
+}
+
 /// What is at a mount point.
 enum There {
     Nothing,
@@ -193,16 +204,20 @@ impl NodeRemotes {
         Ok(request.layer(&self.target(&request)))
     }
 
-    /// Whether a path leads into a remote directory that is not mounted or does not answer. Looks at nothing.
-    pub(crate) fn is_out_of_reach(&self, path: &Path) -> bool {
+    /// Whether what lies at a path can be looked at. Looks at nothing, and knows what was last observed.
+    pub(crate) fn reach(&self, path: &Path) -> Reach {
         if !path.starts_with(&self.shared.config.dir) {
-            return false;
+            return Reach::Answers;
         }
-        let answers = |(remote, watched): (&Remote, &Watched)| {
-            let here = Request::of(remote).is_ok_and(|request| path.starts_with(self.target(&request)));
-            here && watched.pulse.state() == Some(RemoteState::Answers)
+        let here = |remote: &Remote| {
+            Request::of(remote).is_ok_and(|request| path.starts_with(self.target(&request)))
         };
-        !self.watched().iter().any(answers)
+        let watched = self.watched();
+        match watched.iter().find(|(remote, _)| here(remote)) {
+            None => Reach::NotMounted,
+            Some((_, watched)) if watched.pulse.state() == Some(RemoteState::Answers) => Reach::Answers,
+            Some(_) => Reach::Silent,
+        }
     }
 
     /// Hears which directories the file server reads, and unmounts what it has not read for long.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xeno_model::desired::{DesiredSliver, Mount, RollbackData, WritableKind};
+use xeno_model::desired::{DesiredSliver, Mount, Remote, RollbackData, WritableKind};
 use xeno_model::id::{Digest, DomainUuid, SliverId};
 use xeno_model::normal::{boot_digest, image_digest};
 use xeno_model::observed::{Ability, DomainState, HealthVerdict, ObservedDomain, ObservedStorage, Seen};
@@ -26,6 +26,9 @@ pub(super) struct Now {
     pub(super) set_aside: bool,
     /// What they are like; `None`: nobody can say.
     pub(super) mark: Option<Digest>,
+    /// Whether it writes to a remote directory that was not mounted: only then may an image be resumed that nobody has
+    /// compared yet.
+    pub(super) unmounted: bool,
     /// A writable layer is open that outlives the domain.
     pub(super) keeps: bool,
     /// No open writable layer has another limit than is asked for, and no export another share.
@@ -125,7 +128,7 @@ impl Now {
         self.image.as_ref().is_some_and(|image| {
             let disk = match image.sealed {
                 Seal::Not => self.mark.is_some(),
-                Seal::With(mark) => self.mark == Some(mark),
+                Seal::With(mark) => self.mark == Some(mark) || self.mark.is_none() && self.unmounted,
                 Seal::Now => true,
             };
             let writes = |mount: &Mount| mount.writable.is_kept();
@@ -187,6 +190,14 @@ pub(super) fn beginning(plan: &Plan, input: &PlanInput<'_>) -> Option<BTreeMap<S
             kept: kept.is_some_and(|s| s.on_disk),
             set_aside: kept.is_some_and(|s| s.tombstone.is_some()),
             mark: ObservedStorage::mark_of(kept),
+            unmounted: desired.is_some_and(|desired| {
+                let mounted = observed.remotes.known();
+                mounted.is_some_and(|mounted| {
+                    !Remote::written_by(desired)
+                        .iter()
+                        .all(|one| mounted.contains_key(one))
+                })
+            }),
             keeps: kept.is_some_and(|s| !s.limits.is_empty()),
             limited: kept.is_none_or(|s| {
                 desired.is_none_or(|desired| {

@@ -183,8 +183,10 @@ impl Play<'_> {
                 fault(goes && !state.back, Rule::StartsWithoutGoingBack);
                 self.start(boot, *ports, fault);
             }
-            Action::Resume { boot, .. } => {
-                let fits = runs.is_some_and(|desired| state.can_resume(desired, self.uuid));
+            Action::Resume { boot, mark, .. } => {
+                // What could not be looked at is compared with the image when it is resumed.
+                let compared = state.mark.is_some() || mark.is_some();
+                let fits = compared && runs.is_some_and(|desired| state.can_resume(desired, self.uuid));
                 fault(!fits, Rule::ResumesAnImageThatDoesNotFit);
                 let unsealed = state.image.as_ref().is_none_or(|image| image.sealed == Seal::Not);
                 fault(unsealed, Rule::ResumesAnImageThatIsNotSealed);

@@ -4,7 +4,9 @@ use xeno_model::desired::Start;
 use xeno_model::observed::ObservedImage;
 
 use super::*;
+use crate::action::Action;
 use crate::change::ImageMisfit;
+use crate::testing::remote_to_write;
 
 /// A settled node on which web/0 is suspended, and wanted to run again.
 fn woken() -> World {
@@ -80,6 +82,36 @@ fn what_cannot_be_told_is_not_resumed() {
     let mut world = woken();
     world.storage("web/0").mark = None;
     assert_eq!(story(&world).0, ChangeClass::Wait);
+}
+
+#[test]
+fn what_lies_in_a_directory_that_is_not_mounted_is_looked_at_once_it_is() {
+    let mut world = World::wanting([remote_to_write("web/0")]).settle();
+    world.want("web/0").state = SliverState::Suspended;
+    let mut world = world.settle();
+    world.want("web/0").state = SliverState::Running;
+    // The node was booted again: nothing is mounted, and what lies there nobody knows.
+    world.observed.remotes = Seen::Known(BTreeMap::new());
+    world.storage("web/0").mark = None;
+    let plan = world.plan();
+    assert_eq!(plan.changes[&id("web/0")].class, ChangeClass::Resume);
+    let keys = keys(&plan);
+    assert!(keys.iter().any(|key| key.starts_with("mount:")), "{keys:?}");
+    assert_eq!(keys.last().map(String::as_str), Some("resume:web/0"));
+    assert_eq!(check::check(&plan, &world.input()), []);
+    // Before the guest goes on, the image is compared with what is there.
+    let compared = plan
+        .actions
+        .iter()
+        .any(|planned| matches!(&planned.action, Action::Resume { mark: Some(_), .. }));
+    assert!(compared);
+    // One that was never sealed cannot be.
+    image(&mut world).mark = None;
+    assert_eq!(world.class("web/0"), ChangeClass::Wait);
+    // Neither is one that is mounted and cannot be read.
+    let mut world = woken();
+    world.storage("web/0").mark = None;
+    assert_eq!(world.class("web/0"), ChangeClass::Wait);
 }
 
 #[test]

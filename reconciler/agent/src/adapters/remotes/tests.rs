@@ -206,8 +206,10 @@ async fn a_silent_server_is_told_of_hinted_at_and_forgiven() {
         "{seen:?}"
     );
     let layer = lab.remotes.layer(&apache()).await.unwrap();
-    assert!(lab.remotes.is_out_of_reach(&layer.join("web-0")));
-    assert!(!lab.remotes.is_out_of_reach(Path::new("/srv/shared/web-0")));
+    assert_eq!(lab.remotes.reach(&layer.join("web-0")), Reach::Silent);
+    assert_eq!(lab.remotes.reach(Path::new("/srv/shared/web-0")), Reach::Answers);
+    let elsewhere = layer.with_file_name("nobody-mounted-this").join("web-0");
+    assert_eq!(lab.remotes.reach(&elsewhere), Reach::NotMounted);
     let (what, retry) = lab.fails(&apache()).await;
     assert_eq!(
         (what.as_str(), retry),

@@ -19,6 +19,7 @@ use xeno_model::id::{SliverId, Timestamp};
 use super::disk::{Kept, timestamp};
 use super::names::mount_name;
 use super::{NodeStorage, blocking};
+use crate::adapters::remotes::Reach;
 
 /// How long the file server may take to look at one layer.
 const LOOK_MAX: Duration = Duration::from_secs(4);
@@ -137,6 +138,12 @@ impl NodeStorage {
         seen: &mut BTreeMap<SliverId, Kept>,
         listing: &Listing,
     ) -> (BTreeMap<PathBuf, Found>, BTreeMap<SliverId, String>) {
+        // What is mounted, and answers, has to be known first.
+        let mounted = if seen.values().any(|kept| !kept.afar.is_empty()) {
+            self.remotes.observe().await.map(drop)
+        } else {
+            Ok(())
+        };
         let places = Arc::new(Semaphore::new(LOOKS_MAX));
         let (mut looks, mut asked) = (JoinSet::new(), BTreeSet::new());
         for (sliver, kept) in &*seen {
@@ -145,11 +152,20 @@ impl NodeStorage {
                 asked.insert(path.clone());
                 let (sliver, path) = (sliver.clone(), path.clone());
                 let (afar, client, places) = (self.afar.clone(), self.client.clone(), Arc::clone(&places));
-                let reachable = !self.remotes.is_out_of_reach(&path);
+                let reach = match &mounted {
+                    Ok(()) => Ok(self.remotes.reach(&path)),
+                    Err(error) => Err(error.what.clone()),
+                };
                 looks.spawn(async move {
-                    let found = match places.acquire().await {
-                        Ok(_place) if reachable => afar.look(&client, &path, open).await,
-                        _ => afar.as_last_seen(&path),
+                    let found = match reach {
+                        Ok(Reach::Answers) => match places.acquire().await {
+                            Ok(_place) => afar.look(&client, &path, open).await,
+                            Err(error) => Err(error.to_string()),
+                        },
+                        // It is mounted where something is to be done with it, and then looked at again.
+                        Ok(Reach::NotMounted) => Ok(Found::default()),
+                        Ok(Reach::Silent) => afar.as_last_seen(&path),
+                        Err(why) => Err(why),
                     };
                     (sliver, path, found)
                 });

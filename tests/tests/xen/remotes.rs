@@ -1,0 +1,230 @@
+//! Layers on another machine, whose kernel serves them by NFS: shown in a guest's page, cut off, filled up, brought back.
+
+use std::time::Instant;
+
+use xeno_tests::demo::report::say;
+use xeno_tests::lab::repository::Repository;
+use xeno_tests::lab::{LabError, LabResult, ensure};
+use xeno_tests::xen_lab::machine::Machine;
+use xeno_tests::xen_lab::node::{NAME, REPOSITORY, XenNode};
+
+use crate::pushes::data;
+
+/// The second machine's kernel serves versions 4 and 3: a directory of pages, and a small file system to write to.
+const SERVER: &str = "
+set -e
+mkdir -p /srv/nfs/acme/page/www /srv/small
+echo 'a page from afar' >/srv/nfs/acme/page/www/index.html
+echo 'read late' >/srv/nfs/acme/page/www/late.html
+mount -t tmpfs -o size=4m,mode=1777 tmpfs /srv/small
+cat >/etc/exports <<EXPORTS
+/srv/nfs 10.99.0.0/24(ro,no_subtree_check,insecure)
+/srv/small 10.99.0.0/24(rw,root_squash,no_subtree_check,insecure,fsid=7)
+EXPORTS
+rpc.nfsd 0
+pkill rpc.mountd
+rpc.mountd --no-udp
+exportfs -ra
+rpc.nfsd --host 10.99.0.2 4
+";
+
+/// A slice with one sliver, whose root has `layer` nearest to it.
+fn slice(name: &str, port: u16, state: &str, layer: &str, more: &str) -> String {
+    format!(
+        "apiVersion: xenoslice/v1
+kind: Slice
+metadata: {{ name: {name} }}
+spec:
+  image:
+    kernel: small/current
+    mounts:
+      - path: /
+        layers:
+          - {layer}
+          - template: small/current
+        writable: local
+{more}  resources: {{ vcpus: 1, memory: 96MiB, disk: 64MiB }}
+  placement: {{ nodes: [{NAME}] }}
+  state: {state}
+  publish: [{{ guest: 80, host: {port} }}]
+"
+    )
+}
+
+const FAR: u16 = 8082;
+const NEAR: u16 = 8083;
+
+fn far(state: &str, page: &str) -> String {
+    let logs = "      - path: /var\n        writable: nfs://10.99.0.2/srv/small/{sliver}\n";
+    slice(
+        "far",
+        FAR,
+        state,
+        &format!("overlay: nfs://10.99.0.2/srv/nfs/acme/{page}"),
+        logs,
+    )
+}
+
+fn near(state: &str) -> String {
+    slice(
+        "near",
+        NEAR,
+        state,
+        "files: { /www/index.html: { text: \"a page from here\\n\" } }",
+        "",
+    )
+}
+
+struct Story<'a> {
+    repository: Repository,
+    node: XenNode<'a>,
+    server: &'a Machine,
+    began: Instant,
+}
+
+impl Story<'_> {
+    fn say(&self, what: &str) {
+        say(&format!("[{:4} s] {what}", self.began.elapsed().as_secs()));
+    }
+
+    fn push(&self, slices: &[(&str, String)], why: &str) -> LabResult<()> {
+        for (name, manifest) in slices {
+            self.repository.write(&format!("slices/{name}.yaml"), manifest)?;
+        }
+        let push = self.repository.push(why)?;
+        ensure(push.accepted, || push.output.clone())?;
+        self.say(&format!("pushed: {why}"));
+        Ok(())
+    }
+
+    fn page(&self, port: u16, path: &str, expected: &str) -> LabResult<()> {
+        self.node
+            .await_page(port, path, |said| (said.trim() == expected).then_some(()))
+    }
+
+    /// Waits until `xeno why far/0` says this.
+    fn why(&self, expected: &str) -> LabResult<()> {
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        self.node.machine.await_output(
+            &format!("why to say {expected:?}"),
+            "NO_COLOR=1 xeno why far/0 2>&1",
+            |said| words(said).contains(expected).then_some(()),
+        )
+    }
+
+    fn mounts(&self) -> LabResult<Vec<String>> {
+        let table = self
+            .node
+            .machine
+            .run("grep /run/xenoslice/remote/ /proc/mounts || true")?;
+        Ok(table.lines().map(ToOwned::to_owned).collect())
+    }
+}
+
+fn story() -> LabResult<()> {
+    let began = Instant::now();
+    let scratch = tempfile::tempdir().map_err(LabError::io("making a directory"))?;
+    let (data, digest) = data(scratch.path())?;
+    let (machine, server) = (Machine::start(1, &data)?, Machine::start(2, &data)?);
+    server.run(SERVER)?;
+    let node = XenNode::install(&machine)?;
+    let repository = Repository::work_on(scratch.path(), &machine.git_url(REPOSITORY))?;
+    let story = Story {
+        repository,
+        node,
+        server: &server,
+        began,
+    };
+    story.say("a node, and another machine's NFS server");
+    story.repository.write(
+        "fleet.yaml",
+        &format!(
+            "apiVersion: xenoslice/v1\nkind: Fleet\nmetadata: {{ name: xen }}\n---\n\
+             apiVersion: xenoslice/v1\nkind: Site\nmetadata: {{ name: here }}\n---\n\
+             apiVersion: xenoslice/v1\nkind: Node\nmetadata: {{ name: {NAME} }}\nspec:\n  site: here\n  hypervisor: xen\n  \
+             capacity: {{ memory: 1400MiB, vcpus: 4 }}\n  reserved: {{ memory: 640MiB }}\n---\n\
+             apiVersion: xenoslice/v1\nkind: Template\nmetadata: {{ name: small }}\nspec:\n  channels: {{ current: \"{digest}\" }}\n  \
+             sources: [file:///srv/data/templates]\n"
+        ),
+    )?;
+
+    // One that reads and writes afar, and one that does neither.
+    story.push(
+        &[("far", far("running", "page")), ("near", near("running"))],
+        "Two slivers",
+    )?;
+    story.node.await_converged()?;
+    story.page(FAR, "/", "a page from afar")?;
+    story.node.commit(FAR, "one")?;
+    let layer = server.run("ls /srv/small")?;
+    ensure(layer.split_whitespace().eq(["far-0"]), || {
+        format!("the server keeps {layer:?}")
+    })?;
+    let mounts = story.mounts()?;
+    let safe = |mount: &String| {
+        ["nosuid", "nodev", "noexec", "nfs4", "hard"]
+            .iter()
+            .all(|word| mount.contains(word))
+    };
+    ensure(mounts.len() == 2 && mounts.iter().all(safe), || {
+        format!("{mounts:?}")
+    })?;
+    let first = story.node.guest(FAR)?;
+    story.say("its page comes from afar, and what it writes goes there");
+
+    // The server has no room: that guest's writes fail, the other's do not.
+    server.run("dd if=/dev/zero of=/srv/small/filler bs=64k 2>/dev/null; df /srv/small")?;
+    let failed = |said: &str| (!said.contains("committed") && !said.starts_with("curl")).then_some(());
+    let line = "a-line-that-is-as-long-as-it-takes-to-need-another-page-of-the-file-system".repeat(40);
+    story
+        .node
+        .await_page(FAR, &format!("/cgi-bin/ledger?{line}"), failed)?;
+    story.node.commit(NEAR, "beside-a-full-server")?;
+    server.run("rm /srv/small/filler")?;
+    story.node.commit(FAR, "two")?;
+    story.say("a full server was told to its guest alone, and room again was used");
+
+    // The line is cut: it is said, the other goes on, and no change takes the guest down.
+    let before = story.node.machine.domain("xeno.far-0")?;
+    story.server.run("ip link set eth1 down")?;
+    story.why("does not answer")?;
+    story.node.commit(NEAR, "beside-a-silent-server")?;
+    story.push(
+        &[("far", far("running", "other"))],
+        "Another page, which nobody can reach",
+    )?;
+    story.why("mount:nfs://10.99.0.2/srv/nfs/acme/other")?;
+    ensure(story.node.machine.domain("xeno.far-0")?.id == before.id, || {
+        "a push took a guest down whose server is away".to_owned()
+    })?;
+    story.push(&[("far", far("running", "page"))], "The first page again")?;
+    story.server.run("ip link set eth1 up")?;
+    story.page(FAR, "/late.html", "read late")?;
+    story.node.await_converged()?;
+    let after = story.node.guest(FAR)?;
+    ensure(after.boot == first.boot, || {
+        format!("booted again: {first:?}, {after:?}")
+    })?;
+    story.say("the line was cut and is back, and the guest went on by itself");
+
+    // Nobody uses it any more.
+    story.push(
+        &[("far", far("stopped", "page")), ("near", near("stopped"))],
+        "Stop both",
+    )?;
+    story.node.await_converged()?;
+    let table = "grep -c /run/xenoslice/remote/ /proc/mounts; xeno status >/dev/null";
+    story
+        .node
+        .machine
+        .await_output("the mounts to go", table, |said| {
+            (said.trim() == "0").then_some(())
+        })?;
+    story.say("nothing is mounted any more");
+    Ok(())
+}
+
+#[test]
+fn layers_from_another_machine_are_shown_cut_off_and_brought_back() {
+    story().unwrap_or_else(|error| panic!("{error}"));
+}
