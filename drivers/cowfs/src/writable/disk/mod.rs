@@ -201,6 +201,15 @@ impl Disk {
         }
     }
 
+    /// Whether calls come one after the other, so that a test can be repeated.
+    pub(crate) fn takes_turns(&self) -> bool {
+        match self {
+            Self::Host => false,
+            #[cfg(test)]
+            Self::Simulated(_) => true,
+        }
+    }
+
     /// Begins what [`Barrier::complete`] ends: a failure of the disk in between shows there.
     pub(crate) fn begin_sync(&self, below: &Path) -> io::Result<Barrier> {
         match self {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::disk::{Disk, DiskFile, Lock, Mode};
 use super::super::log::as_u64;
@@ -26,6 +27,8 @@ const LOOK_EVERY: u64 = 64 << 20;
 const ROOM_LEFT: u64 = if cfg!(test) { 0 } else { 64 << 20 };
 /// So many files are synced one by one; more with everything else on their file system.
 const SYNCED_EACH: usize = 128;
+/// Threads that sync at once.
+const SYNCING: usize = 8;
 /// Says which round the directory is as it was left after. Not part of a layer.
 const ROUND: &str = ".round";
 
@@ -347,15 +350,20 @@ impl<'a> Receiver<'a> {
         let start = |index: u64| index * as_u64(BLOCK);
         loop {
             match wire.hear()? {
-                Message::Block { index, bytes } => {
-                    if block_len(index, len) != Some(bytes.len()) {
+                Message::Block { index, from, bytes } => {
+                    let before = usize::try_from(from).unwrap_or(usize::MAX);
+                    if block_len(index, len) != before.checked_add(bytes.len()) {
                         return Err(malformed("a block lies outside of its file"));
                     }
                     if as_u64(blocks.len()).saturating_add(self.blocks) >= BLOCKS_MAX {
                         return Err(malformed("it holds too much"));
                     }
-                    file.write_all_at(&bytes, start(index)).map_err(&at)?;
-                    blocks.insert(index, *blake3::hash(&bytes).as_bytes());
+                    file.write_all_at(&bytes, start(index).saturating_add(from))
+                        .map_err(&at)?;
+                    let mut whole = vec![0; before];
+                    file.read_exact_at(&mut whole, start(index)).map_err(&at)?;
+                    whole.extend_from_slice(&bytes);
+                    blocks.insert(index, *blake3::hash(&whole).as_bytes());
                     let held = as_u64(blocks.len()).saturating_mul(as_u64(BLOCK)).min(len);
                     self.check_bytes(held)?;
                     self.look_for_room(as_u64(bytes.len()))?;
@@ -465,14 +473,9 @@ impl<'a> Receiver<'a> {
         if self.unsure || self.dirty.len() > SYNCED_EACH {
             self.barrier.complete(disk).map_err(&at)?;
         } else {
-            for name in &self.dirty {
-                let path = name.path(dir);
-                let synced = disk.open(&path, Mode::ReadWrite).and_then(|file| file.sync());
-                synced.map_err(file_error(&path))?;
-            }
-            for folder in &self.folders {
-                disk.sync_dir(folder).map_err(file_error(folder))?;
-            }
+            let files = self.dirty.iter().map(|name| (name.path(dir), false));
+            let folders = self.folders.iter().map(|folder| (folder.clone(), true));
+            sync_all(disk, &files.chain(folders).collect::<Vec<_>>())?;
         }
         if let Some(parent) = dir.parent() {
             match disk.sync_dir(parent) {
@@ -495,6 +498,39 @@ impl<'a> Receiver<'a> {
         }
         Ok(token)
     }
+}
+
+/// Syncs files and folders (which are marked so). A file system makes many of them durable with one turn of its journal, if it is
+/// asked at once: the guest stands still meanwhile.
+fn sync_all(disk: &Disk, all: &[(PathBuf, bool)]) -> Result<(), TravelError> {
+    let sync = |(path, folder): &(PathBuf, bool)| {
+        let synced = if *folder {
+            disk.sync_dir(path)
+        } else {
+            disk.open(path, Mode::ReadWrite).and_then(|file| file.sync())
+        };
+        synced.map_err(file_error(path))
+    };
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+            sync(one)?;
+        }
+        Ok(())
+    };
+    let helpers = if disk.takes_turns() {
+        0
+    } else {
+        all.len().min(SYNCING)
+    };
+    std::thread::scope(|scope| {
+        let helping: Vec<_> = (0..helpers).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        helping.into_iter().fold(own, |done, helper| {
+            // One that has panicked has synced nothing: that is a failure too.
+            done.and(helper.join().unwrap_or(Err(TravelError::NoLayer)))
+        })
+    })
 }
 
 /// Whether there is an older copy of the same layer; it is kept from being opened meanwhile. A newer one, or one that is

@@ -216,12 +216,11 @@ impl<'a> Sending<'a> {
         let anew = before.is_none();
         let before = before.unwrap_or_default();
         // A log is only added to: what the other end had of it stands.
-        let stands = match (name, trusted) {
-            (Name::Log(name), Some((log, end))) if *name == log => {
-                end.min(before.len).min(len) / as_u64(BLOCK)
-            }
+        let kept = match (name, trusted) {
+            (Name::Log(name), Some((log, end))) if *name == log => end.min(before.len).min(len),
             _ => 0,
         };
+        let stands = kept / as_u64(BLOCK);
         let mut now = Described {
             len,
             blocks: before
@@ -261,8 +260,10 @@ impl<'a> Sending<'a> {
                 old.next_if_eq(&index);
                 if before.block(index) != Some(&hash) {
                     begin(wire)?;
-                    let bytes = bytes.to_vec();
-                    wire.say(&Message::Block { index, bytes })?;
+                    let from = if index == stands { kept % as_u64(BLOCK) } else { 0 };
+                    let rest = usize::try_from(from).ok().and_then(|from| bytes.get(from..));
+                    let bytes = rest.unwrap_or_default().to_vec();
+                    wire.say(&Message::Block { index, from, bytes })?;
                 }
                 Ok(())
             };

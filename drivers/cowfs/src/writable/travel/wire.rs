@@ -24,7 +24,7 @@ pub(super) const LAYERS_MAX: u32 = 64;
 /// Bytes of a reason.
 const TEXT_MAX: usize = 400;
 /// Longest file: what off_t holds.
-const LEN_MAX: u64 = i64::MAX as u64;
+const LEN_MAX: u64 = if cfg!(test) { 4 << 20 } else { i64::MAX as u64 };
 
 /// What travels of one layer, in short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +59,8 @@ pub(super) enum Message {
     Drop(Name),
     /// A file, anew or as it is there but for what follows.
     File { name: Name, len: u64, anew: bool },
-    /// A block of it.
-    Block { index: u64, bytes: Vec<u8> },
+    /// A block of it, from this byte of the block on: what is before stays as it is.
+    Block { index: u64, from: u64, bytes: Vec<u8> },
     /// A block of it that is all zeros now.
     Zero(u64),
     /// The file is whole and holds this.
@@ -138,8 +138,9 @@ impl Message {
                 out.u64(*len);
                 out.u8(u8::from(*anew));
             }
-            Self::Block { index, bytes } => {
+            Self::Block { index, from, bytes } => {
                 out.u64(*index);
+                out.u64(*from);
                 out.raw(bytes);
             }
             Self::Zero(index) => out.u64(*index),
@@ -212,10 +213,11 @@ impl Message {
                 anew: flag(&mut from)?,
             },
             12 => {
-                let index = from.u64("block")?;
+                let (index, start) = (from.u64("block")?, from.u64("block")?);
                 let rest = bytes.len() - from.position();
                 Self::Block {
                     index,
+                    from: start,
                     bytes: from.raw(rest, "block")?.to_vec(),
                 }
             }
