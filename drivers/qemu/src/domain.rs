@@ -88,7 +88,12 @@ pub(crate) async fn run_state(qmp: &mut Qmp) -> Result<RunState, QmpError> {
 impl Domain {
     /// Connects, and makes sure that it is this process with this UUID that answers.
     pub(crate) async fn connect(&self) -> Result<Qmp, QmpError> {
-        let mut qmp = Qmp::connect(&self.dir.qmp(), QMP_LIMIT).await?;
+        self.connect_for(QMP_LIMIT).await
+    }
+
+    /// As [`Domain::connect`], for what may take QEMU so long for one answer.
+    pub(crate) async fn connect_for(&self, limit: Duration) -> Result<Qmp, QmpError> {
+        let mut qmp = Qmp::connect(&self.dir.qmp(), limit).await?;
         let peer = qmp.peer_pid();
         let uuid = qmp.uuid().await?;
         if peer != Some(self.process.pid) || uuid != self.record.uuid.to_string() {

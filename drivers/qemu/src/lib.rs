@@ -34,6 +34,7 @@ mod moves;
 mod probe_init;
 mod resume;
 mod spawn;
+mod start;
 mod suspend;
 mod tuning;
 

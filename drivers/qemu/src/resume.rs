@@ -15,7 +15,7 @@ use xeno_model::id::SliverId;
 use xeno_reconciler::ports::{DomainSpec, PortError, PortResult};
 
 use crate::domain::{Domain, RunState, SOON_STEP, disobeyed, io_failed, lock, run_state};
-use crate::driver::{Launch, QemuDriver, record};
+use crate::driver::QemuDriver;
 use crate::images::{Image, Images};
 use crate::inventory::find;
 use crate::moves::at_home;
@@ -23,6 +23,7 @@ use crate::qmp::QmpError;
 use crate::record::Record;
 use crate::run_dir::RunDir;
 use crate::spec::Begin;
+use crate::start::{Launch, record};
 use crate::suspend::FILE_NAME;
 use crate::{blocking, chain};
 

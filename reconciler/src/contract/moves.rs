@@ -3,11 +3,12 @@
 //! The names are in [`MOVES`]; [`run`] tells one, `here` being the node where the guest is at first, and `there` the other.
 //! As with the other stories both begin and end without domains of ours.
 
-use std::future::{Future, poll_fn};
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::pin::pin;
-use std::task::Poll;
+mod turns;
 
+use std::future::Future;
+use std::io::Write as _;
+
+use turns::{both, first, read_some};
 use xeno_model::desired::Publish;
 use xeno_model::id::{Digest, Epoch, MigrationId};
 use xeno_model::observed::{Ability, DomainState};
@@ -224,7 +225,10 @@ async fn goes_on<W: Moving>(here: &mut W, there: &mut W, live: bool) {
     // It is an ordinary domain: it can go back at once.
     here.prepare(&spec).await;
     let (out, from) = pipe();
-    let back = slow_or_not(2, live);
+    let back = Departure {
+        live,
+        ..self::departure(2)
+    };
     let (departed, arrived) = both(
         there.driver().depart(&other.sliver, &back, out),
         here.driver().arrive(&spec, back.migration, from),
@@ -240,13 +244,6 @@ async fn goes_on<W: Moving>(here: &mut W, there: &mut W, live: bool) {
         .expect("it runs");
     lives_on(here, &spec, &life).await;
     stops(here, &spec).await;
-}
-
-fn slow_or_not(attempt: u8, live: bool) -> Departure {
-    Departure {
-        live,
-        ..departure(attempt)
-    }
 }
 
 async fn called_off<W: Moving>(here: &mut W, there: &mut W) {
@@ -511,58 +508,4 @@ async fn cannot<W: Moving>(here: &mut W, there: &mut W) {
         assert!(see(there).await.ours.is_empty());
     }
     stops(here, &spec).await;
-}
-
-/// Reads so many bytes of what comes.
-async fn read_some<W: Moving>(world: &W, from: &mut Pipe, len: usize) -> Vec<u8> {
-    from.set_nonblocking(true).expect("a pipe");
-    let mut bytes = vec![0; len];
-    let mut read = 0;
-    while read < len {
-        match from.read(&mut bytes[read..]) {
-            Ok(0) => panic!("it ended after {read} bytes"),
-            Ok(more) => read += more,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => world.moment().await,
-            Err(error) => panic!("{error}"),
-        }
-    }
-    bytes
-}
-
-/// Waits for both.
-async fn both<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) -> (A, B) {
-    let (mut one, mut other) = (pin!(one), pin!(other));
-    let (mut first, mut second) = (None, None);
-    poll_fn(|context| {
-        if first.is_none()
-            && let Poll::Ready(done) = one.as_mut().poll(context)
-        {
-            first = Some(done);
-        }
-        if second.is_none()
-            && let Poll::Ready(done) = other.as_mut().poll(context)
-        {
-            second = Some(done);
-        }
-        match (first.take(), second.take()) {
-            (Some(first), Some(second)) => Poll::Ready((first, second)),
-            (one, other) => {
-                (first, second) = (one, other);
-                Poll::Pending
-            }
-        }
-    })
-    .await
-}
-
-/// Waits for one of them, and gives the other up.
-async fn first<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) {
-    let (mut one, mut other) = (pin!(one), pin!(other));
-    poll_fn(|context| {
-        if one.as_mut().poll(context).is_ready() || other.as_mut().poll(context).is_ready() {
-            return Poll::Ready(());
-        }
-        Poll::Pending
-    })
-    .await;
 }

@@ -12,13 +12,14 @@ use super::{PIPE_NAME, broke_off, unless_stopped};
 use crate::accel::Accel;
 use crate::chain;
 use crate::domain::{Domain, RunState, io_failed, lock, run_state};
-use crate::driver::{Launch, QemuDriver, record};
+use crate::driver::QemuDriver;
 use crate::images::Images;
 use crate::inventory::find;
 use crate::migration::{Migration, over, set_capabilities};
 use crate::qmp::QmpError;
 use crate::record::{Moving, Record};
 use crate::spec::Begin;
+use crate::start::{Launch, record};
 
 impl QemuDriver {
     /// Makes a copy of the guest that comes from `from`, and returns once it is whole; it stands still, and has no ports.

@@ -1,5 +1,6 @@
 //! A guest's memory on its way to another node.
 
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -59,11 +60,18 @@ impl QemuDriver {
         };
         domain.remember(ticket.lock(), record.clone()).await?;
         let domain = Domain { record, ..domain };
-        let sent = unless_stopped(&mut ticket, sliver, self.send(&domain, departure, out)).await;
-        let mut qmp = match sent {
+        let sent = async {
+            let mut outlet = Outlet::of(&out)?;
+            let qmp = self.send(&domain, departure, out).await?;
+            outlet.is_whole = true;
+            Ok(qmp)
+        };
+        let mut qmp = match unless_stopped(&mut ticket, sliver, sent).await {
             Ok(qmp) => qmp,
             Err(error) => {
-                self.stay(&domain).await?;
+                if let Err(stays) = self.stay(&domain).await {
+                    return Err(PortError::later(format!("{error}; and then: {stays}")));
+                }
                 forget_move(ticket.lock(), &domain).await?;
                 return Err(error);
             }
@@ -121,7 +129,7 @@ impl QemuDriver {
         let sliver = &domain.record.sliver;
         let broke =
             |error: QmpError| broke_off(domain, &format!("the memory of {sliver} cannot be sent"), &error);
-        let mut qmp = domain.connect().await.map_err(broke)?;
+        let mut qmp = domain.connect_for(STALLED_AFTER).await.map_err(broke)?;
         let machine = machine(&mut qmp).await.map_err(broke)?;
         let accel = domain.record.accel.unwrap_or(domain.process.accel());
         let live = departure.live && is_sound_live(&mut qmp, accel).await.map_err(broke)?;
@@ -134,7 +142,6 @@ impl QemuDriver {
             ..departure.clone()
         };
         begin(&mut qmp, &departure, &out).await.map_err(broke)?;
-        // QEMU has its own: with this one open nobody would see it end.
         drop(out);
         match over(&mut qmp, Some(STALLED_AFTER)).await.map_err(broke)? {
             Migration::Completed => Ok(qmp),
@@ -156,6 +163,32 @@ impl QemuDriver {
             tracing::debug!(%sliver, error = chain(&error), "cannot take the pipe from QEMU");
         }
         self.run_on(domain).await
+    }
+}
+
+/// The pipe of a departure. Whatever ends it before all of the memory has gone breaks the pipe, also for QEMU: while that writes
+/// the last of the memory it hears nothing, so it could not be told to stop where nobody reads.
+struct Outlet {
+    pipe: Pipe,
+    is_whole: bool,
+}
+
+impl Outlet {
+    fn of(out: &Pipe) -> PortResult<Self> {
+        Ok(Self {
+            pipe: out
+                .try_clone()
+                .map_err(|error| io_failed("use the pipe to the other node", &error))?,
+            is_whole: false,
+        })
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        if !self.is_whole {
+            let _ = self.pipe.shutdown(Shutdown::Both);
+        }
     }
 }
 

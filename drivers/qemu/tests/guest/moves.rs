@@ -322,6 +322,33 @@ async fn a_cut_off_at_any_moment_leaves_one_guest() {
     println!("{seen:?}");
 }
 
+/// Nobody reads: a departure waits, and can be called off however far it has come.
+#[tokio::test]
+async fn a_pipe_that_nobody_reads_holds_no_guest() {
+    let here = Lab::new();
+    let spec = counting_guest(&here, "web/0").await;
+    for live in [true, false] {
+        let (out, mut from) = UnixStream::pair().unwrap();
+        let departure = Departure { live, ..departure() };
+        let calling = async {
+            let kept = DomainState::Kept { epoch: Epoch(3) };
+            until("a departure", async || here.state(&spec).await == Some(kept)).await;
+            // The start of the guest's memory has come, and nothing of it is taken any more.
+            let mut start = [0; 4096];
+            from.set_nonblocking(true).unwrap();
+            until("memory", async || from.read(&mut start).is_ok()).await;
+            let start = Instant::now();
+            here.driver.call_off(&spec.sliver).await.unwrap();
+            println!("called off in {:?}", start.elapsed());
+        };
+        let (departed, ()) = tokio::join!(here.driver.depart(&spec.sliver, &departure, out), calling);
+        departed.unwrap_err();
+        assert_eq!(here.state(&spec).await, Some(DomainState::Running));
+        counts_on(&here, &spec).await;
+        drop(from);
+    }
+}
+
 /// A guest that dies on the way is gone on both nodes.
 #[tokio::test]
 async fn a_guest_that_dies_on_its_way_is_nowhere() {

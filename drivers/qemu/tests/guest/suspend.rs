@@ -18,7 +18,14 @@ pub(crate) fn counted(console: &str) -> Vec<u64> {
     let numbers = whole
         .lines()
         .filter_map(|line| line.trim().strip_prefix("TEST count "));
-    numbers.filter_map(|number| number.parse().ok()).collect()
+    // The echo of what is typed may come before the end of the line.
+    let digits = |number: &str| {
+        number
+            .chars()
+            .take_while(char::is_ascii_digit)
+            .collect::<String>()
+    };
+    numbers.filter_map(|number| digits(number).parse().ok()).collect()
 }
 
 /// The guest has counted on, past what it had, without a hole and nothing twice: it is the same one, and the only one.
