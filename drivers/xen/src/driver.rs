@@ -462,6 +462,7 @@ impl Hypervisor for XenDriver {
             .await
             .map_err(|error| io_failed("list the images", &error))?;
         self.bound_logs(&inventory).await;
+        self.mend_links(&inventory).await;
         let published = self.published(&inventory).await;
         let observed = |domain: &Domain| ObservedDomain {
             publish: ports_of(&domain.record, published.as_ref()),

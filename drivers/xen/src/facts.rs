@@ -10,7 +10,7 @@ use crate::list::NodeInfo;
 use crate::tuning::scheduler_verb;
 
 /// Where xl looks for hotplug scripts.
-const SCRIPTS: &str = "/etc/xen/scripts";
+pub(crate) const SCRIPTS: &str = "/etc/xen/scripts";
 
 impl XenDriver {
     /// Looks at what guests need on this node. Changes nothing.

@@ -11,10 +11,11 @@
 //! transaction of nft(8), which happens as a whole or not at all; a guest is known by its private address. A port on
 //! which something of the node listens is not taken from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -106,14 +107,33 @@ pub fn read_listing(json: &[u8]) -> Result<Published, String> {
     Ok(published)
 }
 
+/// Reads what `nft --json list tables` says, as `FAMILY NAME`.
+///
+/// # Errors
+/// In words, where it has another form than that of libnftables-json(5).
+pub fn read_tables(json: &[u8]) -> Result<BTreeSet<String>, String> {
+    let listing: Listing = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    let tables = listing.nftables.into_iter().filter_map(|object| object.table);
+    Ok(tables
+        .map(|Table { family, name }| format!("{family} {name}"))
+        .collect())
+}
+
 #[derive(Deserialize)]
 struct Listing {
     nftables: Vec<Object>,
 }
 
 #[derive(Deserialize)]
+struct Table {
+    family: String,
+    name: String,
+}
+
+#[derive(Deserialize)]
 struct Object {
     map: Option<Map>,
+    table: Option<Table>,
 }
 
 #[derive(Deserialize)]
@@ -136,6 +156,8 @@ pub struct Publisher {
     nft: Vec<String>,
     /// Looking and changing are one step.
     turn: Mutex<()>,
+    /// Whether the table has been put to rights since the start.
+    known: AtomicBool,
 }
 
 impl Publisher {
@@ -145,6 +167,7 @@ impl Publisher {
         Self {
             nft,
             turn: Mutex::default(),
+            known: AtomicBool::new(false),
         }
     }
 
@@ -188,12 +211,32 @@ impl Publisher {
         self.set(guest, &[]).await
     }
 
-    /// Makes the table if it is not there: what cannot be looked at cannot be told from what is not there.
+    /// All tables there are, as `FAMILY NAME`.
+    ///
+    /// # Errors
+    /// [`PortError`] if it could not be seen.
+    pub async fn tables(&self) -> PortResult<BTreeSet<String>> {
+        let said = self.run(&["--json", "list", "tables"], "").await?;
+        read_tables(&said).map_err(|why| PortError::later(format!("reading what nft lists: {why}")))
+    }
+
+    /// Makes the table if it is not there: what cannot be looked at cannot be told from what is not there. The first time it
+    /// is put to rights in any case: another version may have made it.
     async fn look(&self) -> PortResult<Published> {
-        self.run(&["-f", "-"], TABLE).await?;
-        let said = self
-            .run(&["--json", "list", "map", "ip", "xeno", "ports"], "")
-            .await?;
+        let listing = ["--json", "list", "map", "ip", "xeno", "ports"];
+        let listed = if self.known.load(Ordering::Relaxed) {
+            self.run(&listing, "").await.ok()
+        } else {
+            None
+        };
+        let said = match listed {
+            Some(said) => said,
+            None => {
+                self.run(&["-f", "-"], TABLE).await?;
+                self.run(&listing, "").await?
+            }
+        };
+        self.known.store(true, Ordering::Relaxed);
         read_listing(&said).map_err(|why| PortError::later(format!("reading what nft lists: {why}")))
     }
 
@@ -325,6 +368,12 @@ mod tests {
         assert_eq!(read_listing(some), Ok(published));
         let none = br#"{"nftables": [{"metainfo": {}}, {"map": {"name": "ports"}}]}"#;
         assert_eq!(read_listing(none), Ok(Published::new()));
+        let tables = br#"{"nftables": [{"metainfo": {"version": "1.0.6"}}, {"table": {"family": "inet", "name":
+            "xeno-links", "handle": 1}}, {"table": {"family": "netdev", "name": "xeno-vif3.0", "handle": 2}}]}"#;
+        assert_eq!(
+            read_tables(tables).unwrap().into_iter().collect::<Vec<_>>(),
+            ["inet xeno-links", "netdev xeno-vif3.0"]
+        );
         for odd in [
             "",
             "{}",

@@ -1,21 +1,30 @@
 //! What a guest's link needs on the node: the file its hotplug script reads, and its published ports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
+use tokio::process::Command;
 use xeno_kept::files::write_durably;
 use xeno_model::desired::Publish;
 use xeno_model::id::{DomainUuid, SliverId};
 use xeno_reconciler::ports::{DomainSpec, PortError, PortResult};
 
 use crate::blocking;
+use crate::domain::{Domain, RunState};
 use crate::driver::{XenDriver, io_failed};
+use crate::facts::SCRIPTS;
 use crate::inventory::Inventory;
 use crate::link::{GuestLink, link_name};
 use crate::publish::Published;
 use crate::record::Record;
 use crate::spec::{Wire, name_of};
+
+/// How long the hotplug script may take to put rules back.
+const RULES_MAX: Duration = Duration::from_secs(10);
 
 impl XenDriver {
     /// How the domain with this UUID is wired.
@@ -103,6 +112,56 @@ impl XenDriver {
         self.publisher().clear(GuestLink::of(record.uuid).ipv4).await
     }
 
+    /// Puts the rules of links back that somebody took away (`nft flush ruleset`): without them a guest could send as
+    /// another. What fails is said, and tried again at the next look.
+    pub(crate) async fn mend_links(&self, inventory: &Inventory) {
+        let running = |domain: &&Domain| domain.state == RunState::Running;
+        let domains: Vec<u32> = inventory
+            .ours
+            .iter()
+            .filter(running)
+            .map(|domain| domain.listed.domid)
+            .collect();
+        if domains.is_empty() {
+            return;
+        }
+        let tables = match self.publisher().tables().await {
+            Ok(tables) => tables,
+            Err(error) => {
+                tracing::warn!(%error, "the rules of links cannot be seen");
+                return;
+            }
+        };
+        for domid in lost_rules(&domains, &tables) {
+            match self.put_rules_back(domid).await {
+                Ok(()) => tracing::warn!(domid, "the rules of a link were gone, and are back"),
+                Err(why) => tracing::warn!(domid, why, "the rules of a link are gone"),
+            }
+        }
+    }
+
+    async fn put_rules_back(&self, domid: u32) -> Result<(), String> {
+        let run = Command::new(Path::new(SCRIPTS).join(&self.config().vif_script))
+            .arg("rules")
+            .env("vif", format!("vif{domid}.0"))
+            .env("XENBUS_PATH", format!("/local/domain/0/backend/vif/{domid}/0"))
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let ended = tokio::time::timeout(RULES_MAX, run).await;
+        let output = ended
+            .map_err(|_elapsed| "the hotplug script takes too long".to_owned())?
+            .map_err(|error| format!("running the hotplug script: {error}"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said: String = String::from_utf8_lossy(&output.stderr)
+            .chars()
+            .take(500)
+            .collect();
+        Err(said.trim().to_owned())
+    }
+
     /// What is published, where anything should be; `None`: nobody can say, or nothing is.
     pub(crate) async fn published(&self, inventory: &Inventory) -> Option<Published> {
         if inventory
@@ -120,6 +179,13 @@ impl XenDriver {
             }
         }
     }
+}
+
+/// Those of these domains whose link has lost its rules, or that of all links.
+fn lost_rules(domains: &[u32], tables: &BTreeSet<String>) -> Vec<u32> {
+    let of_all = tables.contains("inet xeno-links");
+    let has = |domid: &u32| of_all && tables.contains(&format!("netdev xeno-vif{domid}.0"));
+    domains.iter().filter(|domid| !has(domid)).copied().collect()
 }
 
 /// The ports that lead to the guest of a record; as the record has them, where that is what is published.
@@ -145,4 +211,30 @@ pub(crate) fn ports_of(record: &Record, published: Option<&Published>) -> Vec<Pu
         .into_iter()
         .map(|(host, guest)| Publish { guest, host })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_takes_rules_away_leaves_links_to_be_mended() {
+        let tables = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<BTreeSet<_>>()
+        };
+        let whole = [
+            "inet xeno-links",
+            "ip xeno",
+            "netdev xeno-vif3.0",
+            "netdev xeno-vif4.0",
+        ];
+        assert_eq!(lost_rules(&[3, 4], &tables(&whole)), Vec::<u32>::new());
+        assert_eq!(lost_rules(&[3, 5], &tables(&whole)), [5]);
+        // Without what is the same for all, every one is to be looked after.
+        assert_eq!(lost_rules(&[3, 4], &tables(&whole[1..])), [3, 4]);
+        assert_eq!(lost_rules(&[3, 4], &tables(&[])), [3, 4]);
+    }
 }

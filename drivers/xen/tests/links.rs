@@ -376,7 +376,7 @@ async fn published_ports_lead_to_their_guest_until_they_are_taken_back() {
     let publisher = lab.publisher();
     assert_eq!(publisher.observe().await.unwrap(), Published::new());
     let publish = |host, guest| Publish { guest, host };
-    for _again in 0..2 {
+    let publish_all = async || {
         publisher
             .set(web.link.ipv4, &[publish(40080, 80), publish(40081, 80)])
             .await
@@ -385,6 +385,9 @@ async fn published_ports_lead_to_their_guest_until_they_are_taken_back() {
             .set(db.link.ipv4, &[publish(45432, 5432)])
             .await
             .unwrap();
+    };
+    for _again in 0..2 {
+        publish_all().await;
     }
     let target = |guest: &Guest, port| Target {
         guest: guest.link.ipv4,
@@ -395,6 +398,27 @@ async fn published_ports_lead_to_their_guest_until_they_are_taken_back() {
         (40081, target(&web, 80)),
         (45432, target(&db, 5432)),
     ]);
+    assert_eq!(publisher.observe().await.unwrap(), all);
+
+    // Somebody takes all rules of the node away. That shows; they are put back, and all that follows is as if nothing had
+    // been.
+    let flush = || Command::new("nft").args(["flush", "ruleset"]).status().unwrap();
+    assert!(lab.node.on(flush).success());
+    assert_eq!(publisher.tables().await.unwrap(), [].into());
+    for guest in [&web, &db] {
+        let output = lab.script("rules", &guest.vif);
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let tables = publisher.tables().await.unwrap();
+    for table in ["inet xeno-links", "netdev xeno-vif6.0", "netdev xeno-vif7.0"] {
+        assert!(tables.contains(table), "{tables:?}");
+    }
+    assert_eq!(publisher.observe().await.unwrap(), Published::new());
+    publish_all().await;
     assert_eq!(publisher.observe().await.unwrap(), all);
 
     assert_eq!(ask(&lab.node, "127.0.0.1:40080").as_deref(), Some("web"));
