@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use xeno_model::id::{Epoch, NodeName, SliverId};
 use xeno_reconciler::tenure::{Act, BootId, Holder, Memory, MigrationId, Record};
 
-use crate::board::{Board, BoardError, BoardResult, Commit, Entry, Guard, Key, Prefix, Txn, Value, Write};
+use crate::board::{
+    Board, BoardError, BoardResult, Commit, Entry, Guard, Key, Prefix, Revision, Txn, Value, Write,
+};
 
 /// The folder of all holders.
 pub const HOLDERS: &str = "holder/";
@@ -25,6 +27,32 @@ pub struct Known {
     /// What it says; never [`Record::Unknown`].
     pub record: Record,
     entry: Option<Entry>,
+}
+
+impl Known {
+    /// What an entry of the board says about a sliver.
+    ///
+    /// # Errors
+    /// [`BoardError::Never`] for a record that this version does not understand.
+    pub fn of(sliver: &SliverId, entry: Option<Entry>) -> BoardResult<Self> {
+        let record = match &entry {
+            Some(entry) => Record::Is(decode(sliver, entry.value.as_bytes())?),
+            None => Record::Absent,
+        };
+        Ok(Self { record, entry })
+    }
+
+    /// When it was written; `None`: there is none.
+    #[must_use]
+    pub fn revision(&self) -> Option<Revision> {
+        self.entry.as_ref().map(|entry| entry.revision)
+    }
+}
+
+/// The sliver whose entry this is.
+#[must_use]
+pub fn sliver_of(key: &Key) -> Option<SliverId> {
+    SliverId::parse(key.as_str().strip_prefix(HOLDERS)?).ok()
 }
 
 /// What became of a change.
@@ -57,12 +85,7 @@ pub fn sign_of_life(node: &NodeName) -> BoardResult<Key> {
 /// # Errors
 /// Those of [`Board::get`]; [`BoardError::Never`] for a record that this version does not understand.
 pub async fn read(board: &impl Board, sliver: &SliverId) -> BoardResult<Known> {
-    let entry = board.get(&key(sliver)?).await?;
-    let record = match &entry {
-        Some(entry) => Record::Is(decode(sliver, entry.value.as_bytes())?),
-        None => Record::Absent,
-    };
-    Ok(Known { record, entry })
+    Known::of(sliver, board.get(&key(sliver)?).await?)
 }
 
 /// Changes who has the right to run a sliver, if the record is still as it was read.

@@ -14,6 +14,7 @@ pub mod holders;
 mod keep;
 mod lock;
 pub mod node;
+pub mod presence;
 pub mod record;
 pub mod time;
 pub mod upgrade;

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior};
 use xeno_model::id::{Digest, Epoch, Generation, NodeName, Revision, SliverId, Timestamp};
 use xeno_model::normal;
 use xeno_reconciler::change::AppliedSliver;
+use xeno_reconciler::tenure::Journal;
 
 use crate::error::StateError;
 use crate::lock::Lock;
@@ -200,6 +201,39 @@ impl NodeState {
         })?;
         let read = |(sliver, epoch): (String, i64)| Ok((sliver_id(&sliver)?, Epoch(unsigned(epoch))));
         rows.into_iter().map(read).collect()
+    }
+
+    /// What this node has done about the right to run its slivers.
+    ///
+    /// # Errors
+    /// [`StateError`] if any of it cannot be read.
+    pub fn tenure(&self) -> Result<BTreeMap<SliverId, Journal>, StateError> {
+        let attempt = "read what was done about the right to run";
+        let rows = self.rows(attempt, "SELECT sliver, began, offered FROM tenure", |row| {
+            Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?))
+        })?;
+        let epoch = |epoch: Option<i64>| epoch.map(|epoch| Epoch(unsigned(epoch)));
+        let read = |(sliver, began, offered): (String, Option<i64>, Option<i64>)| {
+            let journal = Journal {
+                began: epoch(began),
+                offered: epoch(offered),
+            };
+            Ok((sliver_id(&sliver)?, journal))
+        };
+        rows.into_iter().map(read).collect()
+    }
+
+    /// The board that this node has joined, if it has joined one.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be read.
+    pub fn board(&self) -> Result<Option<String>, StateError> {
+        let rows = self.rows(
+            "read which board was joined",
+            "SELECT identity FROM board",
+            |row| row.get(0),
+        )?;
+        Ok(rows.into_iter().next())
     }
 
     /// Intents without an outcome: what was under way when the agent ended.

@@ -249,6 +249,8 @@ words!(
         Thawed = "thawed",
         /// A guest had ended by itself, and is started again.
         Restarted = "restarted",
+        /// The right to run a sliver, or the sliver itself, came or went.
+        Moved = "moved",
         /// The state was damaged and made anew.
         StateRebuilt = "state-rebuilt",
         /// The state can be written again.

@@ -11,7 +11,7 @@ use crate::error::StateError;
 
 type Step = fn(&Connection) -> rusqlite::Result<()>;
 
-const STEPS: &[Step] = &[first, node_time, history];
+const STEPS: &[Step] = &[first, node_time, history, tenure];
 
 /// The newest schema this program knows.
 #[must_use]
@@ -216,6 +216,26 @@ fn history(conn: &Connection) -> rusqlite::Result<()> {
             time_ms INTEGER NOT NULL
         ) STRICT;
         CREATE INDEX restart_sliver ON restart (sliver);
+        ",
+    )
+}
+
+/// What this node has done about the right to run its slivers, and which board that was said on.
+fn tenure(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(
+        "
+        -- Written before it is done; the epochs only grow.
+        CREATE TABLE tenure (
+            sliver TEXT PRIMARY KEY,
+            began INTEGER CHECK (began >= 0),
+            offered INTEGER CHECK (offered >= 0)
+        ) STRICT;
+
+        -- At most one row: the board that this node has joined.
+        CREATE TABLE board (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            identity TEXT NOT NULL
+        ) STRICT;
         ",
     )
 }

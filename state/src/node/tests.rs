@@ -399,3 +399,31 @@ fn restarts_are_counted_up_to_a_bound_and_forgotten() {
     state.write(|w| w.forget_restarts(&web)).unwrap();
     assert!(state.restarts().unwrap().is_empty());
 }
+
+#[test]
+fn what_was_done_about_the_right_to_run_only_grows() {
+    let dir = tempfile::tempdir().unwrap();
+    let web = SliverId::parse("web/0").unwrap();
+    let epochs = |began: Option<u64>, offered: Option<u64>| Journal {
+        began: began.map(Epoch),
+        offered: offered.map(Epoch),
+    };
+    let mut state = open(&dir).unwrap();
+    assert_eq!(state.board().unwrap(), None);
+    for (said, then) in [
+        (epochs(None, None), epochs(None, None)),
+        (epochs(Some(2), None), epochs(Some(2), None)),
+        (epochs(Some(1), Some(2)), epochs(Some(2), Some(2))),
+        (epochs(None, Some(1)), epochs(Some(2), Some(2))),
+        (epochs(Some(4), None), epochs(Some(4), Some(2))),
+    ] {
+        state.write(|w| w.tenure(&web, said)).unwrap();
+        assert_eq!(state.tenure().unwrap()[&web], then, "after {said:?}");
+    }
+    state.write(|w| w.joined("one")).unwrap();
+    state.write(|w| w.joined("two")).unwrap();
+    drop(state);
+    let state = open(&dir).unwrap();
+    assert_eq!(state.tenure().unwrap()[&web], epochs(Some(4), Some(2)));
+    assert_eq!(state.board().unwrap().as_deref(), Some("two"));
+}

@@ -4,6 +4,7 @@ use rusqlite::{Params, Transaction, params};
 use xeno_model::id::{Digest, Epoch, Generation, Revision, SliverId, Timestamp};
 use xeno_model::normal;
 use xeno_reconciler::change::AppliedSliver;
+use xeno_reconciler::tenure::Journal;
 
 use super::{Limits, signed, unsigned};
 use crate::error::StateError;
@@ -134,6 +135,35 @@ impl Writer<'_> {
             "INSERT INTO holder (sliver, epoch) VALUES (?1, ?2)
              ON CONFLICT (sliver) DO UPDATE SET epoch = max(epoch, excluded.epoch)",
             params![sliver.to_string(), signed(epoch.0)],
+        )
+    }
+
+    /// Remembers what this node is about to do with the right to run a sliver; epochs lower than those remembered change
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn tenure(&mut self, sliver: &SliverId, journal: Journal) -> Result<(), StateError> {
+        let epoch = |epoch: Option<Epoch>| epoch.map(|epoch| signed(epoch.0));
+        self.run(
+            "write what is done about the right to run",
+            "INSERT INTO tenure (sliver, began, offered) VALUES (?1, ?2, ?3)
+             ON CONFLICT (sliver) DO UPDATE SET
+                 began = max(coalesce(began, excluded.began), coalesce(excluded.began, began)),
+                 offered = max(coalesce(offered, excluded.offered), coalesce(excluded.offered, offered))",
+            params![sliver.to_string(), epoch(journal.began), epoch(journal.offered)],
+        )
+    }
+
+    /// Remembers which board this node has joined.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn joined(&mut self, identity: &str) -> Result<(), StateError> {
+        self.run(
+            "write which board was joined",
+            "INSERT INTO board (id, identity) VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET identity = excluded.identity",
+            [identity],
         )
     }
 
