@@ -66,10 +66,11 @@ cowfs-crash-long: ## crashes of writable layers at every moment, thoroughly (WAY
 	XENO_COWFS_CRASHES=$(or $(WAYS),2000) XENO_COWFS_STORIES=$(or $(STORIES),400) XENO_SEED=$(or $(SEED),1) \
 		$(CARGO) test --locked --release -p cowfs --lib durability -- --nocapture
 
-guest: image ## real guests: the QEMU driver, and one push followed to its page
+guest: image ## real guests: the QEMU driver, one push followed to its page, and one guest that moves there and back
 	$(CARGO) build --locked --workspace --bins
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-qemu --features guest -- --test-threads=1
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test guest -- --nocapture
+	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test moves -- --nocapture
 
 test-crash: image ## every kind of action once on a real guest, its agent ended by kill -9 just after the effect
 	$(CARGO) build --locked --workspace --bins

@@ -384,6 +384,8 @@ pub struct DesiredNode {
     pub node: NodeName,
     /// The fleet.
     pub fleet: FleetName,
+    /// How many nodes the repository names.
+    pub nodes: u32,
     /// The commit this was read from.
     pub revision: Revision,
     /// Whether the repository names the node at all.

@@ -42,7 +42,9 @@ pub fn diff(input: &PlanInput<'_>) -> BTreeMap<SliverId, Change> {
 pub fn epoch_of(input: &PlanInput<'_>, sliver: &SliverId) -> Epoch {
     let of = |sliver: &SliverId| {
         let storage = input.observed.storage_of(sliver).ok().flatten();
-        epoch(input.applied.get(&sliver.itself()), storage)
+        let known = epoch(input.applied.get(&sliver.itself()), storage);
+        let held = input.epochs.get(&sliver.itself());
+        held.map_or(known, |held| known.max(*held))
     };
     let from = input
         .desired

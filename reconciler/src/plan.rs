@@ -7,11 +7,11 @@ mod order;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xeno_model::desired::DesiredNode;
-use xeno_model::id::{Generation, NodeName, Revision, SliverId, Timestamp};
+use xeno_model::desired::{DesiredNode, DesiredSliver};
+use xeno_model::id::{Epoch, Generation, NodeName, Revision, SliverId, Timestamp};
 use xeno_model::observed::{DomainState, HealthVerdict, ObservedNode, ObservedStorage, RemoteState};
 
-use crate::action::{Action, ActionKey, Condition};
+use crate::action::{Action, ActionKey, Condition, Ingredients};
 use crate::capacity;
 use crate::change::{AppliedSliver, Change, Reason};
 use crate::diff::study;
@@ -39,8 +39,11 @@ pub struct PlanInput<'a> {
     pub removed_recently: u32,
     /// How long a tombstone is kept, in milliseconds.
     pub tombstone_ms: u64,
-    /// Slivers whose last action failed and that wait before the next try, each with its reason.
+    /// Slivers that are left alone, each with its reason: the last action failed and waits before the next try, something is
+    /// under way, or the right to run it is not here.
     pub backing_off: &'a BTreeMap<SliverId, Reason>,
+    /// The epochs under which this node has the right to run slivers, where a board says so.
+    pub epochs: &'a BTreeMap<SliverId, Epoch>,
     /// When slivers were started again because they had ended by themselves, oldest first.
     pub restarts: &'a BTreeMap<SliverId, Vec<Timestamp>>,
     /// What is to be left alone.
@@ -69,6 +72,7 @@ impl<'a> PlanInput<'a> {
             removed_recently: 0,
             tombstone_ms: 86_400_000,
             backing_off: const { &BTreeMap::new() },
+            epochs: const { &BTreeMap::new() },
             restarts: const { &BTreeMap::new() },
             freezes: &[],
             now,
@@ -212,6 +216,12 @@ pub fn build(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
         memory_mib,
         next,
     })
+}
+
+/// What brings here all that a sliver is made of, but for its writable layers. Each is done at once where it is here.
+#[must_use]
+pub fn ingredients(desired: &DesiredSliver) -> Vec<Action> {
+    actions::ingredients(desired, &Ingredients::of(desired))
 }
 
 /// Whether an observation shows that `condition` holds. What could not be seen does not hold.

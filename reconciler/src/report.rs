@@ -115,6 +115,15 @@ pub fn sentence(reason: &Reason) -> String {
                 utc(*until)
             ),
         },
+        Reason::HeldElsewhere { by } => format!("node {by} has the right to run it"),
+        Reason::RightUnknown { why } => format!("nobody here knows who has the right to run it: {why}"),
+        Reason::RightChanges { what } => what.clone(),
+        Reason::MoveFailed { to, why, until } => {
+            format!(
+                "it could not be moved to {to} ({why}), which is tried again at {}",
+                utc(*until)
+            )
+        }
         Reason::DomainPaused => "its domain stands still, and is let go on".to_owned(),
         Reason::DomainForeignUuid { uuid } => format!("its domain is another one ({uuid})"),
         Reason::Mistuned { what } => format!("its domain has what nobody asked for: {}", what.join(", ")),

@@ -30,6 +30,10 @@ pub(crate) fn id(text: &str) -> SliverId {
     SliverId::parse(text).unwrap()
 }
 
+pub(crate) fn other_node() -> NodeName {
+    NodeName::new("nyc-02").unwrap()
+}
+
 pub(crate) fn template(name: &str, content: u8) -> TemplateRef {
     TemplateRef {
         name: TemplateName::new(name).unwrap(),
@@ -132,6 +136,7 @@ impl World {
             desired: DesiredNode {
                 node: node.clone(),
                 fleet: FleetName::new("acme").unwrap(),
+                nodes: 2,
                 revision: Revision::new(&"4c1e9a70".repeat(5)).unwrap(),
                 standing: Standing::Named(Node {
                     site: SiteName::new("cambridge").unwrap(),
@@ -145,7 +150,7 @@ impl World {
                 site: SitePolicy::default(),
                 ruled_out: BTreeMap::new(),
                 slivers,
-                elsewhere: [id("other/0")].into_iter().collect(),
+                elsewhere: [(id("other/0"), other_node())].into_iter().collect(),
                 files,
             },
             applied: BTreeMap::new(),
@@ -175,6 +180,7 @@ impl World {
             removed_recently: self.removed_recently,
             tombstone_ms: TOMBSTONE_MS,
             backing_off: &self.backing_off,
+            epochs: const { &BTreeMap::new() },
             restarts: &self.restarts,
             freezes: &self.freezes,
             now: Timestamp(self.now),

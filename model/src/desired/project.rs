@@ -9,7 +9,7 @@ use crate::id::{Digest, NodeName, Revision, SiteName, SliceName, SliverId, Tenan
 /// The slivers that a repository places on other nodes than one. What all its nodes have in common is one in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Elsewhere {
-    all: Arc<BTreeSet<SliverId>>,
+    all: Arc<BTreeMap<SliverId, NodeName>>,
     /// Those of `all` that are on the one node.
     here: BTreeSet<SliverId>,
 }
@@ -18,7 +18,13 @@ impl Elsewhere {
     /// Whether a sliver is on another node.
     #[must_use]
     pub fn contains(&self, sliver: &SliverId) -> bool {
-        self.all.contains(sliver) && !self.here.contains(sliver)
+        self.node_of(sliver).is_some()
+    }
+
+    /// The other node that a sliver is on, if it is on another.
+    #[must_use]
+    pub fn node_of(&self, sliver: &SliverId) -> Option<&NodeName> {
+        self.all.get(sliver).filter(|_| !self.here.contains(sliver))
     }
 
     /// Whether there is none.
@@ -28,9 +34,9 @@ impl Elsewhere {
     }
 
     /// Adds one.
-    pub fn insert(&mut self, sliver: SliverId) {
+    pub fn insert(&mut self, sliver: SliverId, node: NodeName) {
         self.here.remove(&sliver);
-        Arc::make_mut(&mut self.all).insert(sliver);
+        Arc::make_mut(&mut self.all).insert(sliver, node);
     }
 
     /// Forgets them.
@@ -39,8 +45,8 @@ impl Elsewhere {
     }
 }
 
-impl FromIterator<SliverId> for Elsewhere {
-    fn from_iter<I: IntoIterator<Item = SliverId>>(slivers: I) -> Self {
+impl FromIterator<(SliverId, NodeName)> for Elsewhere {
+    fn from_iter<I: IntoIterator<Item = (SliverId, NodeName)>>(slivers: I) -> Self {
         Self {
             all: Arc::new(slivers.into_iter().collect()),
             here: BTreeSet::new(),
@@ -54,7 +60,7 @@ impl FromIterator<SliverId> for Elsewhere {
 pub struct ByNode<'a> {
     fleet: &'a DesiredFleet,
     slivers: BTreeMap<&'a NodeName, Vec<&'a DesiredSliver>>,
-    all: Arc<BTreeSet<SliverId>>,
+    all: Arc<BTreeMap<SliverId, NodeName>>,
     /// For sites that forbid something.
     ruled_out: BTreeMap<&'a SiteName, BTreeMap<SliverId, SiteRule>>,
 }
@@ -110,8 +116,13 @@ impl DesiredFleet {
         slivers.map(|(node, sliver)| (node, sliver))
     }
 
-    fn all_slivers(&self) -> Arc<BTreeSet<SliverId>> {
-        Arc::new(self.placed().map(|(_, sliver)| sliver.id.clone()).collect())
+    fn all_slivers(&self) -> Arc<BTreeMap<SliverId, NodeName>> {
+        let placed = self.placed();
+        Arc::new(
+            placed
+                .map(|(node, sliver)| (sliver.id.clone(), node.clone()))
+                .collect(),
+        )
     }
 
     fn policy_at(&self, node: &NodeName) -> SitePolicy {
@@ -124,7 +135,7 @@ impl DesiredFleet {
         node: &NodeName,
         revision: &Revision,
         here: &[&DesiredSliver],
-        all: &Arc<BTreeSet<SliverId>>,
+        all: &Arc<BTreeMap<SliverId, NodeName>>,
         ruled_out: &BTreeMap<SliverId, SiteRule>,
     ) -> DesiredNode {
         let slivers: BTreeMap<SliverId, DesiredSliver> = here
@@ -150,6 +161,7 @@ impl DesiredFleet {
         DesiredNode {
             node: node.clone(),
             fleet: self.name.clone(),
+            nodes: u32::try_from(self.nodes.len()).unwrap_or(u32::MAX),
             revision: revision.clone(),
             standing: self
                 .nodes

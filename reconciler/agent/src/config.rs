@@ -72,11 +72,14 @@ use xeno_state::board::BoardConfig;
 use xeno_xen::GuestKind;
 
 use self::board::RawBoard;
+use self::peers::RawPeers;
 use crate::source::RemoteUrl;
+pub use peers::PeersConfig;
 use remotes::RawRemotes;
 pub use remotes::{Away, NfsVersion, RemotesConfig};
 
 mod board;
+mod peers;
 
 /// The longest file taken.
 const LEN_MAX: u64 = 1 << 20;
@@ -129,6 +132,8 @@ pub struct AgentConfig {
     pub ssh_key: Option<PathBuf>,
     /// What all agents of the fleet share, if they do.
     pub board: Option<BoardConfig>,
+    /// Where it listens for other agents, if it does.
+    pub peers: Option<PeersConfig>,
 }
 
 /// What runs guests, and how it is set up.
@@ -222,6 +227,7 @@ struct Raw {
     accept_rewrites: bool,
     ssh_key: Option<PathBuf>,
     board: Option<RawBoard>,
+    peers: Option<Spanned<RawPeers>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -399,6 +405,19 @@ impl AgentConfig {
             .map_err(|(place, message)| wrong(span(place), message))?;
         let board = raw.board.as_ref().map(|board| board.read(base)).transpose();
         let board = board.map_err(|(place, message)| wrong(span(place), message))?;
+        let peers = match (&raw.peers, &board) {
+            (Some(peers), None) => {
+                let message =
+                    "`[peers]` needs a `[board]`: it is by that that agents know each other".to_owned();
+                return Err(wrong(span(peers.span()), message));
+            }
+            (Some(peers), Some(_)) => {
+                let peers = peers.get_ref().read();
+                Some(peers.map_err(|(place, message)| wrong(span(place), message))?)
+            }
+            (None, Some(BoardConfig::Sqlite { .. })) => PeersConfig::loopback(),
+            (None, Some(BoardConfig::Etcd(_)) | None) => None,
+        };
         let remotes = raw
             .remotes
             .read(base)
@@ -436,6 +455,7 @@ impl AgentConfig {
             accept_rewrites: raw.accept_rewrites,
             ssh_key: raw.ssh_key.map(at),
             board,
+            peers,
         })
     }
 }

@@ -321,7 +321,7 @@ fn gone(what: &str) -> PortError {
     PortError::never(format!("{what} it is for is not in the desired state"))
 }
 
-async fn domain_spec<H: Hypervisor, S: Storage>(
+pub(crate) async fn domain_spec<H: Hypervisor, S: Storage>(
     ports: &Ports<H, S>,
     sliver: &DesiredSliver,
     boot: &Digest,

@@ -15,6 +15,7 @@ mod mending;
 mod pass;
 mod progress;
 mod restoring;
+pub(crate) mod rights;
 mod running;
 mod since;
 mod telling;
@@ -34,7 +35,7 @@ use xeno_model::observed::{HealthVerdict, ObservedNode};
 use xeno_reconciler::action::ActionKey;
 use xeno_reconciler::exec::Outcome;
 use xeno_reconciler::plan::Plan;
-use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_state::record::{ChapterEnd, EventKind, NewEvent};
 use xeno_state::time::{BootMoment, NodeTime};
 
@@ -48,6 +49,7 @@ use crate::observe::observe;
 use crate::store::Store;
 use memory::Memory;
 use progress::{Progress, Straggler};
+use rights::{Rights, RightsEvent};
 
 /// What the loop is told once.
 #[derive(Clone, Debug)]
@@ -93,10 +95,11 @@ pub(crate) struct Inputs {
 /// Everything that can happen.
 enum Event {
     Source(SourceNews),
-    Looked(Box<ObservedNode>, Purpose),
+    Looked(Box<ObservedNode>, u64, Purpose),
     /// A look ended without a result: a mistake of ours.
     LookLost,
     ActionEnded(Id, Result<Outcome, JoinError>),
+    Rights(RightsEvent),
     Asked(Request),
     HealthChanged,
     Hint,
@@ -108,6 +111,8 @@ enum Event {
 enum Purpose {
     /// To act.
     Pass,
+    /// To see what became of steps about the right to run.
+    Rights,
     /// To see whether a run that only waits keeps something else from being done.
     Peek,
     /// To answer: all who asked before it began.
@@ -143,7 +148,13 @@ pub(crate) struct Agent<H, S> {
     events: broadcast::Sender<EventView>,
     refetch: Arc<Notify>,
     tasks: JoinSet<Outcome>,
-    looks: JoinSet<(ObservedNode, Purpose)>,
+    looks: JoinSet<(ObservedNode, u64, Purpose)>,
+    /// Looks that were begun.
+    looks_begun: u64,
+    /// A look that has begun says nothing of what happened since.
+    look_again: bool,
+    /// Where the node is one of a fleet.
+    rights: Option<Rights>,
     /// Who wants a plan, and waits for a look to begin.
     asked: Vec<Reply<PlanView>>,
     /// Actions that hang, or may.
@@ -191,14 +202,28 @@ struct SourceState {
     failure: Option<String>,
 }
 
+/// What happens next to the rights of slivers; never, where there is no board.
+async fn next_right(rights: &mut Option<Rights>) -> RightsEvent {
+    match rights {
+        Some(rights) => rights.next_event().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// More passes in a row than any change takes; what comes beyond waits for the next tick.
 const RESTLESS_MAX: u32 = 50;
 
 impl<H, S> Agent<H, S>
 where
-    H: Hypervisor + 'static,
-    S: Storage + 'static,
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
 {
+    /// Has it be one of a fleet.
+    pub(crate) fn with_rights(mut self, rights: Option<Rights>) -> Self {
+        self.rights = rights;
+        self
+    }
+
     pub(crate) fn new(
         settings: Settings,
         clock: Clock,
@@ -219,6 +244,9 @@ where
             refetch,
             tasks: JoinSet::new(),
             looks: JoinSet::new(),
+            looks_begun: 0,
+            look_again: false,
+            rights: None,
             asked: Vec::new(),
             stragglers: HashMap::new(),
             health,
@@ -267,12 +295,13 @@ where
                     Err(error) => Event::ActionEnded(error.id(), Err(error)),
                 },
                 Some(look) = self.looks.join_next() => match look {
-                    Ok((mut observed, purpose)) => {
+                    Ok((mut observed, number, purpose)) => {
                         self.recognise(&mut observed);
-                        Event::Looked(Box::new(observed), purpose)
+                        Event::Looked(Box::new(observed), number, purpose)
                     }
                     Err(_) => Event::LookLost,
                 },
+                event = next_right(&mut self.rights) => Event::Rights(event),
                 Some(news) = inputs.sources.recv() => Event::Source(news),
                 Some(request) = inputs.requests.recv() => Event::Asked(request),
                 Ok(()) = self.health.changed() => Event::HealthChanged,
@@ -334,18 +363,23 @@ where
         match event {
             Event::Source(news) => self.hear(news).await,
             // A plan of somebody's was carried out meanwhile; a look follows it.
-            Event::Looked(_, Purpose::Pass) if !matches!(self.stage, Stage::Looking) => {}
-            Event::Looked(mut observed, Purpose::Tell(reply)) => {
+            Event::Looked(_, _, Purpose::Pass) if !matches!(self.stage, Stage::Looking) => {}
+            Event::Looked(observed, number, Purpose::Rights) => {
+                self.note_rights(number, &observed);
+                self.advance().await;
+            }
+            Event::Rights(event) => self.rights_event(event).await,
+            Event::Looked(mut observed, _, Purpose::Tell(reply)) => {
                 self.note_tombstones(&mut observed).await;
                 let _ = reply.send(Ok(self.tell(&observed).await));
             }
-            Event::Looked(observed, Purpose::Checkpoints(sliver, reply)) => {
+            Event::Looked(observed, _, Purpose::Checkpoints(sliver, reply)) => {
                 let _ = reply.send(restoring::checkpoints(&observed, &sliver));
             }
-            Event::Looked(observed, Purpose::Restore(sliver, checkpoint, reply)) => {
+            Event::Looked(observed, _, Purpose::Restore(sliver, checkpoint, reply)) => {
                 let _ = reply.send(self.restore(&observed, &sliver, &checkpoint).await);
             }
-            Event::Looked(mut observed, Purpose::Apply(plan, reply)) => {
+            Event::Looked(mut observed, _, Purpose::Apply(plan, reply)) => {
                 let noted = self.note_tombstones(&mut observed).await;
                 let applied = if noted {
                     self.apply(*observed, &plan).await
@@ -354,7 +388,9 @@ where
                 };
                 let _ = reply.send(applied);
             }
-            Event::Looked(mut observed, Purpose::Pass) => {
+            Event::Looked(mut observed, number, Purpose::Pass) => {
+                self.note_rights(number, &observed);
+                self.advance().await;
                 if self.note_tombstones(&mut observed).await {
                     self.looked(*observed).await;
                 } else {
@@ -362,11 +398,13 @@ where
                     self.rest();
                 }
             }
-            Event::Looked(mut observed, Purpose::Peek) => {
+            Event::Looked(mut observed, number, Purpose::Peek) => {
+                self.note_rights(number, &observed);
+                self.advance().await;
                 self.note_tombstones(&mut observed).await;
                 self.peeked(*observed).await;
             }
-            Event::Looked(mut observed, Purpose::Answer(replies)) => {
+            Event::Looked(mut observed, _, Purpose::Answer(replies)) => {
                 self.note_tombstones(&mut observed).await;
                 let answer = self.answer_plan(&observed).await;
                 if answer.as_ref().is_ok_and(|plan| !plan.empty) {
@@ -424,7 +462,8 @@ where
                 let due = self.memory.backing_off.values().map(|back_off| back_off.until);
                 let due = due.chain(self.room_at).filter(|due| *due > time).min();
                 let soonest = due.map(|due| Instant::now() + Duration::from_millis(due.since(time)));
-                let times = soonest.into_iter().chain(self.due_at);
+                let step = self.rights.as_ref().and_then(Rights::next_try);
+                let times = soonest.into_iter().chain(self.due_at).chain(step);
                 times.fold(self.next_look, Instant::min)
             }
             Stage::Running(progress) => {
@@ -459,10 +498,12 @@ where
         let ports = Arc::clone(&self.ports);
         let node = self.settings.node.clone();
         let at = self.clock.now();
+        self.looks_begun += 1;
+        let number = self.looks_begun;
         self.looks.spawn(async move {
             let health = ports.probers.verdicts();
             let observed = observe(node, at, &*ports.hypervisor, &*ports.storage, health).await;
-            (observed, purpose)
+            (observed, number, purpose)
         });
     }
 
@@ -471,6 +512,9 @@ where
         self.stage = Stage::Idle;
         self.just_done.clear();
         self.restless = 0;
+        if std::mem::take(&mut self.look_again) {
+            self.next_look = Instant::now();
+        }
     }
 
     async fn health_changed(&mut self) {

@@ -1,23 +1,31 @@
 //! The agent's loop over ports of somebody's choosing, to be tested and measured. Its journal, its runs and its answers
 //! are the real ones; the world below it, and the wall clock, need not be.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use xeno_model::desired::DesiredNode;
-use xeno_model::id::{NodeName, Revision};
-use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_model::id::{Digest, NodeName, Revision};
+use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_state::StateError;
+use xeno_state::board::AnyBoard;
+pub use xeno_state::board::scripted::ScriptedBoard;
 use xeno_state::node::{Limits, NodeState};
+use xeno_state::presence::Presence;
 
 pub use crate::clock::LabClock;
 use crate::clock::{Clock, millis};
 use crate::dispatch::{BlobReader, Ports};
+use crate::event_loop::rights::Rights;
 use crate::event_loop::{Agent, Inputs, Settings, SourceNews};
+use crate::fleet::join::{become_member, boot_id};
+use crate::fleet::peers::{Connecting, Incoming, Network};
+use crate::fleet::wire::Wire;
 use crate::follow::Follower;
 use crate::handle::{AgentHandle, WAITING_MAX, WATCH_EVENTS_MAX};
 use crate::health::Probers;
@@ -46,6 +54,91 @@ pub struct LabConfig {
     pub limits: Limits,
     /// Looks at the state after each write.
     pub fuse: Option<Fuse>,
+    /// The fleet that it is one of, if it is.
+    pub fleet: Option<LabFleet>,
+}
+
+/// A fleet in memory: a board, and a network between agents that can be cut.
+#[derive(Clone, Debug)]
+pub struct LabFleet {
+    /// The board, as this node's own client.
+    pub board: ScriptedBoard,
+    /// The network.
+    pub network: LabNetwork,
+    /// Which life of its machine this node is in.
+    pub life: u8,
+}
+
+/// A network between agents in memory.
+#[derive(Clone, Default)]
+pub struct LabNetwork(Arc<Mutex<Wires>>);
+
+#[derive(Default)]
+struct Wires {
+    listeners: BTreeMap<String, mpsc::Sender<Incoming>>,
+    /// Carry what is under way.
+    carriers: Vec<AbortHandle>,
+    down: bool,
+}
+
+impl fmt::Debug for LabNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LabNetwork")
+    }
+}
+
+/// Bytes that a wire in memory holds.
+const WIRE_LEN: usize = 64 << 10;
+
+impl LabNetwork {
+    /// Cuts all wires, and lets nobody connect until it is up again.
+    pub fn set_down(&self, down: bool) {
+        let mut wires = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        wires.down = down;
+        for carrier in wires.carriers.drain(..) {
+            carrier.abort();
+        }
+    }
+
+    fn listen(&self, node: &NodeName) -> mpsc::Receiver<Incoming> {
+        let (tell, incoming) = mpsc::channel(16);
+        let mut wires = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        wires.listeners.insert(node.to_string(), tell);
+        incoming
+    }
+}
+
+/// One agent's way into it.
+struct LabEnd {
+    network: LabNetwork,
+    certificate: Digest,
+}
+
+impl Network for LabEnd {
+    fn connect<'a>(&'a self, to: &'a Presence) -> Connecting<'a> {
+        Box::pin(async move {
+            let (near, mut a) = tokio::io::duplex(WIRE_LEN);
+            let (mut b, far) = tokio::io::duplex(WIRE_LEN);
+            let listener = {
+                let mut wires = self.network.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let address = to.address.as_deref().unwrap_or_default();
+                let listener = wires.listeners.get(address).filter(|_| !wires.down).cloned();
+                let carrier = tokio::spawn(async move {
+                    let _ = tokio::io::copy_bidirectional(&mut a, &mut b).await;
+                });
+                wires.carriers.push(carrier.abort_handle());
+                listener
+            };
+            let listener = listener.ok_or("nobody listens there")?;
+            let far: Wire = Box::new(far);
+            listener
+                .send((self.certificate, far))
+                .await
+                .map_err(|_| "nobody listens there any more".to_owned())?;
+            let near: Wire = Box::new(near);
+            Ok(near)
+        })
+    }
 }
 
 /// Ends what an agent does at the moment at which something has been written: where it blows, the write is on disk,
@@ -79,6 +172,8 @@ pub struct Lab {
     stop: oneshot::Sender<()>,
     agent: JoinHandle<Result<(), StateError>>,
     follower: Option<JoinHandle<()>>,
+    /// Its membership of the fleet ends with it.
+    _together: JoinSet<()>,
 }
 
 /// How long the repository is left alone unless somebody asks: for ever, since here somebody always does.
@@ -96,8 +191,8 @@ impl Lab {
         storage: Arc<S>,
     ) -> Result<Self, AgentError>
     where
-        H: Hypervisor + 'static,
-        S: Storage + 'static,
+        H: MoveMemory + 'static,
+        S: MoveLayers + 'static,
     {
         let opening = config.clone();
         let opened = tokio::task::spawn_blocking(move || open(&opening)).await;
@@ -156,7 +251,28 @@ impl Lab {
         let (asking, requests) = mpsc::channel(WAITING_MAX);
         let (hint, hints) = mpsc::channel(1);
         let handle = AgentHandle::new(asking, &events);
-        let agent = Agent::new(settings, clock, ports, store, events, refetch);
+        let mut together = JoinSet::new();
+        let mut rights = None;
+        if let Some(fleet) = config.fleet {
+            let name = settings.node.clone();
+            let life = boot_id(&format!("{name} {}", fleet.life));
+            let certificate = Digest::of(format!("{name} {:?}", tokio::time::Instant::now()).as_bytes());
+            let presence = Presence {
+                boot: life,
+                address: Some(name.to_string()),
+                certificate,
+            };
+            let incoming = fleet.network.listen(&name);
+            let end = Arc::new(LabEnd {
+                network: fleet.network,
+                certificate,
+            });
+            let board = AnyBoard::Scripted(fleet.board);
+            let joined = become_member((board, end), presence, &name, incoming, &store, JoinSet::new()).await;
+            together = joined.tasks;
+            rights = Some(Rights::new(joined.fleet, joined.calls));
+        }
+        let agent = Agent::new(settings, clock, ports, store, events, refetch).with_rights(rights);
         let (stop, stopped) = oneshot::channel::<()>();
         let inputs = Inputs {
             sources,
@@ -179,6 +295,7 @@ impl Lab {
             stop,
             agent,
             follower,
+            _together: together,
         })
     }
 

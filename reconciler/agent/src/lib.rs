@@ -13,6 +13,7 @@ mod crash;
 mod dispatch;
 mod event_loop;
 pub mod figures;
+mod fleet;
 mod follow;
 pub mod handle;
 mod health;

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::task::JoinSet;
 use xeno_qemu::{QemuConfig, QemuDriver};
-use xeno_reconciler::ports::{Hypervisor, PortError};
+use xeno_reconciler::ports::{MoveMemory, PortError};
 use xeno_state::StateError;
 use xeno_state::node::{Limits, NodeState};
 use xeno_state::record::Accepted;
@@ -20,7 +21,9 @@ use crate::api_server::{self, SocketError};
 use crate::clock::{Clock, boot_moment, millis};
 use crate::config::{AgentConfig, HypervisorConfig};
 use crate::dispatch::{BlobReader, Ports};
+use crate::event_loop::rights::Rights;
 use crate::event_loop::{Agent, Inputs, Settings};
+use crate::fleet::join;
 use crate::follow::Follower;
 use crate::handle::{AgentHandle, WAITING_MAX, WATCH_EVENTS_MAX};
 use crate::health::Probers;
@@ -64,6 +67,12 @@ pub enum AgentError {
     /// Its hypervisor.
     #[error("set up Xen")]
     Xen(#[source] xeno_xen::ConfigError),
+    /// The board, or where other agents reach it.
+    #[error("join the fleet: {why}")]
+    Fleet {
+        /// Why not.
+        why: String,
+    },
     /// A thread of it.
     #[error("start: a thread ended: {why}")]
     Thread {
@@ -197,7 +206,7 @@ async fn run_on<H, W>(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), AgentError>
 where
-    H: Hypervisor + 'static,
+    H: MoveMemory + 'static,
     W: Future<Output = ()> + Send + 'static,
 {
     let Parts {
@@ -242,7 +251,18 @@ where
         farewell: FAREWELL,
         began,
     };
-    let agent = Agent::new(settings, clock, ports, store, events, refetch);
+    let mut joined = None;
+    if let Some(board) = &config.board {
+        let boot = join::boot_id(&settings.began.boot);
+        let of = join::join(board.clone(), config.peers.as_ref(), &config.node, boot, &store).await;
+        joined = Some(of.map_err(|why| AgentError::Fleet { why })?);
+    }
+    let mut together = JoinSet::new();
+    let rights = joined.map(|joined| {
+        together = joined.tasks;
+        Rights::new(joined.fleet, joined.calls)
+    });
+    let agent = Agent::new(settings, clock, ports, store, events, refetch).with_rights(rights);
 
     let (stop, stopped) = watch::channel(false);
     let until = |mut stopped: watch::Receiver<bool>| async move {
@@ -272,6 +292,7 @@ where
     following.abort();
     domains.abort();
     remotes.abort();
+    together.abort_all();
     let _ = stop.send(true);
     if !server.is_finished() {
         // Answers under way get a moment; a watcher that stays does not keep the agent.

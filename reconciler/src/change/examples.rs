@@ -1,7 +1,7 @@
 //! One of every reason, for tests and documents that must not forget any.
 
 use xeno_model::desired::{HypervisorKind, Remote, SiteRule};
-use xeno_model::id::{Digest, DomainUuid, SiteName, SliverId, Timestamp};
+use xeno_model::id::{Digest, DomainUuid, NodeName, SiteName, SliverId, Timestamp};
 use xeno_model::normal::Difference;
 use xeno_model::observed::{DomainState, LayerLimits};
 use xeno_model::units::Bytes;
@@ -21,6 +21,7 @@ impl Reason {
         let digest = Digest([0xab; 32]);
         let sliver = |text| SliverId::parse(text).expect("a valid sliver");
         let site = || SiteName::new("cambridge").expect("a valid name");
+        let node = || NodeName::new("nyc-02").expect("a valid name");
         let key = |text: &str| ActionKey(text.to_owned());
         vec![
             Reason::New,
@@ -216,6 +217,18 @@ impl Reason {
             Reason::RunGaveWay {
                 action: key("boot:web/0"),
             },
+            Reason::HeldElsewhere { by: node() },
+            Reason::RightUnknown {
+                why: "the board has not been read since the agent started".to_owned(),
+            },
+            Reason::RightChanges {
+                what: "on its way to nyc-02: its memory goes over".to_owned(),
+            },
+            Reason::MoveFailed {
+                to: node(),
+                why: "connect to nyc-02:7046: connection refused".to_owned(),
+                until: at,
+            },
         ]
     }
 
@@ -279,6 +292,10 @@ impl Reason {
             Self::ShareForeign { .. } => 52,
             Self::GoesBack { .. } => 53,
             Self::RemoteSilent { .. } => 54,
+            Self::HeldElsewhere { .. } => 55,
+            Self::RightUnknown { .. } => 56,
+            Self::RightChanges { .. } => 57,
+            Self::MoveFailed { .. } => 58,
         }
     }
 }
@@ -290,7 +307,7 @@ mod tests {
     use super::*;
 
     /// How many reasons there are: one more than the last place.
-    const COUNT: usize = 55;
+    const COUNT: usize = 59;
 
     #[test]
     fn no_reason_is_forgotten() {

@@ -1,7 +1,7 @@
 //! Why something happens, or does not happen yet: every reason that a plan or a run can hold.
 
 use xeno_model::desired::{HypervisorKind, Remote, SiteRule};
-use xeno_model::id::{Digest, DomainUuid, SiteName, SliverId, Timestamp};
+use xeno_model::id::{Digest, DomainUuid, NodeName, SiteName, SliverId, Timestamp};
 use xeno_model::normal::Difference;
 use xeno_model::observed::{DomainState, LayerLimits};
 
@@ -249,6 +249,30 @@ pub enum Reason {
         /// The other one.
         with: SliverId,
     },
+    /// Waits: another node has the right to run it.
+    HeldElsewhere {
+        /// Which.
+        by: NodeName,
+    },
+    /// Waits: who has the right to run it is not known.
+    RightUnknown {
+        /// Why not.
+        why: String,
+    },
+    /// Waits: the right to run it is being taken, given or taken up.
+    RightChanges {
+        /// What is being done about it.
+        what: String,
+    },
+    /// Waits: it could not be moved, and is tried again.
+    MoveFailed {
+        /// The node that it is to go to.
+        to: NodeName,
+        /// What went wrong.
+        why: String,
+        /// Not before this.
+        until: Timestamp,
+    },
     /// In a run: this is being done.
     RunUnderway {
         /// The action.
@@ -362,6 +386,10 @@ impl Reason {
             Self::SiteCap { .. } => "siteCap",
             Self::Crashing { .. } => "crashing",
             Self::Together { .. } => "together",
+            Self::HeldElsewhere { .. } => "heldElsewhere",
+            Self::RightUnknown { .. } => "rightUnknown",
+            Self::RightChanges { .. } => "rightChanges",
+            Self::MoveFailed { .. } => "moveFailed",
             Self::RunUnderway { .. } => "runUnderway",
             Self::RunQueued { .. } => "runQueued",
             Self::RunPausing { .. } => "runPausing",
@@ -388,6 +416,10 @@ impl Reason {
             | Self::OutsideWindow { .. }
             | Self::Crashing { .. }
             | Self::Together { .. }
+            | Self::HeldElsewhere { .. }
+            | Self::RightUnknown { .. }
+            | Self::RightChanges { .. }
+            | Self::MoveFailed { .. }
             | Self::RunPausing { .. }
             | Self::RunFailed { .. }
             | Self::RunBlocked { .. }

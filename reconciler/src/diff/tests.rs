@@ -17,7 +17,7 @@ use super::*;
 use crate::check;
 use crate::enforce::usual;
 use crate::report::explain;
-use crate::testing::{World, health, id, keys, sliver};
+use crate::testing::{World, health, id, keys, other_node, sliver};
 
 /// A node that runs web/0 and db/0 as desired.
 fn settled() -> World {
@@ -272,7 +272,7 @@ fn removal_is_shutdown_then_a_tombstone_then_a_purge_when_its_time_comes() {
             "tombstone:web/0",
         ],
     );
-    world.desired.elsewhere.insert(id("web/0"));
+    world.desired.elsewhere.insert(id("web/0"), other_node());
     assert_eq!(story(&world).1, ["the repository places it on another node"]);
 
     let mut world = world.settle();
@@ -335,7 +335,7 @@ fn an_empty_commit_and_a_forgotten_node_remove_nothing() {
         Reason::NothingDesired
     );
     world.desired.standing = Standing::NotNamed;
-    world.desired.elsewhere.insert(id("other/0"));
+    world.desired.elsewhere.insert(id("other/0"), other_node());
     assert_eq!(
         world.plan().changes[&id("web/0")].reasons[0],
         Reason::NodeNotNamed

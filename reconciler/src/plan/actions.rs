@@ -8,11 +8,35 @@ use xeno_model::observed::{LayerLimits, ObservedStorage};
 
 use super::cost::cost;
 use super::{Cost, PlanError, PlanInput, PlannedAction, holds};
-use crate::action::{Action, ActionKey, ActionKind, Condition, Ingredients, PortsFrom};
+use crate::action::{Action, ActionKey, ActionKind, Ingredients, PortsFrom};
 use crate::capacity::Claims;
 use crate::diff::{Study, domains, epoch_of};
 use crate::ports::{Tuning, share};
 use crate::situation::Step;
+
+/// What brings here those ingredients of a sliver that are `needed`.
+pub(super) fn ingredients(desired: &DesiredSliver, needed: &Ingredients) -> Vec<Action> {
+    let layers = desired.mounts.iter().flat_map(|mount| &mount.layers);
+    let templates = layers.filter_map(|layer| match layer {
+        LayerRef::Template(template) => Some(template),
+        LayerRef::Directory { .. } | LayerRef::Files { .. } | LayerRef::Remote { .. } => None,
+    });
+    let templates = templates
+        .chain([&desired.kernel])
+        .filter(|template| needed.templates.contains(&template.digest))
+        .map(|template| Action::FetchTemplate {
+            digest: template.digest,
+            sources: template.sources.clone(),
+        });
+    let files = needed
+        .files
+        .iter()
+        .map(|digest| Action::ImportFiles { digest: *digest });
+    let remotes = needed.remotes.iter().map(|remote| Action::MountRemote {
+        remote: remote.clone(),
+    });
+    templates.chain(files).chain(remotes).collect()
+}
 
 /// The actions of a plan in the making.
 #[derive(Default)]
@@ -49,33 +73,16 @@ impl Actions {
         desired: &DesiredSliver,
         needed: &Ingredients,
     ) -> Result<(), PlanError> {
-        let missing = |condition: Condition| !holds(input.observed, &condition);
-        let layers = desired.mounts.iter().flat_map(|mount| &mount.layers);
-        let templates = layers.filter_map(|layer| match layer {
-            LayerRef::Template(template) => Some(template),
-            LayerRef::Directory { .. } | LayerRef::Files { .. } | LayerRef::Remote { .. } => None,
-        });
-        let templates = templates
-            .chain([&desired.kernel])
-            .filter(|template| needed.templates.contains(&template.digest))
-            .filter(|template| missing(Condition::TemplatePresent(template.digest)))
-            .map(|template| Action::FetchTemplate {
-                digest: template.digest,
-                sources: template.sources.clone(),
-            });
-        let files = needed
-            .files
-            .iter()
-            .filter(|digest| missing(Condition::FilesPresent(**digest)))
-            .map(|digest| Action::ImportFiles { digest: *digest });
-        let remotes = needed
-            .remotes
-            .iter()
-            .filter(|remote| missing(Condition::RemoteMounted((*remote).clone())))
-            .map(|remote| Action::MountRemote {
-                remote: remote.clone(),
-            });
-        for action in templates.chain(files).chain(remotes) {
+        let here = |action: &Action| {
+            action
+                .provides()
+                .iter()
+                .all(|condition| holds(input.observed, condition))
+        };
+        for action in ingredients(desired, needed)
+            .into_iter()
+            .filter(|action| !here(action))
+        {
             let cost = cost(input, &action);
             self.add(action, &desired.id, cost)?;
         }

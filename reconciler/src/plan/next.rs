@@ -31,7 +31,9 @@ fn until(reason: &Reason) -> Option<Timestamp> {
     match reason {
         Reason::Frozen { until, .. } => *until,
         Reason::OutsideWindow { opens, .. } => Some(*opens),
-        Reason::Crashing { until, .. } | Reason::BackingOff { until, .. } => Some(*until),
+        Reason::Crashing { until, .. }
+        | Reason::BackingOff { until, .. }
+        | Reason::MoveFailed { until, .. } => Some(*until),
         Reason::New
         | Reason::Differs(_)
         | Reason::Revived { .. }
@@ -77,6 +79,9 @@ fn until(reason: &Reason) -> Option<Timestamp> {
         | Reason::NotSupported { .. }
         | Reason::ImageStale { .. }
         | Reason::Together { .. }
+        | Reason::HeldElsewhere { .. }
+        | Reason::RightUnknown { .. }
+        | Reason::RightChanges { .. }
         | Reason::RunUnderway { .. }
         | Reason::RunQueued { .. }
         | Reason::RunPausing { .. }

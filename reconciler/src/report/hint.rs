@@ -113,6 +113,16 @@ pub fn next_step(reason: &Reason, sliver: &str) -> String {
             "see why it ends: `xeno logs {sliver}`; it is started again by itself, and `xeno reconcile` does so at once"
         ),
         Reason::Together { with } => format!("see what that one waits for: `xeno why {with}`"),
+        Reason::HeldElsewhere { by } => format!(
+            "see there what it waits for: `xeno why {sliver}` on {by}; if that node is lost for good, `xeno abandon {sliver}` says so"
+        ),
+        Reason::RightUnknown { .. } => {
+            "see to the board: `xeno doctor` says what is wrong with it; what runs goes on running".to_owned()
+        }
+        Reason::RightChanges { .. } => "wait; `xeno events --watch` shows how it goes on".to_owned(),
+        Reason::MoveFailed { to, .. } => format!(
+            "it goes on here meanwhile; see `xeno doctor` on {to}, and `xeno reconcile` tries again at once"
+        ),
         Reason::RunUnderway { .. } | Reason::RunQueued { .. } => {
             "wait; `xeno events --watch` shows how it goes on".to_owned()
         }

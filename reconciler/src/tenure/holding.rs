@@ -72,7 +72,7 @@ fn settled(view: &View<'_>, epoch: Epoch) -> Next {
     match (&view.session, view.guest) {
         (Some(Session::Arriving { .. }), _) => Next::Do(Step::CallOff),
         (Some(session @ Session::Leaving { .. }), guest) => leaving(view, epoch, session, guest),
-        (None, Guest::Running) => match view.serve(epoch) {
+        (None, Guest::Running) => match view.begin(epoch) {
             Some(next) => next,
             None => match &view.place {
                 Place::At(to) => Next::Do(Step::Depart { to: to.clone() }),

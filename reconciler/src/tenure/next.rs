@@ -13,6 +13,11 @@ use super::{Act, Guest, Holder, Memory, Next, Place, Record, Session, Step, View
 pub fn next(view: &View<'_>) -> Next {
     match &view.record {
         Record::Unknown => in_the_dark(view),
+        // It ran here before there was a board: nobody else can have had the right.
+        Record::Absent if ran_alone(view) => Next::Do(Step::Swap {
+            to: view.mine(after(Epoch(0)), None),
+            act: Act::Claim,
+        }),
         Record::Absent => unheld(view, Epoch(0)),
         Record::Is(holder) => match &holder.node {
             Some(node) if node == view.me => holding(view, holder),
@@ -20,6 +25,12 @@ pub fn next(view: &View<'_>) -> Next {
             None => unheld(view, holder.epoch),
         },
     }
+}
+
+/// Whether a guest runs here that no board has ever heard of.
+fn ran_alone(view: &View<'_>) -> bool {
+    let unwritten = view.journal == super::Journal::default();
+    unwritten && view.guest == Guest::Running && view.place == Place::Here && view.session.is_none()
 }
 
 /// The board has not been read. What runs goes on running; what stood still wakes only if nothing was offered.

@@ -267,3 +267,27 @@ fn a_guest_without_the_right_to_run_goes() {
         &Next::Do(Step::Destroy),
     );
 }
+
+#[test]
+fn a_guest_that_ran_before_there_was_a_board_is_claimed() {
+    let alone = |view: &mut View<'_>| {
+        view.guest = Guest::Running;
+        view.disk = Disk::Serving { epoch: E1 };
+    };
+    check(alone, &swap(held("a", E1), Act::Claim));
+    check(
+        |view| {
+            alone(view);
+            view.record = Record::Is(held("a", E1));
+        },
+        &Next::Do(Step::Note(began(E1))),
+    );
+    // Not where this node has taken part in any board: then the record was there, and is gone.
+    check(
+        |view| {
+            alone(view);
+            view.journal = began(E1);
+        },
+        &Next::Do(Step::Destroy),
+    );
+}

@@ -48,6 +48,7 @@ async fn measure(setting: &Setting, shape: Shape, repository: &Repository) -> Re
         clock: LabClock::new(NOW.0),
         limits: Default::default(),
         fuse: None,
+        fleet: None,
     };
     let begun = Instant::now();
     let lab = Lab::start(config, Arc::clone(&node), Arc::clone(&node)).await?;

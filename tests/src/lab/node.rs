@@ -33,6 +33,19 @@ impl Node {
     /// # Errors
     /// If one of them does not come up; the message shows what it said.
     pub fn start(dir: &Path, name: &str, repository: &Path, parts: &Parts) -> LabResult<Self> {
+        Self::start_with(dir, name, repository, parts, "")
+    }
+
+    /// Starts a node that is one of a fleet: all of them share a board, a file in `dir`.
+    ///
+    /// # Errors
+    /// If one of its daemons does not come up; the message shows what it said.
+    pub fn start_in_fleet(dir: &Path, name: &str, repository: &Path, parts: &Parts) -> LabResult<Self> {
+        let board = "\n[board]\nkind = \"sqlite\"\npath = \"../board.db\"\n";
+        Self::start_with(dir, name, repository, parts, board)
+    }
+
+    fn start_with(dir: &Path, name: &str, repository: &Path, parts: &Parts, more: &str) -> LabResult<Self> {
         let dir = dir.join(name);
         std::fs::create_dir_all(&dir).map_err(LabError::io(format!("making {}", dir.display())))?;
         write(
@@ -45,7 +58,7 @@ impl Node {
                 "node = \"{name}\"\nrepository = \"{}\"\nstate_dir = \"state\"\nsocket = \"agent.sock\"\npoll = \"30s\"\n\
                  overlay_roots = [\"../overlays\"]\n\n\
                  [cowfs]\nsocket = \"cowfs.sock\"\nstore = \"templates\"\n\n\
-                 [hypervisor]\nkind = \"qemu\"\nshutdown_grace = \"20s\"\n",
+                 [hypervisor]\nkind = \"qemu\"\nshutdown_grace = \"20s\"\n{more}",
                 repository.display()
             ),
         )?;

@@ -6,7 +6,7 @@ use xeno_model::desired::Standing;
 use xeno_model::id::{SliverId, Timestamp};
 use xeno_model::observed::ObservedNode;
 use xeno_reconciler::freeze::FreezeScope;
-use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_reconciler::render;
 use xeno_state::record::{Event, EventKind};
 use xeno_state::time::NodeTime;
@@ -33,8 +33,8 @@ const ANSWERS_MAX: usize = 8;
 
 impl<H, S> Agent<H, S>
 where
-    H: Hypervisor + 'static,
-    S: Storage + 'static,
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
 {
     /// Answers a question. Who stopped waiting does not get the answer; that is no error.
     pub(super) async fn answer(&mut self, request: Request) {

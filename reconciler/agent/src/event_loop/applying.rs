@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use xeno_model::observed::ObservedNode;
 use xeno_reconciler::plan::Plan;
-use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_reconciler::render;
 
 use super::{Agent, Stage};
@@ -13,8 +13,8 @@ use crate::handle::HandleError;
 
 impl<H, S> Agent<H, S>
 where
-    H: Hypervisor + 'static,
-    S: Storage + 'static,
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
 {
     /// Plans from a look that was made for it, and begins the run if that is the plan that was asked for.
     pub(super) async fn apply(

@@ -4,7 +4,7 @@ use xeno_model::id::{SliverId, Timestamp};
 use xeno_model::observed::DomainState;
 use xeno_reconciler::change::{Cause, Change, ChangeClass, Reason};
 use xeno_reconciler::plan::Plan;
-use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_reconciler::report;
 use xeno_state::record::{Chapter, EventKind};
 
@@ -21,8 +21,8 @@ const STEADY_MS: u64 = 10 * 60_000;
 
 impl<H, S> Agent<H, S>
 where
-    H: Hypervisor + 'static,
-    S: Storage + 'static,
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
 {
     pub(super) async fn history(&mut self, of: Option<SliverId>, limit: u32) -> Result<History, HandleError> {
         let limit = limit.min(HISTORY_MAX);

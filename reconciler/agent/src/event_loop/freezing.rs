@@ -2,7 +2,7 @@
 
 use xeno_model::id::{SliceName, SliverId, Timestamp};
 use xeno_reconciler::freeze::{Freeze, FreezeScope};
-use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_reconciler::report;
 use xeno_state::record::{EventKind, Freeze as Stored};
 
@@ -18,8 +18,8 @@ const TEXT_LEN_MAX: usize = 1000;
 
 impl<H, S> Agent<H, S>
 where
-    H: Hypervisor + 'static,
-    S: Storage + 'static,
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
 {
     /// What is frozen, as the planner takes it.
     pub(super) fn freezes(&self) -> Vec<Freeze> {

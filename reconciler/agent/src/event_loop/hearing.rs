@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use xeno_model::desired::DesiredNode;
 use xeno_model::id::{Revision, SliverId};
-use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_state::record::{Chapter, ChapterEnd, EventKind, Rejection};
 
 use super::{Agent, SourceNews};
@@ -13,8 +13,8 @@ use crate::handle::{HandleError, Reply, WAITING_MAX};
 
 impl<H, S> Agent<H, S>
 where
-    H: Hypervisor + 'static,
-    S: Storage + 'static,
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
 {
     /// Takes what the repository says.
     pub(super) async fn hear(&mut self, news: SourceNews) {

@@ -8,6 +8,7 @@ use xeno_reconciler::action::ActionKey;
 use xeno_reconciler::change::{AppliedSliver, Reason};
 use xeno_reconciler::exec::RetryPolicy;
 use xeno_reconciler::ports::Retry;
+use xeno_reconciler::tenure::Journal;
 use xeno_state::StateError;
 use xeno_state::node::Writer;
 use xeno_state::record::{Accepted, BackOff, Freeze, Rebuilt, Rejection, Tombstone};
@@ -32,6 +33,8 @@ pub(super) struct Memory {
     pub(super) backing_off: BTreeMap<SliverId, BackOff>,
     pub(super) freezes: Vec<Freeze>,
     pub(super) tombstones: BTreeMap<SliverId, Tombstone>,
+    /// What this node has done about the right to run its slivers.
+    pub(super) tenure: BTreeMap<SliverId, Journal>,
     /// When guests were started again because they had ended by themselves, oldest first.
     pub(super) restarts: BTreeMap<SliverId, Vec<NodeTime>>,
     /// That the state was damaged and made anew.
@@ -73,6 +76,7 @@ impl Memory {
                 freezes: state.freezes()?,
                 tombstones: state.tombstones()?,
                 restarts: state.restarts()?,
+                tenure: state.tenure()?,
                 // The first thing that is written gives it its time.
                 rebuilt: state.rebuilt()?.map(|rebuilt| Rebuilt {
                     time: rebuilt.time.or(Some(time_began)),
@@ -99,6 +103,9 @@ impl Memory {
         }
         for freeze in &self.freezes {
             w.freeze(freeze)?;
+        }
+        for (sliver, journal) in &self.tenure {
+            w.tenure(sliver, *journal)?;
         }
         for (sliver, times) in &self.restarts {
             for time in times {

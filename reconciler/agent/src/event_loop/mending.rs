@@ -3,7 +3,7 @@
 
 use tokio::time::{Duration, Instant};
 use xeno_model::observed::ObservedNode;
-use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_reconciler::report;
 use xeno_state::record::{EventKind, NewEvent, Rebuilt};
 use xeno_state::time::{BootMoment, NodeTime};
@@ -21,8 +21,8 @@ const REMOVALS_KEPT_MS: u64 = 400 * 86_400_000;
 
 impl<H, S> Agent<H, S>
 where
-    H: Hypervisor + 'static,
-    S: Storage + 'static,
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
 {
     /// How long this node has certainly lived.
     pub(super) fn node_time(&self) -> NodeTime {

@@ -11,11 +11,12 @@ use xeno_reconciler::action::{Action, ActionKey};
 use xeno_reconciler::change::{Change, Reason};
 use xeno_reconciler::check;
 use xeno_reconciler::plan::{self, Basis, Plan, PlanInput};
-use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_reconciler::record::{Settlement, settlements};
 use xeno_state::record::EventKind;
 use xeno_state::time::NodeTime;
 
+use super::rights::Verdict;
 use super::{Agent, Stage};
 use crate::health;
 
@@ -33,8 +34,8 @@ pub(super) struct Planned {
 
 impl<H, S> Agent<H, S>
 where
-    H: Hypervisor + 'static,
-    S: Storage + 'static,
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
 {
     /// Removals within the delete budget's window, and when the first of them was.
     pub(super) async fn removed_recently(&self, desired: &DesiredNode) -> (u32, Option<NodeTime>) {
@@ -84,6 +85,17 @@ where
             let action = action.clone();
             held.insert(sliver.clone(), Reason::RunUnderway { action });
         }
+        let mut epochs = BTreeMap::new();
+        for (sliver, verdict) in self.verdicts(observed) {
+            match verdict {
+                Verdict::Held(epoch) => {
+                    epochs.insert(sliver, epoch);
+                }
+                Verdict::Not(reason) => {
+                    held.insert(sliver, reason);
+                }
+            }
+        }
         let observed = &self.with_straggling_starts(observed);
         let input = PlanInput {
             desired,
@@ -95,6 +107,7 @@ where
             removed_recently,
             tombstone_ms: self.settings.tombstone_ms,
             backing_off: &held,
+            epochs: &epochs,
             restarts: &restarts,
             freezes: &freezes,
             now,

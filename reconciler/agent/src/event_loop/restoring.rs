@@ -4,7 +4,7 @@ use tokio::time::{Duration, timeout};
 use xeno_model::id::{Epoch, SliverId};
 use xeno_model::observed::{ObservedNode, ObservedStorage, Seen};
 use xeno_reconciler::checkpoint::{is_ours, undone_at, undone_before};
-use xeno_reconciler::ports::{Hypervisor, PortError, Storage};
+use xeno_reconciler::ports::{MoveLayers, MoveMemory, PortError};
 use xeno_state::record::EventKind;
 
 use super::{Agent, Stage};
@@ -75,8 +75,8 @@ fn in_use(observed: &ObservedNode, storage: &ObservedStorage, sliver: &SliverId)
 
 impl<H, S> Agent<H, S>
 where
-    H: Hypervisor + 'static,
-    S: Storage + 'static,
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
 {
     /// Has a sliver that is at rest go back, and keeps what is undone.
     pub(super) async fn restore(

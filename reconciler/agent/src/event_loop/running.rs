@@ -11,7 +11,7 @@ use xeno_model::id::SliverId;
 use xeno_model::observed::{ObservedNode, Seen, Stranger};
 use xeno_reconciler::action::{Action, ActionKey};
 use xeno_reconciler::exec::{ActionState, Outcome, RetryPolicy, Run, RunState};
-use xeno_reconciler::ports::{Hypervisor, Retry, Storage};
+use xeno_reconciler::ports::{MoveLayers, MoveMemory, Retry};
 use xeno_reconciler::record::Settlement;
 use xeno_state::node::Writer;
 use xeno_state::record::{BackOff, ChapterEnd, EventKind, NewEvent, Outcome as Written};
@@ -25,8 +25,8 @@ use crate::dispatch::{Work, carry_out};
 
 impl<H, S> Agent<H, S>
 where
-    H: Hypervisor + 'static,
-    S: Storage + 'static,
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
 {
     pub(super) async fn begin_run(&mut self, desired: Arc<DesiredNode>, planned: Planned) {
         self.restless += 1;

@@ -7,7 +7,7 @@ use xeno_model::observed::ObservedNode;
 use xeno_reconciler::action::ActionKey;
 use xeno_reconciler::change::{ChangeClass, Reason};
 use xeno_reconciler::plan::Plan;
-use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_reconciler::report;
 use xeno_state::record::{BackOff, EventKind};
 
@@ -15,8 +15,8 @@ use super::Agent;
 
 impl<H, S> Agent<H, S>
 where
-    H: Hypervisor + 'static,
-    S: Storage + 'static,
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
 {
     /// Makes slivers wait whose actions have just succeeded and are needed again at once: a guest that ends right after
     /// its start, a port that says yes and does nothing. Whether there was any.

@@ -100,6 +100,7 @@ fn desired(
     SourceNews::Desired(Box::new(DesiredNode {
         node: NodeName::new("cam-01").unwrap(),
         fleet: FleetName::new("acme").unwrap(),
+        nodes: 2,
         revision: revision(number),
         standing: Standing::Named(Node {
             site: SiteName::new("cambridge").unwrap(),
@@ -113,7 +114,10 @@ fn desired(
         site: SitePolicy::default(),
         ruled_out: BTreeMap::new(),
         slivers: slivers.into_iter().map(|s| (s.id.clone(), s)).collect(),
-        elsewhere: elsewhere.into_iter().collect(),
+        elsewhere: elsewhere
+            .into_iter()
+            .map(|sliver| (sliver, NodeName::new("nyc-02").unwrap()))
+            .collect(),
         files: BTreeMap::new(),
     }))
 }

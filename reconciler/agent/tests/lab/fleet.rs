@@ -186,6 +186,11 @@ pub(crate) fn revision(number: u8) -> Revision {
 
 /// What commit `number` asks of the node.
 pub(crate) fn commit(number: u8, slices: &[Slice]) -> DesiredNode {
+    commit_at(NODE, number, slices)
+}
+
+/// What commit `number` asks of one node.
+pub(crate) fn commit_at(node: &str, number: u8, slices: &[Slice]) -> DesiredNode {
     let yaml = manifests(slices);
     let entry = TreeEntry {
         blob: "0".repeat(40),
@@ -197,5 +202,5 @@ pub(crate) fn commit(number: u8, slices: &[Slice]) -> DesiredNode {
     };
     let file = parse_file("fleet.yaml", yaml.as_bytes());
     let fleet = resolve(&[&file], &tree).unwrap_or_else(|findings| panic!("{findings:#?}\n{yaml}"));
-    fleet.project(&NodeName::new(NODE).unwrap(), &revision(number))
+    fleet.project(&NodeName::new(node).unwrap(), &revision(number))
 }

@@ -7,6 +7,7 @@ mod crash;
 mod deletion;
 mod fleet;
 mod load;
+mod moves;
 mod repository;
 mod runtime;
 mod walk;

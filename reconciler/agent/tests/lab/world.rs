@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::time::{Duration, timeout};
 use xeno_agent::api::{Phase, PlanView, Status};
 use xeno_agent::handle::HandleError;
-use xeno_agent::lab::{Fuse, Lab, LabClock, LabConfig};
+use xeno_agent::lab::{Fuse, Lab, LabClock, LabConfig, LabFleet};
 use xeno_agent::source::RemoteUrl;
 use xeno_model::desired::DesiredNode;
 use xeno_model::id::{NodeName, SliverId, Timestamp};
@@ -32,6 +32,9 @@ pub(crate) struct World {
     pub(crate) parallel: usize,
     pub(crate) look_every: Duration,
     repository: Option<RemoteUrl>,
+    /// Which node of the fleet it is.
+    name: &'static str,
+    fleet: Option<LabFleet>,
     agent: Option<Lab>,
     /// What was pushed last.
     pushed: Option<DesiredNode>,
@@ -79,9 +82,20 @@ impl World {
             parallel: 4,
             look_every: Duration::from_secs(10),
             repository: None,
+            name: NODE,
+            fleet: None,
             agent: None,
             pushed: None,
             trip: Arc::default(),
+        }
+    }
+
+    /// One of a fleet, under this name.
+    pub(crate) fn one_of(name: &'static str, fleet: LabFleet) -> Self {
+        Self {
+            name,
+            fleet: Some(fleet),
+            ..Self::new()
         }
     }
 
@@ -93,7 +107,7 @@ impl World {
     pub(crate) async fn start(&mut self) {
         let trip = Arc::clone(&self.trip);
         let config = LabConfig {
-            node: NodeName::new(NODE).unwrap(),
+            node: NodeName::new(self.name).unwrap(),
             state_dir: self.dir.path().join("state"),
             repository: self.repository.clone(),
             look_every: self.look_every,
@@ -102,6 +116,7 @@ impl World {
             clock: self.clock,
             limits: Limits::default(),
             fuse: Some(Fuse::new(move |state| trip.blows(state))),
+            fleet: self.fleet.clone(),
         };
         let still = Still::begin();
         let lab = Lab::start(config, Arc::clone(&self.node), Arc::clone(&self.node)).await;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio::time::{Duration, timeout};
 use xeno_model::desired::Standing;
 use xeno_model::observed::{ObservedNode, Seen};
-use xeno_reconciler::ports::{DriverFact, Hypervisor, Remotes, Soundness, Storage};
+use xeno_reconciler::ports::{DriverFact, Hypervisor, MoveLayers, MoveMemory, Remotes, Soundness};
 use xeno_reconciler::report;
 
 use crate::api::{Doctor, FORMAT_VERSION, Fact, FactState};
@@ -13,8 +13,8 @@ use crate::event_loop::{Agent, mending};
 
 impl<H, S> Agent<H, S>
 where
-    H: Hypervisor + 'static,
-    S: Storage + 'static,
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
 {
     pub(in crate::event_loop) fn state_fact(&self) -> Fact {
         let rebuilt = self.memory.rebuilt.as_ref().map(mending::was_rebuilt);

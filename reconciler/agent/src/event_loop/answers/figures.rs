@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use xeno_model::observed::Seen;
 use xeno_reconciler::change::ChangeClass;
-use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 
 use super::doctor::blind_facets;
 use crate::event_loop::{Agent, Stage};
@@ -12,8 +12,8 @@ use crate::figures::{Figures, phase_word};
 
 impl<H, S> Agent<H, S>
 where
-    H: Hypervisor + 'static,
-    S: Storage + 'static,
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
 {
     pub(in crate::event_loop) fn figures(&self) -> Figures {
         let (mut phases, mut waiting) = (BTreeMap::new(), BTreeMap::new());

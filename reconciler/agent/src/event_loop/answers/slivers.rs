@@ -8,7 +8,7 @@ use xeno_model::normal::{boot_digest, to_json};
 use xeno_model::observed::{DomainState, HealthVerdict, ObservedImage, ObservedStorage, Seen};
 use xeno_reconciler::change::{Cause, Change, ChangeClass, Reason};
 use xeno_reconciler::freeze::FreezeScope;
-use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_reconciler::{report, serving};
 use xeno_state::record::BackOff;
 
@@ -23,8 +23,8 @@ use crate::health;
 
 impl<H, S> Agent<H, S>
 where
-    H: Hypervisor + 'static,
-    S: Storage + 'static,
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
 {
     /// All slivers that any side knows.
     pub(in crate::event_loop) fn all_slivers(&self) -> BTreeSet<SliverId> {
@@ -436,6 +436,10 @@ fn lasts(reason: &Reason) -> bool {
         | Reason::BackingOff { .. }
         | Reason::Crashing { .. }
         | Reason::Together { .. }
+        | Reason::HeldElsewhere { .. }
+        | Reason::RightUnknown { .. }
+        | Reason::RightChanges { .. }
+        | Reason::MoveFailed { .. }
         | Reason::RunUnderway { .. }
         | Reason::RunQueued { .. }
         | Reason::RunPausing { .. }

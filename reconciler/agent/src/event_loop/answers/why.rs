@@ -4,7 +4,7 @@ use xeno_model::desired::{HypervisorKind, Standing};
 use xeno_model::id::SliverId;
 use xeno_reconciler::change::{Change, ChangeClass, Reason};
 use xeno_reconciler::enforce::unenforced;
-use xeno_reconciler::ports::{Hypervisor, Storage};
+use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_reconciler::report;
 
 use crate::api::{FORMAT_VERSION, HealthWord, SliverPhase, WhyReason, WhyView};
@@ -14,8 +14,8 @@ use crate::handle::HandleError;
 
 impl<H, S> Agent<H, S>
 where
-    H: Hypervisor + 'static,
-    S: Storage + 'static,
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
 {
     pub(in crate::event_loop) fn why(&self, sliver: SliverId) -> Result<WhyView, HandleError> {
         let sliver = self.check_known(sliver)?;

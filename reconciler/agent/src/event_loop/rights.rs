@@ -1,0 +1,541 @@
+//! The right to run: what is known of each sliver, what `tenure` says to that, and the steps it asks for.
+//!
+//! What was seen of a sliver is kept beside what the last step made of it, so that a move goes from step to step without a
+//! look in between; the next look that began after the step puts that right. Slivers that have no right to run here, or of
+//! which a step is under way, are left alone by the planner ([`Rights::verdicts`]).
+
+mod steps;
+mod views;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Duration, Instant};
+use xeno_model::id::{Digest, Epoch, MigrationId, NodeName, SliverId};
+use xeno_model::observed::ObservedNode;
+use xeno_reconciler::change::Reason;
+use xeno_reconciler::exec::RetryPolicy;
+use xeno_reconciler::ports::{MoveLayers, MoveMemory};
+use xeno_reconciler::tenure::{BootId, Disk, Guest, Leaving, Next, Record, Session, Step, Why, next};
+use xeno_state::record::EventKind;
+
+use super::{Agent, Purpose, Stage};
+use crate::fleet::arriving::Stream;
+use crate::fleet::leaving::Command;
+use crate::fleet::{Call, Fleet, News, Told};
+
+/// Pauses before a move is tried again.
+const MOVE_AGAIN: RetryPolicy = RetryPolicy {
+    tries_max: u32::MAX,
+    pause_ms_first: 2_000,
+    pause_ms_max: 300_000,
+};
+
+/// Pauses before a step is tried again.
+const STEP_AGAIN: RetryPolicy = RetryPolicy {
+    tries_max: u32::MAX,
+    pause_ms_first: 500,
+    pause_ms_max: 30_000,
+};
+
+/// All about the right to run, where the node is one of a fleet.
+pub(crate) struct Rights {
+    pub(super) fleet: Arc<Fleet>,
+    boot: BootId,
+    board: watch::Receiver<u64>,
+    calls: mpsc::Receiver<Call>,
+    tell: mpsc::UnboundedSender<Told>,
+    told: mpsc::UnboundedReceiver<Told>,
+    facets: BTreeMap<SliverId, Facets>,
+    sessions: BTreeMap<SliverId, Open>,
+    steps: JoinSet<Stepped>,
+    /// What is being done.
+    stepping: BTreeMap<SliverId, Step>,
+    /// The first look that may say something of a sliver again.
+    fresh_from: BTreeMap<SliverId, u64>,
+    pauses: BTreeMap<SliverId, Pause>,
+}
+
+/// What is known of a sliver here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facets {
+    guest: Guest,
+    disk: Disk,
+    /// Its domain's name: that of the sliver, or of its second berth.
+    embodiment: SliverId,
+    /// What its domain was started as.
+    booted: Option<Digest>,
+    /// Whether its memory is stored here.
+    image: bool,
+    /// Whether layers of it lie here, closed or not.
+    on_disk: bool,
+    /// Whether layers of it were set aside here.
+    set_aside: bool,
+    /// Whether memory can be moved.
+    movable: bool,
+}
+
+/// A move under way.
+struct Open {
+    migration: MigrationId,
+    peer: NodeName,
+    task: AbortHandle,
+    /// Whether its memory goes along.
+    keeps_memory: bool,
+    end: End,
+}
+
+enum End {
+    Leaving {
+        boot: BootId,
+        stage: Leaving,
+        travelled: bool,
+        commands: mpsc::Sender<Command>,
+    },
+    Arriving {
+        whole: bool,
+        streams: mpsc::Sender<Stream>,
+    },
+}
+
+/// A step that has ended.
+pub(super) struct Stepped {
+    sliver: SliverId,
+    step: Step,
+    result: Result<(), String>,
+}
+
+/// Why a step is not tried at the moment.
+#[derive(Clone, Debug)]
+struct Pause {
+    until: Instant,
+    tries: u32,
+    why: String,
+    /// Where the sliver was to go, where that is what failed.
+    to: Option<NodeName>,
+}
+
+/// What the planner may do with a sliver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// All it wants, under this epoch.
+    Held(Epoch),
+    /// Nothing.
+    Not(Reason),
+}
+
+/// Something that happened to the rights of slivers.
+pub(super) enum RightsEvent {
+    Board,
+    Told(Told),
+    Call(Box<Call>),
+    Stepped(Result<Stepped, tokio::task::JoinError>),
+}
+
+impl Rights {
+    pub(crate) fn new(fleet: Arc<Fleet>, calls: mpsc::Receiver<Call>) -> Self {
+        let (tell, told) = mpsc::unbounded_channel();
+        Self {
+            boot: fleet.member.presence().boot,
+            board: fleet.member.news(),
+            fleet,
+            calls,
+            tell,
+            told,
+            facets: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            steps: JoinSet::new(),
+            stepping: BTreeMap::new(),
+            fresh_from: BTreeMap::new(),
+            pauses: BTreeMap::new(),
+        }
+    }
+
+    /// The next thing that happens. Nothing is lost when it is dropped.
+    pub(super) async fn next_event(&mut self) -> RightsEvent {
+        tokio::select! {
+            biased;
+            Some(told) = self.told.recv() => RightsEvent::Told(told),
+            Some(stepped) = self.steps.join_next() => RightsEvent::Stepped(stepped),
+            Ok(()) = self.board.changed() => RightsEvent::Board,
+            Some(call) = self.calls.recv() => RightsEvent::Call(Box::new(call)),
+            else => std::future::pending().await,
+        }
+    }
+
+    /// When a step may be tried again that is not now.
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.pauses
+            .values()
+            .map(|pause| pause.until)
+            .filter(|until| *until > now)
+            .min()
+    }
+
+    fn paused(&self, sliver: &SliverId) -> Option<&Pause> {
+        self.pauses
+            .get(sliver)
+            .filter(|pause| pause.until > Instant::now())
+    }
+
+    fn pause(&mut self, sliver: &SliverId, why: String, to: Option<NodeName>) {
+        let tries = self
+            .pauses
+            .get(sliver)
+            .map_or(0, |pause| pause.tries)
+            .saturating_add(1);
+        let policy = if to.is_some() { MOVE_AGAIN } else { STEP_AGAIN };
+        let seed = u64::from(std::process::id()) ^ u64::from(tries);
+        let ms = policy.pause_ms(tries, seed);
+        let until = Instant::now() + Duration::from_millis(ms);
+        let pause = Pause {
+            until,
+            tries,
+            why,
+            to,
+        };
+        self.pauses.insert(sliver.clone(), pause);
+    }
+
+    /// What was looked at with look `number` is news of all slivers about which nothing was done since it began.
+    fn note(&mut self, number: u64, seen: BTreeMap<SliverId, Facets>) {
+        let stale = |sliver: &SliverId| {
+            self.stepping.contains_key(sliver)
+                || self.fresh_from.get(sliver).is_some_and(|from| number < *from)
+        };
+        let kept: BTreeSet<_> = self
+            .facets
+            .keys()
+            .filter(|sliver| stale(sliver))
+            .cloned()
+            .collect();
+        let news: Vec<_> = seen.into_iter().filter(|(sliver, _)| !stale(sliver)).collect();
+        self.facets.retain(|sliver, _| kept.contains(sliver));
+        for (sliver, facets) in news {
+            self.fresh_from.remove(&sliver);
+            self.facets.insert(sliver, facets);
+        }
+    }
+
+    /// Ends a move from this side, whatever it is at.
+    fn drop_session(&mut self, sliver: &SliverId) {
+        if let Some(open) = self.sessions.remove(sliver) {
+            open.task.abort();
+        }
+    }
+
+    fn session(&self, sliver: &SliverId, wanted: &xeno_reconciler::tenure::Place) -> Option<Session> {
+        let open = self.sessions.get(sliver)?;
+        Some(match &open.end {
+            End::Leaving {
+                boot,
+                stage,
+                travelled,
+                ..
+            } => Session::Leaving {
+                to: open.peer.clone(),
+                boot: *boot,
+                migration: open.migration,
+                stage: *stage,
+                travelled: *travelled,
+                called_off: *wanted != xeno_reconciler::tenure::Place::At(open.peer.clone()),
+            },
+            End::Arriving { whole, .. } => Session::Arriving {
+                migration: open.migration,
+                whole: *whole,
+            },
+        })
+    }
+}
+
+impl<H, S> Agent<H, S>
+where
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
+{
+    /// Takes note of a look, and of which slivers concern this node.
+    pub(super) fn note_rights(&mut self, number: u64, observed: &ObservedNode) {
+        let Some(rights) = &mut self.rights else { return };
+        let concerned = views::concerned(self.desired.as_deref(), &self.memory, observed, &rights.sessions);
+        if let Some(desired) = &self.desired {
+            rights.fleet.member.set_nodes(desired.nodes);
+        }
+        rights.fleet.member.follow(concerned.clone());
+        let seen = concerned
+            .iter()
+            .filter_map(|sliver| Some((sliver.clone(), views::facets(sliver, observed)?)));
+        rights.note(number, seen.collect());
+    }
+
+    /// What the planner may do with each sliver that concerns this node; nothing where there is no board to ask.
+    pub(super) fn verdicts(&self, observed: &ObservedNode) -> BTreeMap<SliverId, Verdict> {
+        let Some(rights) = &self.rights else {
+            return BTreeMap::new();
+        };
+        let concerned = views::concerned(self.desired.as_deref(), &self.memory, observed, &rights.sessions);
+        concerned
+            .into_iter()
+            .map(|sliver| {
+                let verdict = self.verdict(rights, &sliver);
+                (sliver, verdict)
+            })
+            .collect()
+    }
+
+    fn verdict(&self, rights: &Rights, sliver: &SliverId) -> Verdict {
+        let changes = |what: String| Verdict::Not(Reason::RightChanges { what });
+        if let Some(step) = rights.stepping.get(sliver) {
+            return changes(steps::says(step));
+        }
+        if rights.fresh_from.contains_key(sliver) {
+            return changes("what was done a moment ago is being looked at".to_owned());
+        }
+        let Some(view) = self.view(rights, sliver) else {
+            // The planner says itself what it cannot see.
+            return match rights.fleet.member.record(sliver) {
+                Record::Is(holder) if holder.is(&self.settings.node) => Verdict::Held(holder.epoch),
+                Record::Is(_) | Record::Absent | Record::Unknown => Verdict::Not(Reason::RightUnknown {
+                    why: "what is here of it could not be seen".to_owned(),
+                }),
+            };
+        };
+        if let Some(pause) = rights.paused(sliver)
+            && let Some(to) = &pause.to
+        {
+            return Verdict::Not(Reason::MoveFailed {
+                to: to.clone(),
+                why: pause.why.clone(),
+                until: self.wall_at(pause.until),
+            });
+        }
+        if let Some(open) = rights.sessions.get(sliver) {
+            return changes(open.says());
+        }
+        let epoch = match &view.record {
+            Record::Is(holder) => holder.epoch,
+            Record::Absent | Record::Unknown => view.journal.began.unwrap_or_default(),
+        };
+        match next(&view) {
+            Next::Run { epoch } => Verdict::Held(epoch),
+            Next::Wait(Why::Settled) => Verdict::Held(epoch),
+            Next::Do(Step::Serve { epoch })
+                if view.guest == Guest::Running && !matches!(view.disk, Disk::Parked { .. }) =>
+            {
+                Verdict::Held(epoch)
+            }
+            Next::Do(Step::Depart { to }) => changes(format!("it is to go to {to}")),
+            Next::Do(step) => match rights.paused(sliver) {
+                Some(pause) => changes(format!("{}: {}; tried again soon", steps::says(&step), pause.why)),
+                None => changes(steps::says(&step)),
+            },
+            Next::Wait(Why::HeldBy(by) | Why::Unfenced(by)) => Verdict::Not(Reason::HeldElsewhere { by }),
+            Next::Wait(Why::Outcome(by)) => changes(format!(
+                "{by} has the right to run it, and has not said yet whether it goes on there"
+            )),
+            Next::Wait(Why::Board | Why::Lease) => Verdict::Not(Reason::RightUnknown {
+                why: rights.fleet.member.standing().failure.unwrap_or_else(|| {
+                    "its record on the board has not been read since the agent started".to_owned()
+                }),
+            }),
+            Next::Wait(Why::Underway) => changes("it is being moved".to_owned()),
+            Next::Wait(Why::Vacant) => Verdict::Not(Reason::RightUnknown {
+                why: "nobody has it, and it is not wanted here".to_owned(),
+            }),
+        }
+    }
+
+    /// Takes every step that is due, and says whether any was begun.
+    pub(super) async fn advance(&mut self) {
+        let slivers: Vec<SliverId> = match &self.rights {
+            Some(rights) => rights.facets.keys().cloned().collect(),
+            None => return,
+        };
+        for sliver in slivers {
+            self.advance_one(&sliver).await;
+        }
+    }
+
+    /// Takes steps about one sliver, one after the other, until one has to be waited for.
+    async fn advance_one(&mut self, sliver: &SliverId) {
+        /// More than any sliver needs without waiting for something.
+        const STEPS_MAX: u32 = 16;
+        for _ in 0..STEPS_MAX {
+            let Some(rights) = &self.rights else { return };
+            if self.stopping || rights.stepping.contains_key(sliver) || rights.paused(sliver).is_some() {
+                return;
+            }
+            let Some(view) = self.view(rights, sliver) else {
+                return;
+            };
+            let step = match next(&view) {
+                Next::Do(step) => step,
+                Next::Wait(Why::HeldBy(_)) if self.is_left_over(rights, sliver) => {
+                    return self.clear_away(sliver).await;
+                }
+                Next::Run { .. } | Next::Wait(_) => return,
+            };
+            let by_the_planner = matches!(step, Step::Serve { .. })
+                && view.guest == Guest::Running
+                && !matches!(view.disk, Disk::Parked { .. });
+            if by_the_planner {
+                return;
+            }
+            if let Stage::Running(progress) = &self.stage
+                && progress.concerns(sliver)
+            {
+                // What is under way ends first; nothing more of it is begun.
+                return self.supersede().await;
+            }
+            if !self.take_step(sliver, step).await {
+                return;
+            }
+        }
+        tracing::error!("{sliver}: too many steps in a row");
+    }
+
+    /// Something happened to the rights of slivers.
+    pub(super) async fn rights_event(&mut self, event: RightsEvent) {
+        match event {
+            RightsEvent::Board => self.advance().await,
+            RightsEvent::Told(told) => {
+                let sliver = told.sliver.clone();
+                self.heard(told).await;
+                self.advance_one(&sliver).await;
+            }
+            RightsEvent::Call(call) => self.called(*call).await,
+            RightsEvent::Stepped(Ok(stepped)) => {
+                let sliver = stepped.sliver.clone();
+                self.stepped(stepped).await;
+                self.advance_one(&sliver).await;
+            }
+            RightsEvent::Stepped(Err(error)) => {
+                tracing::error!("a step ended by a mistake: {error}");
+                if let Some(rights) = &mut self.rights {
+                    // Whichever it was: look again at all.
+                    for sliver in std::mem::take(&mut rights.stepping).into_keys() {
+                        rights.fresh_from.insert(sliver, self.looks_begun + 1);
+                    }
+                }
+            }
+        }
+        self.look_at_rights();
+    }
+
+    /// Looks, so that the planner goes on with what has changed.
+    fn look_at_rights(&mut self) {
+        match &self.stage {
+            Stage::Idle => self.look(Purpose::Pass),
+            // One that began before this says nothing of it.
+            Stage::Looking => self.look_again = true,
+            Stage::Running(_) => {
+                let stale = self
+                    .rights
+                    .as_ref()
+                    .is_some_and(|rights| !rights.fresh_from.is_empty());
+                if stale && self.looks.len() < super::LOOKS_MAX {
+                    self.look(Purpose::Rights);
+                }
+            }
+        }
+    }
+
+    /// What a task of a move says.
+    async fn heard(&mut self, told: Told) {
+        let Told {
+            sliver,
+            migration,
+            news,
+        } = told;
+        let Some(rights) = &mut self.rights else { return };
+        let Some(open) = rights
+            .sessions
+            .get_mut(&sliver)
+            .filter(|open| open.migration == migration)
+        else {
+            return;
+        };
+        let peer = open.peer.clone();
+        match (news, &mut open.end) {
+            (News::Ready { boot: theirs }, End::Leaving { boot, .. }) => *boot = theirs,
+            (News::Given, End::Leaving { stage, .. }) => {
+                *stage = Leaving::Given;
+                if let Some(facets) = rights.facets.get_mut(&sliver) {
+                    let began = self.memory.tenure.get(&sliver).and_then(|journal| journal.began);
+                    facets.guest = match (facets.guest, began) {
+                        (Guest::Running, Some(epoch)) if open.keeps_memory => Guest::Kept { epoch },
+                        _ => Guest::Absent,
+                    };
+                    rights.fresh_from.insert(sliver.clone(), self.looks_begun + 1);
+                }
+            }
+            (News::Whole, End::Arriving { whole, .. }) => {
+                *whole = true;
+                if let Some(facets) = rights.facets.get_mut(&sliver) {
+                    facets.guest = Guest::Copy { migration };
+                    rights.fresh_from.insert(sliver.clone(), self.looks_begun + 1);
+                }
+            }
+            (News::Go, End::Arriving { .. }) => {
+                let fleet = Arc::clone(&rights.fleet);
+                // What it says comes back as news of the board.
+                tokio::spawn(async move { fleet.member.read(&sliver).await });
+            }
+            (News::Ended { why }, end) => {
+                let leaving = matches!(end, End::Leaving { .. });
+                rights.sessions.remove(&sliver);
+                rights.fresh_from.insert(sliver.clone(), self.looks_begun + 1);
+                if leaving && !self.right_has_gone(&sliver) {
+                    let text = format!("{sliver} does not go to {peer} now: {why}");
+                    if let Some(rights) = &mut self.rights {
+                        rights.pause(&sliver, why, Some(peer));
+                    }
+                    let event = self.event(EventKind::Waiting, Some(sliver), text);
+                    self.remember(vec![event], |_| Ok(())).await;
+                }
+            }
+            (News::Ready { .. } | News::Given, End::Arriving { .. })
+            | (News::Whole | News::Go, End::Leaving { .. }) => {}
+        }
+    }
+
+    /// Whether another node has the right by now.
+    fn right_has_gone(&self, sliver: &SliverId) -> bool {
+        let Some(rights) = &self.rights else { return false };
+        matches!(rights.fleet.member.record(sliver), Record::Is(holder) if !holder.is(&self.settings.node))
+    }
+
+    /// The moment of the runtime's clock, by the wall.
+    fn wall_at(&self, at: Instant) -> xeno_model::id::Timestamp {
+        let after = at.saturating_duration_since(Instant::now());
+        xeno_model::id::Timestamp(self.clock.now().0.saturating_add(crate::clock::millis(after)))
+    }
+}
+
+impl Open {
+    /// How far it is, for people.
+    fn says(&self) -> String {
+        match &self.end {
+            End::Leaving { stage, boot, .. } => {
+                let how = match stage {
+                    Leaving::Streaming if *boot == BootId::default() => "the other node makes ready",
+                    Leaving::Streaming => "layers and memory go over while it runs",
+                    Leaving::Held | Leaving::Asked => "it stands still, and the copy is whole",
+                    Leaving::Given => "it stands still, and the right is about to go over",
+                    Leaving::Passed => "the other node has the right",
+                };
+                format!("on its way to {}: {how}", self.peer)
+            }
+            End::Arriving { whole, .. } => {
+                let how = if *whole {
+                    "the copy is whole"
+                } else {
+                    "it is being received"
+                };
+                format!("comes from {}: {how}", self.peer)
+            }
+        }
+    }
+}

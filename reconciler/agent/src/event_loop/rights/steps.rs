@@ -1,0 +1,619 @@
+//! Steps, carried out.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use xeno_model::desired::{DesiredSliver, MigrationPolicy, WritableKind};
+use xeno_model::id::{Epoch, MigrationId, NodeName, SliverId};
+use xeno_model::normal::{boot_digest, stack_digest};
+use xeno_reconciler::ports::{Departure, MountSpec, MoveLayers, MoveMemory, PortResult, Tuning};
+use xeno_reconciler::tenure::{Act, Disk, Guest, Holder, Journal, Leaving, Place, Record, Step};
+use xeno_state::record::{EventKind, NewEvent};
+
+use super::{Agent, End, Open, Rights, Stepped, views};
+use crate::fleet::arriving::{Arrive, Stream, arrive};
+use crate::fleet::leaving::{Command, Leave, leave};
+use crate::fleet::member::{SWAP_MAX, Swapped, random_id};
+use crate::fleet::wire::{Reply, What, Wire, digest, say};
+use crate::fleet::{Call, News, Teller};
+
+/// Orders to the task of a move that may wait; there is one at a time.
+const COMMANDS_MAX: usize = 4;
+
+/// What a step does, for people.
+pub(super) fn says(step: &Step) -> String {
+    match step {
+        Step::Swap { act, .. } => match act {
+            Act::Claim => "the right to run it is being taken",
+            Act::HandOver => "the right to run it is being handed over",
+            Act::TakeBack => "the right to run it is being taken back",
+            Act::HandBack => "the right to run it is being handed back",
+            Act::Settle => "it is being said that it goes on here",
+            Act::TakeOver => "the right to run it is being taken over",
+        },
+        Step::Note(_) => "it is being written down",
+        Step::Serve { .. } => "its root file system is being taken into service",
+        Step::Park => "its calls are being held still",
+        Step::Close => "its writable layers are being closed",
+        Step::Travel => "the rest of its writable layers goes over",
+        Step::Depart { .. } => "it is about to go",
+        Step::PassReady | Step::PassGo { .. } => "the other node is being told",
+        Step::CallOff | Step::LetGo => "its move is being ended",
+        Step::Wake => "it is being let go on here",
+        Step::Clear => "the copy is being let run",
+        Step::Destroy => "what has no right to run is being ended",
+    }
+    .to_owned()
+}
+
+impl<H, S> Agent<H, S>
+where
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
+{
+    /// Takes a step. Whether the next one can be decided at once.
+    pub(super) async fn take_step(&mut self, sliver: &SliverId, step: Step) -> bool {
+        match step {
+            Step::Note(journal) => self.write_down(sliver, journal).await,
+            Step::Depart { to } => {
+                self.depart(sliver, to).await;
+                false
+            }
+            Step::LetGo => {
+                if let Some(rights) = &mut self.rights {
+                    rights.drop_session(sliver);
+                    rights.fresh_from.insert(sliver.clone(), self.looks_begun + 1);
+                }
+                true
+            }
+            step => {
+                self.begin_step(sliver, step);
+                false
+            }
+        }
+    }
+
+    async fn write_down(&mut self, sliver: &SliverId, journal: Journal) -> bool {
+        let of = sliver.clone();
+        let written = self.remember(Vec::new(), move |w| w.tenure(&of, journal)).await;
+        if written.is_some() {
+            self.memory.tenure.insert(sliver.clone(), journal);
+        } else if let Some(rights) = &mut self.rights {
+            rights.pause(
+                sliver,
+                "the state of this node cannot be written".to_owned(),
+                None,
+            );
+        }
+        written.is_some()
+    }
+
+    /// What the sliver should be here: as it is wanted, or as it was made.
+    fn made(&self, sliver: &SliverId) -> Option<DesiredSliver> {
+        let desired = self
+            .desired
+            .as_ref()
+            .and_then(|desired| desired.slivers.get(sliver));
+        desired
+            .or_else(|| self.memory.applied.get(sliver).map(|applied| &applied.desired))
+            .cloned()
+    }
+
+    /// What the sliver was made here, where that is known; else what it should be.
+    fn was_made(&self, sliver: &SliverId) -> Option<DesiredSliver> {
+        let applied = self
+            .memory
+            .applied
+            .get(sliver)
+            .map(|applied| applied.desired.clone());
+        applied.or_else(|| self.made(sliver))
+    }
+
+    fn begin_step(&mut self, sliver: &SliverId, step: Step) {
+        let (wanted, made) = (self.made(sliver), self.was_made(sliver));
+        let Some(rights) = &mut self.rights else { return };
+        let Some(facets) = rights.facets.get(sliver).cloned() else {
+            return;
+        };
+        let record = rights.fleet.member.record(sliver);
+        let mut to = None;
+        let mut command = None;
+        let mut arriving = None;
+        let mut migration = MigrationId::default();
+        if let Some(open) = rights.sessions.get(sliver) {
+            migration = open.migration;
+            match &open.end {
+                End::Leaving { commands, .. } => command = Some(commands.clone()),
+                End::Arriving { .. } => arriving = Some(()),
+            }
+        }
+        let _ = arriving;
+        if let Step::Swap { to: holder, act } = &step {
+            to = Some((self.claimed(sliver, holder, *act, &record), *act));
+        }
+        let Some(rights) = &mut self.rights else { return };
+        if matches!(step, Step::CallOff)
+            && let Some(open) = rights.sessions.remove(sliver)
+        {
+            open.task.abort();
+        }
+        if let Step::PassGo { .. } = &step
+            && let Some(open) = rights.sessions.get_mut(sliver)
+            && let End::Leaving { stage, .. } = &mut open.end
+        {
+            *stage = Leaving::Passed;
+        }
+        let ports = Arc::clone(&self.ports);
+        let member = Arc::clone(&rights.fleet.member);
+        let of = sliver.clone();
+        let taken = step.clone();
+        rights.stepping.insert(sliver.clone(), step.clone());
+        rights.steps.spawn(async move {
+            let unknown = || Err("nobody knows any more what it was made of".to_owned());
+            let (hypervisor, storage) = (&*ports.hypervisor, &*ports.storage);
+            let result: Result<(), String> = match &taken {
+                Step::Swap { .. } => match to {
+                    Some((to, act)) => match timeout(SWAP_MAX, member.swap(&of, &to, act)).await {
+                        Ok(Ok(Swapped::Done | Swapped::Refused)) => Ok(()),
+                        Ok(Err(error)) => Err(error.to_string()),
+                        Err(_) => Err("the board did not answer".to_owned()),
+                    },
+                    None => Ok(()),
+                },
+                Step::Serve { epoch } => match wanted {
+                    Some(sliver) => plain(serve(storage, &sliver, *epoch, facets.disk).await),
+                    None => unknown(),
+                },
+                Step::Park => plain(storage.park(&of).await),
+                Step::Close => plain(close(storage, &of).await),
+                Step::Travel => travel(command).await,
+                Step::PassGo { .. } => {
+                    if let Some(command) = command {
+                        // The other end finds out by itself otherwise.
+                        let _ = command.send(Command::Go).await;
+                    }
+                    Ok(())
+                }
+                Step::CallOff => match facets.guest {
+                    Guest::Copy { .. } => plain(hypervisor.destroy(&of).await),
+                    Guest::Running | Guest::Kept { .. } => {
+                        plain(hypervisor.call_off(&facets.embodiment).await)
+                    }
+                    Guest::Absent => Ok(()),
+                },
+                Step::Wake => match made {
+                    Some(made) => {
+                        let woken = hypervisor.wake(&facets.embodiment, &Tuning::of(&made)).await;
+                        let console = hypervisor.console_log(&facets.embodiment);
+                        ports.probers.ask(&made, boot_digest(&made), console);
+                        plain(woken)
+                    }
+                    None => unknown(),
+                },
+                Step::Clear => match wanted {
+                    Some(wanted) => {
+                        let cleared = hypervisor.clear(&of, migration, &Tuning::of(&wanted)).await;
+                        ports
+                            .probers
+                            .ask(&wanted, boot_digest(&wanted), hypervisor.console_log(&of));
+                        plain(cleared)
+                    }
+                    None => unknown(),
+                },
+                Step::Destroy => plain(hypervisor.destroy(&facets.embodiment).await),
+                // Its hypervisor says that the copy is whole by itself.
+                Step::PassReady | Step::Note(_) | Step::Depart { .. } | Step::LetGo => Ok(()),
+            };
+            Stepped {
+                sliver: of,
+                step: taken,
+                result,
+            }
+        });
+    }
+
+    /// The record as it is to be. What ran before there was a board has an epoch of its own, which nothing may fall below.
+    fn claimed(&self, sliver: &SliverId, to: &Holder, act: Act, record: &Record) -> Holder {
+        let mut to = to.clone();
+        if act == Act::Claim && *record == Record::Absent {
+            let applied = self.memory.applied.get(sliver).map(|applied| applied.epoch);
+            let seen = self
+                .observed
+                .as_ref()
+                .and_then(|seen| seen.storage_of(sliver).ok().flatten());
+            let open = seen.and_then(|storage| storage.open);
+            to.epoch = to
+                .epoch
+                .max(applied.unwrap_or_default())
+                .max(open.unwrap_or_default());
+        }
+        to
+    }
+
+    /// A step has ended: what it made of the sliver is known.
+    pub(super) async fn stepped(&mut self, stepped: Stepped) {
+        let Stepped { sliver, step, result } = stepped;
+        let me = self.settings.node.clone();
+        let Some(rights) = &mut self.rights else { return };
+        rights.stepping.remove(&sliver);
+        rights.fresh_from.insert(sliver.clone(), self.looks_begun + 1);
+        if let Err(why) = result {
+            let text = format!("{sliver}: {} failed: {why}", says(&step));
+            tracing::warn!("{text}");
+            if matches!(step, Step::Travel)
+                && let Some(open) = rights.sessions.get_mut(&sliver)
+            {
+                // Its task ends, and says why.
+                open.task.abort();
+                let peer = open.peer.clone();
+                rights.sessions.remove(&sliver);
+                rights.pause(&sliver, why, Some(peer));
+            } else {
+                rights.pause(&sliver, why, None);
+            }
+            return;
+        }
+        rights.pauses.remove(&sliver);
+        let facets = rights.facets.get_mut(&sliver);
+        if let Some(facets) = facets {
+            match &step {
+                Step::Serve { epoch } => facets.disk = Disk::Serving { epoch: *epoch },
+                Step::Park => {
+                    if let Disk::Serving { epoch } | Disk::Lapsed { epoch } = facets.disk {
+                        facets.disk = Disk::Parked { epoch };
+                    }
+                }
+                Step::Close => facets.disk = Disk::Closed,
+                Step::Wake | Step::Clear => facets.guest = Guest::Running,
+                Step::Destroy => facets.guest = Guest::Absent,
+                Step::CallOff => {
+                    // Only looking tells what became of a guest whose move was called off.
+                    rights.facets.remove(&sliver);
+                }
+                Step::Travel => {
+                    if let Some(open) = rights.sessions.get_mut(&sliver)
+                        && let End::Leaving { travelled, .. } = &mut open.end
+                    {
+                        *travelled = true;
+                    }
+                }
+                Step::Swap { .. }
+                | Step::Note(_)
+                | Step::Depart { .. }
+                | Step::PassReady
+                | Step::PassGo { .. }
+                | Step::LetGo => {}
+            }
+        }
+        let told = match &step {
+            Step::Swap {
+                act: Act::HandOver,
+                to,
+            } => to
+                .node
+                .as_ref()
+                .map(|node| format!("{sliver} has moved to {node}: the right to run it is there now")),
+            Step::Wake => Some(format!("{sliver} goes on here")),
+            Step::Clear => Some(format!("{sliver} has arrived, and goes on here")),
+            Step::Destroy => Some(format!("what was left of {sliver} on {me} has ended")),
+            _ => None,
+        };
+        if let Some(text) = told {
+            let event = NewEvent {
+                at: self.clock.now(),
+                kind: EventKind::Moved,
+                sliver: Some(sliver),
+                text,
+                data: None,
+            };
+            self.remember(vec![event], |_| Ok(())).await;
+        }
+    }
+
+    /// Begins to send a sliver to another node.
+    async fn depart(&mut self, sliver: &SliverId, to: NodeName) {
+        let frozen = self
+            .freezes()
+            .iter()
+            .any(|freeze| freeze.holds(sliver, self.clock.now()));
+        let made = self.was_made(sliver);
+        let Some(rights) = &mut self.rights else { return };
+        let Some(facets) = rights.facets.get(sliver).cloned() else {
+            return;
+        };
+        let began = self.memory.tenure.get(sliver).and_then(|journal| journal.began);
+        let why_not = if frozen {
+            Some("reconciling it is frozen".to_owned())
+        } else if facets.image {
+            Some(
+                "its memory is stored here and does not move; let it run, or stop it, and it goes".to_owned(),
+            )
+        } else {
+            None
+        };
+        let migration = match why_not.map_or_else(random_id, Err) {
+            Ok(id) => MigrationId(id),
+            Err(why) => return rights.pause(sliver, why, Some(to)),
+        };
+        let policy = made.as_ref().map(|made| made.migration);
+        let runs = facets.guest == Guest::Running;
+        let at_home = facets.embodiment == *sliver;
+        let departure = policy.zip(began).filter(|_| runs && at_home && facets.movable);
+        let departure = departure.filter(|(policy, _)| policy.policy != MigrationPolicy::Restart);
+        let departure = departure.map(|(policy, epoch)| Departure {
+            migration,
+            epoch,
+            live: policy.policy == MigrationPolicy::Live,
+            bandwidth: policy.bandwidth.map(|rate| rate.0),
+            downtime_ms: Some(policy.downtime.0),
+        });
+        let keeps_memory = departure.is_some();
+        let (commands, orders) = mpsc::channel(COMMANDS_MAX);
+        let teller = Teller {
+            sliver: sliver.clone(),
+            migration,
+            to: rights.tell.clone(),
+        };
+        let going = Leave {
+            sliver: sliver.clone(),
+            embodiment: facets.embodiment.clone(),
+            migration,
+            to: to.clone(),
+            departure,
+            booted: facets.booted.filter(|_| runs),
+        };
+        let (ports, fleet) = (Arc::clone(&self.ports), Arc::clone(&rights.fleet));
+        let task = tokio::spawn(async move {
+            let why = leave(ports, fleet, going, teller.clone(), orders).await;
+            teller.say(News::Ended { why });
+        });
+        let open = Open {
+            migration,
+            peer: to.clone(),
+            task: task.abort_handle(),
+            keeps_memory,
+            end: End::Leaving {
+                boot: xeno_reconciler::tenure::BootId::default(),
+                stage: Leaving::Streaming,
+                travelled: false,
+                commands,
+            },
+        };
+        rights.sessions.insert(sliver.clone(), open);
+        let text = format!("{sliver} is to go to {to}");
+        let event = self.event(EventKind::Moved, Some(sliver.clone()), text);
+        self.remember(vec![event], |_| Ok(())).await;
+    }
+
+    /// Another agent calls.
+    pub(super) async fn called(&mut self, call: Call) {
+        match call.what {
+            What::Offer { memory, booted } => {
+                self.offered(
+                    call.from,
+                    call.sliver,
+                    call.migration,
+                    (memory, booted),
+                    call.wire,
+                )
+                .await;
+            }
+            What::Memory => self.stream(
+                &call.from,
+                &call.sliver,
+                call.migration,
+                Stream::Memory(call.wire),
+            ),
+            What::Layers => self.stream(
+                &call.from,
+                &call.sliver,
+                call.migration,
+                Stream::Layers(call.wire),
+            ),
+        }
+    }
+
+    fn stream(&mut self, from: &NodeName, sliver: &SliverId, migration: MigrationId, stream: Stream) {
+        let Some(rights) = &mut self.rights else { return };
+        let open = rights.sessions.get(sliver);
+        let open = open.filter(|open| open.migration == migration && open.peer == *from);
+        if let Some(End::Arriving { streams, .. }) = open.map(|open| &open.end) {
+            // One that nobody takes is closed, which says as much.
+            let _ = streams.try_send(stream);
+        }
+    }
+
+    async fn offered(
+        &mut self,
+        from: NodeName,
+        sliver: SliverId,
+        migration: MigrationId,
+        (memory, booted): (bool, Option<String>),
+        mut wire: Wire,
+    ) {
+        let taken = self.takes(&from, &sliver, (memory, booted.as_deref())).await;
+        let (takes_memory, leftovers) = match taken {
+            Ok(taken) => taken,
+            Err(why) => {
+                tokio::spawn(async move { say(&mut wire, &Reply::Refused { why }).await });
+                return;
+            }
+        };
+        let (Some(rights), Some(desired)) = (&mut self.rights, &self.desired) else {
+            return;
+        };
+        let (streams, incoming) = mpsc::channel(COMMANDS_MAX);
+        let teller = Teller {
+            sliver: sliver.clone(),
+            migration,
+            to: rights.tell.clone(),
+        };
+        let coming = Arrive {
+            sliver: sliver.clone(),
+            migration,
+            memory: takes_memory,
+            boot: rights.boot,
+            desired: Arc::clone(desired),
+            leftovers,
+        };
+        let ports = Arc::clone(&self.ports);
+        let task = tokio::spawn(async move {
+            let why = arrive(ports, coming, wire, teller.clone(), incoming).await;
+            teller.say(News::Ended { why });
+        });
+        let open = Open {
+            migration,
+            peer: from.clone(),
+            task: task.abort_handle(),
+            keeps_memory: takes_memory,
+            end: End::Arriving {
+                whole: false,
+                streams,
+            },
+        };
+        rights.sessions.insert(sliver.clone(), open);
+        let text = format!("{sliver} is about to come from {from}");
+        let event = self.event(EventKind::Moved, Some(sliver), text);
+        self.remember(vec![event], |_| Ok(())).await;
+    }
+
+    /// Whether a sliver that is offered can be taken: with its memory or not, and whether old layers have to go first.
+    async fn takes(
+        &mut self,
+        from: &NodeName,
+        sliver: &SliverId,
+        (memory, booted): (bool, Option<&str>),
+    ) -> Result<(bool, bool), String> {
+        let me = &self.settings.node;
+        let desired = self
+            .desired
+            .as_ref()
+            .filter(|_| views::place(self.desired.as_deref(), sliver) == Place::Here);
+        let desired =
+            desired.ok_or_else(|| format!("{me} has read no commit yet that places {sliver} there"))?;
+        let wanted = desired.slivers.get(sliver).ok_or("it is not wanted there")?;
+        let boots_as = boot_digest(wanted);
+        let runs = wanted.state == xeno_model::desired::SliverState::Running;
+        let fits = booted
+            .map(digest)
+            .transpose()?
+            .is_some_and(|booted| booted == boots_as);
+        let rights = self.rights.as_ref().ok_or("it is no member of a fleet")?;
+        if rights.sessions.contains_key(sliver) || rights.stepping.contains_key(sliver) {
+            return Err(format!("{me} is busy with {sliver}"));
+        }
+        let facets = rights
+            .facets
+            .get(sliver)
+            .ok_or_else(|| format!("{me} cannot see what it has of {sliver}"))?;
+        if facets.guest != Guest::Absent || facets.disk != Disk::Closed || facets.image {
+            return Err(format!("something of {sliver} is still on {me}"));
+        }
+        let (movable, leftovers) = (facets.movable, facets.set_aside);
+        // Whoever receives a sliver reads the record before it agrees to: it would judge its copy by another time's else.
+        let member = Arc::clone(&rights.fleet.member);
+        let read = timeout(SWAP_MAX, member.read(sliver)).await;
+        let record = read.map_err(|_| "the board does not answer".to_owned())?;
+        match record.map_err(|error| error.to_string())? {
+            Record::Is(holder) if holder.is(from) => {}
+            Record::Is(_) | Record::Absent | Record::Unknown => {
+                return Err(format!("{from} has not the right to run {sliver}"));
+            }
+        }
+        Ok((memory && fits && runs && movable, leftovers))
+    }
+
+    /// Whether layers of a sliver are left that another node goes on with.
+    pub(super) fn is_left_over(&self, rights: &Rights, sliver: &SliverId) -> bool {
+        let gone = views::place(self.desired.as_deref(), sliver) != Place::Here;
+        let Some(facets) = rights.facets.get(sliver) else {
+            return false;
+        };
+        let settled = match rights.fleet.member.record(sliver) {
+            Record::Is(holder) => holder.memory.is_none(),
+            Record::Absent | Record::Unknown => false,
+        };
+        let known = self.memory.applied.contains_key(sliver);
+        gone && settled && known && facets.guest == Guest::Absent && facets.disk == Disk::Closed
+    }
+
+    /// Forgets a sliver that goes on elsewhere, and deletes its layers on this node's own disk.
+    pub(super) async fn clear_away(&mut self, sliver: &SliverId) {
+        let shared = self.memory.applied.get(sliver).is_none_or(|applied| {
+            let mut mounts = applied.desired.mounts.iter();
+            mounts.any(|mount| matches!(mount.writable, WritableKind::Remote { .. }))
+        });
+        let on_disk = self
+            .rights
+            .as_ref()
+            .and_then(|rights| rights.facets.get(sliver))
+            .is_some_and(|facets| facets.on_disk || facets.set_aside);
+        if on_disk && !shared {
+            let storage = Arc::clone(&self.ports.storage);
+            let of = sliver.clone();
+            let Some(rights) = &mut self.rights else { return };
+            rights.stepping.insert(sliver.clone(), Step::Close);
+            rights.steps.spawn(async move {
+                let cleared = async {
+                    storage.tombstone(&of).await?;
+                    storage.purge(&of).await
+                };
+                let result = plain(cleared.await);
+                Stepped {
+                    sliver: of,
+                    step: Step::Close,
+                    result,
+                }
+            });
+            if let Some(facets) = rights.facets.get_mut(sliver) {
+                facets.on_disk = false;
+                facets.set_aside = false;
+            }
+            return;
+        }
+        let of = sliver.clone();
+        let text = format!("{sliver} is forgotten here: it goes on elsewhere");
+        let event = self.event(EventKind::Moved, Some(sliver.clone()), text);
+        if self.remember(vec![event], move |w| w.forget(&of)).await.is_some() {
+            self.memory.applied.remove(sliver);
+        }
+    }
+}
+
+fn plain(result: PortResult<()>) -> Result<(), String> {
+    result.map_err(|error| error.what)
+}
+
+/// Sends the rest of the layers by the move's own task.
+async fn travel(command: Option<mpsc::Sender<Command>>) -> Result<(), String> {
+    let ended = || "the move has ended".to_owned();
+    let (reply, sent) = oneshot::channel();
+    let command = command.ok_or_else(ended)?;
+    command.send(Command::Travel(reply)).await.map_err(|_| ended())?;
+    sent.await.map_err(|_| ended())?.map(|_| ())
+}
+
+/// Opens the layers of a sliver under `epoch`, and answers its calls.
+async fn serve<S: MoveLayers>(
+    storage: &S,
+    sliver: &DesiredSliver,
+    epoch: Epoch,
+    disk: Disk,
+) -> PortResult<()> {
+    let id = &sliver.id;
+    match disk {
+        Disk::Parked { epoch: has } if has == epoch => return storage.unpark(id).await,
+        Disk::Parked { .. } | Disk::Serving { .. } | Disk::Lapsed { .. } => close(storage, id).await?,
+        Disk::Closed => {}
+    }
+    let mounts = MountSpec::of(sliver);
+    storage.open_writable(id, epoch, &mounts).await?;
+    storage.stack(id, &stack_digest(sliver), &mounts).await?;
+    storage.export(id, &mounts).await
+}
+
+async fn close<S: MoveLayers>(storage: &S, sliver: &SliverId) -> PortResult<()> {
+    storage.unexport(sliver).await?;
+    storage.close_writable(sliver).await
+}

@@ -1,0 +1,151 @@
+//! The end of a move at which a sliver arrives: one task for each. It gets what the sliver needs, takes layers and memory as they
+//! come, and says what it has. Whether the copy may run, the loop decides.
+
+use std::sync::Arc;
+
+use tokio::io::{WriteHalf, split};
+use tokio::sync::mpsc;
+use xeno_model::desired::DesiredNode;
+use xeno_model::id::{MigrationId, SliverId};
+use xeno_model::normal::boot_digest;
+use xeno_reconciler::exec::Outcome;
+use xeno_reconciler::plan::ingredients;
+use xeno_reconciler::ports::{MountSpec, MoveLayers, MoveMemory};
+use xeno_reconciler::tenure::BootId;
+
+use super::pump::pipe_over;
+use super::wire::{Order, Reply, Wire, hear, say};
+use super::{News, Teller};
+use crate::dispatch::{Ports, Work, carry_out, domain_spec};
+
+/// A sliver that arrives.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrive {
+    pub(crate) sliver: SliverId,
+    pub(crate) migration: MigrationId,
+    /// Whether its memory is taken too.
+    pub(crate) memory: bool,
+    /// In which life of this machine.
+    pub(crate) boot: BootId,
+    pub(crate) desired: Arc<DesiredNode>,
+    /// Whether layers of it were set aside here, of a time when it was here before.
+    pub(crate) leftovers: bool,
+}
+
+/// A connection that belongs to a move which is under way.
+pub(crate) enum Stream {
+    Memory(Wire),
+    Layers(Wire),
+}
+
+/// Receives a sliver. Returns why that ended.
+pub(crate) async fn arrive<H: MoveMemory, S: MoveLayers>(
+    ports: Arc<Ports<H, S>>,
+    arrive: Arrive,
+    mut wire: Wire,
+    tell: Teller,
+    mut streams: mpsc::Receiver<Stream>,
+) -> String {
+    if let Err(why) = prepare(&ports, &arrive).await {
+        let refused = Reply::Refused { why: why.clone() };
+        // Who has hung up meanwhile knows enough.
+        let _ = say(&mut wire, &refused).await;
+        return why;
+    }
+    let ready = Reply::ready(arrive.boot, arrive.memory);
+    if let Err(why) = say(&mut wire, &ready).await {
+        return why;
+    }
+    let (mut read, mut write) = split(wire);
+    let (order, mut orders) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Ok(Some(heard)) = hear::<Order>(&mut read).await {
+            if order.send(heard).await.is_err() {
+                return;
+            }
+        }
+    });
+    loop {
+        tokio::select! {
+            stream = streams.recv() => {
+                let Some(stream) = stream else {
+                    return "it was called off".to_owned();
+                };
+                if let Err(why) = take(&ports, &arrive, stream, &mut write, &tell).await {
+                    let _ = say(&mut write, &Reply::Refused { why: why.clone() }).await;
+                    return why;
+                }
+            }
+            order = orders.recv() => match order {
+                Some(Order::Go) => tell.say(News::Go),
+                None => return "the other agent hung up".to_owned(),
+            },
+        }
+    }
+}
+
+/// Brings here what it is made of, and makes room for its layers.
+async fn prepare<H: MoveMemory, S: MoveLayers>(ports: &Ports<H, S>, arrive: &Arrive) -> Result<(), String> {
+    let desired = &arrive.desired;
+    let sliver = desired
+        .slivers
+        .get(&arrive.sliver)
+        .ok_or("it is not wanted here any more")?;
+    for action in ingredients(sliver) {
+        match carry_out(ports, Work::new(&action, desired)).await {
+            Outcome::Done => {}
+            Outcome::Failed { why, .. } => return Err(format!("{}: {why}", action.key())),
+        }
+    }
+    if arrive.leftovers {
+        // The record says who has the right, so these are of another time, and nobody will ever open them again.
+        ports
+            .storage
+            .purge(&arrive.sliver)
+            .await
+            .map_err(|error| error.what)?;
+    }
+    Ok(())
+}
+
+async fn take<H: MoveMemory, S: MoveLayers>(
+    ports: &Ports<H, S>,
+    arrive: &Arrive,
+    stream: Stream,
+    write: &mut WriteHalf<Wire>,
+    tell: &Teller,
+) -> Result<(), String> {
+    let sliver = arrive
+        .desired
+        .slivers
+        .get(&arrive.sliver)
+        .ok_or("it is not wanted here any more")?;
+    match stream {
+        Stream::Layers(wire) => {
+            let (pipe, carrying) = pipe_over(wire)?;
+            let mounts = MountSpec::of(sliver);
+            let taken = ports
+                .storage
+                .receive_layers(&arrive.sliver, arrive.migration, &mounts, pipe)
+                .await;
+            // What was said last is on its way while this end is closed already.
+            drop(carrying);
+            taken.map_err(|error| error.what)
+        }
+        Stream::Memory(wire) => {
+            if !arrive.memory {
+                return Err("its memory was not asked for".to_owned());
+            }
+            let (pipe, carrying) = pipe_over(wire)?;
+            let spec = domain_spec(ports, sliver, &boot_digest(sliver), &sliver.kernel.digest)
+                .await
+                .map_err(|error| error.what)?;
+            let whole = ports.hypervisor.arrive(&spec, arrive.migration, pipe).await;
+            carrying.abort();
+            whole.map_err(|error| error.what)?;
+            // First here: who hears of it there may order what rests on it.
+            tell.say(News::Whole);
+            say(write, &Reply::Whole).await
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The end of a move that a sliver leaves: one task for each, which does what it is told to when it is told to.
+//!
+//! Until it says [`News::Given`] nothing has happened that the guest here does not get over by itself; what follows then, the
+//! loop orders one by one.
+
+use std::sync::Arc;
+
+use tokio::io::{ReadHalf, WriteHalf, split};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Duration;
+use xeno_model::id::{Digest, MigrationId, NodeName, SliverId};
+use xeno_reconciler::ports::{Departure, Grace, MoveLayers, MoveMemory};
+use xeno_reconciler::tenure::BootId;
+
+use super::pump::pipe_over;
+use super::wire::{ANSWER_MAX, Hello, Order, Reply, What, Wire, answer, boot_id, hear, say};
+use super::{Fleet, News, Teller};
+use crate::dispatch::Ports;
+
+/// How long the other end may take to get everything that the sliver needs.
+const PREPARE_MAX: Duration = Duration::from_secs(3600);
+
+/// How long the other end may take to say that the copy is whole, once all of it was sent.
+const WHOLE_MAX: Duration = Duration::from_secs(60);
+
+/// A sliver that leaves.
+#[derive(Clone, Debug)]
+pub(crate) struct Leave {
+    pub(crate) sliver: SliverId,
+    /// Its domain, which may be in the second berth.
+    pub(crate) embodiment: SliverId,
+    pub(crate) migration: MigrationId,
+    pub(crate) to: NodeName,
+    /// How its memory goes; `None`: it stays behind.
+    pub(crate) departure: Option<Departure>,
+    /// What its guest was started as, where one runs.
+    pub(crate) booted: Option<Digest>,
+}
+
+/// What the loop orders, once the guest does not run here any more.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Send the rest of the writable layers.
+    Travel(oneshot::Sender<Result<u64, String>>),
+    /// Tell the other end that it has the right.
+    Go,
+}
+
+/// Takes a sliver to the other end. Returns why that ended.
+pub(crate) async fn leave<H: MoveMemory, S: MoveLayers>(
+    ports: Arc<Ports<H, S>>,
+    fleet: Arc<Fleet>,
+    leave: Leave,
+    tell: Teller,
+    mut commands: mpsc::Receiver<Command>,
+) -> String {
+    let mut session = match Session::begin(&fleet, &leave).await {
+        Ok(session) => session,
+        Err(why) => return why,
+    };
+    let memory = session.memory && leave.departure.is_some();
+    tell.say(News::Ready { boot: session.boot });
+    if let Err(why) = bring_to_rest(&ports, &fleet, &leave, &mut session, memory).await {
+        return why;
+    }
+    tell.say(News::Given);
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                None => return "it was called off".to_owned(),
+                Some(Command::Travel(reply)) => {
+                    let sent = send_layers(&ports, &fleet, &leave, true).await;
+                    let failed = sent.as_ref().err().cloned();
+                    // The loop that asked may have ended.
+                    let _ = reply.send(sent);
+                    if let Some(why) = failed {
+                        return why;
+                    }
+                }
+                Some(Command::Go) => {
+                    // The other end reads the record too: that this arrives only makes it sooner.
+                    let _ = say(&mut session.write, &Order::Go).await;
+                }
+            },
+            reply = session.replies.recv() => match reply {
+                Some(Ok(Reply::Refused { why })) => return why,
+                Some(Ok(Reply::Ready { .. } | Reply::Whole)) => {}
+                Some(Err(why)) => return why,
+                None => return "the other agent hung up".to_owned(),
+            },
+        }
+    }
+}
+
+struct Session {
+    write: WriteHalf<Wire>,
+    replies: mpsc::Receiver<Result<Reply, String>>,
+    boot: BootId,
+    /// Whether the other end takes its memory.
+    memory: bool,
+}
+
+impl Session {
+    /// Offers the sliver, and waits until the other end is ready to receive it.
+    async fn begin(fleet: &Fleet, leave: &Leave) -> Result<Self, String> {
+        let mut wire = fleet.connect(&leave.to).await?;
+        let offer = What::Offer {
+            memory: leave.departure.is_some(),
+            booted: leave.booted.map(|booted| booted.to_string()),
+        };
+        say(
+            &mut wire,
+            &Hello::new(&fleet.me, &leave.sliver, leave.migration, offer),
+        )
+        .await?;
+        let (boot, memory) = match answer(&mut wire, PREPARE_MAX).await? {
+            Reply::Ready { boot, memory } => (boot_id(&boot)?, memory),
+            Reply::Refused { why } => return Err(why),
+            Reply::Whole => return Err("the other agent says what makes no sense here".to_owned()),
+        };
+        let (read, write) = split(wire);
+        Ok(Self {
+            write,
+            replies: replies(read),
+            boot,
+            memory,
+        })
+    }
+}
+
+/// Hears what comes, whatever else is being done.
+fn replies(mut read: ReadHalf<Wire>) -> mpsc::Receiver<Result<Reply, String>> {
+    let (tell, replies) = mpsc::channel(4);
+    tokio::spawn(async move {
+        loop {
+            let heard = match hear(&mut read).await {
+                Ok(Some(reply)) => Ok(reply),
+                Ok(None) => return,
+                Err(why) => Err(why),
+            };
+            let ends = heard.is_err();
+            if tell.send(heard).await.is_err() || ends {
+                return;
+            }
+        }
+    });
+    replies
+}
+
+/// Sends what can be sent while the guest runs, then its memory, until it does not run here any more.
+async fn bring_to_rest<H: MoveMemory, S: MoveLayers>(
+    ports: &Ports<H, S>,
+    fleet: &Fleet,
+    leave: &Leave,
+    session: &mut Session,
+    memory: bool,
+) -> Result<(), String> {
+    if leave.booted.is_some() {
+        send_layers(ports, fleet, leave, false).await?;
+    }
+    let Some(departure) = leave.departure.as_ref().filter(|_| memory) else {
+        if leave.booted.is_some() {
+            ports.probers.forget(&leave.embodiment);
+            let ms = crate::clock::millis(ports.shutdown_grace);
+            let stopped = ports.hypervisor.shutdown(&leave.embodiment, Grace { ms }).await;
+            stopped.map_err(|error| error.what)?;
+        }
+        return Ok(());
+    };
+    let wire = open(fleet, leave, What::Memory).await?;
+    let (pipe, carrying) = pipe_over(wire)?;
+    ports.probers.forget(&leave.embodiment);
+    let gone = ports.hypervisor.depart(&leave.embodiment, departure, pipe).await;
+    gone.map_err(|error| error.what)?;
+    let whole = tokio::time::timeout(WHOLE_MAX, session.replies.recv()).await;
+    carrying.abort();
+    match whole {
+        Ok(Some(Ok(Reply::Whole))) => Ok(()),
+        Ok(Some(Ok(Reply::Refused { why }) | Err(why))) => Err(why),
+        Ok(Some(Ok(Reply::Ready { .. }))) => Err("the other agent says what makes no sense here".to_owned()),
+        Ok(None) => Err("the other agent hung up".to_owned()),
+        Err(_) => Err(format!(
+            "the other agent did not say that the copy is whole within {} s",
+            WHOLE_MAX.as_secs()
+        )),
+    }
+}
+
+/// One round of the writable layers.
+async fn send_layers<H: MoveMemory, S: MoveLayers>(
+    ports: &Ports<H, S>,
+    fleet: &Fleet,
+    leave: &Leave,
+    last: bool,
+) -> Result<u64, String> {
+    let wire = open(fleet, leave, What::Layers).await?;
+    let (pipe, carrying) = pipe_over(wire)?;
+    let sent = ports.storage.send_layers(&leave.sliver, last, pipe).await;
+    carrying.abort();
+    sent.map_err(|error| error.what)
+}
+
+/// Another connection of this move.
+async fn open(fleet: &Fleet, leave: &Leave, what: What) -> Result<Wire, String> {
+    let mut wire = fleet.connect(&leave.to).await?;
+    let hello = Hello::new(&fleet.me, &leave.sliver, leave.migration, what);
+    tokio::time::timeout(ANSWER_MAX, say(&mut wire, &hello))
+        .await
+        .map_err(|_| "the other agent takes nothing".to_owned())??;
+    Ok(wire)
+}

@@ -1,0 +1,402 @@
+//! This node's membership of the board: its sign of life, and the records of the slivers that concern it.
+//!
+//! What was read last stays known when the board goes away: only this node changes a record that names it, save for a person
+//! (`abandon`). A change whose outcome is not known makes the record unknown until it is read again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read as _;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Duration, Instant, sleep, sleep_until};
+use xeno_model::id::{MigrationId, NodeName, SliverId};
+use xeno_reconciler::tenure::{Act, Holder, Record};
+use xeno_state::board::pace::Pace;
+use xeno_state::board::{
+    AnyBoard, Board, BoardError, BoardResult, Change, LeaseId, Prefix, Revision, Txn, Watch, identity,
+};
+use xeno_state::holders::{self, Changed, HOLDERS, Known, sign_of_life};
+use xeno_state::presence::{Presence, presence};
+
+/// What the board says, as far as this node has read it.
+#[derive(Debug, Default)]
+struct Inner {
+    /// The slivers whose records are followed.
+    followed: BTreeSet<SliverId>,
+    known: BTreeMap<SliverId, Known>,
+    /// Whether nodes that those records name are there. One that is not in it counts as there.
+    alive: BTreeMap<NodeName, bool>,
+    /// Why the board is not read at the moment.
+    failure: Option<String>,
+    /// Which board this is, once it is known.
+    identity: Option<String>,
+}
+
+/// How the board is, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Its name, once read.
+    pub(crate) identity: Option<String>,
+    /// Why it is not read at the moment.
+    pub(crate) failure: Option<String>,
+}
+
+/// Membership of one board.
+pub(crate) struct Member {
+    board: AnyBoard,
+    me: NodeName,
+    presence: Presence,
+    /// The board that this node joined before.
+    joined: Option<String>,
+    inner: Mutex<Inner>,
+    /// How many nodes the fleet has, as far as is known.
+    nodes: AtomicU32,
+    /// Something new is to be read.
+    asked: Notify,
+    /// Counts what became known.
+    news: watch::Sender<u64>,
+}
+
+/// What became of a wish to change a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Swapped {
+    /// It was changed.
+    Done,
+    /// It had changed before, or had not been read; it has been read again now.
+    Refused,
+}
+
+impl Member {
+    pub(crate) fn new(board: AnyBoard, me: NodeName, presence: Presence, joined: Option<String>) -> Self {
+        Self {
+            board,
+            me,
+            presence,
+            joined,
+            inner: Mutex::default(),
+            nodes: AtomicU32::new(1),
+            asked: Notify::new(),
+            news: watch::channel(0).0,
+        }
+    }
+
+    /// Counts what became known; whoever watches it looks again.
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// Says how many nodes share the board, so that each takes its turn.
+    pub(crate) fn set_nodes(&self, nodes: u32) {
+        self.nodes.store(nodes, Ordering::Relaxed);
+    }
+
+    /// This node's own sign of life.
+    pub(crate) fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    /// Says which slivers concern this node.
+    pub(crate) fn follow(&self, slivers: BTreeSet<SliverId>) {
+        let mut inner = self.lock();
+        if inner.followed == slivers {
+            return;
+        }
+        let new = slivers.iter().any(|sliver| !inner.followed.contains(sliver));
+        inner.known.retain(|sliver, _| slivers.contains(sliver));
+        inner.followed = slivers;
+        drop(inner);
+        if new {
+            self.asked.notify_one();
+        }
+    }
+
+    /// The record of a sliver, as far as it is known.
+    pub(crate) fn record(&self, sliver: &SliverId) -> Record {
+        let inner = self.lock();
+        let known = inner.known.get(sliver);
+        known.map_or(Record::Unknown, |known| known.record.clone())
+    }
+
+    /// Whether a node is there. Unknown counts as there.
+    pub(crate) fn alive(&self, node: &NodeName) -> bool {
+        self.lock().alive.get(node).copied().unwrap_or(true)
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        let inner = self.lock();
+        Standing {
+            identity: inner.identity.clone(),
+            failure: inner.failure.clone(),
+        }
+    }
+
+    /// What another node says of itself.
+    pub(crate) async fn presence_of(&self, node: &NodeName) -> BoardResult<Option<Presence>> {
+        presence(&self.board, node).await
+    }
+
+    /// Reads a record now.
+    pub(crate) async fn read(&self, sliver: &SliverId) -> BoardResult<Record> {
+        let known = holders::read(&self.board, sliver).await?;
+        let record = known.record.clone();
+        self.learn(sliver, known);
+        Ok(record)
+    }
+
+    /// Changes a record from what was read last.
+    pub(crate) async fn swap(&self, sliver: &SliverId, to: &Holder, act: Act) -> BoardResult<Swapped> {
+        let known = self.lock().known.get(sliver).cloned();
+        let Some(known) = known else {
+            self.read(sliver).await?;
+            return Ok(Swapped::Refused);
+        };
+        // Until it is answered nobody knows what it says; dropping this future is not knowing either.
+        self.forget(sliver);
+        match holders::change(&self.board, sliver, &known, to, act).await {
+            Ok(Changed::Done(known)) => {
+                self.learn(sliver, known);
+                Ok(Swapped::Done)
+            }
+            Ok(Changed::Refused) => {
+                self.read(sliver).await?;
+                Ok(Swapped::Refused)
+            }
+            Err(error) => {
+                if matches!(error, BoardError::Unavailable { .. } | BoardError::LeaseGone(_)) {
+                    // Nothing was done.
+                    self.learn(sliver, known);
+                } else {
+                    self.asked.notify_one();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn forget(&self, sliver: &SliverId) {
+        self.lock().known.remove(sliver);
+    }
+
+    /// Takes note of a record; one that is older than what is known says nothing.
+    fn learn(&self, sliver: &SliverId, known: Known) {
+        let mut inner = self.lock();
+        let newer = inner
+            .known
+            .get(sliver)
+            .is_none_or(|has| has.revision() < known.revision());
+        if newer {
+            inner.known.insert(sliver.clone(), known);
+            drop(inner);
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        self.news.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_failure(&self, failure: Option<String>) {
+        let mut inner = self.lock();
+        if inner.failure != failure {
+            if let Some(why) = &failure {
+                tracing::warn!("the board cannot be used: {why}");
+            }
+            inner.failure = failure;
+            drop(inner);
+            self.tell();
+        }
+    }
+
+    /// Stays a member for ever: joins, says that it lives, follows the records; after a failure, from the beginning.
+    /// `remember` is told the board's name once it is joined for the first time.
+    pub(crate) async fn run(&self, mut pace: Pace, remember: impl Fn(String) + Send) {
+        sleep(pace.until_arrival()).await;
+        let mut failures = 0;
+        loop {
+            match self.visit(&mut pace, &remember, &mut failures).await {
+                Ok(never) => match never {},
+                Err(why) => {
+                    self.set_failure(Some(why));
+                    failures += 1;
+                    sleep(pace.until_retry(failures)).await;
+                }
+            }
+        }
+    }
+
+    async fn visit(
+        &self,
+        pace: &mut Pace,
+        remember: &(impl Fn(String) + Send),
+        failures: &mut u32,
+    ) -> Result<std::convert::Infallible, String> {
+        pace.set_nodes(self.nodes.load(Ordering::Relaxed));
+        self.recognise(remember).await?;
+        let holders = Prefix::new(HOLDERS).map_err(|error| error.to_string())?;
+        let mut lease = self.appear(pace).await?;
+        let mut watch = self.watch(&holders).await?;
+        self.read_all().await?;
+        self.set_failure(None);
+        *failures = 0;
+        let mut renewal = Instant::now() + pace.until_renewal();
+        loop {
+            tokio::select! {
+                changes = watch.next() => match changes {
+                    Ok(changes) => self.hear(&changes.changes),
+                    Err(_ended) => {
+                        watch = self.watch(&holders).await?;
+                        // What changed in between was not heard of.
+                        self.lock().known.clear();
+                        self.read_all().await?;
+                    }
+                },
+                () = self.asked.notified() => self.read_all().await?,
+                () = sleep_until(renewal) => {
+                    pace.set_nodes(self.nodes.load(Ordering::Relaxed));
+                    lease = self.renew(lease, pace).await?;
+                    self.look_for_others().await?;
+                    renewal = Instant::now() + pace.until_renewal();
+                }
+            }
+        }
+    }
+
+    /// Refuses a board that is not the one this node has joined: an empty one at the same address knows of no holder.
+    async fn recognise(&self, remember: &(impl Fn(String) + Send)) -> Result<(), String> {
+        let proposal = random_id().map(|id| MigrationId(id).to_string())?;
+        let found = identity(&self.board, &proposal).await.map_err(text)?;
+        match &self.joined {
+            Some(joined) if *joined != found => {
+                return Err(format!(
+                    "this is another board ({found}) than the one that this node has joined ({joined}); see \
+                     docs/operations.md before you have it join this one"
+                ));
+            }
+            Some(_) => {}
+            None => remember(found.clone()),
+        }
+        self.lock().identity = Some(found);
+        Ok(())
+    }
+
+    /// Says that this node is there.
+    async fn appear(&self, pace: &Pace) -> Result<LeaseId, String> {
+        let lease = self.board.grant(pace.lease_ttl()).await.map_err(text)?;
+        let key = sign_of_life(&self.me).map_err(text)?;
+        let value = self.presence.encode().map_err(text)?;
+        let txn = Txn::put(key, value, Some(lease.id));
+        self.board.commit(&txn).await.map_err(text)?;
+        Ok(lease.id)
+    }
+
+    async fn renew(&self, lease: LeaseId, pace: &Pace) -> Result<LeaseId, String> {
+        match self.board.keep_alive(lease).await {
+            Ok(_) => Ok(lease),
+            Err(BoardError::LeaseGone(_)) => self.appear(pace).await,
+            Err(error) => Err(text(error)),
+        }
+    }
+
+    /// Watches from now on.
+    async fn watch(&self, holders: &Prefix) -> Result<Watch, String> {
+        // A folder that nobody uses: what is asked for is the revision.
+        let nothing = Prefix::new("watch/").map_err(|error| error.to_string())?;
+        let at: Revision = self.board.list(&nothing).await.map_err(text)?.at;
+        self.board.watch(holders, at.next()).await.map_err(text)
+    }
+
+    fn hear(&self, changes: &[Change]) {
+        for change in changes {
+            let Some(sliver) = holders::sliver_of(&change.key) else {
+                continue;
+            };
+            if !self.lock().followed.contains(&sliver) {
+                continue;
+            }
+            match Known::of(&sliver, change.entry.clone()) {
+                Ok(known) => self.learn(&sliver, known),
+                Err(error) => {
+                    // What is not understood is not known.
+                    tracing::error!("{error}");
+                    self.forget(&sliver);
+                    self.tell();
+                }
+            }
+        }
+    }
+
+    /// Reads the records that are not known.
+    async fn read_all(&self) -> Result<(), String> {
+        let missing: Vec<_> = {
+            let inner = self.lock();
+            let known = &inner.known;
+            let missing = inner
+                .followed
+                .iter()
+                .filter(|sliver| !known.contains_key(*sliver));
+            missing.cloned().collect()
+        };
+        for sliver in missing {
+            match self.read(&sliver).await {
+                Ok(_) => {}
+                Err(error @ BoardError::Never { .. }) => tracing::error!("{error}"),
+                Err(error) => return Err(text(error)),
+            }
+        }
+        self.look_for_others().await
+    }
+
+    /// Looks whether the nodes are there that the followed records name.
+    async fn look_for_others(&self) -> Result<(), String> {
+        let others: BTreeSet<NodeName> = {
+            let inner = self.lock();
+            let holders = inner.known.values().filter_map(|known| match &known.record {
+                Record::Is(holder) => Some(holder),
+                Record::Absent | Record::Unknown => None,
+            });
+            let named = holders.flat_map(|holder| {
+                let keeper = holder.memory.as_ref().map(|memory| memory.keeper.clone());
+                holder.node.clone().into_iter().chain(keeper)
+            });
+            named.filter(|node| *node != self.me).collect()
+        };
+        let mut alive = BTreeMap::new();
+        for node in others {
+            let there = match presence(&self.board, &node).await {
+                Ok(presence) => presence.is_some(),
+                // It says something that this version does not understand: it is there.
+                Err(BoardError::Never { .. }) => true,
+                Err(error) => return Err(text(error)),
+            };
+            alive.insert(node, there);
+        }
+        let mut inner = self.lock();
+        if inner.alive != alive {
+            inner.alive = alive;
+            drop(inner);
+            self.tell();
+        }
+        Ok(())
+    }
+}
+
+/// A number that nobody has thought of before (random(4)).
+pub(crate) fn random_id() -> Result<[u8; 16], String> {
+    let mut id = [0; 16];
+    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut id));
+    read.map(|()| id)
+        .map_err(|error| format!("read /dev/urandom: {error}"))
+}
+
+fn text(error: BoardError) -> String {
+    error.to_string()
+}
+
+/// How long a change of a record may take before it counts as not answered.
+pub(crate) const SWAP_MAX: Duration = Duration::from_secs(20);
