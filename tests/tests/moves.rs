@@ -134,9 +134,18 @@ fn story(options: &run::Options) -> LabResult<()> {
             "{round} place: longest time without a page {} ms",
             watcher.end().as_millis()
         );
-        assert_eq!(guest_says("boot_id")?, boot, "the guest was rebooted");
-        let events = nodes[0].xeno(&["events"])?;
-        println!("{}", String::from_utf8_lossy(&events.stdout));
+        let now = guest_says("boot_id")?;
+        if now != boot {
+            for node in &nodes {
+                let events = node.xeno(&["events"])?;
+                println!("{}:\n{}", node.name, String::from_utf8_lossy(&events.stdout));
+                println!(
+                    "{}",
+                    std::fs::read_to_string(node.dir.join("agent.log")).unwrap_or_default()
+                );
+            }
+        }
+        assert_eq!(now, boot, "the guest was rebooted");
     }
     assert_eq!(ledger()?, ["first", "second", "third", "fourth"]);
     for node in &mut nodes {

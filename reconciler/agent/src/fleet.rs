@@ -48,7 +48,10 @@ pub(crate) enum News {
     /// The other end is ready to receive it, in this life of its machine.
     Ready { boot: BootId },
     /// It does not run here any more, and only an order of this node changes that.
-    Given,
+    Given {
+        /// Whether it stands still, with its memory sent; otherwise it has ended.
+        memory: bool,
+    },
     /// The copy that has arrived is whole.
     Whole,
     /// The other end says that the record has changed.

@@ -82,8 +82,6 @@ struct Open {
     migration: MigrationId,
     peer: NodeName,
     task: AbortHandle,
-    /// Whether its memory goes along.
-    keeps_memory: bool,
     end: End,
 }
 
@@ -460,12 +458,13 @@ where
         let peer = open.peer.clone();
         match (news, &mut open.end) {
             (News::Ready { boot: theirs }, End::Leaving { boot, .. }) => *boot = theirs,
-            (News::Given, End::Leaving { stage, .. }) => {
+            (News::Given { memory }, End::Leaving { stage, .. }) => {
                 *stage = Leaving::Given;
                 if let Some(facets) = rights.facets.get_mut(&sliver) {
                     let began = self.memory.tenure.get(&sliver).and_then(|journal| journal.began);
                     facets.guest = match (facets.guest, began) {
-                        (Guest::Running, Some(epoch)) if open.keeps_memory => Guest::Kept { epoch },
+                        // A look may have seen it stand still already.
+                        (Guest::Kept { epoch }, _) | (_, Some(epoch)) if memory => Guest::Kept { epoch },
                         _ => Guest::Absent,
                     };
                     rights.fresh_from.insert(sliver.clone(), self.looks_begun + 1);
@@ -496,7 +495,7 @@ where
                     self.remember(vec![event], |_| Ok(())).await;
                 }
             }
-            (News::Ready { .. } | News::Given, End::Arriving { .. })
+            (News::Ready { .. } | News::Given { .. }, End::Arriving { .. })
             | (News::Whole | News::Go, End::Leaving { .. }) => {}
         }
     }

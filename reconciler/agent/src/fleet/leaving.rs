@@ -1,6 +1,6 @@
 //! The end of a move that a sliver leaves: one task for each, which does what it is told to when it is told to.
 //!
-//! Until it says [`News::Given`] nothing has happened that the guest here does not get over by itself; what follows then, the
+//! Until it says [`News::Given`], nothing has happened that the guest here does not get over by itself; what follows then, the
 //! loop orders one by one.
 
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub(crate) async fn leave<H: MoveMemory, S: MoveLayers>(
     if let Err(why) = bring_to_rest(&ports, &fleet, &leave, &mut session, memory).await {
         return why;
     }
-    tell.say(News::Given);
+    tell.say(News::Given { memory });
     loop {
         tokio::select! {
             command = commands.recv() => match command {

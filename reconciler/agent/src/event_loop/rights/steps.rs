@@ -348,7 +348,6 @@ where
             bandwidth: policy.bandwidth.map(|rate| rate.0),
             downtime_ms: Some(policy.downtime.0),
         });
-        let keeps_memory = departure.is_some();
         let (commands, orders) = mpsc::channel(COMMANDS_MAX);
         let teller = Teller {
             sliver: sliver.clone(),
@@ -372,7 +371,6 @@ where
             migration,
             peer: to.clone(),
             task: task.abort_handle(),
-            keeps_memory,
             end: End::Leaving {
                 boot: xeno_reconciler::tenure::BootId::default(),
                 stage: Leaving::Streaming,
@@ -466,7 +464,6 @@ where
             migration,
             peer: from.clone(),
             task: task.abort_handle(),
-            keeps_memory: takes_memory,
             end: End::Arriving {
                 whole: false,
                 streams,
