@@ -253,7 +253,7 @@ impl XenDriver {
         };
         let built = self.xl.change(&args, &dir.log(), CREATE_LIMIT).await;
         let failed = match built {
-            Ok(()) => match self.find(sliver).await? {
+            Ok(()) => match self.spot(sliver).await? {
                 Some(domain) => return Ok(domain),
                 None => PortError::later(format!("{sliver} was started, and is gone already")),
             },
@@ -263,7 +263,7 @@ impl XenDriver {
             }
             Err(error) => error.port(&format!("cannot start {sliver}")),
         };
-        if let Some(domain) = self.find(sliver).await? {
+        if let Some(domain) = self.spot(sliver).await? {
             self.end(&domain, Duration::ZERO).await?;
         }
         self.clean(lock, sliver, &record.uuid).await?;
@@ -482,7 +482,7 @@ impl Hypervisor for XenDriver {
     async fn boot(&self, spec: &DomainSpec) -> PortResult<()> {
         let sliver = &spec.sliver;
         let lock = self.lock(sliver).await?;
-        let inventory = self.take_inventory().await?;
+        let inventory = self.take_roll().await?;
         if let Some(domain) = inventory.of(sliver) {
             return already_there(spec, domain);
         }
@@ -523,12 +523,12 @@ impl Hypervisor for XenDriver {
     }
 
     async fn shutdown(&self, sliver: &SliverId, grace: Grace) -> PortResult<()> {
-        if self.find(sliver).await?.is_none() && !self.run_dir(sliver).path().exists() {
+        if self.spot(sliver).await?.is_none() && !self.run_dir(sliver).path().exists() {
             return Ok(());
         }
         let lock = self.lock_at_work(sliver).await?;
         self.end_work(sliver).await?;
-        if let Some(domain) = self.find(sliver).await? {
+        if let Some(domain) = self.spot(sliver).await? {
             self.end(&domain, Duration::from_millis(grace.ms)).await?;
             self.take_ports(&domain.record).await?;
             self.clean(&lock, sliver, &domain.record.uuid).await?;

@@ -3,6 +3,7 @@
 //! A domain is ours if its name is one of ours, and the record at its UUID in xenstore says the same sliver and was
 //! written by a driver with our state directory. Everything else is a stranger's.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use xeno_model::id::{DomainUuid, SliverId};
@@ -51,12 +52,31 @@ impl Inventory {
     }
 }
 
+/// How much is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// Which domains there are, and what they do.
+    States,
+    /// Their limits too.
+    Limits,
+}
+
 impl XenDriver {
     /// All domains. An error means "not seen".
     pub(crate) async fn take_inventory(&self) -> PortResult<Inventory> {
+        self.look(Depth::Limits).await
+    }
+
+    /// Which domains are there and what they do, without their limits: half the work of the tool stack, and all that most
+    /// steps have to know.
+    pub(crate) async fn take_roll(&self) -> PortResult<Inventory> {
+        self.look(Depth::States).await
+    }
+
+    async fn look(&self, depth: Depth) -> PortResult<Inventory> {
         let mut unequal = String::new();
         for _ in 0..LOOKS_MAX {
-            match self.try_inventory().await? {
+            match self.try_inventory(depth).await? {
                 Ok(inventory) => return Ok(inventory),
                 Err(what) => unequal = what,
             }
@@ -64,6 +84,12 @@ impl XenDriver {
         Err(PortError::later(format!(
             "the domains of the node keep changing: {unequal}"
         )))
+    }
+
+    /// The domain of a sliver, if it is there, without its limits.
+    pub(crate) async fn spot(&self, sliver: &SliverId) -> PortResult<Option<Domain>> {
+        let roll = self.take_roll().await?;
+        Ok(roll.of(sliver).cloned())
     }
 
     /// The domain of a sliver, if it is there.
@@ -84,12 +110,17 @@ impl XenDriver {
     }
 
     /// The inner error: a domain came or went between two looks.
-    async fn try_inventory(&self) -> PortResult<Result<Inventory, String>> {
+    async fn try_inventory(&self, depth: Depth) -> PortResult<Result<Inventory, String>> {
         let rows = self.rows().await?;
-        let text = self.xl().ask(&["list", "-l"]).await;
-        let text = text.map_err(|error| error.port("cannot list the domains"))?;
-        let allowed = read_allowed(&text)
-            .map_err(|error| PortError::later(format!("cannot list the domains: {error}")))?;
+        let allowed = match depth {
+            Depth::States => BTreeMap::new(),
+            Depth::Limits => {
+                let text = self.xl().ask(&["list", "-l"]).await;
+                let text = text.map_err(|error| error.port("cannot list the domains"))?;
+                read_allowed(&text)
+                    .map_err(|error| PortError::later(format!("cannot list the domains: {error}")))?
+            }
+        };
         let mut store = None;
         let mut inventory = Inventory::default();
         for listed in rows.into_iter().filter(|listed| listed.domid != 0) {
@@ -112,7 +143,7 @@ impl XenDriver {
             let allowed = match allowed {
                 Some(allowed) => allowed.clone(),
                 // Its configuration is stored late, and removed early.
-                None if unfinished => crate::list::Allowed::default(),
+                None if unfinished || depth == Depth::States => crate::list::Allowed::default(),
                 None => return Ok(Err(format!("{} came or went", listed.name))),
             };
             let rate = store

@@ -27,7 +27,7 @@ impl XenDriver {
         let sliver = &spec.sliver;
         let lock = self.lock(sliver).await?;
         let stored = self.stored(sliver).await?;
-        let inventory = self.take_inventory().await?;
+        let inventory = self.take_roll().await?;
         if let Some(domain) = inventory.of(sliver) {
             let is_wanted = domain.record.boot == spec.boot && domain.record.uuid == spec.uuid;
             match (domain.state, &stored) {

@@ -106,7 +106,7 @@ impl XenDriver {
     /// If it cannot go on, or is not there.
     pub async fn unpause(&self, sliver: &SliverId) -> PortResult<()> {
         let lock = self.lock(sliver).await?;
-        let Some(domain) = self.find(sliver).await? else {
+        let Some(domain) = self.spot(sliver).await? else {
             return Err(PortError::later(format!(
                 "{sliver} has no domain that could go on"
             )));
@@ -176,7 +176,7 @@ impl XenDriver {
             )
             .await?;
             // xl lets it go on where the save failed; where storing failed after that, it stands.
-            if let Some(domain) = self.find(sliver).await?
+            if let Some(domain) = self.spot(sliver).await?
                 && matches!(domain.state, RunState::Paused | RunState::Suspended)
             {
                 self.let_go(sliver, &domain).await?;

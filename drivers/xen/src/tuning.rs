@@ -40,7 +40,7 @@ impl XenDriver {
     /// Takes all published ports from a domain. Connections that are open through them stay open.
     pub(crate) async fn unpublish(&self, sliver: &SliverId) -> PortResult<()> {
         let _lock = self.lock(sliver).await?;
-        let Some(domain) = self.find(sliver).await? else {
+        let Some(domain) = self.spot(sliver).await? else {
             return Ok(());
         };
         let mut record = domain.record;
