@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image packages demo demo-stop test lint unit test-board properties-long crash-long right-to-run cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh test-xen test-xen-gate eval-xen deb bench bench-cowfs fuzz-cowfs doc deny clean-images
+.PHONY: help setup build man image packages demo demo-stop test lint unit test-board properties-long crash-long right-to-run cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh test-xen test-xen-remotes test-xen-gate eval-xen deb bench bench-cowfs fuzz-cowfs doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -100,7 +100,13 @@ test-xen: image deb ## a node on real Xen, in an emulated machine (root; tests/x
 	XENO_IMAGES=$(abspath $(IMAGES)) XENO_PROGRAM=$(abspath target/release/xeno) XENO_DEB=$$(echo $(abspath target)/xenoslice_*.deb) \
 		XENO_CONTRACT=$$($(CARGO) test --locked --no-run --message-format json -p xeno-xen --features lab --test contract | \
 			sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1) \
-		$(CARGO) test --locked -p xeno-tests --features xen --test xen -- --nocapture --test-threads=1
+		$(CARGO) test --locked -p xeno-tests --features xen --test xen -- --nocapture --test-threads=1 --skip remotes
+
+test-xen-remotes: image deb ## layers on another machine, by NFS, cut off and brought back (root; two emulated machines)
+	@tests/xen-lab/lab setup
+	@[ -e target/xen-lab/image/dom0.ext4 ] || tests/xen-lab/lab build
+	XENO_IMAGES=$(abspath $(IMAGES)) XENO_PROGRAM=$(abspath target/release/xeno) XENO_DEB=$$(echo $(abspath target)/xenoslice_*.deb) \
+		$(CARGO) test --locked -p xeno-tests --features xen --test xen remotes -- --nocapture
 
 eval-xen: image deb ## what deploying a sliver on Xen costs, operation by operation and byte by byte: docs/evaluation.md (root; 20 minutes)
 	@tests/xen-lab/lab setup

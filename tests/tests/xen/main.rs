@@ -8,3 +8,4 @@ mod contract;
 mod hostile;
 mod laboratory;
 mod pushes;
+mod remotes;

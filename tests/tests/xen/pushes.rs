@@ -138,7 +138,7 @@ impl Story<'_> {
 }
 
 /// Everything that a machine gets: the package, and a store of templates to fetch from.
-fn data(dir: &std::path::Path) -> LabResult<(PathBuf, String)> {
+pub(crate) fn data(dir: &std::path::Path) -> LabResult<(PathBuf, String)> {
     let data = dir.join("data");
     std::fs::create_dir_all(&data).map_err(LabError::io("making a directory"))?;
     let wanted = |name: &str| {
