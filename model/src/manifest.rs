@@ -18,6 +18,7 @@ mod shape;
 mod text;
 mod tree;
 
+pub(crate) use edit::name_scalar;
 pub use edit::{EditError, Editor};
 pub use kinds::{API_VERSION, FILES_MAX, Kind, OVERRIDES_MAX, SLIVERS_MAX};
 pub use reference::markdown as reference;

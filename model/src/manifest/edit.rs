@@ -92,6 +92,19 @@ impl<'a> Editor<'a> {
     /// # Errors
     /// [`EditError`].
     pub fn set(&self, at: &[Step<'_>], value: &str) -> Result<String, EditError> {
+        self.set_to(at, value, value)
+    }
+
+    /// The same with a name, which gets quotes where YAML would read something else than text.
+    ///
+    /// # Errors
+    /// [`EditError`].
+    pub fn set_name(&self, at: &[Step<'_>], name: &str) -> Result<String, EditError> {
+        self.set_to(at, &name_scalar(name), name)
+    }
+
+    /// `value` is how it is written, `meant` what is to be read from that.
+    fn set_to(&self, at: &[Step<'_>], value: &str, meant: &str) -> Result<String, EditError> {
         let root = self.root()?;
         let tree = &self.file.tree;
         let source = self.source()?;
@@ -101,16 +114,15 @@ impl<'a> Editor<'a> {
                     return Err(self.entangled(at));
                 };
                 let span = tree.node(id).span;
-                let (from, to) = (
-                    byte(source, span.line, span.column),
-                    byte(source, span.end_line, span.end_column),
-                );
+                let from = byte(source, span.line, span.column);
+                let to = quoted_end(source.text(), from)
+                    .unwrap_or_else(|| byte(source, span.end_line, span.end_column));
                 splice(source.text(), from, to, value)
             }
             None => self.add_entry(source, root, at, value)?,
         };
         self.proved(at, text, |was, is| match (was, is) {
-            (None, Some(is)) | (Some(_), Some(is)) => is == format!("{value:?}"),
+            (None, Some(is)) | (Some(_), Some(is)) => is == format!("{meant:?}"),
             (_, None) => false,
         })
     }
@@ -360,6 +372,14 @@ impl<'a> Editor<'a> {
     }
 }
 
+/// A name as YAML reads it as text: some names are numbers or words of YAML.
+pub(crate) fn name_scalar(name: &str) -> String {
+    if name.starts_with(|c: char| c.is_ascii_digit()) || matches!(name, "null" | "true" | "false") {
+        return format!("\"{name}\"");
+    }
+    name.to_owned()
+}
+
 /// The value at a path, all of it.
 fn find(tree: &Tree, root: NodeId, path: &[Step<'_>]) -> Option<NodeId> {
     path.iter()
@@ -410,6 +430,30 @@ fn write_form(tree: &Tree, id: NodeId, apart: Option<&[Step<'_>]>, out: &mut Str
             out.push('}');
         }
     }
+}
+
+/// Where a scalar in quotes that begins at `from` ends (YAML 1.2.2 §7.3.1, §7.3.2); `None` if it has none. The parser says
+/// that it ends where the next thing begins, which would take a comment behind it along.
+fn quoted_end(text: &str, from: usize) -> Option<usize> {
+    let mut rest = text[from..].char_indices();
+    let (_, quote) = rest.next()?;
+    if !matches!(quote, '"' | '\'') {
+        return None;
+    }
+    while let Some((at, c)) = rest.next() {
+        if c == '\\' && quote == '"' {
+            rest.next();
+        } else if c == quote {
+            let end = from + at + c.len_utf8();
+            // Two single quotes are one of the text.
+            if quote == '\'' && text[end..].starts_with('\'') {
+                rest.next();
+            } else {
+                return Some(end);
+            }
+        }
+    }
+    None
 }
 
 /// The byte at which a character of a line stands.

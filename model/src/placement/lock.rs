@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::id::{NodeName, SliceName};
-use crate::manifest::API_VERSION;
+use crate::manifest::{API_VERSION, name_scalar};
 
 /// Where the lock of a slice is written, from the fleet's root. It is read wherever it is.
 #[must_use]
@@ -17,24 +17,16 @@ pub fn lock_text(slice: &SliceName, slivers: &BTreeMap<u32, NodeName>) -> String
     let mut text = format!(
         "# Written by `xeno place`; commit it. Where slivers go is decided there: `xeno place` writes this anew.\n\
          apiVersion: {API_VERSION}\nkind: Placement\nmetadata: {{ name: {} }}\nspec:\n  slivers:",
-        scalar(slice.as_str())
+        name_scalar(slice.as_str())
     );
     if slivers.is_empty() {
         text.push_str(" {}");
     }
     text.push('\n');
     for (number, node) in slivers {
-        text.push_str(&format!("    {slice}/{number}: {}\n", scalar(node.as_str())));
+        text.push_str(&format!("    {slice}/{number}: {}\n", name_scalar(node.as_str())));
     }
     text
-}
-
-/// A name as YAML reads it as text: some names are numbers or words of YAML.
-fn scalar(name: &str) -> String {
-    if name.starts_with(|c: char| c.is_ascii_digit()) || matches!(name, "null" | "true" | "false") {
-        return format!("\"{name}\"");
-    }
-    name.to_owned()
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod link;
 mod names;
 mod output;
 mod past;
+mod placing;
 mod plan_document;
 mod plan_file;
 mod service_manager;
@@ -29,8 +30,8 @@ use clap::{Parser, Subcommand};
 
 use commands::{
     agent, apply, completion, console, cowfs, describe, diff, doctor, events, freeze, get, history, hook,
-    init, man, overlay, place, plan, reconcile, schema, status, suspend, template, tree, undelete, validate,
-    version, why,
+    init, man, migrate, overlay, place, plan, reconcile, schema, status, suspend, template, tree, undelete,
+    validate, version, why,
 };
 use exit::Exit;
 use failure::{Failure, Outcome};
@@ -57,6 +58,7 @@ enum Command {
     History(history::HistoryArgs),
     Suspend(suspend::Suspend),
     Resume(suspend::Resume),
+    Migrate(migrate::Migrate),
     Undelete(undelete::Undelete),
     Get(get::Get),
     Describe(describe::Describe),
@@ -121,6 +123,7 @@ fn run(command: &Command) -> Outcome {
         Command::History(args) => history::run(args),
         Command::Suspend(args) => suspend::suspend(args),
         Command::Resume(args) => suspend::resume(args),
+        Command::Migrate(args) => migrate::run(args),
         Command::Undelete(args) => undelete::run(args),
         Command::Get(args) => get::run(args),
         Command::Describe(args) => describe::run(args),

@@ -160,3 +160,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn names_get_quotes_where_yaml_would_read_something_else() {
+    const NODE: &[Step<'_>] = &[Step::Key("spec"), Step::Key("nodes"), Step::Index(1)];
+    let check = |name: &str, written: &str| {
+        let before = slice("spec:\n  nodes:\n    - a # first\n    - \"b\" # second\n");
+        let file = parse_file("web.yaml", before.as_bytes());
+        let after = Editor::new(&file, Kind::Slice, "web").set_name(NODE, name);
+        assert_eq!(after, Ok(before.replace("\"b\"", written)));
+    };
+    check("cam-01", "cam-01");
+    check("0x1f", "\"0x1f\"");
+    check("null", "\"null\"");
+}
+
+#[test]
+fn a_comment_behind_quotes_stays() {
+    let check = |quoted: &str| {
+        let text = |value: &str| slice(&format!("spec:\n  state: {value} # it's \"so\"\n"));
+        assert_eq!(
+            set(&text(quoted), "suspended").as_deref(),
+            Ok(text("suspended").as_str())
+        );
+    };
+    for quoted in ["\"a\"", "'a'", "''", "\"\"", "'it''s'", "\"\\\"b\\\\\"", "'\\'"] {
+        check(quoted);
+    }
+}

@@ -55,7 +55,7 @@ fn with_names(command: Command) -> Command {
     let named = |argument: Arg| match argument.get_id().as_str() {
         "sliver" => argument.add(ArgValueCandidates::new(names::slivers)),
         "slice" | "slices" => argument.add(ArgValueCandidates::new(names::slices)),
-        "node" => argument.add(ArgValueCandidates::new(names::nodes)),
+        "node" | "to" => argument.add(ArgValueCandidates::new(names::nodes)),
         _ => argument,
     };
     command.mut_args(named).mut_subcommands(with_names)

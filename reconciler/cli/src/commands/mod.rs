@@ -17,6 +17,7 @@ pub(crate) mod history;
 pub(crate) mod hook;
 pub(crate) mod init;
 pub(crate) mod man;
+pub(crate) mod migrate;
 pub(crate) mod overlay;
 pub(crate) mod place;
 pub(crate) mod plan;

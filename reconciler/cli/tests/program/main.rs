@@ -5,6 +5,7 @@ mod daemon;
 mod diff;
 mod hook;
 mod intent;
+mod moves;
 mod offline;
 mod overlay;
 mod place;

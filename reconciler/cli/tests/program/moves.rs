@@ -1,0 +1,187 @@
+//! Commands that say where slivers are: by commits, in a real repository.
+
+use crate::world::{Said, World};
+
+/// Four nodes at two sites, and the slice `web` on the first.
+fn world() -> World {
+    let world = World::with_hook();
+    let mut nodes = String::from(
+        "apiVersion: xenoslice/v1\nkind: Site\nmetadata: { name: away }\n\
+         spec: { policy: { vetoes: { slices: [web] } } }\n",
+    );
+    for (node, site, memory) in [
+        ("node-b", "home", "1GiB"),
+        ("node-c", "home", "128MiB"),
+        ("far-1", "away", "1GiB"),
+    ] {
+        nodes.push_str(&format!(
+            "---\napiVersion: xenoslice/v1\nkind: Node\nmetadata: {{ name: {node} }}   # this one\n\
+             spec: {{ site: {site}, capacity: {{ memory: {memory}, vcpus: 4 }} }}\n"
+        ));
+    }
+    std::fs::write(world.path("work/sites/more.yaml"), nodes).expect("a manifest");
+    world
+}
+
+fn check(world: &World, words: &[&str], code: i32, parts: &[&str]) -> Said {
+    let said = world.xeno("work", words);
+    assert_eq!(said.code, Some(code), "{words:?}: {said:?}");
+    for part in parts {
+        assert!(
+            said.all().contains(part),
+            "{words:?}: no {part:?} in\n{}",
+            said.all()
+        );
+    }
+    said
+}
+
+fn read(world: &World, path: &str) -> String {
+    std::fs::read_to_string(world.path(path)).expect("a file")
+}
+
+fn commits(world: &World) -> Vec<String> {
+    let said = world.git("work", &["log", "--format=%s"]);
+    said.out.lines().map(str::to_owned).collect()
+}
+
+/// Nothing was written, nothing committed.
+fn untouched(world: &World, commits_before: usize) {
+    assert_eq!(world.git("work", &["status", "--porcelain"]).out, "");
+    assert_eq!(commits(world).len(), commits_before);
+}
+
+#[test]
+fn a_sliver_moves_by_one_word_of_its_slice() {
+    let world = world();
+    world.edit(
+        "work/slices/web.yaml",
+        "placement: { nodes: [node-a] }",
+        "placement:\n    nodes:\n      - node-a   # by the door\n      - node-b   # upstairs",
+    );
+    world.commit("two");
+    let before = read(&world, "work/slices/web.yaml");
+    check(
+        &world,
+        &["migrate", "web/1", "--to", "node-a", "--dry-run"],
+        0,
+        &[
+            "-      - node-b   # upstairs",
+            "+      - node-a   # upstairs",
+            "nothing was written",
+        ],
+    );
+    untouched(&world, 2);
+    check(
+        &world,
+        &["migrate", "web/0", "--to", "node-b"],
+        0,
+        &[
+            "committed",
+            "Move web/0 from node-a to node-b",
+            "git push",
+            "live",
+        ],
+    );
+    assert_eq!(
+        read(&world, "work/slices/web.yaml"),
+        before.replace("node-a ", "node-b ")
+    );
+    check(
+        &world,
+        &["migrate", "web/0", "--to", "node-b"],
+        0,
+        &["nothing to do: web/0 is on node-b already"],
+    );
+    untouched(&world, 3);
+    let pushed = world.push(&["main"]);
+    assert_eq!(pushed.code, Some(0), "{pushed:?}");
+}
+
+#[test]
+fn a_sliver_with_a_lock_moves_by_its_line_there() {
+    let world = world();
+    world.edit("work/slices/web.yaml", "nodes: [node-a]", "replicas: 1");
+    check(&world, &["place"], 0, &[]);
+    world.commit("placed");
+    let lock = "work/placement/web.lock.yaml";
+    let before = read(&world, lock);
+    let from = before.trim_end().rsplit(' ').next().expect("a node").to_owned();
+    let to = if from == "node-a" { "node-b" } else { "node-a" };
+    check(
+        &world,
+        &["migrate", "web/0", "--to", to, "-m", "Nearer to the door"],
+        0,
+        &["committed", "Nearer to the door"],
+    );
+    assert_eq!(
+        read(&world, lock),
+        before.replace(&format!("web/0: {from}"), &format!("web/0: {to}"))
+    );
+    // And it stays there when everything is placed anew.
+    check(&world, &["place", "--check"], 0, &["ok: "]);
+    untouched(&world, 3);
+    // With what is not committed yet, nothing is mixed.
+    let mut text = read(&world, lock);
+    text.push_str("# mine\n");
+    std::fs::write(world.path(lock), text).expect("written");
+    check(
+        &world,
+        &["migrate", "web/0", "--to", &from],
+        1,
+        &["has changes that are not committed"],
+    );
+}
+
+#[test]
+fn what_would_not_fit_is_refused_with_the_reason() {
+    let story = |replicas: bool| {
+        let world = world();
+        if replicas {
+            world.edit("work/slices/web.yaml", "nodes: [node-a]", "replicas: 1");
+            check(&world, &["place"], 0, &[]);
+        }
+        world.commit("as it is");
+        let refuse = |words: &[&str], parts: &[&str]| {
+            check(&world, &[&["migrate"], words].concat(), 1, parts);
+            untouched(&world, 2);
+        };
+        refuse(
+            &["web/0", "--to", "node-x"],
+            &["there is no node node-x", "did you mean"],
+        );
+        refuse(&["web/7", "--to", "node-b"], &["there is no sliver web/7"]);
+        refuse(&["wbe/0", "--to", "node-b"], &["did you mean `web`?"]);
+        refuse(
+            &["web/0", "--to", "node-c"],
+            &["MiB", "node-c", "nothing was written"],
+        );
+        refuse(
+            &["web/0", "--to", "far-1"],
+            &["away", "does not run the slice web", "nothing was written"],
+        );
+    };
+    story(false);
+    story(true);
+}
+
+#[test]
+fn a_port_that_is_taken_there_is_said() {
+    let world = world();
+    let web = read(&world, "work/slices/web.yaml");
+    let api = web
+        .replace("name: web", "name: api")
+        .replace("nodes: [node-a]", "nodes: [node-b]");
+    std::fs::write(world.path("work/slices/api.yaml"), api).expect("written");
+    world.commit("another one on the same port");
+    check(
+        &world,
+        &["migrate", "web/0", "--to", "node-b"],
+        1,
+        &[
+            "port 18080 of node `node-b` is wanted by both",
+            "nothing was written",
+        ],
+    );
+    untouched(&world, 2);
+}
