@@ -115,9 +115,40 @@ pub async fn change(
     }
 }
 
-fn transaction(sliver: &SliverId, known: &Known, to: &Holder, act: Act) -> BoardResult<Txn> {
+/// Every sliver that has a record, in order.
+///
+/// # Errors
+/// Those of [`Board::list`]; [`BoardError::Never`] for a record that this version does not understand.
+pub async fn all(board: &impl Board) -> BoardResult<Vec<(SliverId, Known)>> {
+    let folder = Prefix::new(HOLDERS).map_err(|error| BoardError::never(READ, error.to_string()))?;
+    let listed = board.list(&folder).await?.entries;
+    let named = listed
+        .into_iter()
+        .filter_map(|(key, entry)| Some((sliver_of(&key)?, entry)));
+    named
+        .map(|(sliver, entry)| {
+            let known = Known::of(&sliver, Some(entry))?;
+            Ok((sliver, known))
+        })
+        .collect()
+}
+
+/// What makes a record be `to`, and what of it must hold for that.
+pub(crate) fn put(sliver: &SliverId, known: &Known, to: &Holder) -> BoardResult<(Guard, Write)> {
     let key = key(sliver)?;
-    let mut guards = vec![Guard::unchanged(key.clone(), known.entry.as_ref())];
+    let guard = Guard::unchanged(key.clone(), known.entry.as_ref());
+    let put = Write::Put {
+        key,
+        value: encode(to)?,
+        // A right that ended with a lease would be a right that somebody else could take while its holder runs.
+        lease: None,
+    };
+    Ok((guard, put))
+}
+
+fn transaction(sliver: &SliverId, known: &Known, to: &Holder, act: Act) -> BoardResult<Txn> {
+    let (unchanged, put) = put(sliver, known, to)?;
+    let mut guards = vec![unchanged];
     match (act, &known.record) {
         // The holder may have come back since its lease was seen to be gone.
         (
@@ -133,12 +164,6 @@ fn transaction(sliver: &SliverId, known: &Known, to: &Holder, act: Act) -> Board
             Record::Unknown | Record::Absent | Record::Is(_),
         ) => {}
     }
-    let put = Write::Put {
-        key,
-        value: encode(to)?,
-        // A right that ended with a lease would be a right that somebody else could take while its holder runs.
-        lease: None,
-    };
     Txn::new(guards, vec![put]).map_err(|error| BoardError::never(CHANGE, error.to_string()))
 }
 

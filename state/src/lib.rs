@@ -8,6 +8,7 @@
 //! for all that must be remembered together. [`record`] says what stored things look like, [`upgrade`] how the tables
 //! came to be as they are.
 
+pub mod abandoned;
 pub mod board;
 pub mod error;
 pub mod holders;

@@ -4,12 +4,14 @@
 //! far as the board is, and two agents know each other by it: each shows a certificate that it made when it started, and is
 //! taken for the node whose sign of life names that certificate.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use xeno_model::id::{Digest, MigrationId, NodeName};
 use xeno_reconciler::tenure::BootId;
 
-use crate::board::{Board, BoardError, BoardResult, Entry, Value};
-use crate::holders::sign_of_life;
+use crate::board::{Board, BoardError, BoardResult, Entry, Key, Prefix, Value};
+use crate::holders::{ALIVE, sign_of_life};
 
 /// Version of the entries.
 const FORMAT: u32 = 1;
@@ -93,6 +95,17 @@ pub async fn presence(board: &impl Board, node: &NodeName) -> BoardResult<Option
     entry.as_ref().map(Presence::decode).transpose()
 }
 
+/// The nodes that have a sign of life, in order, whatever they say there.
+///
+/// # Errors
+/// Those of [`Board::list`].
+pub async fn alive(board: &impl Board) -> BoardResult<BTreeSet<NodeName>> {
+    let folder = Prefix::new(ALIVE).map_err(|error| BoardError::never(READ, error.to_string()))?;
+    let listed = board.list(&folder).await?.entries;
+    let node = |key: &Key| NodeName::new(key.as_str().strip_prefix(ALIVE)?).ok();
+    Ok(listed.iter().filter_map(|(key, _)| node(key)).collect())
+}
+
 const READ: &str = "read a sign of life";
 const WRITE: &str = "write a sign of life";
 
@@ -116,6 +129,7 @@ mod tests {
             let txn = Txn::put(sign_of_life(&node).unwrap(), said.encode().unwrap(), None);
             board.commit(&txn).await.unwrap();
             assert_eq!(presence(&board, &node).await.unwrap(), Some(said));
+            assert_eq!(alive(&board).await.unwrap(), [node.clone()].into());
         }
     }
 

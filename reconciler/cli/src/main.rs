@@ -3,6 +3,7 @@
 //! One module of [`commands`] for each command. This crate is the only one that prints, reads the environment for its
 //! settings, and installs a `tracing` subscriber; libraries return what is to be said.
 
+mod board;
 mod commands;
 mod commits;
 mod desired_text;
@@ -29,9 +30,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    agent, apply, completion, console, cowfs, describe, diff, doctor, events, freeze, get, history, hook,
-    init, man, migrate, overlay, place, plan, reconcile, schema, status, suspend, template, tree, undelete,
-    validate, version, why,
+    abandon, agent, apply, completion, console, cowfs, describe, diff, doctor, events, freeze, get, history,
+    hook, init, man, migrate, overlay, place, plan, reconcile, schema, status, suspend, template, tree,
+    undelete, validate, version, why,
 };
 use exit::Exit;
 use failure::{Failure, Outcome};
@@ -59,6 +60,7 @@ enum Command {
     Suspend(suspend::Suspend),
     Resume(suspend::Resume),
     Migrate(migrate::Migrate),
+    Abandon(abandon::Abandon),
     Undelete(undelete::Undelete),
     Get(get::Get),
     Describe(describe::Describe),
@@ -124,6 +126,7 @@ fn run(command: &Command) -> Outcome {
         Command::Suspend(args) => suspend::suspend(args),
         Command::Resume(args) => suspend::resume(args),
         Command::Migrate(args) => migrate::run(args),
+        Command::Abandon(args) => abandon::run(args),
         Command::Undelete(args) => undelete::run(args),
         Command::Get(args) => get::run(args),
         Command::Describe(args) => describe::run(args),

@@ -144,7 +144,7 @@ fn time(text: &str) -> Result<Millis, String> {
 }
 
 /// Who this is, as far as the environment says.
-fn user() -> String {
+pub(super) fn user() -> String {
     let named = |name| std::env::var(name).ok().filter(|user| !user.is_empty());
     named("USER")
         .or_else(|| named("LOGNAME"))

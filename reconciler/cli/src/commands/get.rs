@@ -10,12 +10,13 @@ use xeno_model::desired::{DesiredSliver, LayerRef, TemplateRef};
 use xeno_model::id::SliverId;
 
 use super::{freeze, status};
+use crate::board::{BoardArgs, Tenures};
 use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::link::{AgentArgs, wait};
 use crate::output::{self, Format, Table, bytes};
 
-/// Lists what this node has.
+/// Lists what this node has, or who holds the slivers of the fleet.
 #[derive(Args)]
 pub(crate) struct Get {
     /// What to list.
@@ -23,6 +24,8 @@ pub(crate) struct Get {
     what: What,
     #[command(flatten)]
     agent: AgentArgs,
+    #[command(flatten)]
+    board: BoardArgs,
     /// Form of the listing.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -53,6 +56,9 @@ enum What {
     /// What the agent leaves alone because somebody said so.
     #[value(alias = "freeze")]
     Freezes,
+    /// Who has the right to run which sliver of the fleet, and has a sign of life: asks the board, and no agent.
+    #[value(alias = "holder")]
+    Holders,
 }
 
 pub(crate) fn run(args: &Get) -> Outcome {
@@ -69,6 +75,10 @@ pub(crate) fn run(args: &Get) -> Outcome {
             What::Freezes => {
                 let freezes = client.freezes().await?;
                 Ok((freeze::table(&freezes), json!(freezes)))
+            }
+            What::Holders => {
+                let tenures = Tenures::read(&args.board.open()?).await?;
+                Ok((tenures.table(), tenures.json()))
             }
         }
     })?;

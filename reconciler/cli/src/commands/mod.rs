@@ -1,5 +1,6 @@
 //! One module for each command.
 
+pub(crate) mod abandon;
 pub(crate) mod agent;
 pub(crate) mod apply;
 mod checkpoints;

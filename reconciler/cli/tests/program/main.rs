@@ -1,6 +1,7 @@
 //! The program as people and git run it.
 
 mod asking;
+mod board;
 mod daemon;
 mod diff;
 mod hook;

@@ -1,0 +1,263 @@
+//! Commands that read and change what stands on the board of a fleet: a real one, in a file.
+
+use std::time::Duration;
+
+use xeno_model::id::{Digest, Epoch, MigrationId, NodeName, SliverId};
+use xeno_reconciler::tenure::{Act, BootId, Holder, Memory, Record};
+use xeno_state::board::{AnyBoard, Board, BoardConfig, Txn, Write};
+use xeno_state::holders::{self, Known};
+use xeno_state::presence::Presence;
+
+use crate::world::{Said, World};
+
+/// A fleet, a board, and agent.toml that names it.
+struct Fleet {
+    world: World,
+    board: AnyBoard,
+    runtime: tokio::runtime::Runtime,
+}
+
+fn node(name: &str) -> NodeName {
+    NodeName::new(name).expect("a name")
+}
+
+fn sliver(text: &str) -> SliverId {
+    SliverId::parse(text).expect("a sliver")
+}
+
+fn held(by: &str, epoch: u64) -> Holder {
+    Holder {
+        node: Some(node(by)),
+        boot: BootId([1; 16]),
+        epoch: Epoch(epoch),
+        memory: None,
+    }
+}
+
+impl Fleet {
+    fn new() -> Self {
+        let world = World::with_hook();
+        let path = world.path("work/board.db");
+        let text =
+            "node = \"node-a\"\nrepository = \"repo.git\"\n[board]\nkind = \"sqlite\"\npath = \"board.db\"\n";
+        std::fs::write(world.path("work/agent.toml"), text).expect("written");
+        let board = BoardConfig::Sqlite { path }.open().expect("a board");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        Self {
+            world,
+            board,
+            runtime,
+        }
+    }
+
+    fn read(&self, of: &str) -> Known {
+        self.runtime
+            .block_on(async { holders::read(&self.board, &sliver(of)).await })
+            .expect("the board answers")
+    }
+
+    fn record(&self, of: &str) -> Option<Holder> {
+        match self.read(of).record {
+            Record::Is(holder) => Some(holder),
+            Record::Absent | Record::Unknown => None,
+        }
+    }
+
+    fn give(&self, of: &str, to: &Holder) {
+        let known = self.read(of);
+        let of = sliver(of);
+        let changed = holders::change(&self.board, &of, &known, to, Act::Claim);
+        self.runtime.block_on(changed).expect("the board answers");
+    }
+
+    /// Gives a node a sign of life.
+    fn wake(&self, name: &str) {
+        let says = Presence {
+            boot: BootId([1; 16]),
+            address: None,
+            certificate: Digest::of(b"its own"),
+        };
+        self.runtime.block_on(async {
+            let lease = self.board.grant(Duration::from_secs(600)).await.expect("a lease");
+            let key = holders::sign_of_life(&node(name)).expect("a key");
+            let txn = Txn::put(key, says.encode().expect("short"), Some(lease.id));
+            self.board.commit(&txn).await.expect("the board answers");
+        });
+    }
+
+    /// Takes it away.
+    fn lose(&self, name: &str) {
+        let key = holders::sign_of_life(&node(name)).expect("a key");
+        let txn = Txn::new(Vec::new(), vec![Write::Delete(key)]).expect("a transaction");
+        self.runtime
+            .block_on(self.board.commit(&txn))
+            .expect("the board answers");
+    }
+
+    fn check(&self, words: &[&str], code: i32, parts: &[&str]) -> Said {
+        let words = [words, &["--config", "agent.toml"]].concat();
+        let said = self.world.xeno("work", &words);
+        assert_eq!(said.code, Some(code), "{words:?}: {said:?}");
+        for part in parts {
+            // Messages are folded.
+            let all = said.all().split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(all.contains(part), "{words:?}: no {part:?} in\n{}", said.all());
+        }
+        said
+    }
+}
+
+#[test]
+fn a_lost_holder_is_abandoned_once_it_shows_no_life() {
+    let fleet = Fleet::new();
+    fleet.check(
+        &["abandon", "web/0", "--yes"],
+        1,
+        &["the board knows no holder of web/0", "xeno get holders"],
+    );
+    fleet.give("web/0", &held("node-a", 4));
+    fleet.wake("node-a");
+    fleet.check(
+        &["abandon", "web/0", "--yes"],
+        1,
+        &[
+            "node-a, which holds web/0, has a sign of life",
+            "xeno migrate web/0",
+        ],
+    );
+    fleet.lose("node-a");
+    fleet.check(
+        &["abandon", "web/0"],
+        1,
+        &["web/0 is held by node-a under epoch 4", "say --yes if it is"],
+    );
+    assert_eq!(fleet.record("web/0"), Some(held("node-a", 4)));
+    fleet.check(
+        &["abandon", "web/0", "--yes", "--reason", "it burnt"],
+        0,
+        &[
+            "has no sign of life",
+            "disk is lost",
+            "changed: web/0 is held by nobody, under epoch 5",
+            "xeno migrate web/0 --to NODE",
+        ],
+    );
+    let now = fleet.record("web/0").expect("a record");
+    assert_eq!((now.node, now.epoch, now.memory), (None, Epoch(5), None));
+    fleet.check(
+        &["abandon", "web/0", "--yes"],
+        0,
+        &["nothing to do: nobody holds web/0"],
+    );
+    fleet.check(
+        &["get", "holders"],
+        0,
+        &["web/0 nobody - 5 node-a abandoned by ", ": it burnt"],
+    );
+}
+
+#[test]
+fn even_a_living_holder_can_be_abandoned_with_a_warning() {
+    let fleet = Fleet::new();
+    fleet.give("web/0", &held("node-a", 4));
+    fleet.wake("node-a");
+    let said = fleet.check(
+        &["abandon", "web/0", "--yes", "--even-if-alive", "-o", "json"],
+        0,
+        &["warning: node-a may be running the guest", "has a sign of life"],
+    );
+    let json: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    assert_eq!(json["formatVersion"], 1, "{json}");
+    assert_eq!(json["record"]["epoch"], 5, "{json}");
+    assert!(json["record"]["node"].is_null(), "{json}");
+}
+
+#[test]
+fn who_kept_the_memory_goes_on_from_it_unless_the_layers_are_shared() {
+    let fleet = Fleet::new();
+    let moved = Holder {
+        memory: Some(Memory {
+            migration: MigrationId([7; 16]),
+            epoch: Epoch(4),
+            keeper: node("node-b"),
+        }),
+        ..held("node-a", 5)
+    };
+    // What the manifests do not know, people must say.
+    fleet.give("gone/0", &moved);
+    fleet.check(
+        &["abandon", "gone/0", "--yes"],
+        1,
+        &[
+            "the manifests have no sliver gone/0",
+            "--layers local or --layers shared",
+        ],
+    );
+    fleet.check(
+        &["abandon", "gone/0", "--yes", "--layers", "shared"],
+        0,
+        &["held by nobody, under epoch 6", "shared storage is there"],
+    );
+    fleet.give("web/0", &moved);
+    fleet.check(
+        &["abandon", "web/0", "--yes"],
+        0,
+        &["node-b still keeps its memory", "held by node-b, under epoch 6"],
+    );
+    assert_eq!(
+        fleet.record("web/0").and_then(|holder| holder.node),
+        Some(node("node-b"))
+    );
+}
+
+#[test]
+fn holders_are_listed_with_their_signs_of_life() {
+    let fleet = Fleet::new();
+    fleet.check(&["get", "holders"], 0, &["no sliver has a holder yet"]);
+    fleet.give("web/0", &held("node-a", 4));
+    fleet.give("web/1", &held("node-b", 9));
+    fleet.wake("node-b");
+    fleet.check(
+        &["get", "holders"],
+        0,
+        &[
+            "SLIVER HOLDER SIGN OF LIFE",
+            "web/0 node-a no 4",
+            "web/1 node-b yes 9",
+        ],
+    );
+    let said = fleet.check(&["get", "holders", "-o", "json"], 0, &[]);
+    let json: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    assert_eq!(json["formatVersion"], 1, "{json}");
+    assert_eq!(json["alive"], serde_json::json!(["node-b"]), "{json}");
+    let first = &json["holders"][0];
+    assert_eq!(
+        (
+            &first["sliver"],
+            &first["node"],
+            &first["epoch"],
+            &first["signOfLife"]
+        ),
+        (&"web/0".into(), &"node-a".into(), &4.into(), &false.into()),
+        "{json}"
+    );
+}
+
+#[test]
+fn a_board_that_is_not_there_is_not_made() {
+    let world = World::with_hook();
+    let said = |text: &str| {
+        std::fs::write(world.path("work/agent.toml"), text).expect("written");
+        let said = world.xeno("work", &["get", "holders", "--config", "agent.toml"]);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        said.err
+    };
+    let alone = "node = \"node-a\"\nrepository = \"repo.git\"\n";
+    assert!(said(alone).contains("has no [board]"));
+    let missing = said(&format!("{alone}[board]\nkind = \"sqlite\"\n"));
+    assert!(missing.contains("there is no board at"), "{missing}");
+    assert!(!world.path("work/board.db").exists());
+}
