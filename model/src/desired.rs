@@ -12,7 +12,7 @@ pub use service::{CHECKPOINTS, Migration, MigrationPolicy, OnFailure, RollbackDa
 pub use site::{SiteCaps, SitePolicy, SiteRule, Vetoes, Weekday, Window, Windows};
 pub use tenant::{NamePattern, Quota, Tenant};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -34,6 +34,8 @@ pub struct DesiredFleet {
     pub sites: BTreeMap<SiteName, Site>,
     /// Nodes by name.
     pub nodes: BTreeMap<NodeName, Node>,
+    /// Those of them that get nothing new; what is there stays.
+    pub cordoned: BTreeSet<NodeName>,
     /// Tenants by name.
     pub tenants: BTreeMap<TenantName, Tenant>,
     /// Templates by name.

@@ -210,6 +210,7 @@ impl<'a> Resolver<'a> {
             delete_budget: DeleteBudget::default(),
             sites: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            cordoned: BTreeSet::new(),
             tenants: BTreeMap::new(),
             templates: BTreeMap::new(),
             slices: BTreeMap::new(),
@@ -228,7 +229,10 @@ impl<'a> Resolver<'a> {
                     let site = self.site(*at, &name, raw);
                     fleet.sites.extend(site.map(|site| (name, site)));
                 }),
-                Some(Body::Node(_)) => NodeName::new(name).map(|name| {
+                Some(Body::Node(raw)) => NodeName::new(name).map(|name| {
+                    if raw.cordoned.given() == Some(&true) {
+                        fleet.cordoned.insert(name.clone());
+                    }
                     fleet.nodes.extend(self.node(*at).map(|node| (name, node)));
                 }),
                 Some(Body::Template(raw)) => TemplateName::new(name).map(|name| {

@@ -171,6 +171,8 @@ pub(crate) struct RawNode {
     pub(crate) reserved: Stated<RawReserved>,
     #[serde(default)]
     pub(crate) hypervisor: Stated<RawHypervisor>,
+    #[serde(default)]
+    pub(crate) cordoned: Stated<bool>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -31,6 +31,8 @@ pub struct Spot {
     pub labels: BTreeMap<String, String>,
     /// Memory for guests, in MiB. Virtual CPUs are shared, so they bind nothing.
     pub memory_mib: u64,
+    /// Whether it takes nothing new; what is there stays.
+    pub cordoned: bool,
 }
 
 /// A sliver that is where it is.

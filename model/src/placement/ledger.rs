@@ -105,6 +105,13 @@ impl<'a> Ledger<'a> {
         rule.map(|rule| Refusal::Site(site.clone(), rule))
     }
 
+    /// The same of a sliver that is not there yet.
+    pub(super) fn newly(&self, slice: &SliceName, ask: &Ask, seat: usize) -> Option<Refusal> {
+        let cordoned = self.seats[seat].spot.cordoned;
+        self.never(slice, ask, seat)
+            .or_else(|| cordoned.then_some(Refusal::Cordoned))
+    }
+
     /// Why a node does not take a sliver that may be there, as things are. Memory is asked last.
     pub(super) fn now(&self, slice: &SliceName, ask: &Ask, number: u32, seat: usize) -> Option<Refusal> {
         self.crowded(slice, ask, number, seat)

@@ -67,6 +67,8 @@ pub enum Why {
 pub enum Refusal {
     /// It lacks a label that the slice asks for.
     NoMatch,
+    /// It takes nothing new.
+    Cordoned,
     /// The owner of its site says no.
     Site(SiteName, SiteRule),
     /// A port that the sliver publishes is taken there.
@@ -105,7 +107,7 @@ impl Shortage {
     pub fn roomiest(&self) -> Option<(&NodeName, u64)> {
         let rooms = self.refusals.iter().filter_map(|(refusal, nodes)| match refusal {
             Refusal::NoRoom { free_mib, .. } => Some((nodes.first()?, *free_mib)),
-            Refusal::NoMatch | Refusal::Site(..) | Refusal::PortTaken(_) => None,
+            Refusal::NoMatch | Refusal::Cordoned | Refusal::Site(..) | Refusal::PortTaken(_) => None,
         });
         // Of equal ones the first by name.
         rooms.max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(a.0)))
@@ -121,6 +123,9 @@ impl Shortage {
         }
         if refused(|refusal| matches!(refusal, Refusal::NoMatch)) {
             ways.push("match more of the nodes");
+        }
+        if refused(|refusal| matches!(refusal, Refusal::Cordoned)) {
+            ways.push("uncordon one");
         }
         if refused(|refusal| matches!(refusal, Refusal::PortTaken(_))) {
             ways.push("publish another port");
@@ -152,6 +157,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoMatch => f.write_str("node does not match"),
+            Self::Cordoned => f.write_str("node is cordoned"),
             Self::Site(site, rule) => write!(f, "site {site} {rule}"),
             Self::PortTaken(port) => write!(f, "port {port} is taken there"),
             Self::NoRoom { need_mib, free_mib } => {
@@ -188,6 +194,7 @@ impl fmt::Display for Shortage {
                 Refusal::NoMatch => {
                     reasons.push(format!("{} not match {}", do_(names.len()), self.matching));
                 }
+                Refusal::Cordoned => reasons.push(format!("{} cordoned", are(names.len()))),
                 Refusal::NoRoom { .. } => no_room += names.len(),
                 Refusal::Site(site, rule) => {
                     reasons.push(format!("{} at {site}, which {rule}", are(names.len())));

@@ -362,7 +362,7 @@ impl Chart {
     fn new(ledger: &Ledger<'_>, job: &Job<'_>) -> Self {
         let seats = 0..ledger.seats().len();
         let candidates: Vec<(usize, u64)> = seats
-            .filter(|seat| ledger.never(job.slice, job.ask, *seat).is_none())
+            .filter(|seat| ledger.newly(job.slice, job.ask, *seat).is_none())
             .map(|seat| (seat, job.ask.size(ledger.seat(seat).name).memory_mib))
             .collect();
         let mut chart = Self {
@@ -451,7 +451,7 @@ fn shortage(ledger: &Ledger<'_>, job: &Job<'_>, first: u32, unplaced: Vec<u32>) 
     let mut refusals: BTreeMap<Refusal, Vec<NodeName>> = BTreeMap::new();
     let mut need_mib = u64::MAX;
     for (index, seat) in ledger.seats().iter().enumerate() {
-        let never = ledger.never(job.slice, job.ask, index);
+        let never = ledger.newly(job.slice, job.ask, index);
         let refusal = never.or_else(|| ledger.now(job.slice, job.ask, first, index));
         if let Some(Refusal::NoRoom { need_mib: need, .. }) = &refusal {
             need_mib = need_mib.min(*need);

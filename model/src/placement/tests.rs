@@ -23,6 +23,7 @@ fn slice(name: &str) -> SliceName {
 
 fn spot(at: &str, memory_mib: u64) -> Spot {
     Spot {
+        cordoned: false,
         site: site(at),
         region: None,
         labels: BTreeMap::new(),
@@ -632,4 +633,24 @@ proptest! {
         let ordered: Vec<u16> = (0..12).collect();
         prop_assert_eq!(with(&fixed), with(&ordered));
     }
+}
+
+#[test]
+fn a_cordoned_node_keeps_what_it_has_and_gets_nothing_new() {
+    let mut ground = ground(&[("cam-1", 1024), ("cam-2", 1024)])
+        .with("web", ask(2, 128))
+        .settled();
+    ground.nodes.get_mut(&node("cam-1")).unwrap().cordoned = true;
+    assert_eq!(ground.place(Effort::Even), [] as [String; 0]);
+    ground.ask("web").replicas = 4;
+    assert_eq!(
+        ground.place(Effort::Even),
+        ["web/2: - → cam-2 (new)", "web/3: - → cam-2 (new)"]
+    );
+    assert_eq!(ground.counts("web").0, [("cam-1", 1), ("cam-2", 3)].into());
+    // Nor does what has to go from elsewhere go there.
+    ground.nodes.get_mut(&node("cam-2")).unwrap().memory_mib = 300;
+    let short = ground.shortage("web");
+    assert!(short.to_string().contains("1 is cordoned"), "{short}");
+    assert!(short.help().contains("uncordon one"), "{}", short.help());
 }

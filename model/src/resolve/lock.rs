@@ -88,6 +88,7 @@ impl<'a> Resolver<'a> {
                 region: site.and_then(|site| site.region.clone()),
                 labels: node.labels.clone(),
                 memory_mib: node.memory.0 >> 20,
+                cordoned: fleet.cordoned.contains(name),
             };
             ground.nodes.insert(name.clone(), spot);
         }

@@ -214,6 +214,7 @@ fn empty(like: &DesiredFleet) -> DesiredFleet {
         delete_budget: DeleteBudget::default(),
         sites: like.sites.clone(),
         nodes: like.nodes.clone(),
+        cordoned: like.cordoned.clone(),
         tenants: BTreeMap::new(),
         templates: BTreeMap::new(),
         slices: BTreeMap::new(),

@@ -30,9 +30,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    abandon, agent, apply, completion, console, cowfs, describe, diff, doctor, events, freeze, get, history,
-    hook, init, man, migrate, overlay, place, plan, reconcile, schema, status, suspend, template, tree,
-    undelete, validate, version, why,
+    abandon, agent, apply, completion, console, cordon, cowfs, describe, diff, doctor, events, freeze, get,
+    history, hook, init, man, migrate, overlay, place, plan, reconcile, schema, status, suspend, template,
+    tree, undelete, validate, version, why,
 };
 use exit::Exit;
 use failure::{Failure, Outcome};
@@ -60,6 +60,8 @@ enum Command {
     Suspend(suspend::Suspend),
     Resume(suspend::Resume),
     Migrate(migrate::Migrate),
+    Cordon(cordon::Cordon),
+    Uncordon(cordon::Uncordon),
     Abandon(abandon::Abandon),
     Undelete(undelete::Undelete),
     Get(get::Get),
@@ -126,6 +128,8 @@ fn run(command: &Command) -> Outcome {
         Command::Suspend(args) => suspend::suspend(args),
         Command::Resume(args) => suspend::resume(args),
         Command::Migrate(args) => migrate::run(args),
+        Command::Cordon(args) => cordon::cordon(args),
+        Command::Uncordon(args) => cordon::uncordon(args),
         Command::Abandon(args) => abandon::run(args),
         Command::Undelete(args) => undelete::run(args),
         Command::Get(args) => get::run(args),

@@ -188,6 +188,12 @@ pub(super) static NODE: MapShape = map(&[
                 "What runs its guests.",
             )
             .default("qemu"),
+            optional(
+                "cordoned",
+                Shape::Flag,
+                "Whether `xeno place` and `migrate` put nothing there any more; what is there stays.",
+            )
+            .default("false"),
         ])),
         "The machine.",
     ),

@@ -45,6 +45,12 @@ pub(crate) fn run(args: &Migrate) -> Outcome {
         output::text(&format!("nothing to do: {sliver} is on {to} already\n"))?;
         return Ok(Exit::Done);
     }
+    if fleet.cordoned.contains(to) {
+        return Err(
+            Failure::said(format!("the node {to} is cordoned: it takes nothing new"))
+                .hint(format!("name another, or let it again:\nxeno uncordon {to}")),
+        );
+    }
     let mut edits = Edits::new(&worktree);
     edits.place(sliver, to)?;
     let changes = edits.changes();

@@ -6,6 +6,7 @@ pub(crate) mod apply;
 mod checkpoints;
 pub(crate) mod completion;
 pub(crate) mod console;
+pub(crate) mod cordon;
 pub(crate) mod cowfs;
 pub(crate) mod describe;
 pub(crate) mod diff;

@@ -185,3 +185,70 @@ fn a_port_that_is_taken_there_is_said() {
     );
     untouched(&world, 2);
 }
+
+#[test]
+fn a_cordoned_node_gets_nothing_new_until_it_is_not() {
+    let world = world();
+    world.commit("as it is");
+    check(
+        &world,
+        &["cordon", "node-x"],
+        1,
+        &["there is no node node-x", "did you mean"],
+    );
+    check(
+        &world,
+        &["uncordon", "node-b"],
+        0,
+        &["nothing to do: node-b is not cordoned"],
+    );
+    let before = read(&world, "work/sites/more.yaml");
+    check(
+        &world,
+        &["cordon", "node-b"],
+        0,
+        &[
+            "cordoned: true",
+            "Cordon node-b",
+            "git push",
+            "0 slivers on it stay there",
+        ],
+    );
+    check(
+        &world,
+        &["cordon", "node-b"],
+        0,
+        &["nothing to do: node-b is cordoned already"],
+    );
+    check(
+        &world,
+        &["migrate", "web/0", "--to", "node-b"],
+        1,
+        &["node-b is cordoned", "xeno uncordon node-b"],
+    );
+    untouched(&world, 3);
+    // Nothing new is placed there, and what is there stays.
+    world.edit("work/slices/web.yaml", "nodes: [node-a]", "replicas: 2");
+    let said = check(&world, &["place"], 0, &["web/0 → node-a", "web/1 → node-a"]);
+    assert!(!said.all().contains("node-b"), "{said:?}");
+    world.commit("placed");
+    check(
+        &world,
+        &["cordon", "node-a"],
+        0,
+        &["Cordon node-a", "2 slivers on it stay there"],
+    );
+    check(&world, &["place", "--check"], 0, &["ok: "]);
+    check(&world, &["uncordon", "node-b"], 0, &["-", "cordoned: false"]);
+    check(
+        &world,
+        &["migrate", "web/0", "--to", "node-b"],
+        0,
+        &["Move web/0 from node-a to node-b"],
+    );
+    let after = read(&world, "work/sites/more.yaml");
+    assert_eq!(after.replace(" cordoned: false,", ""), before);
+    assert_eq!(world.git("work", &["status", "--porcelain"]).out, "");
+    let pushed = world.push(&["main"]);
+    assert_eq!(pushed.code, Some(0), "{pushed:?}");
+}
