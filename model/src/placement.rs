@@ -10,6 +10,7 @@
 //! ([`Effort::Even`]) does it when somebody asks, a bounded number of moves at a time. See
 //! `decisions/0001-placement.md`.
 
+mod evacuate;
 mod ground;
 mod ledger;
 mod lock;
@@ -19,6 +20,7 @@ mod solve;
 #[cfg(test)]
 mod tests;
 
+pub use evacuate::{Left, Step, Stuck, evacuate, leaving};
 pub use ground::{Ask, Fixed, Ground, Matching, Size, Spot, Spread};
 pub use lock::{lock_path, lock_text};
 pub use outcome::{Move, Placed, Refusal, Shortage, Why};

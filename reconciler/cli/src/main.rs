@@ -30,9 +30,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    abandon, agent, apply, completion, console, cordon, cowfs, describe, diff, doctor, events, freeze, get,
-    history, hook, init, man, migrate, overlay, place, plan, reconcile, schema, status, suspend, template,
-    tree, undelete, validate, version, why,
+    abandon, agent, apply, completion, console, cordon, cowfs, describe, diff, doctor, evacuate, events,
+    freeze, get, history, hook, init, man, migrate, overlay, place, plan, reconcile, schema, status, suspend,
+    template, tree, undelete, validate, version, why,
 };
 use exit::Exit;
 use failure::{Failure, Outcome};
@@ -62,6 +62,7 @@ enum Command {
     Migrate(migrate::Migrate),
     Cordon(cordon::Cordon),
     Uncordon(cordon::Uncordon),
+    Evacuate(evacuate::Evacuate),
     Abandon(abandon::Abandon),
     Undelete(undelete::Undelete),
     Get(get::Get),
@@ -130,6 +131,7 @@ fn run(command: &Command) -> Outcome {
         Command::Migrate(args) => migrate::run(args),
         Command::Cordon(args) => cordon::cordon(args),
         Command::Uncordon(args) => cordon::uncordon(args),
+        Command::Evacuate(args) => evacuate::run(args),
         Command::Abandon(args) => abandon::run(args),
         Command::Undelete(args) => undelete::run(args),
         Command::Get(args) => get::run(args),

@@ -16,6 +16,7 @@ use git2::{ObjectType, Oid, RepositoryState, Status};
 use xeno_agent::source::{Manifests, RepositorySnapshot, SourceFile};
 use xeno_model::desired::DesiredFleet;
 use xeno_model::manifest::{Kind, ParsedFile, parse_file};
+use xeno_model::placement::Ground;
 use xeno_model::repository::{FileMode, TreeEntry};
 use xeno_model::resolve::is_manifest;
 
@@ -96,6 +97,13 @@ impl Worktree {
     /// What the files ask for.
     pub(crate) fn fleet(&self) -> &DesiredFleet {
         &self.fleet
+    }
+
+    /// What placements start from.
+    pub(crate) fn survey(&self) -> Outcome<Ground> {
+        Manifests::default()
+            .survey(&self.snapshot)
+            .map_err(|report| show(&report))
     }
 
     /// The repository.

@@ -41,7 +41,8 @@ pub(crate) fn uncordon(args: &Uncordon) -> Outcome {
     set(&args.intent, &args.node, false)
 }
 
-const CORDONED: [Step<'static>; 2] = [Step::Key("spec"), Step::Key("cordoned")];
+/// Where a node's manifest says it.
+pub(super) const CORDONED: [Step<'static>; 2] = [Step::Key("spec"), Step::Key("cordoned")];
 
 fn set(args: &IntentArgs, node: &NodeName, cordoned: bool) -> Outcome {
     let worktree = Worktree::open(args)?;

@@ -12,6 +12,7 @@ pub(crate) mod describe;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 mod doctor_node;
+pub(crate) mod evacuate;
 pub(crate) mod events;
 pub(crate) mod freeze;
 pub(crate) mod get;

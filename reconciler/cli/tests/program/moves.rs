@@ -252,3 +252,72 @@ fn a_cordoned_node_gets_nothing_new_until_it_is_not() {
     let pushed = world.push(&["main"]);
     assert_eq!(pushed.code, Some(0), "{pushed:?}");
 }
+
+#[test]
+fn a_node_is_emptied_and_stays_empty() {
+    let world = world();
+    world.edit(
+        "work/slices/web.yaml",
+        "placement: { nodes: [node-a] }",
+        "placement: { nodes: [node-a, node-b] }   # two",
+    );
+    let web = read(&world, "work/slices/web.yaml");
+    let api = web
+        .replace("name: web", "name: api")
+        .replace("18080", "19080")
+        .replace("nodes: [node-a, node-b]", "replicas: 1");
+    std::fs::write(world.path("work/slices/api.yaml"), api).expect("written");
+    std::fs::create_dir_all(world.path("work/placement")).expect("made");
+    std::fs::write(
+        world.path("work/placement/api.lock.yaml"),
+        "apiVersion: xenoslice/v1\nkind: Placement\nmetadata: { name: api }\nspec:\n  slivers:\n    api/0: node-a\n",
+    )
+    .expect("written");
+    world.commit("three slivers");
+    let parts = [
+        "STEP SLIVER TO",
+        "api/0 far-1",
+        "web/0 node-b",
+        "nothing was written (--dry-run)",
+    ];
+    let said = check(&world, &["evacuate", "node-a", "--dry-run"], 0, &[]);
+    let words = said.all().split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in parts {
+        assert!(words.contains(part), "no {part:?} in\n{}", said.all());
+    }
+    untouched(&world, 2);
+    check(
+        &world,
+        &["evacuate", "node-a"],
+        0,
+        &["cordoned: true", "committed", "Evacuate node-a", "git push"],
+    );
+    assert_eq!(
+        read(&world, "work/slices/web.yaml"),
+        web.replace("[node-a, node-b]", "[node-b, node-b]")
+    );
+    assert!(read(&world, "work/placement/api.lock.yaml").contains("api/0: far-1\n"));
+    check(&world, &["place", "--check"], 0, &["ok: "]);
+    check(
+        &world,
+        &["evacuate", "node-a"],
+        0,
+        &["nothing to do: node-a is empty, and cordoned"],
+    );
+    untouched(&world, 3);
+    // What has no place is told with what is missing, and nothing moves.
+    check(&world, &["cordon", "node-b"], 0, &["2 slivers on it stay there"]);
+    let said = check(&world, &["evacuate", "node-b"], 1, &["nothing was written"]);
+    let words = said.all().split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [
+        "error: web/0 has no place (",
+        "missing on node-c",
+        "node-a: node is cordoned",
+        "site away does not run the slice web",
+    ] {
+        assert!(words.contains(part), "no {part:?} in\n{}", said.all());
+    }
+    untouched(&world, 4);
+    let pushed = world.push(&["main"]);
+    assert_eq!(pushed.code, Some(0), "{pushed:?}");
+}
