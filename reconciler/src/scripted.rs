@@ -507,6 +507,14 @@ impl State {
         self.domains.ours.contains_key(sliver)
     }
 
+    /// Whether there is a domain that may touch its disk: not one that stands still between two nodes.
+    fn may_use_disk(&self, sliver: &SliverId) -> bool {
+        let domain = self.domains.ours.get(sliver);
+        domain.is_some_and(|domain| {
+            !matches!(domain.state, DomainState::Kept { .. } | DomainState::Copy { .. })
+        })
+    }
+
     fn memory_held(&self) -> u64 {
         let ours = self.domains.ours.values().map(|domain| domain.memory_mib);
         let strangers = self.domains.strangers.iter().map(|stranger| stranger.memory_mib);

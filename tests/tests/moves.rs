@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use xeno_tests::demo::manifests::{self, PORT, Step};
-use xeno_tests::demo::{report::Report, run, stop};
+use xeno_tests::demo::{report::Report, report::say, run, stop};
 use xeno_tests::lab::{LabResult, http, node::Node, repository::Repository, scratch::Scratch, wait_for};
 
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -130,19 +130,23 @@ fn story(options: &run::Options) -> LabResult<()> {
             node.await_converged(DEADLINE)?;
         }
         write(round)?;
-        println!(
+        say(&format!(
             "{round} place: longest time without a page {} ms",
             watcher.end().as_millis()
-        );
+        ));
         let now = guest_says("boot_id")?;
         if now != boot {
             for node in &nodes {
                 let events = node.xeno(&["events"])?;
-                println!("{}:\n{}", node.name, String::from_utf8_lossy(&events.stdout));
-                println!(
+                say(&format!(
+                    "{}:\n{}",
+                    node.name,
+                    String::from_utf8_lossy(&events.stdout)
+                ));
+                say(&format!(
                     "{}",
                     std::fs::read_to_string(node.dir.join("agent.log")).unwrap_or_default()
-                );
+                ));
             }
         }
         assert_eq!(now, boot, "the guest was rebooted");

@@ -170,7 +170,7 @@ impl Storage for ScriptedNode {
 
     async fn unexport(&self, sliver: &SliverId) -> PortResult<()> {
         let effect = |state: &mut State| {
-            let alone = !state.has_domain(sliver);
+            let alone = !state.may_use_disk(sliver);
             state.rule(alone, || format!("unexport:{sliver} below its domain"));
             state.storage(sliver).exported = false;
             state.storage(sliver).parked = false;
@@ -181,7 +181,7 @@ impl Storage for ScriptedNode {
 
     async fn close_writable(&self, sliver: &SliverId) -> PortResult<()> {
         let effect = |state: &mut State| {
-            let quiet = !state.has_domain(sliver) && !state.storage(sliver).exported;
+            let quiet = !state.may_use_disk(sliver) && !state.storage(sliver).exported;
             state.rule(quiet, || format!("close:{sliver} while in use"));
             let storage = state.storage(sliver);
             storage.stack = None;

@@ -18,7 +18,7 @@ use xeno_model::observed::ObservedNode;
 use xeno_reconciler::change::Reason;
 use xeno_reconciler::exec::RetryPolicy;
 use xeno_reconciler::ports::{MoveLayers, MoveMemory};
-use xeno_reconciler::tenure::{BootId, Disk, Guest, Leaving, Next, Record, Session, Step, Why, next};
+use xeno_reconciler::tenure::{BootId, Disk, Guest, Leaving, Next, Place, Record, Session, Step, Why, next};
 use xeno_state::record::EventKind;
 
 use super::{Agent, Purpose, Stage};
@@ -225,7 +225,7 @@ impl Rights {
         }
     }
 
-    fn session(&self, sliver: &SliverId, wanted: &xeno_reconciler::tenure::Place) -> Option<Session> {
+    fn session(&self, sliver: &SliverId, wanted: &Place) -> Option<Session> {
         let open = self.sessions.get(sliver)?;
         Some(match &open.end {
             End::Leaving {
@@ -239,7 +239,7 @@ impl Rights {
                 migration: open.migration,
                 stage: *stage,
                 travelled: *travelled,
-                called_off: *wanted != xeno_reconciler::tenure::Place::At(open.peer.clone()),
+                called_off: *wanted != Place::At(open.peer.clone()),
             },
             End::Arriving { whole, .. } => Session::Arriving {
                 migration: open.migration,
@@ -316,11 +316,25 @@ where
             Record::Is(holder) => holder.epoch,
             Record::Absent | Record::Unknown => view.journal.began.unwrap_or_default(),
         };
+        let unread = || {
+            Verdict::Not(Reason::RightUnknown {
+                why: rights.fleet.member.standing().failure.unwrap_or_else(|| {
+                    "its record on the board has not been read since the agent started".to_owned()
+                }),
+            })
+        };
         match next(&view) {
             Next::Run { epoch } => Verdict::Held(epoch),
-            Next::Wait(Why::Settled) => Verdict::Held(epoch),
+            // What is to go elsewhere is removed by nobody, and what is to go away only by one who knows that it may.
+            Next::Wait(Why::Settled) => match &view.place {
+                Place::At(to) => changes(format!("it is to go to {to}")),
+                Place::Nowhere if view.record == Record::Unknown => unread(),
+                Place::Here | Place::Nowhere => Verdict::Held(epoch),
+            },
             Next::Do(Step::Serve { epoch })
-                if view.guest == Guest::Running && !matches!(view.disk, Disk::Parked { .. }) =>
+                if view.guest == Guest::Running
+                    && view.place == Place::Here
+                    && !matches!(view.disk, Disk::Parked { .. }) =>
             {
                 Verdict::Held(epoch)
             }
@@ -333,11 +347,7 @@ where
             Next::Wait(Why::Outcome(by)) => changes(format!(
                 "{by} has the right to run it, and has not said yet whether it goes on there"
             )),
-            Next::Wait(Why::Board | Why::Lease) => Verdict::Not(Reason::RightUnknown {
-                why: rights.fleet.member.standing().failure.unwrap_or_else(|| {
-                    "its record on the board has not been read since the agent started".to_owned()
-                }),
-            }),
+            Next::Wait(Why::Board | Why::Lease) => unread(),
             Next::Wait(Why::Underway) => changes("it is being moved".to_owned()),
             Next::Wait(Why::Vacant) => Verdict::Not(Reason::RightUnknown {
                 why: "nobody has it, and it is not wanted here".to_owned(),

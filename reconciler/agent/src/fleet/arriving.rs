@@ -14,7 +14,7 @@ use xeno_reconciler::ports::{MountSpec, MoveLayers, MoveMemory};
 use xeno_reconciler::tenure::BootId;
 
 use super::pump::pipe_over;
-use super::wire::{Order, Reply, Wire, hear, say};
+use super::wire::{Lines, Order, Reply, Wire, say};
 use super::{News, Teller};
 use crate::dispatch::{Ports, Work, carry_out, domain_spec};
 
@@ -42,43 +42,43 @@ pub(crate) enum Stream {
 pub(crate) async fn arrive<H: MoveMemory, S: MoveLayers>(
     ports: Arc<Ports<H, S>>,
     arrive: Arrive,
-    mut wire: Wire,
+    wire: Wire,
     tell: Teller,
     mut streams: mpsc::Receiver<Stream>,
 ) -> String {
-    if let Err(why) = prepare(&ports, &arrive).await {
-        let refused = Reply::Refused { why: why.clone() };
+    let (read, mut write) = split(wire);
+    let mut orders = Lines::<Order>::of(read);
+    let prepared = tokio::select! {
+        prepared = prepare(&ports, &arrive) => prepared,
+        why = orders.hung_up() => return why,
+    };
+    if let Err(why) = prepared {
         // Who has hung up meanwhile knows enough.
-        let _ = say(&mut wire, &refused).await;
+        let _ = say(&mut write, &Reply::Refused { why: why.clone() }).await;
         return why;
     }
     let ready = Reply::ready(arrive.boot, arrive.memory);
-    if let Err(why) = say(&mut wire, &ready).await {
+    if let Err(why) = say(&mut write, &ready).await {
         return why;
     }
-    let (mut read, mut write) = split(wire);
-    let (order, mut orders) = mpsc::channel(1);
-    tokio::spawn(async move {
-        while let Ok(Some(heard)) = hear::<Order>(&mut read).await {
-            if order.send(heard).await.is_err() {
-                return;
-            }
-        }
-    });
     loop {
         tokio::select! {
             stream = streams.recv() => {
                 let Some(stream) = stream else {
                     return "it was called off".to_owned();
                 };
-                if let Err(why) = take(&ports, &arrive, stream, &mut write, &tell).await {
+                let taken = tokio::select! {
+                    taken = take(&ports, &arrive, stream, &mut write, &tell) => taken,
+                    why = orders.hung_up() => return why,
+                };
+                if let Err(why) = taken {
                     let _ = say(&mut write, &Reply::Refused { why: why.clone() }).await;
                     return why;
                 }
             }
-            order = orders.recv() => match order {
-                Some(Order::Go) => tell.say(News::Go),
-                None => return "the other agent hung up".to_owned(),
+            order = orders.next() => match order {
+                Ok(Order::Go) => tell.say(News::Go),
+                Err(why) => return why,
             },
         }
     }

@@ -3,17 +3,18 @@
 //! Until it says [`News::Given`], nothing has happened that the guest here does not get over by itself; what follows then, the
 //! loop orders one by one.
 
+use std::future::Future;
 use std::sync::Arc;
 
-use tokio::io::{ReadHalf, WriteHalf, split};
+use tokio::io::{WriteHalf, split};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Duration;
 use xeno_model::id::{Digest, MigrationId, NodeName, SliverId};
-use xeno_reconciler::ports::{Departure, Grace, MoveLayers, MoveMemory};
+use xeno_reconciler::ports::{Departure, Grace, MoveLayers, MoveMemory, PortResult};
 use xeno_reconciler::tenure::BootId;
 
 use super::pump::pipe_over;
-use super::wire::{ANSWER_MAX, Hello, Order, Reply, What, Wire, answer, boot_id, hear, say};
+use super::wire::{ANSWER_MAX, Hello, Lines, Order, Reply, What, Wire, answer, boot_id, say};
 use super::{Fleet, News, Teller};
 use crate::dispatch::Ports;
 
@@ -22,6 +23,15 @@ const PREPARE_MAX: Duration = Duration::from_secs(3600);
 
 /// How long the other end may take to say that the copy is whole, once all of it was sent.
 const WHOLE_MAX: Duration = Duration::from_secs(60);
+
+/// How long the memory of a guest may take: 64 GiB at 20 MB/s.
+const DEPART_MAX: Duration = Duration::from_secs(3600);
+
+/// How long one round of the layers may take.
+const LAYERS_MAX: Duration = Duration::from_secs(4 * 3600);
+
+/// How long a guest may take to be gone, beyond its grace.
+const STOP_MAX: Duration = Duration::from_secs(30);
 
 /// A sliver that leaves.
 #[derive(Clone, Debug)]
@@ -33,6 +43,8 @@ pub(crate) struct Leave {
     pub(crate) to: NodeName,
     /// How its memory goes; `None`: it stays behind.
     pub(crate) departure: Option<Departure>,
+    /// Whether its layers were set aside here by a removal, and go as they are.
+    pub(crate) set_aside: bool,
     /// What its guest was started as, where one runs.
     pub(crate) booted: Option<Digest>,
 }
@@ -60,7 +72,12 @@ pub(crate) async fn leave<H: MoveMemory, S: MoveLayers>(
     };
     let memory = session.memory && leave.departure.is_some();
     tell.say(News::Ready { boot: session.boot });
-    if let Err(why) = bring_to_rest(&ports, &fleet, &leave, &mut session, memory).await {
+    let hung_up = session.replies.hung_up();
+    let rested = tokio::select! {
+        rested = bring_to_rest(&ports, &fleet, &leave, &mut session, memory) => rested,
+        why = hung_up => Err(why),
+    };
+    if let Err(why) = rested {
         return why;
     }
     tell.say(News::Given { memory });
@@ -82,11 +99,9 @@ pub(crate) async fn leave<H: MoveMemory, S: MoveLayers>(
                     let _ = say(&mut session.write, &Order::Go).await;
                 }
             },
-            reply = session.replies.recv() => match reply {
-                Some(Ok(Reply::Refused { why })) => return why,
-                Some(Ok(Reply::Ready { .. } | Reply::Whole)) => {}
-                Some(Err(why)) => return why,
-                None => return "the other agent hung up".to_owned(),
+            reply = session.replies.next() => match reply {
+                Ok(Reply::Refused { why }) | Err(why) => return why,
+                Ok(Reply::Ready { .. } | Reply::Whole) => {}
             },
         }
     }
@@ -94,7 +109,7 @@ pub(crate) async fn leave<H: MoveMemory, S: MoveLayers>(
 
 struct Session {
     write: WriteHalf<Wire>,
-    replies: mpsc::Receiver<Result<Reply, String>>,
+    replies: Lines<Reply>,
     boot: BootId,
     /// Whether the other end takes its memory.
     memory: bool,
@@ -121,30 +136,11 @@ impl Session {
         let (read, write) = split(wire);
         Ok(Self {
             write,
-            replies: replies(read),
+            replies: Lines::of(read),
             boot,
             memory,
         })
     }
-}
-
-/// Hears what comes, whatever else is being done.
-fn replies(mut read: ReadHalf<Wire>) -> mpsc::Receiver<Result<Reply, String>> {
-    let (tell, replies) = mpsc::channel(4);
-    tokio::spawn(async move {
-        loop {
-            let heard = match hear(&mut read).await {
-                Ok(Some(reply)) => Ok(reply),
-                Ok(None) => return,
-                Err(why) => Err(why),
-            };
-            let ends = heard.is_err();
-            if tell.send(heard).await.is_err() || ends {
-                return;
-            }
-        }
-    });
-    replies
 }
 
 /// Sends what can be sent while the guest runs, then its memory, until it does not run here any more.
@@ -155,6 +151,10 @@ async fn bring_to_rest<H: MoveMemory, S: MoveLayers>(
     session: &mut Session,
     memory: bool,
 ) -> Result<(), String> {
+    if leave.set_aside {
+        let revived = ports.storage.revive(&leave.sliver);
+        within(STOP_MAX, "taking its layers into use again", revived).await?;
+    }
     if leave.booted.is_some() {
         send_layers(ports, fleet, leave, false).await?;
     }
@@ -162,23 +162,22 @@ async fn bring_to_rest<H: MoveMemory, S: MoveLayers>(
         if leave.booted.is_some() {
             ports.probers.forget(&leave.embodiment);
             let ms = crate::clock::millis(ports.shutdown_grace);
-            let stopped = ports.hypervisor.shutdown(&leave.embodiment, Grace { ms }).await;
-            stopped.map_err(|error| error.what)?;
+            let stopped = ports.hypervisor.shutdown(&leave.embodiment, Grace { ms });
+            within(ports.shutdown_grace + STOP_MAX, "stopping it", stopped).await?;
         }
         return Ok(());
     };
     let wire = open(fleet, leave, What::Memory).await?;
     let (pipe, carrying) = pipe_over(wire)?;
     ports.probers.forget(&leave.embodiment);
-    let gone = ports.hypervisor.depart(&leave.embodiment, departure, pipe).await;
-    gone.map_err(|error| error.what)?;
-    let whole = tokio::time::timeout(WHOLE_MAX, session.replies.recv()).await;
+    let gone = ports.hypervisor.depart(&leave.embodiment, departure, pipe);
+    within(DEPART_MAX, "sending its memory", gone).await?;
+    let whole = tokio::time::timeout(WHOLE_MAX, session.replies.next()).await;
     carrying.abort();
     match whole {
-        Ok(Some(Ok(Reply::Whole))) => Ok(()),
-        Ok(Some(Ok(Reply::Refused { why }) | Err(why))) => Err(why),
-        Ok(Some(Ok(Reply::Ready { .. }))) => Err("the other agent says what makes no sense here".to_owned()),
-        Ok(None) => Err("the other agent hung up".to_owned()),
+        Ok(Ok(Reply::Whole)) => Ok(()),
+        Ok(Ok(Reply::Refused { why }) | Err(why)) => Err(why),
+        Ok(Ok(Reply::Ready { .. })) => Err("the other agent says what makes no sense here".to_owned()),
         Err(_) => Err(format!(
             "the other agent did not say that the copy is whole within {} s",
             WHOLE_MAX.as_secs()
@@ -195,9 +194,22 @@ async fn send_layers<H: MoveMemory, S: MoveLayers>(
 ) -> Result<u64, String> {
     let wire = open(fleet, leave, What::Layers).await?;
     let (pipe, carrying) = pipe_over(wire)?;
-    let sent = ports.storage.send_layers(&leave.sliver, last, pipe).await;
+    let sent = ports.storage.send_layers(&leave.sliver, last, pipe);
+    let sent = within(LAYERS_MAX, "sending its writable layers", sent).await;
     carrying.abort();
-    sent.map_err(|error| error.what)
+    sent
+}
+
+/// What a port does, under a deadline.
+async fn within<T>(
+    deadline: Duration,
+    what: &str,
+    doing: impl Future<Output = PortResult<T>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(deadline, doing).await {
+        Ok(done) => done.map_err(|error| error.what),
+        Err(_) => Err(format!("{what} did not end within {} s", deadline.as_secs())),
+    }
 }
 
 /// Another connection of this move.

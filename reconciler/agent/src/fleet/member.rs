@@ -241,7 +241,8 @@ impl Member {
         let holders = Prefix::new(HOLDERS).map_err(|error| error.to_string())?;
         let mut lease = self.appear(pace).await?;
         let mut watch = self.watch(&holders).await?;
-        self.read_all().await?;
+        // What changed until now was not heard of.
+        self.read_all(true).await?;
         self.set_failure(None);
         *failures = 0;
         let mut renewal = Instant::now() + pace.until_renewal();
@@ -251,12 +252,10 @@ impl Member {
                     Ok(changes) => self.hear(&changes.changes),
                     Err(_ended) => {
                         watch = self.watch(&holders).await?;
-                        // What changed in between was not heard of.
-                        self.lock().known.clear();
-                        self.read_all().await?;
+                        self.read_all(true).await?;
                     }
                 },
-                () = self.asked.notified() => self.read_all().await?,
+                () = self.asked.notified() => self.read_all(false).await?,
                 () = sleep_until(renewal) => {
                     pace.set_nodes(self.nodes.load(Ordering::Relaxed));
                     lease = self.renew(lease, pace).await?;
@@ -331,15 +330,13 @@ impl Member {
         }
     }
 
-    /// Reads the records that are not known.
-    async fn read_all(&self) -> Result<(), String> {
+    /// Reads the records that are not known, or all.
+    async fn read_all(&self, all: bool) -> Result<(), String> {
         let missing: Vec<_> = {
             let inner = self.lock();
             let known = &inner.known;
-            let missing = inner
-                .followed
-                .iter()
-                .filter(|sliver| !known.contains_key(*sliver));
+            let missing = inner.followed.iter();
+            let missing = missing.filter(|sliver| all || !known.contains_key(*sliver));
             missing.cloned().collect()
         };
         for sliver in missing {
@@ -400,3 +397,81 @@ fn text(error: BoardError) -> String {
 
 /// How long a change of a record may take before it counts as not answered.
 pub(crate) const SWAP_MAX: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use xeno_model::id::{Digest, Epoch};
+    use xeno_reconciler::tenure::BootId;
+    use xeno_state::board::scripted::ScriptedBoard;
+
+    use super::*;
+
+    fn member(board: &ScriptedBoard, name: &str) -> Arc<Member> {
+        let presence = Presence {
+            boot: BootId::default(),
+            address: None,
+            certificate: Digest::of(name.as_bytes()),
+        };
+        let board = AnyBoard::Scripted(board.client(name));
+        Arc::new(Member::new(board, NodeName::new(name).unwrap(), presence, None))
+    }
+
+    fn held(by: &str, epoch: u64) -> Holder {
+        Holder {
+            node: Some(NodeName::new(by).unwrap()),
+            boot: BootId::default(),
+            epoch: Epoch(epoch),
+            memory: None,
+        }
+    }
+
+    async fn until(member: &Member, sliver: &SliverId, record: &Record) {
+        for _ in 0..10_000 {
+            if member.record(sliver) == *record {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!(
+            "{record:?} is not seen: {:?}, {:?}",
+            member.record(sliver),
+            member.standing()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_one_changes_another_sees() {
+        let board = ScriptedBoard::new("a");
+        let web = SliverId::parse("web/0").unwrap();
+        let members = [member(&board, "a"), member(&board, "b")];
+        for member in &members {
+            let member = Arc::clone(member);
+            tokio::spawn(async move { member.run(Pace::new("n", 2, 1), |_| {}).await });
+        }
+        let [a, b] = &members;
+        a.follow([web.clone()].into());
+        b.follow([web.clone()].into());
+        until(a, &web, &Record::Absent).await;
+        until(b, &web, &Record::Absent).await;
+        for (epoch, (from, to)) in (1..).zip([(a, "a"), (a, "b"), (b, "a"), (a, "b")]) {
+            let swapped = from.swap(&web, &held(to, epoch), Act::HandOver).await;
+            assert_eq!(swapped, Ok(Swapped::Done));
+            for member in &members {
+                until(member, &web, &Record::Is(held(to, epoch))).await;
+            }
+        }
+        // One that was cut off reads what has changed meanwhile.
+        let client = board.client("b");
+        client.partition(true);
+        let taken = a.swap(&web, &held("a", 9), Act::TakeBack).await;
+        assert_eq!(taken, Ok(Swapped::Done));
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(b.record(&web), Record::Is(held("b", 4)), "what was read last");
+        assert!(b.standing().failure.is_some());
+        client.partition(false);
+        until(b, &web, &Record::Is(held("a", 9))).await;
+        assert_eq!(b.standing().failure, None);
+    }
+}

@@ -2,8 +2,12 @@
 //! that stands for the move itself, until its end. A connection that carries memory or layers is raw after its first line.
 
 use serde::de::DeserializeOwned;
+use std::future::Future;
+
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf};
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 use tokio::time::{Duration, timeout};
 use xeno_model::id::{Digest, MigrationId, NodeName, SliverId};
 use xeno_reconciler::tenure::BootId;
@@ -164,6 +168,57 @@ pub(crate) async fn hear<T: DeserializeOwned>(
     serde_json::from_slice(&line)
         .map(Some)
         .map_err(|error| format!("a line cannot be understood: {error}"))
+}
+
+/// Lines as they come, whatever else is being done. Dropped, it lets go of its half of the connection, so that the other end
+/// notices.
+pub(crate) struct Lines<T> {
+    heard: mpsc::Receiver<Result<T, String>>,
+    reading: AbortHandle,
+    ended: watch::Receiver<()>,
+}
+
+impl<T: DeserializeOwned + Send + 'static> Lines<T> {
+    pub(crate) fn of(mut read: ReadHalf<Wire>) -> Self {
+        let (tell, heard) = mpsc::channel(4);
+        let (ends, ended) = watch::channel(());
+        let reading = tokio::spawn(async move {
+            // Dropped when this ends, whatever the reason.
+            let _ends = ends;
+            while let Some(line) = hear(&mut read).await.transpose() {
+                let ends = line.is_err();
+                if tell.send(line).await.is_err() || ends {
+                    return;
+                }
+            }
+        });
+        Self {
+            heard,
+            reading: reading.abort_handle(),
+            ended,
+        }
+    }
+
+    /// Waits until the other end has hung up, or has said what cannot be understood.
+    pub(crate) fn hung_up(&self) -> impl Future<Output = String> + Send + 'static {
+        let mut ended = self.ended.clone();
+        async move {
+            while ended.changed().await.is_ok() {}
+            "the other agent hung up".to_owned()
+        }
+    }
+
+    /// The next line; an error where the other end has hung up, too.
+    pub(crate) async fn next(&mut self) -> Result<T, String> {
+        let ended = || Err("the other agent hung up".to_owned());
+        self.heard.recv().await.unwrap_or_else(ended)
+    }
+}
+
+impl<T> Drop for Lines<T> {
+    fn drop(&mut self) {
+        self.reading.abort();
+    }
 }
 
 /// Hears a line that the other end owes.

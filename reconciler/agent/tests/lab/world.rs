@@ -289,6 +289,11 @@ impl World {
         of_kind.map(|event| event.text).collect()
     }
 
+    pub(crate) async fn all_events(&self) -> Vec<String> {
+        let events = self.agent().handle().events(0, 1000).await.unwrap().events;
+        events.into_iter().map(|event| event.text).collect()
+    }
+
     /// How often each action really changed something.
     pub(crate) fn all_effects(&self) -> BTreeMap<String, usize> {
         let mut counted = BTreeMap::new();

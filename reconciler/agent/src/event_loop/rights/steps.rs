@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Duration, timeout};
 use xeno_model::desired::{DesiredSliver, MigrationPolicy, WritableKind};
 use xeno_model::id::{Epoch, MigrationId, NodeName, SliverId};
 use xeno_model::normal::{boot_digest, stack_digest};
@@ -45,6 +45,17 @@ pub(super) fn says(step: &Step) -> String {
         Step::Destroy => "what has no right to run is being ended",
     }
     .to_owned()
+}
+
+/// How long a step may take. What takes longer is given up, and what became of it is looked at.
+fn deadline(step: &Step) -> Duration {
+    Duration::from_secs(match step {
+        // Each of them opens, writes or sends what a guest may have written.
+        Step::Serve { .. } | Step::Park | Step::Travel | Step::Close => 600,
+        Step::Swap { .. } => 2 * SWAP_MAX.as_secs(),
+        Step::Wake | Step::Clear | Step::Destroy | Step::CallOff => 120,
+        Step::Note(_) | Step::Depart { .. } | Step::PassReady | Step::PassGo { .. } | Step::LetGo => 30,
+    })
 }
 
 impl<H, S> Agent<H, S>
@@ -149,61 +160,68 @@ where
         let of = sliver.clone();
         let taken = step.clone();
         rights.stepping.insert(sliver.clone(), step.clone());
+        let deadline = deadline(&step);
         rights.steps.spawn(async move {
             let unknown = || Err("nobody knows any more what it was made of".to_owned());
             let (hypervisor, storage) = (&*ports.hypervisor, &*ports.storage);
-            let result: Result<(), String> = match &taken {
-                Step::Swap { .. } => match to {
-                    Some((to, act)) => match timeout(SWAP_MAX, member.swap(&of, &to, act)).await {
-                        Ok(Ok(Swapped::Done | Swapped::Refused)) => Ok(()),
-                        Ok(Err(error)) => Err(error.to_string()),
-                        Err(_) => Err("the board did not answer".to_owned()),
+            let doing = async {
+                match &taken {
+                    Step::Swap { .. } => match to {
+                        Some((to, act)) => match timeout(SWAP_MAX, member.swap(&of, &to, act)).await {
+                            Ok(Ok(Swapped::Done | Swapped::Refused)) => Ok(()),
+                            Ok(Err(error)) => Err(error.to_string()),
+                            Err(_) => Err("the board did not answer".to_owned()),
+                        },
+                        None => Ok(()),
                     },
-                    None => Ok(()),
-                },
-                Step::Serve { epoch } => match wanted {
-                    Some(sliver) => plain(serve(storage, &sliver, *epoch, facets.disk).await),
-                    None => unknown(),
-                },
-                Step::Park => plain(storage.park(&of).await),
-                Step::Close => plain(close(storage, &of).await),
-                Step::Travel => travel(command).await,
-                Step::PassGo { .. } => {
-                    if let Some(command) = command {
-                        // The other end finds out by itself otherwise.
-                        let _ = command.send(Command::Go).await;
+                    Step::Serve { epoch } => match wanted {
+                        Some(sliver) => plain(serve(storage, &sliver, *epoch, facets.disk).await),
+                        None => unknown(),
+                    },
+                    Step::Park => plain(storage.park(&of).await),
+                    Step::Close => plain(close(storage, &of).await),
+                    Step::Travel => travel(command).await,
+                    Step::PassGo { .. } => {
+                        if let Some(command) = command {
+                            // The other end finds out by itself otherwise.
+                            let _ = command.send(Command::Go).await;
+                        }
+                        Ok(())
                     }
-                    Ok(())
+                    Step::CallOff => match facets.guest {
+                        Guest::Copy { .. } => plain(hypervisor.destroy(&of).await),
+                        Guest::Running | Guest::Kept { .. } => {
+                            plain(hypervisor.call_off(&facets.embodiment).await)
+                        }
+                        Guest::Absent => Ok(()),
+                    },
+                    Step::Wake => match made {
+                        Some(made) => {
+                            let woken = hypervisor.wake(&facets.embodiment, &Tuning::of(&made)).await;
+                            let console = hypervisor.console_log(&facets.embodiment);
+                            ports.probers.ask(&made, boot_digest(&made), console);
+                            plain(woken)
+                        }
+                        None => unknown(),
+                    },
+                    Step::Clear => match wanted {
+                        Some(wanted) => {
+                            let cleared = hypervisor.clear(&of, migration, &Tuning::of(&wanted)).await;
+                            ports
+                                .probers
+                                .ask(&wanted, boot_digest(&wanted), hypervisor.console_log(&of));
+                            plain(cleared)
+                        }
+                        None => unknown(),
+                    },
+                    Step::Destroy => plain(hypervisor.destroy(&facets.embodiment).await),
+                    // Its hypervisor says that the copy is whole by itself.
+                    Step::PassReady | Step::Note(_) | Step::Depart { .. } | Step::LetGo => Ok(()),
                 }
-                Step::CallOff => match facets.guest {
-                    Guest::Copy { .. } => plain(hypervisor.destroy(&of).await),
-                    Guest::Running | Guest::Kept { .. } => {
-                        plain(hypervisor.call_off(&facets.embodiment).await)
-                    }
-                    Guest::Absent => Ok(()),
-                },
-                Step::Wake => match made {
-                    Some(made) => {
-                        let woken = hypervisor.wake(&facets.embodiment, &Tuning::of(&made)).await;
-                        let console = hypervisor.console_log(&facets.embodiment);
-                        ports.probers.ask(&made, boot_digest(&made), console);
-                        plain(woken)
-                    }
-                    None => unknown(),
-                },
-                Step::Clear => match wanted {
-                    Some(wanted) => {
-                        let cleared = hypervisor.clear(&of, migration, &Tuning::of(&wanted)).await;
-                        ports
-                            .probers
-                            .ask(&wanted, boot_digest(&wanted), hypervisor.console_log(&of));
-                        plain(cleared)
-                    }
-                    None => unknown(),
-                },
-                Step::Destroy => plain(hypervisor.destroy(&facets.embodiment).await),
-                // Its hypervisor says that the copy is whole by itself.
-                Step::PassReady | Step::Note(_) | Step::Depart { .. } | Step::LetGo => Ok(()),
+            };
+            let result: Result<(), String> = match timeout(deadline, doing).await {
+                Ok(result) => result,
+                Err(_) => Err(format!("it did not end within {} s", deadline.as_secs())),
             };
             Stepped {
                 sliver: of,
@@ -360,6 +378,7 @@ where
             migration,
             to: to.clone(),
             departure,
+            set_aside: facets.set_aside && !facets.on_disk,
             booted: facets.booted.filter(|_| runs),
         };
         let (ports, fleet) = (Arc::clone(&self.ports), Arc::clone(&rights.fleet));
@@ -556,7 +575,10 @@ where
                     storage.tombstone(&of).await?;
                     storage.purge(&of).await
                 };
-                let result = plain(cleared.await);
+                let result = match timeout(deadline(&Step::Close), cleared).await {
+                    Ok(cleared) => plain(cleared),
+                    Err(_) => Err("its layers were not deleted in time".to_owned()),
+                };
                 Stepped {
                     sliver: of,
                     step: Step::Close,
@@ -601,6 +623,8 @@ async fn serve<S: MoveLayers>(
     let id = &sliver.id;
     match disk {
         Disk::Parked { epoch: has } if has == epoch => return storage.unpark(id).await,
+        // Opened, and no further.
+        Disk::Lapsed { epoch: has } if has == epoch => {}
         Disk::Parked { .. } | Disk::Serving { .. } | Disk::Lapsed { .. } => close(storage, id).await?,
         Disk::Closed => {}
     }

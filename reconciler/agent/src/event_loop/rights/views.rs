@@ -71,7 +71,8 @@ pub(super) fn facets(sliver: &SliverId, observed: &ObservedNode) -> Option<Facet
         None if storage.exported => Disk::Serving { epoch: ANY },
         None => Disk::Closed,
         Some(epoch) if storage.parked => Disk::Parked { epoch },
-        Some(epoch) => Disk::Serving { epoch },
+        Some(epoch) if storage.exported => Disk::Serving { epoch },
+        Some(epoch) => Disk::Lapsed { epoch },
     };
     Some(Facets {
         guest,
