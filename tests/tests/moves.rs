@@ -143,10 +143,7 @@ fn story(options: &run::Options) -> LabResult<()> {
                     node.name,
                     String::from_utf8_lossy(&events.stdout)
                 ));
-                say(&format!(
-                    "{}",
-                    std::fs::read_to_string(node.dir.join("agent.log")).unwrap_or_default()
-                ));
+                say(&std::fs::read_to_string(node.dir.join("agent.log")).unwrap_or_default());
             }
         }
         assert_eq!(now, boot, "the guest was rebooted");

@@ -51,6 +51,10 @@
 //! password_file = "/etc/xenoslice/etcd-password"
 //! prefix = "xenoslice/"                   # etcd: what all keys of the fleet begin with; default: this
 //! timeout = "5s"                          # etcd: how long a call may take; default: this
+//!
+//! [peers]                                 # where other agents reach this one; default: loopback with sqlite, else nowhere
+//! listen = "[::]:7046"
+//! advertise = "cam-01.example.org:7046"   # default: what `listen` says
 //! ```
 //!
 //! Paths are relative to the file.

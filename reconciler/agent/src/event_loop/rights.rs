@@ -316,7 +316,15 @@ where
             Record::Is(holder) => holder.epoch,
             Record::Absent | Record::Unknown => view.journal.began.unwrap_or_default(),
         };
+        let said = rights.fleet.member.record(sliver);
         let unread = || {
+            if views::has_forgotten(&said, view.journal) {
+                return Verdict::Not(Reason::RightUnknown {
+                    why: "the board says less of it than it has said before, as if it had been put back to an earlier day; \
+                          see docs/operations.md"
+                        .to_owned(),
+                });
+            }
             Verdict::Not(Reason::RightUnknown {
                 why: rights.fleet.member.standing().failure.unwrap_or_else(|| {
                     "its record on the board has not been read since the agent started".to_owned()

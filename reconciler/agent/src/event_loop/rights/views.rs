@@ -86,6 +86,16 @@ pub(super) fn facets(sliver: &SliverId, observed: &ObservedNode) -> Option<Facet
     })
 }
 
+/// Whether the board says less than it has said before: records are never deleted and epochs never fall, so it was put back to
+/// an earlier day. What it says then is no ground to end anything.
+pub(super) fn has_forgotten(record: &Record, journal: Journal) -> bool {
+    match record {
+        Record::Absent => journal.began.is_some(),
+        Record::Is(holder) => journal.began > Some(holder.epoch),
+        Record::Unknown => false,
+    }
+}
+
 /// Stands for whichever epoch is asked for.
 const ANY: Epoch = Epoch(u64::MAX);
 
@@ -100,6 +110,11 @@ where
         let place = place(self.desired.as_deref(), sliver);
         let record = rights.fleet.member.record(sliver);
         let mut journal = self.journal(sliver, &record);
+        let record = if has_forgotten(&record, journal) {
+            Record::Unknown
+        } else {
+            record
+        };
         let session = rights.session(sliver, &place);
         let epoch = match &record {
             Record::Is(holder) if holder.is(&self.settings.node) => Some(holder.epoch),
@@ -171,6 +186,39 @@ where
                 began: None,
                 offered: Some(ANY),
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_board_of_an_earlier_day_is_not_believed() {
+        let journal = |began: Option<u64>| Journal {
+            began: began.map(Epoch),
+            offered: None,
+        };
+        let at = |epoch: u64| {
+            Record::Is(xeno_reconciler::tenure::Holder {
+                node: None,
+                boot: xeno_reconciler::tenure::BootId::default(),
+                epoch: Epoch(epoch),
+                memory: None,
+            })
+        };
+        for (record, began, forgotten) in [
+            (Record::Absent, None, false),
+            (Record::Absent, Some(1), true),
+            (at(2), Some(1), false),
+            (at(2), Some(2), false),
+            (at(2), Some(3), true),
+            (at(2), None, false),
+            (Record::Unknown, Some(3), false),
+        ] {
+            let found = has_forgotten(&record, journal(began));
+            assert_eq!(found, forgotten, "{record:?} after {began:?}");
         }
     }
 }
