@@ -2,7 +2,7 @@
 //!
 //! What was seen of a sliver is kept beside what the last step made of it, so that a move goes from step to step without a
 //! look in between; the next look that began after the step puts that right. Slivers that have no right to run here, or of
-//! which a step is under way, are left alone by the planner ([`Rights::verdicts`]).
+//! which a step is under way, are left alone by the planner (`Agent::verdicts`).
 
 mod steps;
 mod views;
