@@ -130,16 +130,13 @@ where
         let record = rights.fleet.member.record(sliver);
         let mut to = None;
         let mut command = None;
-        let mut arriving = None;
         let mut migration = MigrationId::default();
         if let Some(open) = rights.sessions.get(sliver) {
             migration = open.migration;
-            match &open.end {
-                End::Leaving { commands, .. } => command = Some(commands.clone()),
-                End::Arriving { .. } => arriving = Some(()),
+            if let End::Leaving { commands, .. } = &open.end {
+                command = Some(commands.clone());
             }
         }
-        let _ = arriving;
         if let Step::Swap { to: holder, act } = &step {
             to = Some((self.claimed(sliver, holder, *act, &record), *act));
         }
