@@ -238,6 +238,21 @@ pub enum SliverPhase {
     Leftover,
 }
 
+impl SliverPhase {
+    /// It as a word, as in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Settled => "settled",
+            Self::Pending => "pending",
+            Self::Changing => "changing",
+            Self::Waiting => "waiting",
+            Self::Failing => "failing",
+            Self::Leftover => "leftover",
+        }
+    }
+}
+
 /// Verdict of a health check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

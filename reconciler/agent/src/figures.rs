@@ -78,18 +78,6 @@ const PHASES: [SliverPhase; 6] = [
 /// How runs end.
 const RUNS: [&str; 5] = ["done", "failed", "superseded", "stopped", "abandoned"];
 
-/// The word for a phase, as everywhere else in answers.
-pub(crate) fn phase_word(phase: SliverPhase) -> &'static str {
-    match phase {
-        SliverPhase::Settled => "settled",
-        SliverPhase::Pending => "pending",
-        SliverPhase::Changing => "changing",
-        SliverPhase::Waiting => "waiting",
-        SliverPhase::Failing => "failing",
-        SliverPhase::Leftover => "leftover",
-    }
-}
-
 /// Milliseconds as seconds, exactly.
 fn seconds(ms: u64) -> String {
     format!("{}.{:03}", ms / 1000, ms % 1000)
@@ -112,7 +100,7 @@ impl Figures {
             Kind::Gauge,
             "Slivers that are desired, applied or here, by what each is about.",
         );
-        for phase in PHASES.map(phase_word) {
+        for phase in PHASES.map(SliverPhase::as_str) {
             let count = self.phases.get(phase).copied().unwrap_or(0);
             out.sample("xeno_agent_slivers", &[("phase", phase)], count);
         }

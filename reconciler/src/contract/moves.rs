@@ -176,6 +176,20 @@ async fn sent<W: Moving>(here: &W, there: &W, departure: &Departure) {
     arrived.expect("it arrives");
 }
 
+/// A second attempt, after one that came to nothing, has the guest live on at the other node.
+async fn the_second_goes_well<W: Moving>(here: &W, there: &W, other: &DomainSpec, life: &Life) {
+    let second = departure(2);
+    sent(here, there, &second).await;
+    here.driver().destroy(&other.sliver).await.expect("it is gone");
+    there
+        .driver()
+        .clear(&other.sliver, second.migration, &tuning(other))
+        .await
+        .expect("it runs");
+    lives_on(there, other, life).await;
+    stops(there, other).await;
+}
+
 async fn stops<W: Moving>(world: &W, spec: &DomainSpec) {
     world
         .driver()
@@ -274,15 +288,7 @@ async fn called_off<W: Moving>(here: &mut W, there: &mut W) {
     assert_eq!(left.publish, spec.publish, "its ports were never taken");
     let life = lives_on(here, &spec, &life).await;
     // The next attempt goes well.
-    sent(here, there, &departure(2)).await;
-    here.driver().destroy(sliver).await.expect("it is gone");
-    there
-        .driver()
-        .clear(sliver, MigrationId([2; 16]), &tuning(&other))
-        .await
-        .expect("it runs");
-    lives_on(there, &other, &life).await;
-    stops(there, &other).await;
+    the_second_goes_well(here, there, &other, &life).await;
 }
 
 async fn domain_state<W: World>(world: &W, spec: &DomainSpec) -> Option<DomainState> {
@@ -398,15 +404,7 @@ async fn wakes<W: Moving>(here: &mut W, there: &mut W) {
     );
     let life = lives_on(here, &spec, &life).await;
 
-    sent(here, there, &departure(2)).await;
-    here.driver().destroy(sliver).await.expect("it is gone");
-    there
-        .driver()
-        .clear(sliver, MigrationId([2; 16]), &tuning(&other))
-        .await
-        .expect("it runs");
-    lives_on(there, &other, &life).await;
-    stops(there, &other).await;
+    the_second_goes_well(here, there, &other, &life).await;
 }
 
 async fn found_again<W: Moving>(here: &mut W, there: &mut W) {

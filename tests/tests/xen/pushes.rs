@@ -137,6 +137,18 @@ impl Story<'_> {
     }
 }
 
+/// The manifests of a fleet of this one node, with the small template.
+pub(crate) fn fleet(digest: &impl std::fmt::Display) -> String {
+    format!(
+        "apiVersion: xenoslice/v1\nkind: Fleet\nmetadata: {{ name: xen }}\n---\n\
+         apiVersion: xenoslice/v1\nkind: Site\nmetadata: {{ name: here }}\n---\n\
+         apiVersion: xenoslice/v1\nkind: Node\nmetadata: {{ name: {NAME} }}\nspec:\n  site: here\n  hypervisor: xen\n  \
+         capacity: {{ memory: 1400MiB, vcpus: 4 }}\n  reserved: {{ memory: 640MiB }}\n---\n\
+         apiVersion: xenoslice/v1\nkind: Template\nmetadata: {{ name: small }}\nspec:\n  channels: {{ current: \"{digest}\" }}\n  \
+         sources: [file:///srv/data/templates]\n"
+    )
+}
+
 /// Everything that a machine gets: the package, and a store of templates to fetch from.
 pub(crate) fn data(dir: &std::path::Path) -> LabResult<(PathBuf, String)> {
     let data = dir.join("data");
@@ -168,17 +180,7 @@ fn story() -> LabResult<()> {
         began,
     };
     story.say("a dom0 with a stranger in it, and the node");
-    story.repository.write(
-        "fleet.yaml",
-        &format!(
-            "apiVersion: xenoslice/v1\nkind: Fleet\nmetadata: {{ name: xen }}\n---\n\
-             apiVersion: xenoslice/v1\nkind: Site\nmetadata: {{ name: here }}\n---\n\
-             apiVersion: xenoslice/v1\nkind: Node\nmetadata: {{ name: {NAME} }}\nspec:\n  site: here\n  hypervisor: xen\n  \
-             capacity: {{ memory: 1400MiB, vcpus: 4 }}\n  reserved: {{ memory: 640MiB }}\n---\n\
-             apiVersion: xenoslice/v1\nkind: Template\nmetadata: {{ name: small }}\nspec:\n  channels: {{ current: \"{digest}\" }}\n  \
-             sources: [file:///srv/data/templates]\n"
-        ),
-    )?;
+    story.repository.write("fleet.yaml", &fleet(&digest))?;
 
     // Two slivers, with roots from the node's own file server.
     let (mut red, mut blue) = (Slice::new("red", 8080), Slice::new("blue", 8081));

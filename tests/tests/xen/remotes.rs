@@ -8,7 +8,7 @@ use xeno_tests::lab::{LabError, LabResult, ensure};
 use xeno_tests::xen_lab::machine::Machine;
 use xeno_tests::xen_lab::node::{NAME, REPOSITORY, XenNode};
 
-use crate::pushes::data;
+use crate::pushes::{data, fleet};
 
 /// The second machine's kernel serves versions 4 and 3: a directory of pages, and a small file system to write to.
 const SERVER: &str = "
@@ -144,17 +144,7 @@ fn story() -> LabResult<()> {
         began,
     };
     story.say("a node, and another machine's NFS server");
-    story.repository.write(
-        "fleet.yaml",
-        &format!(
-            "apiVersion: xenoslice/v1\nkind: Fleet\nmetadata: {{ name: xen }}\n---\n\
-             apiVersion: xenoslice/v1\nkind: Site\nmetadata: {{ name: here }}\n---\n\
-             apiVersion: xenoslice/v1\nkind: Node\nmetadata: {{ name: {NAME} }}\nspec:\n  site: here\n  hypervisor: xen\n  \
-             capacity: {{ memory: 1400MiB, vcpus: 4 }}\n  reserved: {{ memory: 640MiB }}\n---\n\
-             apiVersion: xenoslice/v1\nkind: Template\nmetadata: {{ name: small }}\nspec:\n  channels: {{ current: \"{digest}\" }}\n  \
-             sources: [file:///srv/data/templates]\n"
-        ),
-    )?;
+    story.repository.write("fleet.yaml", &fleet(&digest))?;
 
     // One that reads and writes afar, and one that does neither.
     story.push(

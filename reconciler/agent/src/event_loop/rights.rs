@@ -18,7 +18,9 @@ use xeno_model::observed::ObservedNode;
 use xeno_reconciler::change::Reason;
 use xeno_reconciler::exec::RetryPolicy;
 use xeno_reconciler::ports::{MoveLayers, MoveMemory};
-use xeno_reconciler::tenure::{BootId, Disk, Guest, Leaving, Next, Place, Record, Session, Step, Why, next};
+use xeno_reconciler::tenure::{
+    BootId, Disk, Guest, Leaving, Next, Place, Record, Session, Step, View, Why, next,
+};
 use xeno_state::record::EventKind;
 
 use super::{Agent, Purpose, Stage};
@@ -339,13 +341,7 @@ where
                 Place::Nowhere if view.record == Record::Unknown => unread(),
                 Place::Here | Place::Nowhere => Verdict::Held(epoch),
             },
-            Next::Do(Step::Serve { epoch })
-                if view.guest == Guest::Running
-                    && view.place == Place::Here
-                    && !matches!(view.disk, Disk::Parked { .. }) =>
-            {
-                Verdict::Held(epoch)
-            }
+            Next::Do(step) if is_the_planners(&view, &step) => Verdict::Held(epoch),
             Next::Do(Step::Depart { to }) => changes(format!("it is to go to {to}")),
             Next::Do(step) => match rights.paused(sliver) {
                 Some(pause) => changes(format!("{}: {}; tried again soon", steps::says(&step), pause.why)),
@@ -363,7 +359,7 @@ where
         }
     }
 
-    /// Takes every step that is due, and says whether any was begun.
+    /// Takes every step that is due.
     pub(super) async fn advance(&mut self) {
         let slivers: Vec<SliverId> = match &self.rights {
             Some(rights) => rights.facets.keys().cloned().collect(),
@@ -393,10 +389,7 @@ where
                 }
                 Next::Run { .. } | Next::Wait(_) => return,
             };
-            let by_the_planner = matches!(step, Step::Serve { .. })
-                && view.guest == Guest::Running
-                && !matches!(view.disk, Disk::Parked { .. });
-            if by_the_planner {
+            if is_the_planners(&view, &step) {
                 return;
             }
             if let Stage::Running(progress) = &self.stage
@@ -529,6 +522,15 @@ where
         let after = at.saturating_duration_since(Instant::now());
         xeno_model::id::Timestamp(self.clock.now().0.saturating_add(crate::clock::millis(after)))
     }
+}
+
+/// Whether a step mends the storage below a guest that runs where it should: that is the planner's, which knows how. Below one
+/// that is to go it is done here, since the planner leaves that alone.
+fn is_the_planners(view: &View<'_>, step: &Step) -> bool {
+    matches!(step, Step::Serve { .. })
+        && view.guest == Guest::Running
+        && view.place == Place::Here
+        && !matches!(view.disk, Disk::Parked { .. })
 }
 
 impl Open {

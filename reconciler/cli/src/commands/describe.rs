@@ -37,7 +37,7 @@ fn text(sliver: &SliverStatus) -> String {
     let summary = &sliver.summary;
     let mut lines = Vec::new();
     let mut line = |name: &str, text: String| lines.push(format!("{name:<11}{}", output::clean(&text)));
-    line("state", status::phase(summary.phase).to_owned());
+    line("state", summary.phase.as_str().to_owned());
     if !summary.note.is_empty() {
         line("", summary.note.clone());
     }

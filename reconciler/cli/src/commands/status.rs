@@ -1,7 +1,7 @@
 //! `xeno status`: the node at a glance.
 
 use clap::Args;
-use xeno_agent::api::{HealthView, HealthWord, Phase, SliverPhase, SliverSummary, Status};
+use xeno_agent::api::{HealthView, HealthWord, Phase, SliverSummary, Status};
 
 use super::freeze;
 use crate::exit::Exit;
@@ -177,7 +177,7 @@ pub(crate) fn slivers(slivers: &[SliverSummary]) -> Table {
 
 /// A phase, and what else is to be known at a glance.
 fn state(sliver: &SliverSummary) -> String {
-    let mut text = phase(sliver.phase).to_owned();
+    let mut text = sliver.phase.as_str().to_owned();
     if sliver.frozen {
         text.push_str(", frozen");
     }
@@ -202,18 +202,6 @@ fn domain(sliver: &SliverSummary) -> String {
 
 fn restarts(sliver: &SliverSummary) -> usize {
     usize::try_from(sliver.restarts).unwrap_or(usize::MAX)
-}
-
-/// A phase as a word.
-pub(crate) fn phase(phase: SliverPhase) -> &'static str {
-    match phase {
-        SliverPhase::Settled => "settled",
-        SliverPhase::Pending => "pending",
-        SliverPhase::Changing => "changing",
-        SliverPhase::Waiting => "waiting",
-        SliverPhase::Failing => "failing",
-        SliverPhase::Leftover => "leftover",
-    }
 }
 
 /// A verdict in a few words.

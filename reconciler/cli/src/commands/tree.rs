@@ -244,7 +244,7 @@ fn state(sliver: &DesiredSliver, summary: Option<&SliverSummary>) -> String {
     };
     paint(
         FAIR,
-        &output::clean(&format!("{text}, {}{note}", status::phase(summary.phase))),
+        &output::clean(&format!("{text}, {}{note}", summary.phase.as_str())),
     )
 }
 

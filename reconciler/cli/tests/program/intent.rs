@@ -1,23 +1,6 @@
 //! Commands that change what is wanted: by commits, in a real repository.
 
-use crate::world::{Said, World};
-
-fn read(world: &World, path: &str) -> String {
-    std::fs::read_to_string(world.path(path)).expect("a file")
-}
-
-fn check(world: &World, words: &[&str], code: i32, parts: &[&str]) -> Said {
-    let said = world.xeno("work", words);
-    assert_eq!(said.code, Some(code), "{words:?}: {said:?}");
-    for part in parts {
-        assert!(
-            said.all().contains(part),
-            "{words:?}: no {part:?} in\n{}",
-            said.all()
-        );
-    }
-    said
-}
+use crate::world::{World, check, read};
 
 fn log(world: &World) -> Vec<String> {
     let said = world.git("work", &["log", "--format=%s"]);

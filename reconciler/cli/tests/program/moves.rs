@@ -1,6 +1,6 @@
 //! Commands that say where slivers are: by commits, in a real repository.
 
-use crate::world::{Said, World};
+use crate::world::{World, check, read};
 
 /// Four nodes at two sites, and the slice `web` on the first.
 fn world() -> World {
@@ -21,23 +21,6 @@ fn world() -> World {
     }
     std::fs::write(world.path("work/sites/more.yaml"), nodes).expect("a manifest");
     world
-}
-
-fn check(world: &World, words: &[&str], code: i32, parts: &[&str]) -> Said {
-    let said = world.xeno("work", words);
-    assert_eq!(said.code, Some(code), "{words:?}: {said:?}");
-    for part in parts {
-        assert!(
-            said.all().contains(part),
-            "{words:?}: no {part:?} in\n{}",
-            said.all()
-        );
-    }
-    said
-}
-
-fn read(world: &World, path: &str) -> String {
-    std::fs::read_to_string(world.path(path)).expect("a file")
 }
 
 fn commits(world: &World) -> Vec<String> {

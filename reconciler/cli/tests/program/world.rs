@@ -136,3 +136,22 @@ impl World {
         said
     }
 }
+
+/// A file of the world.
+pub(crate) fn read(world: &World, path: &str) -> String {
+    std::fs::read_to_string(world.path(path)).expect("a file")
+}
+
+/// Runs a command in the work tree, which ends with this code and says these things.
+pub(crate) fn check(world: &World, words: &[&str], code: i32, parts: &[&str]) -> Said {
+    let said = world.xeno("work", words);
+    assert_eq!(said.code, Some(code), "{words:?}: {said:?}");
+    for part in parts {
+        assert!(
+            said.all().contains(part),
+            "{words:?}: no {part:?} in\n{}",
+            said.all()
+        );
+    }
+    said
+}

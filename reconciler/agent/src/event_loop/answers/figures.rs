@@ -8,7 +8,7 @@ use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 
 use super::doctor::blind_facets;
 use crate::event_loop::{Agent, Stage};
-use crate::figures::{Figures, phase_word};
+use crate::figures::Figures;
 
 impl<H, S> Agent<H, S>
 where
@@ -18,7 +18,7 @@ where
     pub(in crate::event_loop) fn figures(&self) -> Figures {
         let (mut phases, mut waiting) = (BTreeMap::new(), BTreeMap::new());
         for sliver in self.all_slivers() {
-            *phases.entry(phase_word(self.sliver_phase(&sliver))).or_default() += 1;
+            *phases.entry(self.sliver_phase(&sliver).as_str()).or_default() += 1;
             let change = self.change(&sliver);
             let waits = change.filter(|change| change.class == ChangeClass::Wait);
             if let Some(reason) = waits.and_then(|change| change.reasons.first()) {

@@ -8,8 +8,8 @@ use xeno_model::desired::{DesiredSliver, MigrationPolicy, WritableKind};
 use xeno_model::id::{Epoch, MigrationId, NodeName, SliverId};
 use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_reconciler::ports::{Departure, MountSpec, MoveLayers, MoveMemory, PortResult, Tuning};
-use xeno_reconciler::tenure::{Act, Disk, Guest, Holder, Journal, Leaving, Place, Record, Step};
-use xeno_state::record::{EventKind, NewEvent};
+use xeno_reconciler::tenure::{Act, Disk, Guest, Journal, Leaving, Place, Record, Step};
+use xeno_state::record::EventKind;
 
 use super::{Agent, End, Open, Rights, Stepped, views};
 use crate::fleet::arriving::{Arrive, Stream, arrive};
@@ -52,7 +52,7 @@ fn deadline(step: &Step) -> Duration {
     Duration::from_secs(match step {
         // Each of them opens, writes or sends what a guest may have written.
         Step::Serve { .. } | Step::Park | Step::Travel | Step::Close => 600,
-        Step::Swap { .. } => 2 * SWAP_MAX.as_secs(),
+        Step::Swap { .. } => SWAP_MAX.as_secs(),
         Step::Wake | Step::Clear | Step::Destroy | Step::CallOff => 120,
         Step::Note(_) | Step::Depart { .. } | Step::PassReady | Step::PassGo { .. } | Step::LetGo => 30,
     })
@@ -121,14 +121,15 @@ where
         applied.or_else(|| self.made(sliver))
     }
 
-    fn begin_step(&mut self, sliver: &SliverId, step: Step) {
+    fn begin_step(&mut self, sliver: &SliverId, mut step: Step) {
         let (wanted, made) = (self.made(sliver), self.was_made(sliver));
+        if let Step::Swap { to, act: Act::Claim } = &mut step {
+            to.epoch = to.epoch.max(self.epoch_alone(sliver));
+        }
         let Some(rights) = &mut self.rights else { return };
         let Some(facets) = rights.facets.get(sliver).cloned() else {
             return;
         };
-        let record = rights.fleet.member.record(sliver);
-        let mut to = None;
         let mut command = None;
         let mut migration = MigrationId::default();
         if let Some(open) = rights.sessions.get(sliver) {
@@ -137,10 +138,6 @@ where
                 command = Some(commands.clone());
             }
         }
-        if let Step::Swap { to: holder, act } = &step {
-            to = Some((self.claimed(sliver, holder, *act, &record), *act));
-        }
-        let Some(rights) = &mut self.rights else { return };
         if matches!(step, Step::CallOff)
             && let Some(open) = rights.sessions.remove(sliver)
         {
@@ -163,13 +160,9 @@ where
             let (hypervisor, storage) = (&*ports.hypervisor, &*ports.storage);
             let doing = async {
                 match &taken {
-                    Step::Swap { .. } => match to {
-                        Some((to, act)) => match timeout(SWAP_MAX, member.swap(&of, &to, act)).await {
-                            Ok(Ok(Swapped::Done | Swapped::Refused)) => Ok(()),
-                            Ok(Err(error)) => Err(error.to_string()),
-                            Err(_) => Err("the board did not answer".to_owned()),
-                        },
-                        None => Ok(()),
+                    Step::Swap { to, act } => match member.swap(&of, to, *act).await {
+                        Ok(Swapped::Done | Swapped::Refused) => Ok(()),
+                        Err(error) => Err(error.to_string()),
                     },
                     Step::Serve { epoch } => match wanted {
                         Some(sliver) => plain(serve(storage, &sliver, *epoch, facets.disk).await),
@@ -228,22 +221,23 @@ where
         });
     }
 
-    /// The record as it is to be. What ran before there was a board has an epoch of its own, which nothing may fall below.
-    fn claimed(&self, sliver: &SliverId, to: &Holder, act: Act, record: &Record) -> Holder {
-        let mut to = to.clone();
-        if act == Act::Claim && *record == Record::Absent {
-            let applied = self.memory.applied.get(sliver).map(|applied| applied.epoch);
-            let seen = self
-                .observed
-                .as_ref()
-                .and_then(|seen| seen.storage_of(sliver).ok().flatten());
-            let open = seen.and_then(|storage| storage.open);
-            to.epoch = to
-                .epoch
-                .max(applied.unwrap_or_default())
-                .max(open.unwrap_or_default());
+    /// The epoch of a sliver that no board has heard of yet: what ran before there was one has an epoch of its own, which
+    /// nothing may fall below. Zero for all others.
+    fn epoch_alone(&self, sliver: &SliverId) -> Epoch {
+        let record = self
+            .rights
+            .as_ref()
+            .map(|rights| rights.fleet.member.record(sliver));
+        if record != Some(Record::Absent) {
+            return Epoch::default();
         }
-        to
+        let applied = self.memory.applied.get(sliver).map(|applied| applied.epoch);
+        let seen = self
+            .observed
+            .as_ref()
+            .and_then(|seen| seen.storage_of(sliver).ok().flatten());
+        let open = seen.and_then(|storage| storage.open);
+        applied.max(open).unwrap_or_default()
     }
 
     /// A step has ended: what it made of the sliver is known.
@@ -315,13 +309,7 @@ where
             _ => None,
         };
         if let Some(text) = told {
-            let event = NewEvent {
-                at: self.clock.now(),
-                kind: EventKind::Moved,
-                sliver: Some(sliver),
-                text,
-                data: None,
-            };
+            let event = self.event(EventKind::Moved, Some(sliver), text);
             self.remember(vec![event], |_| Ok(())).await;
         }
     }
