@@ -123,9 +123,28 @@ fn story(options: &run::Options) -> LabResult<()> {
     let boot = guest_says("boot_id")?;
     write("first")?;
 
-    for (round, step) in [("second", &there), ("third", &here), ("fourth", &there)] {
+    let places = [
+        ("second", &there, (1, 1)),
+        ("third", &here, (0, 1)),
+        ("fourth", &there, (1, 2)),
+    ];
+    for (round, step, (target, arrivals)) in places {
         let watcher = Watcher::start();
         push(step, &format!("The {round} place"))?;
+        // A node that has not read the push yet has nothing left to do either.
+        wait_for("its arrival", DEADLINE, || {
+            let events = nodes[target]
+                .xeno(&["events"])
+                .map_err(|error| error.to_string())?;
+            let said = String::from_utf8_lossy(&events.stdout)
+                .matches("web/0 has arrived")
+                .count();
+            if said >= arrivals {
+                Ok(())
+            } else {
+                Err(format!("it has arrived {said} times"))
+            }
+        })?;
         for node in &nodes {
             node.await_converged(DEADLINE)?;
         }
