@@ -28,9 +28,10 @@ use cowfs::opener::Opener;
 use cowfs::quota::Quota;
 use cowfs::service::{FileService, Handle, LayerSource, StackOpener, Status};
 use cowfs::template::{Store, TemplateOptions};
+use xeno_tests::lab::dice::Dice;
 
 use mounted::Mounted;
-use op::{Dice, Op, ROOT, SetTo, Source, Who};
+use op::{Op, ROOT, SetTo, Source, Who};
 use served::Served;
 use view::{Against, Tree, difference};
 
@@ -150,7 +151,7 @@ impl Run {
         let ours = Ours::new(dir, vec![LayerSource::Dir(overlay), lowest]);
         let model = Memory::new();
         let mut run = Self {
-            source: Source { dice: Dice(seed) },
+            source: Source { dice: Dice::of(seed) },
             kernel,
             ours,
             model,

@@ -2,28 +2,9 @@
 
 use std::fmt;
 
+use xeno_tests::lab::dice::Dice;
+
 use crate::view::{Kind, Tree};
-
-/// Numbers from a seed (Knuth's MMIX generator); the same on every machine.
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from((self.0 >> 33) % limit.max(1) as u64).expect("it fits")
-    }
-
-    pub(crate) fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.below(from.len())]
-    }
-}
 
 /// Who does it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,6 +30,9 @@ pub use journeys::JourneyError;
 /// How long a change of state waits for calls that run to end.
 const QUIESCE_MAX: Duration = Duration::from_secs(20);
 
+/// Between looks whether a stack is let go of.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
 /// Why a step was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum AssemblyError {
@@ -286,19 +289,35 @@ impl<O: StackOpener> Assembly<O> {
         }))
     }
 
-    /// Takes a stack apart. Nothing must export it any more.
+    /// Takes a stack apart. Nothing must export it any more. Once this is done its layers are closed.
     pub async fn delete_stack(&self, name: &str) -> AssemblyResult<()> {
-        let part = {
+        let (_held, part) = {
             let mut parts = self.lock();
-            let _held = self.hold(vec![(Kind::Stack, name.to_owned())])?;
+            let mut names = vec![(Kind::Stack, name.to_owned())];
+            let there = parts.stacks.get(name);
+            let writable = there.and_then(|stack| stack.spec.writable.clone());
+            names.extend(writable.map(|writable| (Kind::Writable, writable)));
+            let held = self.hold(names)?;
             if let Some((export, _)) = parts.exports.iter().find(|(_, export)| export.spec.stack == name) {
                 return Err(AssemblyError::Conflict(format!(
                     "stack `{name}` is exported as `{export}`: delete that first"
                 )));
             }
-            parts.stacks.remove(name)
+            (held, parts.stacks.remove(name))
         };
-        drop_elsewhere(part.map(|part| part.service)).await;
+        let Some(part) = part else {
+            return Ok(());
+        };
+        if let Err(elapsed) = tokio::time::timeout(QUIESCE_MAX, let_go(&part.service)).await {
+            self.lock().stacks.insert(name.to_owned(), part);
+            return Err(AssemblyError::Failed {
+                kind: Kind::Stack,
+                name: name.to_owned(),
+                retryable: true,
+                source: elapsed.into(),
+            });
+        }
+        drop_elsewhere(part.service).await;
         Ok(())
     }
 
@@ -455,6 +474,14 @@ async fn blocking<T: Send + 'static>(
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(failed(error.retryable, error.into())),
         Err(panicked) => Err(failed(false, panicked.into())),
+    }
+}
+
+/// Waits until nobody else has a service. Connections of an export that was removed have been told, and hold on to it until
+/// their threads have come to hear that: a layer would still be locked, and refuse to be opened again.
+async fn let_go(service: &Arc<dyn FileService>) {
+    while Arc::strong_count(service) > 1 {
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

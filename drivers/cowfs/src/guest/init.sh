@@ -5,7 +5,8 @@
 # Kernel arguments (values may have %XX for any byte):
 #   xeno.addr=ADDRESS/BITS     address of the guest, IPv4 or IPv6; may be repeated
 #   xeno.device=NAME           its network device; eth0 if not given
-#   xeno.gateway=ADDRESS       default route; none if not given. It need not be in the network of an address
+#   xeno.gateway=ADDRESS       default route, IPv4 or link-local IPv6; one of each at most. It need not be in the network of
+#                              an address
 #   xeno.server=ADDRESS        file server; a link-local one with its device: fe80::1%eth0
 #   xeno.port=PORT             its port for NFS and MOUNT; 2049 if not given
 #   xeno.export=PATH           export that is the root
@@ -59,7 +60,7 @@ mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
 mount -t devtmpfs -o mode=0755,nosuid dev /dev
 say "initramfs started"
 
-hypervisor='' addresses='' device=eth0 gateway='' server='' port=2049 export='' mounts='' init=native run=''
+hypervisor='' addresses='' device=eth0 gateways='' server='' port=2049 export='' mounts='' init=native run=''
 read -r arguments </proc/cmdline
 # No file names are to be made of the words.
 set -f
@@ -68,7 +69,7 @@ for word in $arguments; do
   case $word in
     xeno.addr=*) addresses="$addresses $value" ;;
     xeno.device=*) device=$value ;;
-    xeno.gateway=*) gateway=$value ;;
+    xeno.gateway=*) gateways="$gateways $value" ;;
     xeno.server=*) server=$value ;;
     xeno.port=*) port=$value ;;
     xeno.export=*) export=$value ;;
@@ -103,11 +104,15 @@ ip link set "$device" up
 for address in $addresses; do
   ip addr add "$address" dev "$device" || give_up "cannot set address $address"
 done
-if [ -n "$gateway" ]; then
-  # Where no address has a network that it is in.
-  ip route get "$gateway" >/dev/null 2>&1 || ip route add "$gateway" dev "$device"
-  ip route add default via "$gateway" dev "$device" || give_up "cannot set gateway $gateway"
-fi
+for gateway in $gateways; do
+  family=-4
+  case $gateway in
+    *:*) family=-6 ;;
+    # Where no address has a network that it is in.
+    *) ip route get "$gateway" >/dev/null 2>&1 || ip route add "$gateway" dev "$device" ;;
+  esac
+  ip "$family" route add default via "$gateway" dev "$device" || give_up "cannot set gateway $gateway"
+done
 
 mount_patiently "$server" "$export" /root
 say "root mounted"

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::rpc::Call;
-use crate::service::{CallKey, Stability, Status};
+use crate::service::{CallKey, Stability, Status, WriteVerifier};
 
 /// How many failed calls are remembered; the oldest goes first.
 const FAILURES_MAX: usize = 1024;
@@ -50,6 +50,17 @@ pub fn call_key(export_id: &[u8; 8], call: &Call) -> CallKey {
     CallKey(key)
 }
 
+/// What a WRITE took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// How many bytes.
+    pub count: u32,
+    /// How surely.
+    pub stability: Stability,
+    /// The verifier that it was told with.
+    pub verifier: WriteVerifier,
+}
+
 /// Calls of one export that run now, and those that failed lately.
 #[derive(Debug, Default)]
 pub struct Recent {
@@ -61,7 +72,7 @@ struct Inner {
     running: HashMap<CallKey, watch::Receiver<()>>,
     failed: HashMap<CallKey, Status>,
     oldest_first: VecDeque<(Instant, CallKey)>,
-    written: HashMap<CallKey, (u32, Stability)>,
+    written: HashMap<CallKey, Taken>,
     written_first: VecDeque<CallKey>,
 }
 
@@ -118,21 +129,21 @@ impl Recent {
 }
 
 impl Recent {
-    /// How many bytes the WRITE `key` took, and how surely, if it ran lately.
+    /// What the WRITE `key` took, if it ran lately.
     #[must_use]
-    pub fn write(&self, key: &CallKey) -> Option<(u32, Stability)> {
+    pub fn write(&self, key: &CallKey) -> Option<Taken> {
         self.lock().written.get(key).copied()
     }
 
-    /// Remembers that the WRITE `key` took `count` bytes.
-    pub fn note_write(&self, key: CallKey, count: u32, stability: Stability) {
+    /// Remembers what the WRITE `key` took.
+    pub fn note_write(&self, key: CallKey, taken: Taken) {
         let mut inner = self.lock();
         while inner.written_first.len() >= WRITES_MAX {
             if let Some(oldest) = inner.written_first.pop_front() {
                 inner.written.remove(&oldest);
             }
         }
-        if inner.written.insert(key, (count, stability)).is_none() {
+        if inner.written.insert(key, taken).is_none() {
             inner.written_first.push_back(key);
         }
     }
@@ -188,10 +199,15 @@ mod tests {
     fn writes_are_bounded() {
         let recent = Recent::default();
         let key = |n: u32| CallKey([n.to_le_bytes(); 4].concat().try_into().unwrap());
+        let taken = |count| Taken {
+            count,
+            stability: Stability::Unstable,
+            verifier: [1; 8],
+        };
         for n in 0..5000 {
-            recent.note_write(key(n), n, Stability::Unstable);
+            recent.note_write(key(n), taken(n));
         }
-        assert_eq!(recent.write(&key(4999)), Some((4999, Stability::Unstable)));
+        assert_eq!(recent.write(&key(4999)), Some(taken(4999)));
         assert_eq!(recent.write(&key(0)), None);
         assert_eq!(recent.lock().written.len(), WRITES_MAX);
         assert_eq!(recent.lock().written_first.len(), WRITES_MAX);

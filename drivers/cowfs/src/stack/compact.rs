@@ -12,7 +12,7 @@ use std::io;
 use std::time::Instant;
 
 use super::data::{io_status, unflushed};
-use super::{Stack, Top};
+use super::{Stack, Top, append_status};
 use crate::handle::ObjectKey;
 use crate::service::{FsResult, Status};
 use crate::writable::WritableError;
@@ -71,11 +71,18 @@ impl Stack {
 
     /// [`Status::Jukebox`] once it is not `wanted` any more.
     fn compact_now(&self, top: &Top, wanted: &dyn Fn() -> bool) -> FsResult<()> {
+        if top.content.losses() > 0 {
+            self.flush_files()?;
+        }
         let (state, end) = {
             let _nobody_changes = self.hold_changes()?;
             let end = top.log.last_end().ok_or(Status::Io)?;
             (self.read_state()?.clone(), end)
         };
+        // What is copied is on disk: of what is not, nobody knows what the next look will show.
+        top.log
+            .settle(top.log.end())
+            .map_err(|error| append_status(&error))?;
         for key in unflushed(state.objects.iter()) {
             still(wanted)?;
             self.sync_unflushed(top, &state, &BTreeSet::from([key]))?;
@@ -116,6 +123,10 @@ impl Stack {
                     // Removed in the meantime, and what follows says so.
                     Ok(()) | Err(Status::Stale) => {}
                     Err(status) => return Err(status),
+                }
+                if file.losses != top.content.losses() {
+                    // Some of it may be gone; it is written again when the file is flushed.
+                    return Err(Status::NoSpc);
                 }
             }
         }

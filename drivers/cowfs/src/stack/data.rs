@@ -5,7 +5,7 @@
 //! leaves the log not knowing the ranges, so what is there without having been committed is never shown.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 
@@ -19,8 +19,9 @@ use crate::layer::NodeNumber;
 use crate::service::{
     Around, CallKey, Caller, Changed, FsResult, Handle, ReadOutcome, Stability, Status, Ticket, Written,
 };
-use crate::writable::disk::DiskFile;
-use crate::writable::extents::{ContentId, Source};
+use crate::writable::content::ContentFile;
+use crate::writable::disk::{DiskFile, is_full};
+use crate::writable::extents::{ContentId, Extents, Source};
 use crate::writable::log::as_u64;
 use crate::writable::record::{Base, Call, Change, SIZE_MAX, Stored};
 use crate::writable::state::{FileState, Object, State};
@@ -32,6 +33,8 @@ const INLINE_MAX: usize = 4096;
 const INLINED_MAX: u64 = 64 << 10;
 /// Most bytes answered to one READ.
 const READ_MAX: u64 = 4 << 20;
+/// Bytes that are written again at once.
+const REWRITTEN: usize = 1 << 20;
 /// Most ranges in one record.
 const RANGES_MAX: usize = 65_536;
 
@@ -71,6 +74,27 @@ pub(super) fn io_status(doing: &'static str, error: &io::Error) -> Status {
             Status::Io
         }
     }
+}
+
+/// Writes again what a content file shows: a sync that failed may have left it in memory alone, or not even there. What the
+/// log says of the file is then true, whatever it is that its writer lost and will write again.
+fn rewrite(top: &Top, id: ContentId, ranges: &Extents) -> io::Result<()> {
+    let file = top.content.open(id)?;
+    let mut buffer = vec![0; REWRITTEN];
+    for (start, end, _) in ranges.iter().filter(|part| part.2 == Source::Content(id)) {
+        let mut at = start;
+        while at < end {
+            let count = usize::try_from(end - at).unwrap_or(REWRITTEN).min(REWRITTEN);
+            let piece = &mut buffer[..count];
+            // Nobody writes in between: older bytes must not come over newer ones.
+            let _nobody_writes = top.writing.write().unwrap_or_else(PoisonError::into_inner);
+            let there = file.reader().read_at(piece, at)?;
+            piece[there..].fill(0);
+            file.write_all_at(piece, at)?;
+            at += as_u64(count);
+        }
+    }
+    Ok(())
 }
 
 fn regular(attr: &Attr) -> FsResult<()> {
@@ -405,6 +429,7 @@ impl Stack {
             drop(state);
             top.touch();
             crate::stopping::at("write");
+            let losses = top.content.losses();
             let wrote = content.write_all_at(bytes, offset);
             drop(on_its_way);
             if let Err(error) = wrote {
@@ -420,6 +445,9 @@ impl Stack {
                 // A checkpoint that was made meanwhile keeps the content file as it is.
                 if file.writing != Some(id) || file.trims != trims || top.content.is_pinned(id) {
                     return false;
+                }
+                if file.unlogged.len() == 0 {
+                    file.losses = losses;
                 }
                 // What is in this content file already is in the log or on its way there.
                 let source = Source::Content(id);
@@ -454,7 +482,14 @@ impl Stack {
             drop(state);
             let (stability, ticket) = match stability {
                 Stability::Unstable => (Stability::Unstable, Ticket::default()),
-                Stability::DataSync | Stability::FileSync => (Stability::FileSync, self.flush(key)?),
+                Stability::DataSync | Stability::FileSync => {
+                    let ticket = self.flush(key)?;
+                    if top.content.losses() != losses {
+                        // Somebody else was told that something is lost, and it may have been this.
+                        continue;
+                    }
+                    (Stability::FileSync, ticket)
+                }
             };
             return Ok(Changed {
                 value: Written {
@@ -489,7 +524,7 @@ impl Stack {
         state: &mut State,
         top: &Top,
         key: ObjectKey,
-    ) -> FsResult<(ContentId, Arc<DiskFile>)> {
+    ) -> FsResult<(ContentId, Arc<ContentFile>)> {
         let file = state
             .objects
             .get(&key)
@@ -533,9 +568,21 @@ impl Stack {
         Ok((id, content))
     }
 
-    /// Makes written bytes durable and logs where they are. The caller settles the ticket.
+    /// Makes written bytes durable and logs where they are. The caller settles the ticket. What was lost before now is no
+    /// failure: who wrote it is told by another [`crate::service::FileService::write_verifier`].
     pub(crate) fn flush(&self, key: ObjectKey) -> FsResult<Ticket> {
         let top = self.writable()?;
+        for _ in 0..8 {
+            if let Some(ticket) = self.flush_once(top, key)? {
+                return Ok(ticket);
+            }
+        }
+        Err(Status::NoSpc)
+    }
+
+    /// The same, or nothing if something was lost meanwhile.
+    fn flush_once(&self, top: &Top, key: ObjectKey) -> FsResult<Option<Ticket>> {
+        let losses = top.content.losses();
         let state = self.write_state()?;
         let file = state
             .objects
@@ -544,17 +591,25 @@ impl Stack {
             .ok_or(Status::Stale)?;
         let (writes, fresh, writing) = (file.writes, file.fresh, file.writing);
         let unlogged = file.unlogged.clone();
-        let must_sync = writes > file.writes_synced;
+        let suspect = unlogged.len() != 0 && file.losses != losses;
+        let must_sync = writes > file.writes_synced || suspect;
         if !must_sync && unlogged.len() == 0 && !file.attr_unlogged {
-            return Ok(self.end_ticket());
+            return Ok(Some(self.end_ticket()));
         }
         drop(state);
         if let Some(id) = writing.filter(|_| must_sync) {
+            if suspect {
+                rewrite(top, id, &unlogged).map_err(|error| io_status("writing again", &error))?;
+            }
             self.sync_content(top, id, fresh)?;
         }
         let mut state = self.write_state()?;
+        if must_sync && top.content.losses() != losses {
+            return Ok(None);
+        }
         let ranges = state.with_file(key, "commit", |file| {
             file.writes_synced = file.writes_synced.max(writes);
+            file.losses = losses;
             if file.writing == writing {
                 file.fresh = false;
             }
@@ -580,7 +635,7 @@ impl Stack {
                 self.record(&mut state, None, std::mem::take(&mut changes))?;
             }
         }
-        self.record(&mut state, None, changes)
+        self.record(&mut state, None, changes).map(Some)
     }
 
     /// Makes durable whatever any file still has only in memory.
@@ -616,7 +671,9 @@ impl Stack {
             .sync()
             .and_then(|()| if fresh { top.content.sync_name(id) } else { Ok(()) });
         synced.map_err(|error| {
-            top.log.poison(&error);
+            if !is_full(&error) {
+                top.log.poison(&error);
+            }
             io_status("syncing", &error)
         })
     }

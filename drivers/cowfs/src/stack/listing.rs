@@ -134,7 +134,10 @@ impl Stack {
         // In the order of names, so that names of one hash get the same cookies every time.
         let mut names: BTreeMap<Vec<u8>, (ObjectKey, bool)> = BTreeMap::new();
         for (name, entry) in self.lower.entries(&origins)? {
-            names.insert(name, (self.lower.key(entry.layer, entry.number), entry.directory));
+            let key = self.lower.key(entry.layer, entry.number);
+            if !(entry.directory && self.is_elsewhere(state, key)) {
+                names.insert(name, (key, entry.directory));
+            }
         }
         for (name, target) in own.iter().flat_map(|own| &own.entries) {
             match target {

@@ -187,14 +187,8 @@ impl Lower {
 
     /// The merged directory at a path; `None` if there is none.
     pub(crate) fn dir_at(&self, path: &[u8]) -> FsResult<Option<Origins>> {
-        let mut origins = self.root()?;
-        for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
-            match self.child(&origins, name)? {
-                Some(LowerChild::Directory(merged)) => origins = merged,
-                Some(LowerChild::File(..)) | None => return Ok(None),
-            }
-        }
-        Ok(Some(origins))
+        let found = Paths::new(self).directory(path)?;
+        Ok((!found.is_empty()).then_some(found))
     }
 
     /// What is at a path, if that is no directory.
@@ -265,6 +259,47 @@ impl Lower {
             Ok(chain)
         } else {
             Err(Status::Stale)
+        }
+    }
+}
+
+/// Merged directories by path. Asked for in the order of paths, what they have in common is looked up once.
+pub(crate) struct Paths<'a> {
+    lower: &'a Lower,
+    /// The directories on the way to the path asked for last, each with its name; empty where there is none.
+    way: Vec<(Vec<u8>, Origins)>,
+}
+
+impl<'a> Paths<'a> {
+    pub(crate) fn new(lower: &'a Lower) -> Self {
+        Self {
+            lower,
+            way: Vec::new(),
+        }
+    }
+
+    /// The merged directory at a path; empty if there is none.
+    pub(crate) fn directory(&mut self, path: &[u8]) -> FsResult<Origins> {
+        let mut depth = 0;
+        for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+            if self.way.get(depth).is_none_or(|(known, _)| known != name) {
+                self.way.truncate(depth);
+                let found = match self.way.last() {
+                    Some((_, above)) => self.lower.child(above, name)?,
+                    None => self.lower.child(&self.lower.root()?, name)?,
+                };
+                let origins = match found {
+                    Some(LowerChild::Directory(origins)) => origins,
+                    Some(LowerChild::File(..)) | None => Origins::new(),
+                };
+                self.way.push((name.to_vec(), origins));
+            }
+            depth += 1;
+        }
+        self.way.truncate(depth);
+        match self.way.last() {
+            Some((_, origins)) => Ok(origins.clone()),
+            None => self.lower.root(),
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Putting a stack together, and finding one's way when the layers below a writable layer have changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
 use super::listing::Listings;
-use super::lower::{Lower, trouble};
+use super::lower::{Lower, Paths, trouble};
 use super::{Stack, Top, append_status};
 use crate::attr::{Attr, Device, FileType, Time};
-use crate::handle::HandleKey;
+use crate::handle::{HandleKey, ObjectKey};
 use crate::layer::{ContentSource, Layer, LayerId};
 use crate::service::Status;
 use crate::writable::record::{Base, Body, Change, Merge, Record, Stored};
@@ -66,13 +66,19 @@ pub fn open(spec: StackSpec) -> Result<Arc<Stack>, StackError> {
     let lower = Lower::new(spec.layers);
     let mut verifier = [0; 8];
     random_bytes(&mut verifier).map_err(StackError::Random)?;
+    let mut mended = Vec::new();
     let (state, top, keys) = match spec.writable {
         Some(writable) => {
-            shape::check(&writable.state).map_err(|misplaced| WritableError::Damaged {
+            let damaged = |what: String| WritableError::Damaged {
                 file: writable.path.join(log::FOLDER),
                 position: 0,
-                what: misplaced.to_string(),
-            })?;
+                what,
+            };
+            mended = shape::check(&writable.state).map_err(|misplaced| damaged(misplaced.to_string()))?;
+            if let Some(key) = mistaken(&lower, &writable.state) {
+                let what = format!("directory {key:?} has the number of something else in its layer");
+                return Err(damaged(what).into());
+            }
             let top = Top {
                 disk: writable.disk,
                 path: writable.path,
@@ -114,14 +120,15 @@ pub fn open(spec: StackSpec) -> Result<Arc<Stack>, StackError> {
         clock: AtomicU64::new(0),
         missing: Vec::new(),
     };
-    stack.prepare()?;
+    stack.prepare(mended)?;
     stack.missing = stack.look_for_bases()?;
     Ok(Arc::new(stack))
 }
 
 impl Stack {
-    /// Makes the root if there is none, and resolves directories anew if the layers are not those of last time.
-    fn prepare(&self) -> Result<(), StackError> {
+    /// Makes the root if there is none, makes the changes that the look at the layer asks for, and has each directory merge
+    /// with what is below now.
+    fn prepare(&self, mended: Vec<Change>) -> Result<(), StackError> {
         let mut state = self.write_state().map_err(StackError::Writable)?;
         let state = &mut *state;
         let layers = self.lower.ids();
@@ -153,8 +160,27 @@ impl Stack {
             ];
             self.prepare_record(state, changes)?;
         }
+        if !mended.is_empty() {
+            tracing::warn!(
+                changes = mended.len(),
+                "names of a writable layer and what they lead to are mended"
+            );
+            self.prepare_records(state, mended)?;
+        }
+        // Also where the layers are those of last time: the log is believed where it says so of a name, not where it
+        // says what a layer below holds.
+        let changes = self.resolve_merges(state)?;
         if state.stack != layers {
-            self.rebase(state, layers)?;
+            self.rebase(state, changes, layers)
+        } else {
+            self.prepare_records(state, changes)
+        }
+    }
+
+    fn prepare_records(&self, state: &mut State, mut changes: Vec<Change>) -> Result<(), StackError> {
+        while !changes.is_empty() {
+            let part = changes.drain(..changes.len().min(CHANGES_MAX)).collect();
+            self.prepare_record(state, part)?;
         }
         Ok(())
     }
@@ -178,34 +204,43 @@ impl Stack {
             .map_err(|_| StackError::Writable(Status::ServerFault))
     }
 
-    /// The layers have changed: each directory that merges with something does so by path with what is there now. The
-    /// new stack is recorded last, so that a crash in between begins again.
-    fn rebase(&self, state: &mut State, layers: Vec<LayerId>) -> Result<(), StackError> {
+    /// The layers have changed: what was found for directories and files is recorded, and the new stack last, so that a
+    /// crash in between begins again.
+    fn rebase(
+        &self,
+        state: &mut State,
+        mut changes: Vec<Change>,
+        layers: Vec<LayerId>,
+    ) -> Result<(), StackError> {
         tracing::info!(before = ?state.stack, after = ?layers, "the layers below have changed");
-        let mut changes = Vec::new();
+        changes.extend(self.find_bases(state)?);
+        self.prepare_records(state, changes)?;
+        self.prepare_record(state, vec![Change::Stack { layers }])
+    }
+
+    /// The directories that do not merge, by their paths, with what is there now. Each lower directory merges with one:
+    /// where two say the same path, which only layers did that had one name for two, the first has it.
+    fn resolve_merges(&self, state: &State) -> Result<Vec<Change>, StackError> {
         let merging = state.objects.iter().filter_map(|(key, object)| {
             let merge = object.directory()?.merge.as_ref()?;
-            Some((*key, merge.path.clone(), merge.origins.clone()))
+            Some((merge.path.as_slice(), *key, &merge.origins))
         });
         let mut merging: Vec<_> = merging.collect();
-        merging.sort_unstable_by(|a, b| a.1.cmp(&b.1));
-        for (dir, path, before) in merging {
-            let now = self
-                .lower
-                .dir_at(&path)
-                .map_err(StackError::Layers)?
-                .unwrap_or_default();
-            let origins = self.with_ids(&now);
-            if origins != before {
+        merging.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        let mut taken = HashSet::new();
+        let mut paths = Paths::new(&self.lower);
+        let mut changes = Vec::new();
+        for (path, dir, before) in merging {
+            let mut origins = self.with_ids(&paths.directory(path).map_err(StackError::Layers)?);
+            if origins.first().is_some_and(|first| !taken.insert(*first)) {
+                origins.clear();
+            }
+            let known = |origin| state.merged_into.get(origin) == Some(&dir);
+            if origins != *before || !origins.iter().all(known) {
                 changes.push(Change::Origins { dir, origins });
             }
         }
-        changes.extend(self.find_bases(state)?);
-        while !changes.is_empty() {
-            let part = changes.drain(..changes.len().min(CHANGES_MAX)).collect();
-            self.prepare_record(state, part)?;
-        }
-        self.prepare_record(state, vec![Change::Stack { layers }])
+        Ok(changes)
     }
 
     /// Bases for the changed files whose layer has left the stack and whose content cannot be had by hash. Layers that
@@ -278,6 +313,18 @@ impl Stack {
                 .is_ok_and(|count| count == 1)
         })
     }
+}
+
+/// A recorded directory whose number is, in its layer, that of no directory: its name there would lead to it as well.
+fn mistaken(lower: &Lower, state: &State) -> Option<ObjectKey> {
+    let directories = state
+        .objects
+        .iter()
+        .filter(|(_, object)| object.directory().is_some());
+    directories.map(|(key, _)| *key).find(|key| {
+        let attr = lower.index(key.layer).map(|at| lower.attr(at, key.number));
+        attr.is_some_and(|attr| attr.is_ok_and(|attr| attr.file_type != FileType::Directory))
+    })
 }
 
 /// The root of a stack without layers.

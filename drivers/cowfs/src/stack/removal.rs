@@ -17,6 +17,12 @@ struct Spot<'a> {
     name: &'a [u8],
 }
 
+/// Whether a name of the writable layer itself leads to an object.
+fn names(state: &State, dir: ObjectKey, name: &[u8], object: ObjectKey) -> bool {
+    let parent = state.objects.get(&dir).and_then(|object| object.directory());
+    parent.and_then(|dir| dir.entries.get(name)) == Some(&Name::Object(object))
+}
+
 impl Stack {
     fn spot<'a>(&self, state: &State, caller: &Caller, dir: &Handle, name: &'a [u8]) -> FsResult<Spot<'a>> {
         let (dir, attr) = self.enter(state, caller, dir, name)?;
@@ -53,8 +59,7 @@ impl Stack {
             return Ok(Some(node.key()));
         };
         let object = state.objects.get(&key).ok_or(Status::Stale)?;
-        let parent = state.objects.get(&dir).and_then(|object| object.directory());
-        let counted = parent.and_then(|dir| dir.entries.get(name)) == Some(&Name::Object(key));
+        let counted = names(state, dir, name, key);
         if object.directory().is_some() || (counted && object.links <= 1) {
             changes.push(Change::Drop { key });
         } else if counted {
@@ -218,6 +223,13 @@ impl Stack {
             ctime: now,
             ..object.attr
         };
+        if object.directory().is_none() && !names(state, from_key, from.name, key) {
+            // A layer that hid this name has left the stack since the object got its record.
+            changes.push(Change::Links {
+                key,
+                links: object.links.saturating_add(1),
+            });
+        }
         if object.directory().is_some() && from_key != to_key {
             changes.push(Change::Parent {
                 dir: key,

@@ -159,7 +159,7 @@ impl Stack {
         Ok(self
             .lower
             .child(&origins, name)?
-            .map(|child| self.lower_node(state, child)))
+            .and_then(|child| self.lower_node(state, child)))
     }
 
     /// What the lower layers have under a name, whatever the writable layer says.
@@ -168,11 +168,20 @@ impl Stack {
         Ok(self.lower.child(&origins, name)?.is_some())
     }
 
-    fn lower_node(&self, state: &State, child: LowerChild) -> Node {
+    /// Whether a lower directory is where the writable layer's names say, and not where its layer has it: it merges with a
+    /// recorded one, which has one name. That one was renamed while another layer below had nothing under its old name.
+    pub(crate) fn is_elsewhere(&self, state: &State, key: ObjectKey) -> bool {
+        state.objects.contains_key(&key) || state.merged_into.contains_key(&(key.layer, key.number))
+    }
+
+    fn lower_node(&self, state: &State, child: LowerChild) -> Option<Node> {
         let node = match child {
             LowerChild::File(at, number) => Node::File(self.lower.key(at, number), at),
             LowerChild::Directory(origins) => {
-                let (at, number) = origins[0];
+                let &(at, number) = origins.first()?;
+                if self.is_elsewhere(state, self.lower.key(at, number)) {
+                    return None;
+                }
                 Node::Directory(Arc::new(LowerDir {
                     key: self.lower.key(at, number),
                     origins,
@@ -180,10 +189,10 @@ impl Stack {
             }
         };
         if state.objects.contains_key(&node.key()) {
-            return Node::Recorded(node.key());
+            return Some(Node::Recorded(node.key()));
         }
         self.remember(&node);
-        node
+        Some(node)
     }
 
     /// The directory above; the root's is itself.

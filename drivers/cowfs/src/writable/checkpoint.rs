@@ -13,7 +13,7 @@ use super::WritableError;
 use super::disk::{Disk, DiskFile, Mode};
 use super::extents::{ContentId, Source};
 use super::log::{End, FOLDER, Log, Replaced, Replacement, as_u64, io_at};
-use super::record::{Body, Change, Record};
+use super::record::{Body, Change, Name, Record};
 use super::replay::Replayed;
 use super::segment::{self, FORMAT, Header, SegmentName};
 use super::state::{Kind, Object, State};
@@ -188,6 +188,8 @@ impl<'a> Rewriting<'a> {
     /// they were written in, and what has been replaced.
     pub(crate) fn finish(mut self) -> Result<(Vec<Moved>, Replaced), WritableError> {
         self.catch_up()?;
+        let ended = self.out.end().and_then(|()| self.out.write_buffer());
+        ended.map_err(|error| self.failed(error))?;
         self.sync()?;
         let (log, name) = (self.log, log_file(self.log, self.header));
         let named = log
@@ -299,10 +301,11 @@ fn write_synced(
         most,
         wanted: &|| true,
     };
-    let Some(out) = write_whole(disk, temporary, header, state, bound, segments)? else {
+    let Some(mut out) = write_whole(disk, temporary, header, state, bound, segments)? else {
         return Ok(None);
     };
-    out.file.sync().map_err(|error| {
+    let ended = out.end().and_then(|()| out.write_buffer());
+    ended.and_then(|()| out.file.sync()).map_err(|error| {
         let _removed = disk.remove(temporary);
         io_at("writing a checkpoint to", temporary)(error)
     })?;
@@ -375,6 +378,16 @@ impl Output {
             return Ok(());
         }
         self.write_buffer()
+    }
+
+    /// A record that changes nothing: it says that all before it is on disk, and no damage there passes for a torn tail.
+    fn end(&mut self) -> io::Result<()> {
+        let payload = Record {
+            call: None,
+            changes: Vec::new(),
+        }
+        .encode();
+        self.again(&payload)
     }
 
     fn write_buffer(&mut self) -> io::Result<()> {
@@ -543,7 +556,7 @@ pub(super) fn snapshot(
         put(make(*key, object))?;
     }
     for (key, object) in &state.objects {
-        names(*key, object).try_for_each(&mut *put)?;
+        names(state, *key, object).try_for_each(&mut *put)?;
     }
     for (key, object) in &state.objects {
         content(*key, object, segments)?
@@ -580,12 +593,16 @@ fn make(key: ObjectKey, object: &Object) -> Change {
     }
 }
 
-fn names(dir: ObjectKey, object: &Object) -> impl Iterator<Item = Change> + '_ {
+fn names<'a>(state: &'a State, dir: ObjectKey, object: &'a Object) -> impl Iterator<Item = Change> + 'a {
     let entries = object.directory().into_iter().flat_map(|dir| &dir.entries);
     entries.map(move |(name, target)| Change::Entry {
         dir,
         name: name.to_vec(),
-        target: Some(*target),
+        // A name that leads nowhere, which no log of ours has, must not keep the checkpoint from being read.
+        target: Some(match target {
+            Name::Object(key) if !state.objects.contains_key(key) => Name::Whiteout,
+            there => *there,
+        }),
     })
 }
 

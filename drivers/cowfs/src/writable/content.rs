@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::{Disk, DiskFile, FileStatus, Mode};
@@ -17,9 +18,44 @@ const OPEN_MAX: usize = 128;
 pub(crate) struct ContentStore {
     disk: Disk,
     folder: PathBuf,
-    open: Mutex<HashMap<ContentId, Arc<DiskFile>>>,
+    open: Mutex<HashMap<ContentId, Arc<ContentFile>>>,
+    /// See [`ContentStore::losses`].
+    losses: Arc<AtomicU64>,
     /// Files that checkpoints need as they are.
     pinned: Mutex<Pins>,
+}
+
+/// A content file, open to be written.
+pub(crate) struct ContentFile {
+    file: Arc<DiskFile>,
+    /// Whether something was written that was not synced yet.
+    unsynced: AtomicBool,
+    /// Held while it is synced.
+    turn: Mutex<()>,
+    losses: Arc<AtomicU64>,
+}
+
+impl ContentFile {
+    /// Writes all of `bytes`; after an error, perhaps a part of them.
+    pub(crate) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let written = self.file.write_all_at(bytes, offset);
+        self.unsynced.store(true, Ordering::Release);
+        written
+    }
+
+    /// Makes what was written durable. What of it is lost is counted before anybody else is told that the file is on disk.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.unsynced.store(false, Ordering::Release);
+        self.file.sync().inspect_err(|_| {
+            self.losses.fetch_add(1, Ordering::AcqRel);
+        })
+    }
+
+    /// To be read.
+    pub(crate) fn reader(&self) -> Arc<DiskFile> {
+        Arc::clone(&self.file)
+    }
 }
 
 /// What must stay as it is.
@@ -59,12 +95,13 @@ impl ContentStore {
             disk: disk.clone(),
             folder: dir.join(FOLDER),
             open: Mutex::new(HashMap::new()),
+            losses: Arc::default(),
             pinned: Mutex::default(),
         }
     }
 
     /// Makes an empty file. One that is there already was made by a write that was never logged: it is replaced.
-    pub(crate) fn create(&self, id: ContentId) -> io::Result<Arc<DiskFile>> {
+    pub(crate) fn create(&self, id: ContentId) -> io::Result<Arc<ContentFile>> {
         let path = self.path(id);
         let made = self.disk.open(&path, Mode::CreateNew).or_else(|error| {
             match (error.kind(), path.parent()) {
@@ -77,40 +114,63 @@ impl ContentStore {
             }
             self.disk.open(&path, Mode::CreateNew)
         });
-        let file = Arc::new(made?);
-        self.keep(id, &file);
-        Ok(file)
+        Ok(self.keep(id, made?))
     }
 
     /// Opens a file that is there.
-    pub(crate) fn open(&self, id: ContentId) -> io::Result<Arc<DiskFile>> {
-        if let Some(file) = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+    pub(crate) fn open(&self, id: ContentId) -> io::Result<Arc<ContentFile>> {
+        if let Some(file) = self.opened().get(&id) {
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(self.disk.open(&self.path(id), Mode::ReadWrite)?);
-        self.keep(id, &file);
-        Ok(file)
+        let file = self.disk.open(&self.path(id), Mode::ReadWrite)?;
+        let mut open = self.opened();
+        if let Some(file) = open.get(&id) {
+            // Somebody else was faster: there is never more than one, or one would not hear what the other was told.
+            return Ok(Arc::clone(file));
+        }
+        Ok(self.keep_in(&mut open, id, file))
+    }
+
+    fn opened(&self) -> MutexGuard<'_, HashMap<ContentId, Arc<ContentFile>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often written bytes may have been lost before they were durable, since the layer was opened: whoever was told
+    /// that they are taken, but not that they are durable, has to write them again (the write verifier of RFC 1813 §3.3.7).
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
     }
 
     /// Opens a file that is there, only to read it: that works where nothing can be written any more.
     pub(crate) fn open_to_read(&self, id: ContentId) -> io::Result<Arc<DiskFile>> {
-        self.open(id).or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => Err(error),
-            _ => self.disk.open(&self.path(id), Mode::Read).map(Arc::new),
-        })
+        match self.open(id) {
+            Ok(file) => Ok(file.reader()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
+            Err(_) => self.disk.open(&self.path(id), Mode::Read).map(Arc::new),
+        }
     }
 
-    fn keep(&self, id: ContentId, file: &Arc<DiskFile>) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+    fn keep(&self, id: ContentId, file: DiskFile) -> Arc<ContentFile> {
+        self.keep_in(&mut self.opened(), id, file)
+    }
+
+    fn keep_in(
+        &self,
+        open: &mut HashMap<ContentId, Arc<ContentFile>>,
+        id: ContentId,
+        file: DiskFile,
+    ) -> Arc<ContentFile> {
         if open.len() >= OPEN_MAX {
-            // Half of them, whichever: reopening is cheap and keeping an order is not worth its cost.
-            let mut keep = false;
-            open.retain(|_, _| {
-                keep = !keep;
-                keep
-            });
+            make_room(open);
         }
-        open.insert(id, Arc::clone(file));
+        let file = Arc::new(ContentFile {
+            file: Arc::new(file),
+            unsynced: AtomicBool::new(false),
+            turn: Mutex::new(()),
+            losses: Arc::clone(&self.losses),
+        });
+        open.insert(id, Arc::clone(&file));
+        file
     }
 
     /// Makes the file's name durable.
@@ -178,10 +238,7 @@ impl ContentStore {
                 return;
             }
         }
-        self.open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&id);
+        self.opened().remove(&id);
         if let Err(error) = self.disk.remove(&self.path(id))
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -195,8 +252,8 @@ impl ContentStore {
             return;
         }
         let shortened = self.open(id).and_then(|file| {
-            if file.len()? > len {
-                file.set_len(len)?;
+            if file.file.len()? > len {
+                file.file.set_len(len)?;
             }
             Ok(())
         });
@@ -240,6 +297,30 @@ impl ContentStore {
 
     fn path(&self, id: ContentId) -> PathBuf {
         self.folder.join(folder_name(id)).join(file_name(id))
+    }
+}
+
+/// Closes files that nobody is at: half of those that are on disk, whichever (reopening is cheap and keeping an order is
+/// not worth its cost), or one that has to be synced first. A file that is closed takes with it what the kernel has to say
+/// about its content.
+fn make_room(open: &mut HashMap<ContentId, Arc<ContentFile>>) {
+    let before = open.len();
+    let mut keep = false;
+    open.retain(|_, file| {
+        let idle = Arc::strong_count(file) == 1 && !file.unsynced.load(Ordering::Acquire);
+        keep = !keep;
+        keep || !idle
+    });
+    if open.len() < before {
+        return;
+    }
+    let idle = open.iter().find(|(_, file)| Arc::strong_count(file) == 1);
+    if let Some((&id, file)) = idle {
+        // What fails is counted, and everybody writes again what was not durable yet.
+        if let Err(error) = file.sync() {
+            tracing::warn!(?id, %error, "syncing a content file to close it");
+        }
+        open.remove(&id);
     }
 }
 

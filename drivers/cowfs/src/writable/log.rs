@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::WritableError;
-use super::disk::{Disk, DiskFile, Mode};
+use super::disk::{Disk, DiskFile, Mode, is_full};
 use super::record::{Change, Record};
 use super::replay::{Replayed, Segment, Unproven};
 use super::reserve::Reserve;
@@ -27,6 +27,9 @@ const COMPACT_MIN: u64 = if cfg!(test) { 32 << 10 } else { 16 << 20 };
 /// How long the time stamp of a folder may stay the same although its entries change: two seconds on the coarsest file
 /// systems there are.
 const STAMP_STEP: Duration = Duration::from_secs(2);
+
+/// Most bytes of records that are kept until they are known to be on disk; then whoever appends waits for the disk.
+const UNSYNCED_MAX: usize = if cfg!(test) { 64 << 10 } else { 4 << 20 };
 
 /// The log, open for appending.
 pub(crate) struct Log {
@@ -68,11 +71,26 @@ struct Tail {
     base: u64,
     /// Bytes of the segments before the last.
     bytes_before: u64,
+    /// What was appended and is not known to be on disk: after a sync that failed the kernel may have dropped it.
+    unsynced: Vec<u8>,
+    /// Whether a sync has failed, so that it has to be written again before the next one means anything.
+    suspect: bool,
+    /// Whether something of it may have the room that is kept for removals.
+    drawn: bool,
 }
 
 impl Tail {
     fn ticket(&self) -> u64 {
         self.base + self.end
+    }
+
+    /// Forgets what is on disk up to `until`.
+    fn proven(&mut self, until: u64) {
+        let left = usize::try_from(self.ticket().saturating_sub(until)).unwrap_or(usize::MAX);
+        let done = self.unsynced.len().saturating_sub(left);
+        self.unsynced.drain(..done);
+        self.suspect = false;
+        self.drawn &= !self.unsynced.is_empty();
     }
 }
 
@@ -217,6 +235,9 @@ impl Log {
             ragged: false,
             base: 0,
             bytes_before,
+            unsynced: Vec::new(),
+            suspect: false,
+            drawn: false,
         };
         Ok(Self {
             disk: disk.clone(),
@@ -317,6 +338,7 @@ impl Log {
         tail.ragged = false;
         tail.bytes_before = 0;
         let until = tail.ticket();
+        tail.proven(until);
         drop(tail);
         self.sync.lock().unwrap_or_else(PoisonError::into_inner).until = until;
         self.synced.notify_all();
@@ -405,6 +427,7 @@ impl Log {
         }
         self.check_holder()?;
         crate::stopping::at("append");
+        self.prove_suspect()?;
         let durable = self.sync.lock().unwrap_or_else(PoisonError::into_inner).until;
         let (file, index, binding, end, base, ragged) = {
             let tail = self.tail();
@@ -430,15 +453,9 @@ impl Log {
             file.set_len(end).map_err(AppendError::Io)?;
             self.tail().ragged = false;
         }
-        let full = |error: &io::Error| {
-            matches!(
-                error.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            )
-        };
+        let drawing = self.drawing.load(Ordering::Acquire);
         let mut written = file.write_all_at(&framed, end);
-        if written.as_ref().is_err_and(full) && self.drawing.load(Ordering::Acquire) && self.reserve.release()
-        {
+        if written.as_ref().is_err_and(is_full) && drawing && self.reserve.release() {
             written = file.write_all_at(&framed, end);
         }
         if let Err(error) = written {
@@ -448,7 +465,11 @@ impl Log {
             return Err(AppendError::Io(error));
         }
         let after = end + as_u64(framed.len());
-        self.tail().end = after;
+        let mut tail = self.tail();
+        tail.end = after;
+        tail.unsynced.extend_from_slice(&framed);
+        tail.drawn |= drawing;
+        drop(tail);
         let payload = end + as_u64(segment::FRAME);
         Ok(Appended {
             position: Position {
@@ -457,6 +478,68 @@ impl Log {
             },
             ticket: Ticket(base + after),
         })
+    }
+
+    /// Has on disk what a sync that failed may have dropped, and what is too much to be kept: until then nothing more is
+    /// appended.
+    fn prove_suspect(&self) -> Result<(), AppendError> {
+        let (suspect, much) = {
+            let tail = self.tail();
+            (tail.suspect, tail.unsynced.len() >= UNSYNCED_MAX)
+        };
+        if !suspect && !much {
+            return Ok(());
+        }
+        match self.settle(self.end()) {
+            Err(AppendError::Io(error))
+                if is_full(&error) && self.drawing.load(Ordering::Acquire) && self.reserve.release() =>
+            {
+                self.settle(self.end())
+            }
+            proven => proven,
+        }
+    }
+
+    /// Syncs everything up to the ticket that is returned, after writing again what an earlier sync may have dropped.
+    fn sync_tail(&self) -> (u64, Result<(), AppendError>) {
+        let (until, file, again) = {
+            let tail = self.tail();
+            let again = tail
+                .suspect
+                .then(|| (tail.end - as_u64(tail.unsynced.len()), tail.unsynced.clone()));
+            (tail.ticket(), tail.segments.last().cloned().flatten(), again)
+        };
+        let Some(file) = file else { return (until, Ok(())) };
+        let rewritten = again.map_or(Ok(()), |(at, bytes)| file.write_all_at(&bytes, at));
+        let synced = rewritten.and_then(|()| file.sync()).map_err(AppendError::Io);
+        // A later holder that came before this look may not have seen what was synced; one that comes after it has.
+        (until, synced.and_then(|()| self.check_holder()))
+    }
+
+    /// What becomes of a sync that failed: whether it is worth another try. Where there was no room, what was appended is
+    /// kept and written again later. Everything else ends the trust in the disk.
+    fn sync_failed(&self, error: &AppendError) -> bool {
+        let AppendError::Io(source) = error else {
+            return false;
+        };
+        if !is_full(source) {
+            self.poison(error);
+            return false;
+        }
+        let mut tail = self.tail();
+        tail.suspect = true;
+        let (at, bytes) = (tail.end - as_u64(tail.unsynced.len()), tail.unsynced.clone());
+        let file = tail.segments.last().cloned().flatten();
+        let drawn = tail.drawn;
+        drop(tail);
+        if drawn && self.reserve.release() {
+            return true;
+        }
+        // So that it can be read, as far as it goes: what is shown is what was appended, though nobody was promised it.
+        if let Some(Err(error)) = file.map(|file| file.write_all_at(&bytes, at)) {
+            tracing::debug!(%error, "there is no room for the end of the log");
+        }
+        false
     }
 
     /// Lets what is appended while the result lives have the room that is kept for removals, if the disk is full. The
@@ -489,25 +572,21 @@ impl Log {
             }
             sync.running = true;
             drop(sync);
-            let (until, file) = {
-                let tail = self.tail();
-                (tail.ticket(), tail.segments.last().cloned().flatten())
-            };
-            let synced = file.as_deref().map_or(Ok(()), DiskFile::sync);
-            // A later holder that came before this look may not have seen what was synced; one that comes after it has.
-            let outcome = synced.map_err(AppendError::Io).and_then(|()| self.check_holder());
+            let (until, outcome) = self.sync_tail();
+            // After a failed sync the kernel may have dropped the dirty pages: just asking again would lie.
+            let again = outcome.as_ref().is_err_and(|error| self.sync_failed(error));
             sync = self.sync.lock().unwrap_or_else(PoisonError::into_inner);
             sync.running = false;
-            match outcome {
-                Ok(()) => sync.until = sync.until.max(until),
-                // After a failed sync the kernel may have dropped the dirty pages: trying again would lie.
-                Err(error) => {
-                    self.poison(&error);
-                    self.synced.notify_all();
-                    return Err(error);
-                }
+            if outcome.is_ok() {
+                self.tail().proven(until);
+                sync.until = sync.until.max(until);
             }
             self.synced.notify_all();
+            match outcome {
+                Err(_) if again => continue,
+                Err(error) => return Err(error),
+                Ok(()) => {}
+            }
             if until < ticket.0 && !self.is_poisoned() && sync.until >= self.end().0 {
                 // A ticket from beyond the end is nobody's: do not spin on it.
                 return Err(AppendError::Poisoned);

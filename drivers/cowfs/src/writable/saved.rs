@@ -23,7 +23,7 @@ use super::record::Change;
 use super::replay::replay_alone;
 use super::segment::{FORMAT as LOG_FORMAT, Header, SegmentName};
 use super::state::State;
-use super::{Writable, WritableError, checkpoint, known_content, meta};
+use super::{Writable, WritableError, checkpoint, known_content, meta, shape};
 
 /// Name of the folder of checkpoints.
 pub(crate) const FOLDER: &str = "checkpoints";
@@ -308,6 +308,14 @@ pub(crate) fn load(
             file,
             position: 0,
             what: "it is not what the checkpoint was made with".to_owned(),
+        }));
+    }
+    // Before it is put in the place of the log, which then could not be opened.
+    if let Err(misplaced) = shape::check(&state) {
+        return Err(SavedError::Layer(WritableError::Damaged {
+            file,
+            position: 0,
+            what: misplaced.to_string(),
         }));
     }
     let open = disk.open(&file, Mode::Read).map_err(io_at("opening", &file))?;

@@ -1,14 +1,13 @@
-//! Whether the directories of a layer are one tree: looked at before a layer is served, at a cost that opening can bear.
+//! Whether the directories of a layer are one tree, and names and counts of them agree: looked at before a layer is
+//! served, at a cost that opening can bear. What opens must open again whatever a guest does in between.
 //!
 //! A lower directory leads to the recorded one that merges with it without a look at names. Were that one not where names
 //! lead to, a change through a handle would go to a directory that nobody sees. What else may be wrong [fsck] tells.
 //!
 //! [fsck]: crate::fsck
 
-use std::collections::HashMap;
-
-use super::record::Name;
-use super::state::State;
+use super::record::{Change, Name};
+use super::state::{Object, State};
 use crate::handle::ObjectKey;
 
 /// A directory that is not where it says, and what is wrong with it.
@@ -22,59 +21,114 @@ pub(crate) enum Misplaced {
     Circle(ObjectKey),
 }
 
-/// What is known of a directory on the way.
-struct Seen {
-    parent: ObjectKey,
-    named: bool,
-    /// Whether it is known to lie below the root.
-    placed: bool,
+/// What is known of an object on the way.
+enum Seen {
+    Directory {
+        parent: ObjectKey,
+        named: bool,
+        /// Whether it is known to lie below the root.
+        placed: bool,
+    },
+    Other {
+        links: u32,
+        names: u32,
+    },
 }
 
-/// Looks whether every directory has one name, in the directory that it says is its parent, and the root above it.
-pub(crate) fn check(state: &State) -> Result<(), Misplaced> {
-    let root = state.root();
-    let directories = state.objects.iter().filter_map(|(key, object)| {
-        let seen = Seen {
-            parent: object.directory()?.parent,
-            named: *key == root,
-            placed: *key == root,
-        };
-        Some((*key, seen))
-    });
-    let mut directories: HashMap<ObjectKey, Seen> = directories.collect();
-    for (key, object) in &state.objects {
-        let Some(dir) = object.directory() else { continue };
-        for (_, target) in &dir.entries {
-            let Name::Object(child) = target else { continue };
-            let Some(seen) = directories.get_mut(child) else {
-                continue;
-            };
-            if seen.named || seen.parent != *key {
-                return Err(Misplaced::Renamed(*child));
-            }
-            seen.named = true;
+impl Seen {
+    fn of(key: ObjectKey, object: &Object, root: ObjectKey) -> Self {
+        match object.directory() {
+            Some(dir) => Self::Directory {
+                parent: dir.parent,
+                named: key == root,
+                placed: key == root,
+            },
+            None => Self::Other {
+                links: object.links,
+                names: 0,
+            },
         }
     }
-    if let Some((key, _)) = directories.iter().find(|(_, seen)| !seen.named) {
-        return Err(Misplaced::Unnamed(*key));
+}
+
+/// Everything that has a record, in the order of keys.
+struct All(Vec<(ObjectKey, Seen)>);
+
+impl All {
+    fn get(&mut self, key: ObjectKey) -> Option<&mut Seen> {
+        let at = self.0.binary_search_by_key(&key, |(key, _)| *key).ok()?;
+        self.0.get_mut(at).map(|(_, seen)| seen)
     }
-    // Every directory is looked at once: what is known to lie below the root is not followed again.
-    let keys: Vec<ObjectKey> = directories.keys().copied().collect();
-    for key in keys {
+}
+
+/// Looks whether every directory has one name, in the directory that it says is its parent, and the root above it. Returns
+/// what is to be changed so that no name leads nowhere, and what has names counts them: an object whose count is too low
+/// would be gone with a name that is not its last. A log of ours asks for none of that.
+pub(crate) fn check(state: &State) -> Result<Vec<Change>, Misplaced> {
+    let root = state.root();
+    let all = state.objects.iter();
+    let mut all = All(all
+        .map(|(key, object)| (*key, Seen::of(*key, object, root)))
+        .collect());
+    let mut mended = Vec::new();
+    for (key, object) in &state.objects {
+        let Some(dir) = object.directory() else { continue };
+        for (name, target) in &dir.entries {
+            let Name::Object(child) = target else { continue };
+            match all.get(*child) {
+                Some(Seen::Other { names, .. }) => *names = names.saturating_add(1),
+                Some(Seen::Directory { parent, named, .. }) => {
+                    if *named || *parent != *key {
+                        return Err(Misplaced::Renamed(*child));
+                    }
+                    *named = true;
+                }
+                None => mended.push(Change::Entry {
+                    dir: *key,
+                    name: name.to_vec(),
+                    target: Some(Name::Whiteout),
+                }),
+            }
+        }
+    }
+    let mut directories = Vec::new();
+    for (key, seen) in &all.0 {
+        match *seen {
+            Seen::Directory { named: false, .. } => return Err(Misplaced::Unnamed(*key)),
+            Seen::Directory { named: true, .. } => directories.push(*key),
+            Seen::Other { links, names } if names > 0 && names != links => {
+                mended.push(Change::Links {
+                    key: *key,
+                    links: names,
+                });
+            }
+            Seen::Other { .. } => {}
+        }
+    }
+    place(&directories, &mut all)?;
+    Ok(mended)
+}
+
+/// Follows each directory up to one that is known to lie below the root. Each is looked at once.
+fn place(directories: &[ObjectKey], all: &mut All) -> Result<(), Misplaced> {
+    for key in directories {
         let mut chain = Vec::new();
-        let mut current = key;
-        while let Some(seen) = directories.get(&current)
-            && !seen.placed
+        let mut current = *key;
+        while let Some(Seen::Directory {
+            parent,
+            placed: false,
+            ..
+        }) = all.get(current)
         {
             chain.push(current);
             if chain.len() > directories.len() {
-                return Err(Misplaced::Circle(key));
+                return Err(Misplaced::Circle(*key));
             }
-            current = seen.parent;
+            current = *parent;
         }
         for known in chain {
-            if let Some(seen) = directories.get_mut(&known) {
-                seen.placed = true;
+            if let Some(Seen::Directory { placed, .. }) = all.get(known) {
+                *placed = true;
             }
         }
     }
@@ -97,35 +151,42 @@ mod tests {
         ObjectKey { layer, number }
     }
 
-    /// A state with the root, directories as `(number, parent)` and names as `(directory, name, child)`.
-    #[track_caller]
-    fn check_tree(directories: &[(u64, u64)], names: &[(u64, &str, u64)], expected: Result<(), Misplaced>) {
-        let attr = Stored {
+    fn attr() -> Stored {
+        Stored {
             mode: 0o755,
             uid: 0,
             gid: 0,
             atime: Time::default(),
             mtime: Time::default(),
             ctime: Time::default(),
-        };
-        let made = [(ROOT, ROOT)].into_iter().chain(directories.iter().copied());
-        let made = made.map(|(number, parent)| Change::Make {
+        }
+    }
+
+    fn directory(number: u64, parent: u64) -> Change {
+        Change::Make {
             key: key(number),
             links: 0,
-            attr,
+            attr: attr(),
             body: Body::Directory {
                 parent: key(parent),
                 merge: None,
             },
-        });
-        let named = names.iter().map(|&(dir, name, child)| Change::Entry {
+        }
+    }
+
+    fn entry(dir: u64, name: &str, child: u64) -> Change {
+        Change::Entry {
             dir: key(dir),
             name: name.into(),
             target: Some(Name::Object(key(child))),
-        });
+        }
+    }
+
+    /// A state with the root and what `changes` make.
+    fn state(changes: impl IntoIterator<Item = Change>) -> State {
         let record = Record {
             call: None,
-            changes: made.chain(named).collect(),
+            changes: [directory(ROOT, ROOT)].into_iter().chain(changes).collect(),
         };
         let mut state = State::new(LayerId([7; 8]), LogKey::default());
         let nowhere = Position {
@@ -133,7 +194,17 @@ mod tests {
             payload: 0,
         };
         state.apply(record, nowhere).expect("it fits");
-        assert_eq!(check(&state), expected);
+        state
+    }
+
+    /// Directories as `(number, parent)` and names as `(directory, name, child)`.
+    #[track_caller]
+    fn check_tree(directories: &[(u64, u64)], names: &[(u64, &str, u64)], expected: Result<(), Misplaced>) {
+        let made = directories
+            .iter()
+            .map(|&(number, parent)| directory(number, parent));
+        let named = names.iter().map(|&(dir, name, child)| entry(dir, name, child));
+        assert_eq!(check(&state(made.chain(named))), expected.map(|()| Vec::new()));
     }
 
     #[test]
@@ -158,5 +229,36 @@ mod tests {
             Err(Misplaced::Renamed(key(3))),
         );
         check_tree(&[(2, 2)], &[(2, "a", 2)], Err(Misplaced::Circle(key(2))));
+    }
+
+    #[test]
+    fn names_and_counts_are_mended() {
+        let link = |links| Change::Make {
+            key: key(2),
+            links,
+            attr: attr(),
+            body: Body::Symlink {
+                target: b"there".to_vec(),
+            },
+        };
+        let two = || [entry(1, "a", 2), entry(1, "b", 2)];
+        let counted = |links| Change::Links { key: key(2), links };
+        assert_eq!(check(&state([link(2)].into_iter().chain(two()))), Ok(vec![]));
+        assert_eq!(
+            check(&state([link(1)].into_iter().chain(two()))),
+            Ok(vec![counted(2)])
+        );
+        // No name is left that could be lost.
+        assert_eq!(check(&state([link(1)])), Ok(vec![]));
+        let gone = two().into_iter().chain([Change::Drop { key: key(2) }]);
+        let hidden = |name: &str| Change::Entry {
+            dir: key(1),
+            name: name.into(),
+            target: Some(Name::Whiteout),
+        };
+        assert_eq!(
+            check(&state([link(2)].into_iter().chain(gone))),
+            Ok(vec![hidden("a"), hidden("b")])
+        );
     }
 }

@@ -51,6 +51,9 @@ pub(crate) struct FileState {
     /// Counts writes, and how many of them are known to be on disk.
     pub(crate) writes: u64,
     pub(crate) writes_synced: u64,
+    /// How much the layer had lost ([`super::content::ContentStore::losses`]) when the first of the bytes was written that
+    /// the log does not know: if it is more by now, they may be among what was lost.
+    pub(crate) losses: u64,
     /// Bytes of it that the log has taken, also those that were overwritten since.
     pub(crate) inlined: u64,
     /// Whether times changed that the log does not know.

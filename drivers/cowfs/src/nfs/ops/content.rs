@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::Context;
 use super::wire::{FATTR3_LEN, put_ok, put_status};
+use crate::nfs::replay::Taken;
 use crate::nfs::rpc::MAX_TRANSFER;
 use crate::nfs::xdr::{Malformed, Reader, Writer, XdrResult};
 use crate::service::{ReadOutcome, Stability, Status};
@@ -118,6 +119,8 @@ pub(super) fn write(cx: &Context<'_>, arguments: &mut Reader<'_>, reply: &mut Wr
         _ => return Err(Malformed),
     };
     let content = arguments.opaque(usize::MAX)?;
+    // From before: if something is lost from here on, what is written now may be lost with it.
+    let verifier = cx.service.write_verifier();
     let result = handle.and_then(|handle| {
         if u32::try_from(content.len()) != Ok(count) {
             return Err(Status::Inval);
@@ -131,22 +134,26 @@ pub(super) fn write(cx: &Context<'_>, arguments: &mut Reader<'_>, reply: &mut Wr
             return Ok((None, earlier));
         }
         let written = cx.settled(cx.service.write(cx.caller, &handle, offset, content, stability))?;
-        let outcome = (written.count, written.stability);
+        let taken = Taken {
+            count: written.count,
+            stability: written.stability,
+            verifier,
+        };
         if let Some(key) = cx.key {
-            cx.recent.note_write(key, outcome.0, outcome.1);
+            cx.recent.note_write(key, taken);
         }
-        Ok((Some(written.file), outcome))
+        Ok((Some(written.file), taken))
     });
     match result {
-        Ok((file, (count, stability))) => {
+        Ok((file, taken)) => {
             put_ok(reply);
             match file {
                 Some(file) => cx.put_wcc(reply, &file),
                 None => cx.put_wcc_now(reply, &handle),
             }
-            reply.u32(count);
-            reply.u32(stability as u32);
-            reply.array(&cx.service.write_verifier());
+            reply.u32(taken.count);
+            reply.u32(taken.stability as u32);
+            reply.array(&taken.verifier);
         }
         Err(status) => {
             put_status(reply, status);
@@ -164,6 +171,7 @@ pub(super) fn commit(cx: &Context<'_>, arguments: &mut Reader<'_>, reply: &mut W
         Ok(around) => {
             put_ok(reply);
             cx.put_wcc(reply, &around);
+            // As it is now: it says whether anything was lost that was written before.
             reply.array(&cx.service.write_verifier());
         }
         Err(status) => {

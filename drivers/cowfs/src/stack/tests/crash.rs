@@ -173,6 +173,35 @@ fn damage_in_what_was_acknowledged_is_refused() {
 }
 
 #[test]
+fn no_damage_to_a_compacted_log_passes_for_a_torn_tail() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let world = world(dir.path(), 1, &[&lower()]);
+    world.create("a");
+    world.write("a", 0, b"settled", Stability::FileSync);
+    world.stack.compact().expect("compacting");
+    let tree = world.tree();
+    drop(world);
+    let path = segment_path(dir.path());
+    let log = fs::read(&path).expect("reading the log");
+    // The last record says nothing but that all before it is on disk.
+    let end = log.len() - FRAME - 5;
+    for at in HEADER..log.len() {
+        let mut damaged = log.clone();
+        damaged[at] ^= 0x40;
+        fs::write(&path, damaged).expect("writing");
+        let checked = crate::fsck::fsck(dir.path()).expect("checking");
+        assert_eq!(
+            checked.problems.is_empty(),
+            at >= end,
+            "byte {at} of {}: {checked:?}",
+            log.len()
+        );
+    }
+    fs::write(&path, log).expect("writing");
+    assert_eq!(self::world(dir.path(), 1, &[&lower()]).tree(), tree);
+}
+
+#[test]
 fn a_change_from_the_future_is_called_so() {
     let dir = tempfile::tempdir().expect("a directory");
     drop(world(dir.path(), 1, &[&lower()]));

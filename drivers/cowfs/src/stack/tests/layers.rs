@@ -139,3 +139,73 @@ fn an_edited_overlay_keeps_what_the_guest_did_to_its_files() {
         b"THE second"
     );
 }
+
+fn without_lib() -> MemoryLayer {
+    MemoryLayer::new(b"tempnew2").file("usr/share/x", b"x").hashed()
+}
+
+#[test]
+fn a_directory_renamed_while_its_template_was_away_has_one_name_when_that_is_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let before = world(dir.path(), 1, &[&old()]);
+    before.create("usr/lib/own");
+    drop(before);
+    let away = world(dir.path(), 2, &[&without_lib()]);
+    away.rename("usr/lib", "lib").expect("rename");
+    drop(away);
+
+    let back = world(dir.path(), 3, &[&old()]);
+    assert_eq!(back.names("lib"), ["a", "own"]);
+    assert_eq!(back.names("usr"), Vec::<String>::new());
+    assert_eq!(back.at("usr/lib").map(|found| found.fileid), Err(Status::NoEnt));
+    back.mkdir("usr/lib").expect("the name is free");
+    back.rename("lib", "usr/lib").expect("rename over an empty one");
+    assert_eq!(back.names("usr/lib"), ["a", "own"]);
+    drop(back);
+    let again = world(dir.path(), 3, &[&old()]);
+    assert_eq!(again.names("usr/lib"), ["a", "own"]);
+    drop(again);
+    let report = crate::fsck::fsck(dir.path()).expect("checking");
+    assert_eq!(report.problems, Vec::<crate::fsck::Problem>::new());
+}
+
+#[test]
+fn a_link_that_an_overlay_hid_counts_once_it_is_renamed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let template = MemoryLayer::new(b"template")
+        .file("bin/perl", b"#!perl")
+        .link("bin/perl", "bin/perl5")
+        .hashed();
+    let hiding = MemoryLayer::new(b"overlay1").whiteout("bin/perl5");
+    let before = world(dir.path(), 1, &[&hiding, &template]);
+    before.write("bin/perl", 0, b"#!PERL", Stability::FileSync);
+    drop(before);
+
+    let after = world(dir.path(), 2, &[&template]);
+    after.rename("bin/perl5", "bin/other").expect("rename");
+    assert_eq!(after.attr("bin/perl").links, 2);
+    after.remove("bin/perl").expect("remove");
+    assert_eq!(after.read("bin/other"), b"#!PERL", "it has a name left");
+    drop(after);
+    let again = world(dir.path(), 2, &[&template]);
+    assert_eq!(again.read("bin/other"), b"#!PERL");
+    drop(again);
+    let report = crate::fsck::fsck(dir.path()).expect("checking");
+    assert_eq!(report.problems, Vec::<crate::fsck::Problem>::new());
+}
+
+#[test]
+fn opening_again_records_nothing_while_the_layers_are_the_same() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let before = world(dir.path(), 1, &[&old(), &new()]);
+    before.create("usr/lib/own");
+    before.rename("usr/lib", "lib").expect("rename");
+    before.write("etc/conf", 4, b"GUEST", Stability::FileSync);
+    before.rename("lib/own", "etc/own").expect("rename");
+    drop(before);
+    let checked = || crate::fsck::fsck(dir.path()).expect("checking").log_bytes;
+    drop(world(dir.path(), 1, &[&old(), &new()]));
+    let bytes = checked();
+    drop(world(dir.path(), 1, &[&old(), &new()]));
+    assert_eq!(checked(), bytes);
+}

@@ -44,9 +44,19 @@ pub(crate) enum Disk {
 /// An open file.
 #[derive(Debug)]
 pub(crate) enum DiskFile {
-    Host(File),
+    Host(HostFile),
     #[cfg(test)]
     Simulated(SimulatedFile),
+}
+
+/// An open file of this machine.
+#[derive(Debug)]
+pub(crate) struct HostFile {
+    file: File,
+    /// The same file for fsync(2) alone, where its file system is not of this machine. The kernel tells once for each open
+    /// file that something could not be written back, and NFS tells it to write(2) too: the next fsync(2) on the same open
+    /// file would then say that all is well (`nfs_file_write` in fs/nfs/file.c).
+    to_sync: Option<File>,
 }
 
 /// Held while a layer is open.
@@ -149,7 +159,16 @@ impl Disk {
                     Mode::CreateNew => options.write(true).create_new(true),
                     Mode::Truncate => options.write(true).create(true).truncate(true),
                 };
-                options.open(path).map(DiskFile::Host)
+                let file = options.open(path)?;
+                let to_sync = match mode {
+                    Mode::Read => None,
+                    Mode::ReadWrite | Mode::CreateNew | Mode::Truncate if is_local(&file) => None,
+                    // Before anything is written, so that nothing that happens to it is missed.
+                    Mode::ReadWrite | Mode::CreateNew | Mode::Truncate => {
+                        Some(OpenOptions::new().write(true).open(path)?)
+                    }
+                };
+                Ok(DiskFile::Host(HostFile { file, to_sync }))
             }
             #[cfg(test)]
             Self::Simulated(disk) => disk.open(path, mode).map(DiskFile::Simulated),
@@ -273,12 +292,7 @@ impl Disk {
                     .open(path)?;
                 match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                     Ok(()) => {
-                        let proof = rustix::fs::fstatfs(&file).is_ok_and(|known| {
-                            // As the kernel has it: a number of 32 bits, whatever the type.
-                            LOCAL
-                                .iter()
-                                .any(|&local| i128::from(known.f_type) == i128::from(local))
-                        });
+                        let proof = is_local(&file);
                         Ok(Lock::Host { _file: file, proof })
                     }
                     // Some file systems (AFS) have no such locks: epochs alone keep holders apart there.
@@ -292,11 +306,29 @@ impl Disk {
     }
 }
 
+/// Whether a file is on a file system of this machine.
+fn is_local(file: &File) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|known| {
+        // As the kernel has it: a number of 32 bits, whatever the type.
+        LOCAL
+            .iter()
+            .any(|&local| i128::from(known.f_type) == i128::from(local))
+    })
+}
+
+/// Whether it says that there is no room: what can pass, and says nothing of the disk's health.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 impl DiskFile {
     /// Reads as pread(2) does: perhaps fewer bytes than asked for.
     fn read_some(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         match self {
-            Self::Host(file) => file.read_at(buf, offset),
+            Self::Host(host) => host.file.read_at(buf, offset),
             #[cfg(test)]
             Self::Simulated(file) => file.read_at(buf, offset),
         }
@@ -333,7 +365,7 @@ impl DiskFile {
     /// Writes all of `bytes`; after an error, perhaps a part of them.
     pub(crate) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         match self {
-            Self::Host(file) => file.write_all_at(bytes, offset),
+            Self::Host(host) => host.file.write_all_at(bytes, offset),
             #[cfg(test)]
             Self::Simulated(file) => file.write_all_at(bytes, offset),
         }
@@ -342,16 +374,17 @@ impl DiskFile {
     /// Cuts the file, or has it end later with zeros.
     pub(crate) fn set_len(&self, len: u64) -> io::Result<()> {
         match self {
-            Self::Host(file) => file.set_len(len),
+            Self::Host(host) => host.file.set_len(len),
             #[cfg(test)]
             Self::Simulated(file) => file.set_len(len),
         }
     }
 
-    /// Makes content and length durable.
+    /// Makes content and length durable. After an error, what was written since the last time may be lost, and asking again
+    /// would not tell.
     pub(crate) fn sync(&self) -> io::Result<()> {
         match self {
-            Self::Host(file) => file.sync_data(),
+            Self::Host(host) => host.to_sync.as_ref().unwrap_or(&host.file).sync_data(),
             #[cfg(test)]
             Self::Simulated(file) => file.sync(),
         }
@@ -360,7 +393,7 @@ impl DiskFile {
     /// Where the next bytes are that are not in a hole, at `offset` or behind it; `None` where there are none.
     pub(crate) fn data_from(&self, offset: u64) -> io::Result<Option<u64>> {
         match self {
-            Self::Host(file) => match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+            Self::Host(host) => match rustix::fs::seek(&host.file, rustix::fs::SeekFrom::Data(offset)) {
                 Ok(at) => Ok(Some(at)),
                 Err(rustix::io::Errno::NXIO) => Ok(None),
                 // A file system that knows no holes.
@@ -375,7 +408,7 @@ impl DiskFile {
     /// Bytes it has.
     pub(crate) fn len(&self) -> io::Result<u64> {
         match self {
-            Self::Host(file) => Ok(file.metadata()?.len()),
+            Self::Host(host) => Ok(host.file.metadata()?.len()),
             #[cfg(test)]
             Self::Simulated(file) => file.len(),
         }

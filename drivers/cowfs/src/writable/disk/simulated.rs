@@ -61,6 +61,8 @@ struct Inner {
     fault: Option<Fault>,
     /// Most bytes of all files together.
     capacity: Option<usize>,
+    /// Whether it looks for room only when a file is synced, as a file system of another machine does.
+    late: bool,
     calls: u64,
     failed: u64,
 }
@@ -290,7 +292,14 @@ impl Simulated {
 
     /// Gives it so many bytes of room.
     pub(crate) fn hold_at_most(&self, bytes: Option<usize>) {
-        self.inner().capacity = bytes;
+        let mut inner = self.inner();
+        (inner.capacity, inner.late) = (bytes, false);
+    }
+
+    /// The same, but a write never hears of it: the sync of a file does, and what was written is forgotten.
+    pub(crate) fn hold_on_disk_at_most(&self, bytes: usize) {
+        let mut inner = self.inner();
+        (inner.capacity, inner.late) = (Some(bytes), true);
     }
 
     /// Bytes of all files.
@@ -450,7 +459,7 @@ impl SimulatedFile {
     pub(super) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut inner = self.disk.enter()?;
         let mut outcome = inner.gate(Kind::Grow);
-        if let Some(capacity) = inner.capacity {
+        if let Some(capacity) = inner.capacity.filter(|_| !inner.late) {
             let grown = (whole(offset) + bytes.len()).saturating_sub(inner.image.bytes(self.inode).len());
             if grown > 0 && inner.image.used(0) + grown > capacity {
                 outcome = Err(Errno::NOSPC.into());
@@ -485,7 +494,9 @@ impl SimulatedFile {
     pub(super) fn sync(&self) -> io::Result<()> {
         let mut inner = self.disk.enter()?;
         let inode = self.inode;
-        if let Err(error) = inner.gate(Kind::Grow) {
+        let full = inner.late && inner.capacity.is_some_and(|most| inner.image.used(0) > most);
+        let room = if full { Err(Errno::NOSPC.into()) } else { Ok(()) };
+        if let Err(error) = inner.gate(Kind::Grow).and(room) {
             inner.act(Step::SyncFailed { inode });
             return Err(error);
         }

@@ -26,6 +26,7 @@ use std::io;
 use std::path::PathBuf;
 
 mod described;
+mod ground;
 mod ledger;
 mod name;
 mod receive;

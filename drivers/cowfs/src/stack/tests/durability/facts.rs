@@ -141,6 +141,14 @@ impl Facts {
         (facts, content)
     }
 
+    /// What is known once the client sees another verifier: it will write everything again, and what it has written may be
+    /// there or not.
+    pub(in crate::stack::tests) fn with_another_verifier(mut self) -> Self {
+        let written = self.files.values_mut().flat_map(|file| &mut file.maybe);
+        written.for_each(|written| written.owed = false);
+        self
+    }
+
     /// Takes content of files that nothing is known of as promised, and forgets files that are gone.
     fn learn(&mut self, world: &World) {
         for (path, id) in &self.paths {
@@ -210,8 +218,7 @@ impl Facts {
                 if matches!(step, Do::HandOver) {
                     facts.files.values_mut().for_each(File::commit);
                 }
-                let written = facts.files.values_mut().flat_map(|file| &mut file.maybe);
-                written.for_each(|written| written.owed = false);
+                facts = facts.with_another_verifier();
             }
             _ => {}
         }

@@ -65,8 +65,12 @@ impl Run<'_> {
             self.known = self.known.after(step, self.server.world());
             return Ok(());
         }
+        let verifier = self.server.world().stack.write_verifier();
         let outcome = self.server.run(step);
         self.heard.push(outcome);
+        if self.server.world().stack.write_verifier() != verifier {
+            self.known = self.known.clone().with_another_verifier();
+        }
         match outcome {
             Ok(()) => self.known = self.known.after(step, self.server.world()),
             Err(status) => {
@@ -84,8 +88,13 @@ impl Run<'_> {
                 if self.server.world().stack.statistics().failed {
                     return self.after_a_failed_sync(step, during);
                 }
-                during.check(self.server.world())?;
-                self.known = during;
+                // Where there was no room to make it durable, it may show all the same.
+                let full = matches!(status, Status::NoSpc | Status::DQuot);
+                self.known = match during.check(self.server.world()) {
+                    Ok(()) => during,
+                    Err(_) if full => self.known.done(step, self.server.world())?,
+                    Err(wrong) => return Err(wrong),
+                };
             }
         }
         Ok(())
@@ -276,6 +285,69 @@ fn a_disk_that_guests_have_filled_takes_removals() {
     Server::fsck(&server.disk).expect("it is whole");
     server.restart(1).expect("it opens again");
     assert_eq!(server.world().tree(), tree);
+}
+
+/// As on a file system of another machine: writing succeeds, and that there is no room shows when it is to be durable.
+#[test]
+fn a_full_disk_that_says_so_late_loses_nothing_that_was_promised() {
+    let mut server = Server::start(Image::default(), 1).expect("a new layer");
+    for name in ["a", "b"] {
+        assert_eq!(server.run(&Do::Create(name)), Ok(()));
+    }
+    let kept = Do::Write("a", 0, 6000, 1, Stability::FileSync);
+    assert_eq!(server.run(&kept), Ok(()));
+    let disk = server.disk.clone();
+    let unstable = Do::Write("b", 0, 6000, 2, Stability::Unstable);
+    let promised = |server: &Server| {
+        assert_eq!(server.world().read("a"), [1; 6000]);
+        assert!(!server.world().stack.statistics().failed, "it recovers by itself");
+    };
+    for round in 0..2 {
+        disk.hold_on_disk_at_most(disk.used() + 1000);
+        let verifier = server.world().stack.write_verifier();
+        assert_eq!(server.run(&unstable), Ok(()), "nobody knows better yet");
+        assert_eq!(server.run(&Do::Commit("b")), Err(Status::NoSpc));
+        let told = server.world().stack.write_verifier();
+        assert_ne!(told, verifier, "it is to be written again");
+        // The disk has forgotten it; so asking again succeeds, and says that it is to be written again.
+        disk.hold_at_most(None);
+        assert_eq!(server.run(&Do::Commit("b")), Ok(()));
+        assert_eq!(server.world().stack.write_verifier(), told);
+
+        // Names and small stable writes go to the log.
+        disk.hold_on_disk_at_most(disk.used());
+        let small = Do::Write("b", 0, 500, 3, Stability::FileSync);
+        assert_eq!(server.run(&Do::Mkdir("d")), Err(Status::NoSpc));
+        assert_eq!(server.run(&small), Err(Status::NoSpc));
+        assert_eq!(server.run(&Do::Mkdir("e")), Err(Status::NoSpc), "and again");
+        let seen = server.world().tree();
+        assert_eq!(server.run(&Do::Compact), Err(Status::NoSpc));
+        promised(&server);
+
+        if round == 0 {
+            // Removing makes room, with the room that is kept for that.
+            assert_eq!(server.run(&Do::Remove("bin/perl")), Ok(()));
+            assert_eq!(server.run(&Do::Remove("b")), Ok(()));
+            assert_eq!(server.run(&Do::Create("b")), Ok(()));
+        } else {
+            disk.hold_at_most(None);
+            assert_eq!(server.run(&small), Ok(()));
+            assert!(seen.contains_key("/d") && !seen.contains_key("/e"), "{seen:?}");
+        }
+        disk.hold_at_most(None);
+        assert_eq!(server.run(&Do::Rmdir("d")), Ok(()), "what showed is there");
+        promised(&server);
+    }
+    let tree = server.world().tree();
+    Server::fsck(&disk).expect("it is whole");
+    // After a crash: nothing but what was synced.
+    let (base, recording) = (Image::default(), disk.recording());
+    let moment = Moment::new(&base, &recording, recording.len());
+    for fates in choose(&moment, 5, &mut Dice::new(7)) {
+        let server = Server::start(moment.image(&fates), 1).expect("it opens after a crash");
+        assert_eq!(server.world().tree(), tree);
+        promised(&server);
+    }
 }
 
 #[test]
