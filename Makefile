@@ -5,7 +5,7 @@ CARGO ?= cargo
 IMAGES := target/images
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help setup build man image packages demo demo-stop test lint unit test-board properties-long crash-long right-to-run cowfs-crash-long guest test-crash test-setbacks test-posix test-root test-overlayfs test-ssh test-xen test-xen-remotes test-xen-gate eval-xen deb bench bench-cowfs fuzz-cowfs doc deny clean-images
+.PHONY: help setup build man image packages demo demo-stop test lint unit test-board properties-long crash-long right-to-run simulate-long simulate-scale cowfs-crash-long guest test-chaos test-crash test-setbacks test-posix test-root test-edit test-overlayfs test-ssh test-xen test-xen-remotes test-xen-moves eval-xen deb bench bench-cowfs fuzz-cowfs doc deny clean-images
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 26
@@ -59,6 +59,13 @@ properties-long: ## the planner and its judge on random nodes (CASES=20000, SEED
 crash-long: ## random walks of a whole agent through commits, faults and crashes (WALKS=500, SEED=1)
 	XENO_WALKS=$(or $(WALKS),500) XENO_SEED=$(or $(SEED),1) $(CARGO) test --locked -p xeno-agent --test lab walk
 
+simulate-long: ## whole fleets in memory, with everything that goes wrong, from many seeds (SEEDS=10000, SEED=1 or $$RANDOM)
+	XENO_SEEDS=$(or $(SEEDS),10000) XENO_SEED=$(or $(SEED),1) $(CARGO) test --locked --release -p xeno-simulate --test seeds -- --nocapture fixed
+
+simulate-scale: ## how long a rollout over 100, 1,000 and 10,000 nodes takes to simulate, a third of them out of reach, and how much memory
+	$(CARGO) build --locked --release -p xeno-simulate --example scale
+	@for nodes in 100 1000 10000; do target/release/examples/scale $$nodes 33; done
+
 right-to-run: ## every interleaving of two nodes, a board, storage and a person over one sliver, with two faults (a minute and 2 GB, once built)
 	$(CARGO) test --locked --release -p xeno-reconciler --lib tenure -- --nocapture --test-threads=1
 
@@ -66,15 +73,25 @@ cowfs-crash-long: ## crashes of writable layers at every moment, thoroughly (WAY
 	XENO_COWFS_CRASHES=$(or $(WAYS),2000) XENO_COWFS_STORIES=$(or $(STORIES),400) XENO_SEED=$(or $(SEED),1) \
 		$(CARGO) test --locked --release -p cowfs --lib durability -- --nocapture
 
-guest: image ## real guests: the QEMU driver, one push followed to its page, and one guest that moves there and back
+guest: image ## real guests: the QEMU driver, one push followed to its page, one guest that moves there and back, a minute of chaos
+	@tools/fetch-etcd target/etcd
 	$(CARGO) build --locked --workspace --bins
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-qemu --features guest -- --test-threads=1
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test guest -- --nocapture
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test moves -- --nocapture
+	XENO_IMAGES=$(abspath $(IMAGES)) XENO_ETCD=$(abspath target/etcd/etcd) $(CARGO) test --locked -p xeno-tests --features guest --test chaos -- --nocapture
 
-test-crash: image ## every kind of action once on a real guest, its agent ended by kill -9 just after the effect
+test-chaos: image ## six nodes over an etcd: agents, file servers and the etcd killed while guests move (SECONDS=600, SEED=1)
+	@tools/fetch-etcd target/etcd
+	$(CARGO) build --locked --workspace --bins
+	XENO_CHAOS_SECONDS=$(or $(SECONDS),600) XENO_SEED=$(or $(SEED),1) XENO_IMAGES=$(abspath $(IMAGES)) XENO_ETCD=$(abspath target/etcd/etcd) \
+		$(CARGO) test --locked -p xeno-tests --features guest --test chaos -- --nocapture
+
+test-crash: image ## every kind of action once on a real guest, its agent ended by kill -9 just after the effect; and a move with a fault at every step
+	@tools/fetch-etcd target/etcd
 	$(CARGO) build --locked --workspace --bins
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test crash -- --nocapture
+	XENO_IMAGES=$(abspath $(IMAGES)) XENO_ETCD=$(abspath target/etcd/etcd) $(CARGO) test --locked -p xeno-tests --features guest --test moves_faults -- --nocapture
 
 test-setbacks: image ## disks below a whole node that are full, read-only or from another day (root)
 	$(CARGO) build --locked --workspace --bins
@@ -88,6 +105,10 @@ test-root: packages ## in a guest: packages installed, checked and removed, git 
 	$(CARGO) build --locked --workspace --bins
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test root -- --nocapture
 
+test-edit: image ## an overlay made by hand: a guest's kernel mounts what `xeno overlay edit` serves
+	$(CARGO) build --locked --workspace --bins
+	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test edit -- --nocapture
+
 test-overlayfs: ## random operations on cowfs, on the kernel's overlayfs and in memory, compared step by step (root; OVERLAY_SECONDS=45, SEED=1)
 	XENO_OVERLAY_SECONDS=$(or $(OVERLAY_SECONDS),45) XENO_SEED=$(or $(SEED),1) $(CARGO) test --locked -p xeno-tests --features overlayfs --test overlayfs -- --nocapture
 
@@ -100,13 +121,23 @@ test-xen: image deb ## a node on real Xen, in an emulated machine (root; tests/x
 	XENO_IMAGES=$(abspath $(IMAGES)) XENO_PROGRAM=$(abspath target/release/xeno) XENO_DEB=$$(echo $(abspath target)/xenoslice_*.deb) \
 		XENO_CONTRACT=$$($(CARGO) test --locked --no-run --message-format json -p xeno-xen --features lab --test contract | \
 			sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1) \
-		$(CARGO) test --locked -p xeno-tests --features xen --test xen -- --nocapture --test-threads=1 --skip remotes
+		$(CARGO) test --locked -p xeno-tests --features xen --test xen -- --nocapture --test-threads=1 --skip remotes --skip moves:: --skip the_driver_moves
 
-test-xen-remotes: image deb ## layers on another machine, by NFS, cut off and brought back (root; two emulated machines)
+test-xen-remotes: image deb ## layers on another machine, by NFS, cut off and brought back (root; two emulated machines; FULL=1: full disks and reads that fail too)
 	@tests/xen-lab/lab setup
 	@[ -e target/xen-lab/image/dom0.ext4 ] || tests/xen-lab/lab build
 	XENO_IMAGES=$(abspath $(IMAGES)) XENO_PROGRAM=$(abspath target/release/xeno) XENO_DEB=$$(echo $(abspath target)/xenoslice_*.deb) \
-		$(CARGO) test --locked -p xeno-tests --features xen --test xen remotes -- --nocapture
+		$(CARGO) test --locked -p xeno-tests --features xen --test xen remotes::$(if $(FULL),full,layers) -- --nocapture
+
+test-xen-moves: image deb ## guests that move between two nodes on real Xen, and what is done to them meanwhile (root; two emulated machines)
+	@tests/xen-lab/lab setup
+	@tools/fetch-etcd target/etcd
+	@[ -e $${XEN_LAB_DIR:-target/xen-lab}/image/dom0.ext4 ] || tests/xen-lab/lab build
+	@[ -e $${XEN_LAB_DIR:-target/xen-lab}/image/xen-shadow ] || tests/xen-lab/lab build-hypervisor
+	XENO_IMAGES=$(abspath $(IMAGES)) XENO_PROGRAM=$(abspath target/release/xeno) XENO_DEB=$$(echo $(abspath target)/xenoslice_*.deb) \
+		XENO_CONTRACT=$$($(CARGO) test --locked --no-run --message-format json -p xeno-xen --features lab --test contract | \
+			sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1) \
+		XENO_ETCD=$(abspath target/etcd/etcd) $(CARGO) test --locked -p xeno-tests --features xen --test xen moves -- --nocapture --test-threads=1
 
 eval-xen: image deb ## what deploying a sliver on Xen costs, operation by operation and byte by byte: docs/evaluation.md (root; 20 minutes)
 	@tests/xen-lab/lab setup
@@ -116,14 +147,6 @@ eval-xen: image deb ## what deploying a sliver on Xen costs, operation by operat
 	target/debug/xeno-evaluation measure --xeno target/release/xeno --package $$(echo target/xenoslice_*.deb) \
 		--images $(IMAGES) --roots "$${XEN_LAB_DIR:-target/xen-lab}/roots" --report target/xen-lab/evaluation.json
 	target/debug/xeno-evaluation write --report target/xen-lab/evaluation.json --docs docs
-
-test-xen-gate: setup ## live migration between two machines with real Xen, held and cut at each word of its handshake (root; 10 minutes and more)
-	@tests/xen-lab/lab setup
-	@[ -e target/xen-lab/image/dom0.ext4 ] || tests/xen-lab/lab build
-	@[ -e target/xen-lab/image/xen-shadow ] || tests/xen-lab/lab build-hypervisor
-	$(CARGO) build --release --locked -p xeno-xen --bin xeno-xl-resume --example xen-gate
-	@mkdir -p target/xen-lab/gate && cp target/release/xeno-xl-resume target/release/examples/xen-gate target/xen-lab/gate/
-	XENO_GATE_PROGRAMS=$(abspath target/xen-lab/gate) $(CARGO) test --locked -p xeno-tests --features xen --test xen_gate -- --nocapture
 
 bench: build ## measure what is promised: a table, and target/bench/report.json (tests/bench/README.md)
 	$(CARGO) build --release --locked -p xeno-bench --features lab

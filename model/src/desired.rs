@@ -1,16 +1,20 @@
 //! What should be: the valid desired model, without positions, defaults filled in, references resolved.
 
+mod address;
 mod project;
 mod remote;
 mod service;
 mod site;
 mod tenant;
+mod turns;
 
+pub use address::{AddressRange, is_reachable};
 pub use project::{ByNode, Elsewhere};
 pub use remote::{Access, Place, Remote};
 pub use service::{CHECKPOINTS, Migration, MigrationPolicy, OnFailure, RollbackData, Rollout, Share, Start};
 pub use site::{SiteCaps, SitePolicy, SiteRule, Vetoes, Weekday, Window, Windows};
 pub use tenant::{NamePattern, Quota, Tenant};
+pub use turns::{Seat, Stage, Transit, Turn, Turns, Wait};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -44,6 +48,10 @@ pub struct DesiredFleet {
     pub slices: BTreeMap<SliceName, Arc<Slice>>,
     /// Files that slices carry in the repository, by the digest their layers name.
     pub files: BTreeMap<Digest, FileSet>,
+    /// In which order slivers go there.
+    pub turns: Arc<Turns>,
+    /// What they are on nodes that they come by.
+    pub transit: Transit,
 }
 
 /// How many slivers of a node may be removed within a window of time; what is above it waits for a person.
@@ -159,6 +167,8 @@ pub struct DesiredSliver {
     pub health: Option<Health>,
     /// Ports of the guest that the node publishes.
     pub publish: Vec<Publish>,
+    /// Addresses that it has beside its private one, and is reached at from outside.
+    pub addresses: Vec<std::net::IpAddr>,
     /// Who owns it; `None`: whoever owns the fleet.
     pub tenant: Option<TenantName>,
     /// How it starts.
@@ -402,6 +412,14 @@ pub struct DesiredNode {
     pub ruled_out: BTreeMap<SliverId, SiteRule>,
     /// Slivers that the repository places on other nodes.
     pub elsewhere: Elsewhere,
+    /// In which order slivers go where they are placed.
+    pub turns: Arc<Turns>,
+    /// What those are here that only come by.
+    pub transit: BTreeMap<SliverId, DesiredSliver>,
+    /// The slices that its slivers are of, all slivers included.
+    pub slices: BTreeMap<SliceName, Arc<Slice>>,
+    /// The sites of all nodes.
+    pub sites: Arc<BTreeMap<NodeName, SiteName>>,
     /// Files its slivers carry.
     pub files: BTreeMap<Digest, FileSet>,
 }

@@ -30,13 +30,13 @@ pub(crate) use decode::Body;
 pub(crate) use partial::{Entries, Stated};
 pub(crate) use raw::{
     RawDay, RawDefaults, RawFile, RawHealth, RawHypervisor, RawImage, RawLayer, RawLock, RawMigration,
-    RawMigrationPolicy, RawMount, RawOnFailure, RawPolicy, RawPublish, RawQuota, RawResources, RawRollback,
-    RawRollbackData, RawRollout, RawSite, RawSlice, RawSpread, RawStart, RawState, RawTemplate, RawTenant,
-    RawWindow,
+    RawMigrationPolicy, RawMount, RawMoves, RawOnFailure, RawPolicy, RawPublish, RawQuota, RawResources,
+    RawRollback, RawRollbackData, RawRollout, RawSite, RawSlice, RawSpread, RawStart, RawState, RawTemplate,
+    RawTenant, RawWindow,
 };
 pub(crate) use read::{
-    FilePath, FromText, NumberRange, Overlay, SLIVER_PLACE, Short, TemplateChoice, TemplateContent,
-    TemplateSource, Text, Writable,
+    FilePath, FromText, NumberRange, Overlay, PublicAddress, SLIVER_PLACE, Short, TemplateChoice,
+    TemplateContent, TemplateSource, Text, Writable,
 };
 
 use crate::diagnostic::{Code, Diagnostic, Place, did_you_mean};

@@ -8,9 +8,13 @@
 
 mod differences;
 mod record;
+mod rollout;
 
 pub use differences::{Difference, differences};
 pub use record::{FORMAT_VERSION, NormalError, from_json, to_json};
+pub use rollout::{held_back, rollout_digest, rollout_revision};
+
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -45,6 +49,7 @@ pub fn boot_digest_on(sliver: &DesiredSliver, stack: &Digest) -> Digest {
         stack: stack.to_string(),
         kernel: sliver.kernel.digest.to_string(),
         vcpus: sliver.resources.vcpus,
+        addresses: sliver.addresses.clone(),
     };
     labelled("boot", 2, &record::encode(&form))
 }
@@ -158,6 +163,9 @@ struct BootForm {
     stack: String,
     kernel: String,
     vcpus: u32,
+    /// Left out where there are none: digests of before there were any stay what they are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    addresses: Vec<IpAddr>,
 }
 
 #[derive(Serialize)]

@@ -14,14 +14,15 @@ mod evacuate;
 mod ground;
 mod ledger;
 mod lock;
+mod order;
 mod outcome;
 mod score;
 mod solve;
 #[cfg(test)]
 mod tests;
 
-pub use evacuate::{Left, Step, Stuck, evacuate, leaving};
+pub use evacuate::{How, Left, Standing, Step, Stuck, evacuate, standing};
 pub use ground::{Ask, Fixed, Ground, Matching, Size, Spot, Spread};
-pub use lock::{lock_path, lock_text};
+pub use lock::{MOVES_PATH, lock_path, lock_text, moves_text};
 pub use outcome::{Move, Placed, Refusal, Shortage, Why};
 pub use solve::{Effort, place};

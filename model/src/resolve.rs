@@ -5,11 +5,13 @@
 //! nothing, so that a half-read repository never removes anything. What has mistakes is resolved all the same, to find
 //! the others; a conclusion is only drawn from what is known, so that no mistake is reported that another one made.
 
+mod addresses;
 mod draft;
 mod files;
 mod labels;
 mod lock;
 mod mounts;
+mod moves;
 mod odd;
 mod room;
 mod service;
@@ -72,6 +74,7 @@ pub fn resolve(files: &[&ParsedFile], tree: &RepositoryTree) -> Result<DesiredFl
                 .slices
                 .extend(slice.map(|slice| (draft.name.clone(), Arc::new(slice))));
         }
+        resolver.turns(&survey.drafts, &mut fleet);
         resolver.refuse_silence(&fleet);
         Some(fleet)
     })
@@ -215,6 +218,8 @@ impl<'a> Resolver<'a> {
             templates: BTreeMap::new(),
             slices: BTreeMap::new(),
             files: BTreeMap::new(),
+            turns: Arc::default(),
+            transit: BTreeMap::new(),
         };
         let whole = head.is_some();
         let mut defaults = Defaults::unclear();
@@ -224,7 +229,7 @@ impl<'a> Resolver<'a> {
         for ((_, name), at) in &documents {
             // Names were checked when their file was.
             let added = match &at.document.body {
-                None | Some(Body::Fleet(_) | Body::Slice(_) | Body::Placement(_)) => Ok(()),
+                None | Some(Body::Fleet(_) | Body::Slice(_) | Body::Placement(_) | Body::Moves(_)) => Ok(()),
                 Some(Body::Site(raw)) => SiteName::new(name).map(|name| {
                     let site = self.site(*at, &name, raw);
                     fleet.sites.extend(site.map(|site| (name, site)));
@@ -270,12 +275,20 @@ impl<'a> Resolver<'a> {
                     let name = SliceName::new("none").ok()?;
                     drop(self.draft(at, name, raw, &defaults, &labels, &mut fleet));
                 }
-                Some(Body::Fleet(_) | Body::Template(_) | Body::Tenant(_) | Body::Placement(_)) | None => {}
+                Some(
+                    Body::Fleet(_)
+                    | Body::Template(_)
+                    | Body::Tenant(_)
+                    | Body::Placement(_)
+                    | Body::Moves(_),
+                )
+                | None => {}
             }
         }
         self.check_count(&drafts);
         self.check_memory(&drafts, &fleet);
         self.check_ports(&drafts);
+        self.check_addresses(&drafts, &fleet);
         self.check_writables(&drafts);
         self.check_heirs(&drafts);
         self.check_claims(&drafts);
@@ -309,7 +322,8 @@ impl<'a> Resolver<'a> {
             return;
         }
         let lost = self.defined.iter().find(|((kind, name), _)| match kind {
-            Kind::Fleet => false,
+            // An order of moves leaves nothing behind that could be missing.
+            Kind::Fleet | Kind::Moves => false,
             Kind::Site => SiteName::new(name).map_or(true, |name| !fleet.sites.contains_key(&name)),
             Kind::Node => NodeName::new(name).map_or(true, |name| !fleet.nodes.contains_key(&name)),
             Kind::Template => {

@@ -81,6 +81,8 @@ pub struct DomainSpec {
     pub mounts: Vec<GuestMount>,
     /// Ports to publish.
     pub publish: Vec<Publish>,
+    /// Addresses that it has beside its private one.
+    pub addresses: Vec<std::net::IpAddr>,
 }
 
 /// What can change about a domain while it runs. A driver carries out what it is able to

@@ -13,6 +13,7 @@ use crate::plan::{Basis, Plan, PlannedAction};
 use crate::report;
 
 pub use json::{FORMAT_VERSION, json};
+pub(crate) use json::{code_of, disruption_code};
 
 /// Whether text carries colours (ANSI X3.64 sequences).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub enum Colour {
 
 /// How a piece of text looks on a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Style {
+pub(crate) enum Style {
     Good,
     Careful,
     Bad,
@@ -44,7 +45,7 @@ impl Style {
         }
     }
 
-    fn paint(self, colour: Colour, text: &str) -> String {
+    pub(crate) fn paint(self, colour: Colour, text: &str) -> String {
         match colour {
             Colour::Ansi => format!("{}{text}\x1b[0m", self.sequence()),
             Colour::Plain => text.to_owned(),
@@ -242,7 +243,7 @@ fn basis_word(basis: Basis) -> &'static str {
     }
 }
 
-fn symbol(class: ChangeClass) -> (&'static str, Style) {
+pub(crate) fn symbol(class: ChangeClass) -> (&'static str, Style) {
     match class {
         ChangeClass::Keep => ("=", Style::Faint),
         ChangeClass::InPlace => ("~", Style::Careful),
@@ -433,8 +434,9 @@ fn step(planned: &PlannedAction) -> String {
     }
 }
 
-/// An amount of bytes to about three digits.
-fn amount(bytes: u64) -> String {
+/// An amount of bytes to about three digits: `203 MiB`.
+#[must_use]
+pub fn amount(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
         return format!("{bytes} B");

@@ -124,6 +124,7 @@ pub fn sentence(reason: &Reason) -> String {
                 utc(*until)
             )
         }
+        Reason::RolloutWaits { why } => format!("its rollout has not come to it: {why}"),
         Reason::DomainPaused => "its domain stands still, and is let go on".to_owned(),
         Reason::DomainForeignUuid { uuid } => format!("its domain is another one ({uuid})"),
         Reason::Mistuned { what } => format!("its domain has what nobody asked for: {}", what.join(", ")),

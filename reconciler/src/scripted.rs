@@ -220,6 +220,20 @@ impl ScriptedNode {
         self.state().struck.clone()
     }
 
+    /// Forgets which calls there were, so that a long story does not fill the memory with them.
+    pub fn forget_calls(&self) {
+        let mut state = self.state();
+        state.calls.clear();
+        state.effects.clear();
+        state.struck.clear();
+    }
+
+    /// What the domain in a berth does, if there is one.
+    #[must_use]
+    pub fn domain_state(&self, berth: &SliverId) -> Option<DomainState> {
+        self.state().domains.ours.get(berth).map(|domain| domain.state)
+    }
+
     /// Which writable layers a sliver has, set aside or not: another number means that what it wrote is lost.
     #[must_use]
     pub fn written(&self, sliver: &SliverId) -> Option<u64> {
@@ -442,6 +456,7 @@ fn domain_spec(wanted: &DesiredSliver, boot: Digest) -> DomainSpec {
         cmdline: vec![],
         mounts: vec![],
         publish: tuning.publish,
+        addresses: wanted.addresses.clone(),
     }
 }
 

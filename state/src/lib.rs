@@ -17,6 +17,8 @@ mod lock;
 pub mod node;
 pub mod presence;
 pub mod record;
+pub mod rollouts;
+pub mod summaries;
 pub mod time;
 pub mod upgrade;
 

@@ -13,7 +13,7 @@ use crate::error::StateError;
 use crate::lock::Lock;
 use crate::record::{
     self, Accepted, BackOff, Chapter, ChapterEnd, Event, EventKind, Freeze, JournalEntry, Outcome, Rejection,
-    Removals, Tombstone,
+    Removals, Stand, Tombstone,
 };
 use crate::time::{BootMoment, NodeTime};
 
@@ -219,6 +219,38 @@ impl NodeState {
                 offered: epoch(offered),
             };
             Ok((sliver_id(&sliver)?, journal))
+        };
+        rows.into_iter().map(read).collect()
+    }
+
+    /// Where slivers stand in the rollouts of their slices.
+    ///
+    /// # Errors
+    /// [`StateError`] if any of it cannot be read.
+    pub fn stands(&self) -> Result<BTreeMap<SliverId, Stand>, StateError> {
+        type Columns = (String, String, String, Option<String>, Option<String>);
+        let rows: Vec<Columns> = self.rows(
+            "read where slivers stand",
+            "SELECT sliver, at, at_desired, good, good_desired FROM footing",
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
+        )?;
+        let read = |(sliver, at, at_desired, good, good_desired): Columns| {
+            let one = |revision: &str, desired: &str| {
+                let revision = Digest::parse(revision).map_err(record::name_error("revision of a slice"))?;
+                let desired = normal::from_json(desired).map_err(|source| StateError::Sliver {
+                    sliver: sliver.clone(),
+                    source,
+                })?;
+                Ok((revision, desired))
+            };
+            let good = good.as_deref().zip(good_desired.as_deref());
+            let stand = Stand {
+                at: one(&at, &at_desired)?,
+                good: good
+                    .map(|(revision, desired)| one(revision, desired))
+                    .transpose()?,
+            };
+            Ok((sliver_id(&sliver)?, stand))
         };
         rows.into_iter().map(read).collect()
     }

@@ -1,7 +1,9 @@
 //! What is stored, as this crate's own types: closed sets have fixed words, free data carries its version.
 
 use serde::{Deserialize, Serialize};
-use xeno_model::id::{Generation, NameError, Revision, SliverId, Timestamp};
+use xeno_model::desired::DesiredSliver;
+use xeno_model::id::{Digest, Generation, NameError, Revision, SliverId, Timestamp};
+use xeno_reconciler::rollout::Footing;
 
 use crate::error::StateError;
 use crate::time::NodeTime;
@@ -27,6 +29,26 @@ pub struct Accepted {
     pub revision: Revision,
     /// When.
     pub at: Timestamp,
+}
+
+/// Where a sliver stands in the rollouts of its slice: revisions of the slice, and what each meant for the sliver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stand {
+    /// What it was last made, or begun to be made.
+    pub at: (Digest, DesiredSliver),
+    /// What it goes back to.
+    pub good: Option<(Digest, DesiredSliver)>,
+}
+
+impl Stand {
+    /// The same, as [`rollout`](xeno_reconciler::rollout) takes it.
+    #[must_use]
+    pub fn footing(&self) -> Footing {
+        Footing {
+            at: Some(self.at.0),
+            good: self.good.as_ref().map(|(revision, _)| *revision),
+        }
+    }
 }
 
 /// A commit that was not accepted.
@@ -251,6 +273,8 @@ words!(
         Restarted = "restarted",
         /// The right to run a sliver, or the sliver itself, came or went.
         Moved = "moved",
+        /// A sliver was made another revision by a rollout, or went back.
+        Rollout = "rollout",
         /// The state was damaged and made anew.
         StateRebuilt = "state-rebuilt",
         /// The state can be written again.

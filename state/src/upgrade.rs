@@ -11,7 +11,7 @@ use crate::error::StateError;
 
 type Step = fn(&Connection) -> rusqlite::Result<()>;
 
-const STEPS: &[Step] = &[first, node_time, history, tenure];
+const STEPS: &[Step] = &[first, node_time, history, tenure, footing];
 
 /// The newest schema this program knows.
 #[must_use]
@@ -235,6 +235,22 @@ fn tenure(conn: &Connection) -> rusqlite::Result<()> {
         CREATE TABLE board (
             id INTEGER PRIMARY KEY CHECK (id = 1),
             identity TEXT NOT NULL
+        ) STRICT;
+        ",
+    )
+}
+
+/// Where each sliver stands in the rollouts of its slice.
+fn footing(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(
+        "
+        -- Written before a sliver is made something else: what it is made, and what it goes back to if that fails.
+        CREATE TABLE footing (
+            sliver TEXT PRIMARY KEY,
+            at TEXT NOT NULL,
+            at_desired TEXT NOT NULL,
+            good TEXT,
+            good_desired TEXT
         ) STRICT;
         ",
     )

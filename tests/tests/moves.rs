@@ -1,89 +1,15 @@
 //! A real guest that moves between two nodes by pushes alone, and remembers everything.
 #![cfg(feature = "guest")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use xeno_tests::demo::manifests::{self, PORT, Step};
 use xeno_tests::demo::{report::Report, report::say, run, stop};
-use xeno_tests::lab::{LabResult, http, node::Node, repository::Repository, scratch::Scratch, wait_for};
+use xeno_tests::lab::{
+    LabResult, node::Node, repository::Repository, scratch::Scratch, watcher::Watcher, witness,
+};
 
 const DEADLINE: Duration = Duration::from_secs(300);
-const FETCH: Duration = Duration::from_secs(5);
-
-/// What the guest says of itself, by the first word of the line.
-fn guest_says(word: &str) -> LabResult<String> {
-    wait_for("the guest's word of itself", DEADLINE, || {
-        let page = http::get(PORT, "/cgi-bin/guest", FETCH)?;
-        let mut lines = page.body.lines();
-        let found = lines.find_map(|line| line.strip_prefix(&format!("{word} ")).map(str::to_owned));
-        found.ok_or("it does not say".into())
-    })
-}
-
-/// Has the guest write a line, and waits until it has synced it.
-fn write(line: &str) -> LabResult<()> {
-    wait_for("a line that is synced", DEADLINE, || {
-        let page = http::get(PORT, &format!("/cgi-bin/ledger?{line}"), FETCH)?;
-        if page.body.contains("committed") {
-            Ok(())
-        } else {
-            Err(format!("{} {}", page.status, page.body))
-        }
-    })
-}
-
-fn ledger() -> LabResult<Vec<String>> {
-    wait_for("the lines written", DEADLINE, || {
-        let page = http::get(PORT, "/cgi-bin/ledger", FETCH)?;
-        if page.status == 200 {
-            Ok(page.body.lines().map(str::to_owned).collect())
-        } else {
-            Err(format!("{}", page.status))
-        }
-    })
-}
-
-/// Fetches the page over and over, and remembers the longest time without one.
-struct Watcher {
-    stop: Arc<AtomicBool>,
-    longest: Arc<Mutex<Duration>>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl Watcher {
-    fn start() -> Self {
-        let (stop, longest) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(Mutex::new(Duration::ZERO)),
-        );
-        let (until, gap) = (Arc::clone(&stop), Arc::clone(&longest));
-        let thread = std::thread::spawn(move || {
-            let mut last = Instant::now();
-            while !until.load(Ordering::SeqCst) {
-                if http::get(PORT, "/", Duration::from_millis(500)).is_ok_and(|page| page.status == 200) {
-                    let now = Instant::now();
-                    let mut longest = gap.lock().expect("nobody panics with it");
-                    *longest = (*longest).max(now - last);
-                    last = now;
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        });
-        Self {
-            stop,
-            longest,
-            thread,
-        }
-    }
-
-    fn end(self) -> Duration {
-        self.stop.store(true, Ordering::SeqCst);
-        self.thread.join().expect("it only fetches pages");
-        *self.longest.lock().expect("nobody panics with it")
-    }
-}
 
 #[test]
 fn a_guest_moves_there_and_back_and_remembers_everything() -> LabResult<()> {
@@ -120,8 +46,8 @@ fn story(options: &run::Options) -> LabResult<()> {
     for node in &nodes {
         node.await_converged(DEADLINE)?;
     }
-    let boot = guest_says("boot_id")?;
-    write("first")?;
+    let boot = witness::says(PORT, "boot_id", DEADLINE)?;
+    witness::write(PORT, "first", DEADLINE)?;
 
     let places = [
         ("second", &there, (1, 1)),
@@ -129,31 +55,19 @@ fn story(options: &run::Options) -> LabResult<()> {
         ("fourth", &there, (1, 2)),
     ];
     for (round, step, (target, arrivals)) in places {
-        let watcher = Watcher::start();
+        let watcher = Watcher::of(PORT);
         push(step, &format!("The {round} place"))?;
         // A node that has not read the push yet has nothing left to do either.
-        wait_for("its arrival", DEADLINE, || {
-            let events = nodes[target]
-                .xeno(&["events"])
-                .map_err(|error| error.to_string())?;
-            let said = String::from_utf8_lossy(&events.stdout)
-                .matches("web/0 has arrived")
-                .count();
-            if said >= arrivals {
-                Ok(())
-            } else {
-                Err(format!("it has arrived {said} times"))
-            }
-        })?;
+        let arrived = nodes[target].await_event("web/0 has arrived", arrivals, DEADLINE)?;
         for node in &nodes {
             node.await_converged(DEADLINE)?;
         }
-        write(round)?;
+        witness::write(PORT, round, DEADLINE)?;
         say(&format!(
-            "{round} place: longest time without a page {} ms",
+            "{round} place: longest time without a page {} ms; {arrived}",
             watcher.end().as_millis()
         ));
-        let now = guest_says("boot_id")?;
+        let now = witness::says(PORT, "boot_id", DEADLINE)?;
         if now != boot {
             for node in &nodes {
                 let events = node.xeno(&["events"])?;
@@ -167,7 +81,10 @@ fn story(options: &run::Options) -> LabResult<()> {
         }
         assert_eq!(now, boot, "the guest was rebooted");
     }
-    assert_eq!(ledger()?, ["first", "second", "third", "fourth"]);
+    assert_eq!(
+        witness::ledger(PORT, DEADLINE)?,
+        ["first", "second", "third", "fourth"]
+    );
     for node in &mut nodes {
         node.stop()?;
     }

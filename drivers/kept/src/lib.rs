@@ -2,7 +2,7 @@
 //!
 //! # What it is for
 //! Whoever dies when, and whatever the power does: a file is the old one or the new one ([`files`]), one change at a time
-//! is made to a domain ([`lock`]), and there is never both a guest that may have run on and an image to resume it from
+//! is made to a domain ([`lock`], [`underway`]), and there is never both a guest that may have run on and an image to resume it from
 //! ([`images`]).
 //!
 //! # What it never does
@@ -11,6 +11,7 @@
 pub mod files;
 pub mod images;
 pub mod lock;
+pub mod underway;
 
 use lock::Lock;
 

@@ -18,7 +18,6 @@
 mod arrive;
 mod depart;
 mod preamble;
-mod underway;
 
 use serde_json::json;
 use xeno_kept::lock::Lock;
@@ -37,7 +36,10 @@ use crate::qmp::{Qmp, QmpError};
 use crate::record::{Moving, Record};
 use crate::{blocking, spec};
 
-pub(crate) use underway::{Moves, Ticket};
+/// All moves that this driver drives.
+pub(crate) type Moves = xeno_kept::underway::Moves<Moving>;
+/// One of them.
+type Ticket = xeno_kept::underway::Ticket<Moving>;
 
 /// Name under which QEMU gets a pipe.
 const PIPE_NAME: &str = "move";
@@ -48,7 +50,7 @@ impl MoveMemory for QemuDriver {
     }
 
     async fn call_off(&self, sliver: &SliverId) -> PortResult<()> {
-        self.moves().end_departure(sliver).await;
+        self.end_departure(sliver).await;
         let dir = self.run_dir(sliver);
         if !dir.path().exists() {
             return Ok(());
@@ -111,7 +113,7 @@ impl MoveMemory for QemuDriver {
     }
 
     async fn wake(&self, sliver: &SliverId, tuning: &Tuning) -> PortResult<()> {
-        self.moves().end_departure(sliver).await;
+        self.end_departure(sliver).await;
         let dir = self.run_dir(sliver);
         let lock = lock(&dir, sliver).await?;
         let Some(domain) = find(&dir, sliver).await? else {
@@ -138,6 +140,15 @@ impl MoveMemory for QemuDriver {
 }
 
 impl QemuDriver {
+    /// Ends a departure, if one is driven here, and waits until it has ended.
+    async fn end_departure(&self, sliver: &SliverId) {
+        let departs = |moving| match moving {
+            Moving::Leaving { .. } => true,
+            Moving::Arriving { .. } => false,
+        };
+        self.moves().end_if(sliver, departs).await;
+    }
+
     /// Lets a guest that stands still because of a move go on, with its ports first and the rest behind; it is an ordinary
     /// domain then. What it cannot be given now it lacks in the next observation, which is enough for somebody to try
     /// again: the guest must not wait for it.

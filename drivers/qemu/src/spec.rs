@@ -91,6 +91,9 @@ pub enum SpecError {
     /// Two forwards would listen on one port.
     #[error("host port {0} is published twice")]
     PortTwice(u16),
+    /// Its network is QEMU's own, and leads nowhere else.
+    #[error("QEMU gives guests no public addresses: publish ports, or place it on a node with Xen")]
+    Addresses,
     /// Port 0 means "any", which nobody could find.
     #[error("port 0 cannot be published")]
     PortZero,
@@ -160,6 +163,9 @@ pub fn arguments(
         MOUNTS_MAX as u64,
     )?;
     check_ports(&spec.publish)?;
+    if !spec.addresses.is_empty() {
+        return Err(SpecError::Addresses);
+    }
     let file = |what, path: &Path| {
         safe(path).map(str::to_owned).ok_or_else(|| SpecError::Path {
             what,

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::list::NodeInfo;
+
 /// Virtualisation of guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestKind {
@@ -35,6 +37,8 @@ pub struct XenConfig {
     pub xl: PathBuf,
     /// The program `xeno-xl-resume`, which lets a suspended domain go on.
     pub xl_resume: PathBuf,
+    /// The program `xeno-xl-gate`, which xl sends a running domain through.
+    pub xl_gate: PathBuf,
     /// Socket of xenstored; `None`: the usual ones.
     pub xenstored: Option<PathBuf>,
     /// Virtualisation of guests; `None`: PVH where the node can, else PV.
@@ -55,6 +59,8 @@ pub const VIF_SCRIPT: &str = "vif-xeno";
 pub const VIF_DIR: &str = "/run/xenoslice/vif";
 /// Where the package puts the program that lets a suspended domain go on.
 pub const XL_RESUME: &str = "/usr/lib/xenoslice/xeno-xl-resume";
+/// Where the package puts the program that xl sends a running domain through.
+pub const XL_GATE: &str = "/usr/lib/xenoslice/xeno-xl-gate";
 /// What dom0 keeps unless the configuration says otherwise, in MiB.
 pub const DOM0_RESERVE_MIB: u64 = 512;
 
@@ -68,6 +74,7 @@ impl XenConfig {
             console_dir: "/var/log/xen/console".into(),
             xl: "xl".into(),
             xl_resume: XL_RESUME.into(),
+            xl_gate: XL_GATE.into(),
             xenstored: None,
             guest: None,
             dom0_reserve_mib: DOM0_RESERVE_MIB,
@@ -79,6 +86,14 @@ impl XenConfig {
 }
 
 impl GuestKind {
+    /// Whether guests of this kind run on a node.
+    pub(crate) fn runs_on(self, node: &NodeInfo) -> bool {
+        match self {
+            Self::Pv => node.runs_pv(),
+            Self::Pvh => node.runs_pvh(),
+        }
+    }
+
     /// Reads [`GuestKind::word`].
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {

@@ -11,7 +11,7 @@ use xeno_reconciler::ports::{PortError, PortResult};
 use crate::driver::XenDriver;
 use crate::list::{Allowed, Listed, Stopped};
 use crate::record::{Phase, Record};
-use crate::spec::{credit, rate_of};
+use crate::spec::{credit, name_of, rate_of};
 use crate::store::Connection;
 use crate::xl::{Xl, XlError};
 
@@ -191,16 +191,21 @@ impl XenDriver {
 
     /// Has a suspended domain come back to life, which no command of xl does (`xeno-xl-resume`).
     ///
-    /// It has the name that our domains have. An xl that gives a domain away renames it before it says so to the other
-    /// side (xen.git `tools/xl/xl_migrate.c`, `migrate_domain`), so nobody else can have been told to run this one; and
-    /// no xl that could still do it is left.
+    /// No xl that could still do it is left. That nobody else runs it is known to whoever asks for this: one that did not leave
+    /// by a move of ours has the name that our domains have, which an xl that gives a domain away takes from it before it says
+    /// so to the other side (xen.git `tools/xl/xl_migrate.c`, `migrate_domain`).
     async fn wake(&self, sliver: &SliverId, domain: &Domain) -> PortResult<()> {
         let program = &self.config().xl_resume;
         tracing::warn!(%sliver, domid = domain.listed.domid, "a suspended domain was left behind, and goes on");
         let resume = Xl::new(program.clone());
-        let told = resume
-            .change(&[&domain.domid()], &self.run_dir(sliver).log(), SHORT)
-            .await;
+        let (domid, name) = (domain.domid(), name_of(sliver));
+        // Renamed by an xl that gave it away.
+        let args: &[&str] = if domain.listed.name == name {
+            &[&domid]
+        } else {
+            &[&domid, &domain.listed.name, &name]
+        };
+        let told = resume.change(args, &self.run_dir(sliver).log(), SHORT).await;
         told.map_err(|error| {
             let why = match error {
                 XlError::Missing { .. } => format!("{} is missing", program.display()),

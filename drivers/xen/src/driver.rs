@@ -5,9 +5,12 @@
 //! xenstore, which is made before the domain and says how far its making has come. So whoever dies when, the next look
 //! can tell a whole domain from one that must be taken away, and a listing that could not be had is an error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::OnceCell;
@@ -22,6 +25,7 @@ use crate::domain::{Domain, RunState};
 use crate::images::{Found, Images};
 use crate::inventory::Inventory;
 use crate::list::NodeInfo;
+use crate::moves::{Moves, at_home};
 use crate::publish::Publisher;
 use crate::record::{DOMAINS, Phase, Record, path_of};
 use crate::run_dir::RunDir;
@@ -34,6 +38,10 @@ use crate::{blocking, chain, changing, kernel, work};
 /// How long building a domain may take; libxl waits up to 40 s for each hotplug script.
 const CREATE_LIMIT: Duration = Duration::from_secs(300);
 
+/// A pipe that an xl has as its input, by a name that it can open for reading or writing (proc(5)): not every dom0 has
+/// `/dev/stdin`, and where it is missing xl makes a file of that name.
+pub(crate) const STDIN: &str = "/proc/self/fd/0";
+
 /// Runs domains on Xen.
 #[derive(Debug)]
 pub struct XenDriver {
@@ -44,6 +52,7 @@ pub struct XenDriver {
     images: Images,
     publisher: Publisher,
     consoles: Consoles,
+    moves: Moves,
     /// What the hypervisor can do; it stays the same while it runs.
     node: OnceCell<NodeInfo>,
 }
@@ -61,6 +70,7 @@ impl XenDriver {
             images: Images::new(config.images_dir.clone()),
             publisher: Publisher::new(config.nft.clone()),
             consoles: Consoles::default(),
+            moves: Moves::default(),
             config,
             state_dir,
             node: OnceCell::new(),
@@ -75,6 +85,15 @@ impl XenDriver {
 
     pub(crate) fn run_dir(&self, sliver: &SliverId) -> RunDir {
         RunDir::of(&self.state_dir, sliver)
+    }
+
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Moves that this driver drives.
+    pub(crate) fn moves(&self) -> &Moves {
+        &self.moves
     }
 
     pub(crate) fn xl(&self) -> &Xl {
@@ -136,6 +155,7 @@ impl XenDriver {
             Ability::Ports,
             Ability::NetRate,
             Ability::Suspend,
+            Ability::Move,
         ];
         let scheduler = self.node().await?.get("xen_scheduler").unwrap_or_default();
         let cpu = [Ability::CpuWeight, Ability::CpuCap];
@@ -154,7 +174,7 @@ impl XenDriver {
         }
     }
 
-    async fn lock_at_work(&self, sliver: &SliverId) -> PortResult<Lock> {
+    pub(crate) async fn lock_at_work(&self, sliver: &SliverId) -> PortResult<Lock> {
         let dir = self.run_dir(sliver);
         let lock = blocking(move || dir.lock()).await;
         let lock = lock.map_err(|error| io_failed("lock the directory of a sliver", &error))?;
@@ -165,7 +185,7 @@ impl XenDriver {
         })
     }
 
-    async fn at_work(&self, sliver: &SliverId) -> PortResult<Option<work::AtWork>> {
+    pub(crate) async fn at_work(&self, sliver: &SliverId) -> PortResult<Option<work::AtWork>> {
         let places = self.places(sliver);
         blocking(move || work::look(&places))
             .await
@@ -202,7 +222,12 @@ impl XenDriver {
     }
 
     /// The configuration of a domain, with every refusal that a specification deserves.
-    async fn configuration(&self, spec: &DomainSpec, kind: GuestKind, kernel: &Path) -> PortResult<String> {
+    pub(crate) async fn configuration(
+        &self,
+        spec: &DomainSpec,
+        kind: GuestKind,
+        kernel: &Path,
+    ) -> PortResult<String> {
         spec::render(spec, kind, kernel, &self.wire(&spec.uuid))
             .map_err(|error| PortError::never(format!("cannot start {}: {}", spec.sliver, chain(&error))))
     }
@@ -242,16 +267,21 @@ impl XenDriver {
         changing(lock, move || written.write_config(&text))
             .await
             .map_err(|error| io_failed("write the configuration of a domain", &error))?;
-        self.describe_link(sliver, &record.uuid).await?;
+        self.describe_link(sliver, &record.uuid, build.addresses).await?;
         // Before the domain: one without a record could not be told from somebody else's.
         self.remember(record).await?;
         let config = dir.config().display().to_string();
-        let image = build.image.map(|image| image.display().to_string());
+        let (image, stdin, limit) = match build.memory {
+            Memory::Fresh => (None, Stdio::null(), CREATE_LIMIT),
+            Memory::Stored(image) => (Some(image.display().to_string()), Stdio::null(), CREATE_LIMIT),
+            // How long it takes is up to whoever fills it.
+            Memory::Comes(pipe) => (Some(STDIN.to_owned()), pipe.into(), Duration::MAX),
+        };
         let args: Vec<&str> = match &image {
             None => vec!["create", "-q", "-p", &config],
             Some(image) => vec!["restore", "-p", &config, image],
         };
-        let built = self.xl.change(&args, &dir.log(), CREATE_LIMIT).await;
+        let built = self.xl.change_fed(&args, stdin, &dir.log(), limit).await;
         let failed = match built {
             Ok(()) => match self.spot(sliver).await? {
                 Some(domain) => return Ok(domain),
@@ -281,7 +311,7 @@ impl XenDriver {
     }
 
     /// Takes away what domains of a sliver have left that are gone without our doing.
-    async fn sweep(&self, lock: &Lock, sliver: &SliverId) -> PortResult<()> {
+    pub(crate) async fn sweep(&self, lock: &Lock, sliver: &SliverId) -> PortResult<()> {
         for record in self.left_behind().await? {
             if record.sliver == *sliver {
                 self.take_ports(&record).await?;
@@ -335,7 +365,7 @@ impl XenDriver {
     }
 
     /// Says what is missing in one sentence, where xl would say it in many.
-    async fn check_files(&self, spec: &DomainSpec) -> PortResult<()> {
+    pub(crate) async fn check_files(&self, spec: &DomainSpec) -> PortResult<()> {
         let files = [
             ("the kernel", spec.kernel.clone()),
             ("the initramfs", spec.initramfs.clone()),
@@ -401,17 +431,31 @@ impl XenDriver {
             publish: Vec::new(),
             net_rate: spec.limits.net_rate,
             started: now(),
+            moving: None,
         }
     }
 }
 
 /// How a domain is to be built.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Build<'a> {
     /// Its configuration.
     pub(crate) config: &'a str,
-    /// Its memory, where it does not start from its kernel.
-    pub(crate) image: Option<&'a Path>,
+    /// Its public addresses.
+    pub(crate) addresses: &'a [IpAddr],
+    /// Its memory.
+    pub(crate) memory: Memory<'a>,
+}
+
+/// Where a domain's memory is from.
+#[derive(Debug)]
+pub(crate) enum Memory<'a> {
+    /// It starts from its kernel.
+    Fresh,
+    /// It was stored in this file.
+    Stored(&'a Path),
+    /// It comes through this pipe.
+    Comes(OwnedFd),
 }
 
 /// What a domain takes beside its memory, in MiB (`libxl__get_required_paging_memory` and the `EXTRA_MEMORY` constants in
@@ -464,15 +508,17 @@ impl Hypervisor for XenDriver {
         self.bound_logs(&inventory).await;
         self.mend_links(&inventory).await;
         let published = self.published(&inventory).await;
-        let observed = |domain: &Domain| ObservedDomain {
-            publish: ports_of(&domain.record, published.as_ref()),
-            ..domain.observed()
-        };
-        let ours = inventory.ours.iter();
+        let mut ours = BTreeMap::new();
+        for domain in &inventory.ours {
+            let observed = ObservedDomain {
+                publish: ports_of(&domain.record, published.as_ref()),
+                state: self.look_at(domain).await?,
+                ..domain.observed()
+            };
+            ours.insert(domain.record.sliver.clone(), observed);
+        }
         Ok(Domains {
-            ours: ours
-                .map(|domain| (domain.record.sliver.clone(), observed(domain)))
-                .collect(),
+            ours,
             images: images.into_iter().map(observed_image).collect(),
             able: self.able().await?,
             strangers: inventory.strangers(),
@@ -484,6 +530,7 @@ impl Hypervisor for XenDriver {
         let lock = self.lock(sliver).await?;
         let inventory = self.take_roll().await?;
         if let Some(domain) = inventory.of(sliver) {
+            at_home(domain)?;
             return already_there(spec, domain);
         }
         if let Some(other) = inventory.in_the_way(sliver, &spec.uuid) {
@@ -513,7 +560,8 @@ impl Hypervisor for XenDriver {
         let mut record = self.new_record(spec, kind, Phase::Making);
         let build = Build {
             config: &config,
-            image: None,
+            addresses: &spec.addresses,
+            memory: Memory::Fresh,
         };
         let domain = self.build(&lock, &record, build).await?;
         record.phase = Phase::Whole;
@@ -616,7 +664,7 @@ impl XenDriver {
     }
 
     /// Sets the log of an earlier domain aside: xenconsoled appends.
-    async fn new_log(&self, sliver: &SliverId) {
+    pub(crate) async fn new_log(&self, sliver: &SliverId) {
         let log = self.console_log(sliver);
         let renamed = blocking(move || match std::fs::rename(&log, console::earlier(&log)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -671,5 +719,3 @@ pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
-
-impl xeno_reconciler::ports::MoveMemory for XenDriver {}

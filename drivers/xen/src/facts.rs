@@ -55,6 +55,7 @@ impl XenDriver {
             }
             kind => good("guests", format!("are {kind}; the node can do: {caps}")),
         });
+        facts.push(self.moves_fact(info).await);
         let scheduler = info.get("xen_scheduler").unwrap_or("?");
         facts.push(if scheduler_verb(scheduler).is_some() {
             good("cpu limits", format!("weight and cap are kept by {scheduler}"))
@@ -68,6 +69,31 @@ impl XenDriver {
         });
         facts.push(self.memory_fact(info).await);
         facts
+    }
+
+    /// How guests leave for other nodes.
+    async fn moves_fact(&self, info: &NodeInfo) -> DriverFact {
+        let config = self.config();
+        let missing = [&config.xl_gate, &config.xl_resume]
+            .into_iter()
+            .find(|program| rustix::fs::access(program.as_path(), rustix::fs::Access::EXEC_OK).is_err());
+        if let Some(program) = missing {
+            return bad(
+                "moves",
+                format!(
+                    "{} cannot be run\ninstall the one that comes with Xenoslice",
+                    program.display()
+                ),
+            );
+        }
+        match self.kind().await {
+            Ok(kind) if info.moves_running(kind) => good("moves", "guests run while they move".to_owned()),
+            Ok(_) => fair(
+                "moves",
+                "guests stand still while their memory is sent: this hypervisor does not notice what they write\nuse pvh guests, or a Xen that was built with shadow paging".to_owned(),
+            ),
+            Err(error) => bad("moves", error.what),
+        }
     }
 
     async fn memory_fact(&self, info: &NodeInfo) -> DriverFact {

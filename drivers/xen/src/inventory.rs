@@ -18,6 +18,8 @@ use crate::spec::{name_of, sliver_of};
 use crate::store::Connection;
 use crate::{blocking, chain, work};
 
+/// What xl puts behind the name of a domain once its memory has gone (xen.git `tools/xl/xl_migrate.c`, `migrate_domain`).
+pub(crate) const AWAY: &str = "--migratedaway";
 /// Looks until two listings agree.
 const LOOKS_MAX: usize = 4;
 
@@ -124,7 +126,8 @@ impl XenDriver {
         let mut store = None;
         let mut inventory = Inventory::default();
         for listed in rows.into_iter().filter(|listed| listed.domid != 0) {
-            let Some(sliver) = sliver_of(&listed.name) else {
+            let away = listed.name.strip_suffix(AWAY);
+            let Some(sliver) = sliver_of(away.unwrap_or(&listed.name)) else {
                 inventory.others.push(listed);
                 continue;
             };
@@ -132,7 +135,9 @@ impl XenDriver {
                 Some(store) => store,
                 none => none.insert(self.store().await?),
             };
-            let Some(record) = self.record_of(store, &sliver, &listed).await? else {
+            let record = self.record_of(store, &sliver, &listed).await?;
+            // One that somebody else sent away may run elsewhere, and is not ours to wake.
+            let Some(record) = record.filter(|record| away.is_none() || record.moving.is_some()) else {
                 inventory.others.push(listed);
                 continue;
             };
@@ -190,9 +195,10 @@ impl XenDriver {
 
     async fn surroundings(&self, sliver: &SliverId) -> PortResult<Surroundings> {
         let (places, images, sliver) = (self.places(sliver), self.images().clone(), sliver.clone());
+        let ours = self.state_dir().to_owned();
         let look = move || {
             Ok::<_, std::io::Error>(Surroundings {
-                at_work: work::look(&places)?.is_some() || work::is_any_moving()?,
+                at_work: work::look(&places)?.is_some() || work::is_any_moving(&ours)?,
                 consumed: images.is_consumed(&sliver)?,
             })
         };

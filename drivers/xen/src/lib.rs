@@ -29,6 +29,7 @@ mod facts;
 mod hints;
 mod images;
 mod inventory;
+mod moves;
 mod resume;
 mod run_dir;
 mod suspend;

@@ -146,11 +146,13 @@ impl GuestLink {
             IpAddr::V4(address) => format!("xeno.addr={address}/32"),
             IpAddr::V6(address) => format!("xeno.addr={}/128", address.to_string().replace(':', "%3A")),
         }));
+        let server = SERVER.to_string().replace(':', "%3A");
+        if public.iter().any(IpAddr::is_ipv6) {
+            // Before the other: of two an older initramfs takes the last.
+            words.push(format!("xeno.gateway={server}"));
+        }
         words.push(format!("xeno.gateway={GATEWAY}"));
-        words.push(format!(
-            "xeno.server={}%25eth0",
-            SERVER.to_string().replace(':', "%3A")
-        ));
+        words.push(format!("xeno.server={server}%25eth0"));
         words
     }
 }
@@ -236,8 +238,8 @@ mod tests {
         );
         assert_eq!(
             link.kernel_words(&public).join(" "),
-            "xeno.addr=100.77.1.2/32 xeno.addr=192.0.2.7/32 xeno.addr=2001%3Adb8%3A%3A7/128 xeno.gateway=169.254.1.1 \
-             xeno.server=fe80%3A%3A1%25eth0"
+            "xeno.addr=100.77.1.2/32 xeno.addr=192.0.2.7/32 xeno.addr=2001%3Adb8%3A%3A7/128 \
+             xeno.gateway=fe80%3A%3A1 xeno.gateway=169.254.1.1 xeno.server=fe80%3A%3A1%25eth0"
         );
     }
 

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use xeno_model::id::DomainUuid;
 
+use crate::config::GuestKind;
+
 /// Domains that are read: Xen has 32,752 numbers for them.
 const DOMAINS_MAX: usize = 32_752;
 
@@ -281,6 +283,17 @@ impl NodeInfo {
     pub fn runs_pvh(&self) -> bool {
         let caps: Vec<_> = self.get("virt_caps").unwrap_or_default().split(' ').collect();
         caps.contains(&"hvm") && (caps.contains(&"hap") || caps.contains(&"shadow"))
+    }
+
+    /// Whether the hypervisor notices what a running guest writes, so that it can run while its memory is sent: with the
+    /// processor's help for PVH, and with shadow pages for both (Debian builds its Xen without them).
+    #[must_use]
+    pub fn moves_running(&self, kind: GuestKind) -> bool {
+        let caps = self.get("virt_caps").unwrap_or_default();
+        caps.split(' ').any(|cap| match kind {
+            GuestKind::Pv => cap == "shadow",
+            GuestKind::Pvh => cap == "shadow" || cap == "hap",
+        })
     }
 
     /// Whether guests of type PV run here: a hypervisor can be built without.

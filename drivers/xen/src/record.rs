@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use xeno_model::desired::Publish;
-use xeno_model::id::{Digest, DomainUuid, SliverId, Timestamp};
+use xeno_model::id::{Digest, DomainUuid, Epoch, MigrationId, SliverId, Timestamp};
 use xeno_model::units::BitRate;
 
 use crate::config::GuestKind;
@@ -25,6 +25,30 @@ pub enum Phase {
     Loading,
     /// It is whole: paused, running, or at its end.
     Whole,
+}
+
+/// The part of a domain in a move between nodes, written down before it can have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moving {
+    /// Its memory goes to another node, or that was cut off: it runs, or stands still and can go on.
+    Leaving {
+        /// Which attempt.
+        migration: MigrationId,
+        /// Under which epoch it ran.
+        epoch: Epoch,
+    },
+    /// All of its memory has gone, and it stands still until it is woken or destroyed.
+    Gone {
+        /// Which attempt.
+        migration: MigrationId,
+        /// Under which epoch it ran.
+        epoch: Epoch,
+    },
+    /// It is a copy of one on another node, whole or not. It has not run.
+    Arriving {
+        /// Which attempt.
+        migration: MigrationId,
+    },
 }
 
 /// What a domain was started as, and what it has been told since.
@@ -54,6 +78,8 @@ pub struct Record {
     pub net_rate: Option<BitRate>,
     /// When it was started.
     pub started: Timestamp,
+    /// Which part it has in a move between nodes, if it has one.
+    pub moving: Option<Moving>,
 }
 
 /// The record as it is stored.
@@ -73,6 +99,18 @@ struct Stored {
     publish: Vec<StoredPublish>,
     net_rate_bits: Option<u64>,
     started_unix_ms: u64,
+    /// Left out where there is none, so that the record can be read by those who know nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moving: Option<StoredMoving>,
+}
+
+/// A part in a move as it is stored.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+enum StoredMoving {
+    Leaving { migration: String, epoch: u64 },
+    Gone { migration: String, epoch: u64 },
+    Arriving { migration: String },
 }
 
 /// A published port as it is stored.
@@ -131,6 +169,7 @@ impl Record {
             publish: stored.publish.into_iter().map(Publish::from).collect(),
             net_rate: stored.net_rate_bits.map(BitRate),
             started: Timestamp(stored.started_unix_ms),
+            moving: stored.moving.map(Moving::try_from).transpose()?,
         })
     }
 
@@ -153,6 +192,7 @@ impl Record {
             publish: self.publish.iter().map(StoredPublish::from).collect(),
             net_rate_bits: self.net_rate.map(|rate| rate.0),
             started_unix_ms: self.started.0,
+            moving: self.moving.map(StoredMoving::from),
         };
         let text = serde_json::to_vec(&stored).map_err(RecordError::Form)?;
         // The path and its zero travel in the same message.
@@ -160,6 +200,46 @@ impl Record {
             return Err(RecordError::TooLong(text.len()));
         }
         Ok(text)
+    }
+}
+
+impl From<Moving> for StoredMoving {
+    fn from(moving: Moving) -> Self {
+        match moving {
+            Moving::Leaving { migration, epoch } => Self::Leaving {
+                migration: migration.to_string(),
+                epoch: epoch.0,
+            },
+            Moving::Gone { migration, epoch } => Self::Gone {
+                migration: migration.to_string(),
+                epoch: epoch.0,
+            },
+            Moving::Arriving { migration } => Self::Arriving {
+                migration: migration.to_string(),
+            },
+        }
+    }
+}
+
+impl TryFrom<StoredMoving> for Moving {
+    type Error = RecordError;
+
+    fn try_from(stored: StoredMoving) -> Result<Self, RecordError> {
+        let parse =
+            |text: &str| MigrationId::parse(text).map_err(|error| RecordError::Value(error.to_string()));
+        Ok(match stored {
+            StoredMoving::Leaving { migration, epoch } => Self::Leaving {
+                migration: parse(&migration)?,
+                epoch: Epoch(epoch),
+            },
+            StoredMoving::Gone { migration, epoch } => Self::Gone {
+                migration: parse(&migration)?,
+                epoch: Epoch(epoch),
+            },
+            StoredMoving::Arriving { migration } => Self::Arriving {
+                migration: parse(&migration)?,
+            },
+        })
     }
 }
 
@@ -202,18 +282,35 @@ mod tests {
             }],
             net_rate: Some(BitRate(10_000_000)),
             started: Timestamp(5),
+            moving: None,
         }
     }
 
     #[test]
     fn a_record_comes_back_as_it_was_stored() {
-        assert_eq!(Record::read(&record().store().unwrap()).unwrap(), record());
+        let (migration, epoch) = (MigrationId([3; 16]), Epoch(4));
+        for moving in [
+            None,
+            Some(Moving::Leaving { migration, epoch }),
+            Some(Moving::Gone { migration, epoch }),
+            Some(Moving::Arriving { migration }),
+        ] {
+            let record = Record { moving, ..record() };
+            let stored = record.store().unwrap();
+            assert_eq!(Record::read(&stored).unwrap(), record);
+            let said = String::from_utf8(stored).unwrap();
+            assert_eq!(said.contains("moving"), moving.is_some(), "{said}");
+        }
     }
 
     #[test]
     fn the_longest_record_of_a_guest_fits_and_a_longer_one_is_refused() {
         let port = |host| Publish { guest: 65_535, host };
         let mut full = record();
+        full.moving = Some(Moving::Leaving {
+            migration: MigrationId([0xff; 16]),
+            epoch: Epoch(u64::MAX),
+        });
         full.sliver = SliverId::parse(&format!("{}/4294967295", "a".repeat(63))).unwrap();
         full.publish = (0..64).map(|host| port(60_000 + host)).collect();
         full.store().unwrap();

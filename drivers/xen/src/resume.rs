@@ -12,8 +12,9 @@ use xeno_model::id::SliverId;
 use xeno_reconciler::ports::{DomainSpec, PortError, PortResult, Tuning};
 
 use crate::domain::{Domain, RunState};
-use crate::driver::{Build, XenDriver, in_the_way, io_failed};
+use crate::driver::{Build, Memory, XenDriver, in_the_way, io_failed};
 use crate::images::{Image, Images};
+use crate::moves::at_home;
 use crate::record::{Phase, Record};
 use crate::{blocking, chain, spec as xl_spec};
 
@@ -29,6 +30,7 @@ impl XenDriver {
         let stored = self.stored(sliver).await?;
         let inventory = self.take_roll().await?;
         if let Some(domain) = inventory.of(sliver) {
+            at_home(domain)?;
             let is_wanted = domain.record.boot == spec.boot && domain.record.uuid == spec.uuid;
             match (domain.state, &stored) {
                 (RunState::Running, _) if is_wanted => {
@@ -94,7 +96,8 @@ impl XenDriver {
         let memory = self.images().memory(image);
         let build = Build {
             config: &config,
-            image: Some(&memory),
+            addresses: &spec.addresses,
+            memory: Memory::Stored(&memory),
         };
         let mut domain = self.build(lock, &record, build).await?;
         self.on_images(lock, sliver, "take the image out of reach", Images::consume)

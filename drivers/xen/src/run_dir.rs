@@ -43,6 +43,11 @@ impl RunDir {
         self.path.join("console.sock")
     }
 
+    /// Where xl's transport is awaited while the domain moves away.
+    pub(crate) fn gate_socket(&self) -> PathBuf {
+        self.path.join("gate.sock")
+    }
+
     /// Makes the directory, and takes it for one change. `None`: somebody else is changing this domain.
     pub(crate) fn lock(&self) -> io::Result<Option<Lock>> {
         Lock::take(&self.path)

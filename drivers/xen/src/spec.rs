@@ -27,6 +27,8 @@ pub const NAME_PREFIX: &str = "xeno.";
 pub const MOUNTS_MAX: usize = 32;
 /// Ports a guest may publish.
 pub const PUBLISH_MAX: usize = 64;
+/// Public addresses a guest may have.
+pub const ADDRESSES_MAX: usize = 16;
 /// Virtual CPUs of a PVH guest (`HVM_MAX_VCPUS`); a PV guest may have more.
 pub const VCPUS_MAX: u32 = 128;
 /// Memory in MiB: below 32 no kernel unpacks its initramfs.
@@ -155,6 +157,12 @@ pub fn render(spec: &DomainSpec, kind: GuestKind, kernel: &Path, wire: &Wire) ->
     )?;
     check_limits(spec.limits.cpu_weight, spec.limits.cpu_cap_percent)?;
     check_ports(&spec.publish)?;
+    bounds(
+        "the number of public addresses",
+        spec.addresses.len() as u64,
+        0,
+        ADDRESSES_MAX as u64,
+    )?;
     let name = name_of(&spec.sliver);
     let mut text = String::from("# Written anew by the agent at each start.\n");
     let mut set = |key: &str, value: String| {
@@ -289,7 +297,7 @@ fn command_line(spec: &DomainSpec, kind: GuestKind, wire: &Wire) -> Result<Strin
         format!("xeno.hostname={host}"),
         format!("systemd.hostname={host}"),
     ];
-    words.extend(wire.link.kernel_words(&[]));
+    words.extend(wire.link.kernel_words(&spec.addresses));
     for (index, mount) in spec.mounts.iter().enumerate() {
         let export = encode(&mount.export);
         if index == 0 {

@@ -40,6 +40,7 @@ fn spec() -> DomainSpec {
         cmdline: vec!["quiet".into(), "xeno.init=/sbin/init".into()],
         mounts: vec![mount("/", "/web-0.0"), mount("/var/log x", "/web-0.1")],
         publish: vec![],
+        addresses: vec![],
     }
 }
 

@@ -12,6 +12,7 @@ use xeno_reconciler::ports::{PortError, PortResult};
 use crate::domain::{Domain, RunState};
 use crate::driver::{XenDriver, io_failed, now};
 use crate::images::{Image, Images, Unfinished};
+use crate::moves::at_home;
 use crate::xl::XlError;
 use crate::{blocking, chain, changing};
 
@@ -28,6 +29,9 @@ impl XenDriver {
     pub async fn suspend(&self, sliver: &SliverId) -> PortResult<()> {
         let lock = self.lock(sliver).await?;
         let domain = self.find(sliver).await?;
+        if let Some(domain) = &domain {
+            at_home(domain)?;
+        }
         let stored = self.stored(sliver).await?;
         match (domain, stored) {
             (None, Some(_)) => Ok(()),
@@ -111,6 +115,7 @@ impl XenDriver {
                 "{sliver} has no domain that could go on"
             )));
         };
+        at_home(&domain)?;
         match domain.state {
             RunState::Running => Ok(()),
             RunState::Paused | RunState::Suspended => self.go_on(&lock, &domain).await,

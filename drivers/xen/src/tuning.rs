@@ -6,6 +6,7 @@ use xeno_reconciler::ports::{PortError, PortResult, Tuning};
 
 use crate::domain::{Domain, RunState, SHORT, rate_path};
 use crate::driver::{XenDriver, store_failed};
+use crate::moves::at_home;
 use crate::spec::{self, credit};
 
 /// The command of xl that sets weight and cap, for the schedulers that know both.
@@ -29,6 +30,7 @@ impl XenDriver {
                 "{sliver} has no domain that could be changed"
             )));
         };
+        at_home(&domain)?;
         match domain.state {
             RunState::Running | RunState::Paused => self.tune(&domain, tuning).await,
             RunState::Leaving | RunState::Suspended | RunState::Stopped | RunState::Unfinished => Err(
@@ -43,6 +45,7 @@ impl XenDriver {
         let Some(domain) = self.spot(sliver).await? else {
             return Ok(());
         };
+        at_home(&domain)?;
         let mut record = domain.record;
         self.give_ports(&mut record, &[]).await
     }

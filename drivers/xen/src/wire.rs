@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -50,8 +51,13 @@ impl XenDriver {
     }
 
     /// Writes what the hotplug script reads; it runs while the domain is being built.
-    pub(crate) async fn describe_link(&self, sliver: &SliverId, uuid: &DomainUuid) -> PortResult<()> {
-        let text = GuestLink::of(*uuid).script_config(&[]);
+    pub(crate) async fn describe_link(
+        &self,
+        sliver: &SliverId,
+        uuid: &DomainUuid,
+        public: &[IpAddr],
+    ) -> PortResult<()> {
+        let text = GuestLink::of(*uuid).script_config(public);
         let path = self.link_config(sliver);
         let write = move || {
             // Below /run, where others have their directories too: only this one is made here.

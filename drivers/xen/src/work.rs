@@ -29,9 +29,11 @@ pub(crate) fn look(dirs: &[PathBuf]) -> io::Result<Option<AtWork>> {
     find(|args| works_in(args, dirs))
 }
 
-/// Whether an xl moves a domain, whichever it is: it may be named by number or by name, over any transport. Blocks.
-pub(crate) fn is_any_moving() -> io::Result<bool> {
-    Ok(find(moves)?.is_some())
+/// Whether an xl moves a domain for somebody else, whichever it is: it may be named by number or by name, over any
+/// transport. One that moves a sliver of ours was given a path below `ours`. Blocks.
+pub(crate) fn is_any_moving(ours: &Path) -> io::Result<bool> {
+    let ours = [ours.to_owned()];
+    Ok(find(|args| moves(args) && !works_in(args, &ours))?.is_some())
 }
 
 fn find(wanted: impl Fn(&[u8]) -> bool) -> io::Result<Option<AtWork>> {
@@ -53,7 +55,11 @@ fn find(wanted: impl Fn(&[u8]) -> bool) -> io::Result<Option<AtWork>> {
 
 /// Whether these are arguments of an xl that was given a path below one of `dirs`.
 fn works_in(args: &[u8], dirs: &[PathBuf]) -> bool {
-    words_of_xl(args).any(|word| dirs.iter().any(|dir| Path::new(word).starts_with(dir)))
+    words_of_xl(args).any(|word| {
+        // Quoted for the shell that starts a transport.
+        let path = Path::new(word.trim_start_matches('\''));
+        dirs.iter().any(|dir| path.starts_with(dir))
+    })
 }
 
 /// Whether these are arguments of an xl that moves a domain.
@@ -137,6 +143,21 @@ mod tests {
         check(&["xl", "save", "-p", "7", "/images/web-01/1.save.tmp"], false);
         check(&["xl", "list"], false);
         check(&["xl", "migrate", "-s", "transport", "7", "node-b"], false);
+        check(
+            &[
+                "xl",
+                "migrate",
+                "-s",
+                "'/usr/gate'",
+                "7",
+                "'/state/web-0/gate.sock'",
+            ],
+            true,
+        );
+        check(
+            &["/usr/gate", "/state/web-0/gate.sock", "xl", "migrate-receive"],
+            false,
+        );
         check(&["vi", "/state/web-0/domain.cfg"], false);
         check(&["grep", "x", "xl", "/state/web-0/domain.cfg"], false);
     }

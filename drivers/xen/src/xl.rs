@@ -12,7 +12,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
 use xeno_reconciler::ports::PortError;
 
@@ -154,6 +154,36 @@ impl Xl {
     /// # Errors
     /// [`XlError`]. After [`XlError::Slow`], and where this future is dropped, it goes on.
     pub async fn change(&self, args: &[&str], log: &Path, limit: Duration) -> Result<(), XlError> {
+        self.change_fed(args, Stdio::null(), log, limit).await
+    }
+
+    /// The same, with an input.
+    ///
+    /// # Errors
+    /// As [`Xl::change`].
+    pub async fn change_fed(
+        &self,
+        args: &[&str],
+        stdin: Stdio,
+        log: &Path,
+        limit: Duration,
+    ) -> Result<(), XlError> {
+        let mut changing = self.begin(args, stdin, log)?;
+        let Ok(ended) = timeout(limit, changing.end()).await else {
+            return Err(XlError::Slow {
+                verb: changing.verb,
+                limit,
+            });
+        };
+        ended
+    }
+
+    /// Begins to change something, with an input of its own. What it says goes to the file `log`, which is made anew. It goes
+    /// on whatever becomes of what is returned.
+    ///
+    /// # Errors
+    /// [`XlError`].
+    pub fn begin(&self, args: &[&str], stdin: Stdio, log: &Path) -> Result<Changing, XlError> {
         let verb = args.first().copied().unwrap_or_default();
         let failed = |source| XlError::Io {
             verb: verb.to_owned(),
@@ -162,24 +192,57 @@ impl Xl {
         let file = new_log(log).map_err(failed)?;
         let err = file.try_clone().map_err(failed)?;
         let mut command = self.command(args);
-        command.stdout(file).stderr(err).process_group(0);
+        command.stdin(stdin).stdout(file).stderr(err).process_group(0);
         let began = Instant::now();
-        let mut child = command.spawn().map_err(|error| self.not_started(verb, error))?;
-        let Ok(status) = timeout(limit, child.wait()).await else {
-            return Err(XlError::Slow {
-                verb: verb.to_owned(),
-                limit,
-            });
-        };
-        let status = status.map_err(failed)?;
-        log_time(verb, began);
+        let child = command.spawn().map_err(|error| self.not_started(verb, error))?;
+        Ok(Changing {
+            verb: verb.to_owned(),
+            log: log.to_owned(),
+            began,
+            child,
+        })
+    }
+}
+
+/// An `xl` that changes something.
+#[derive(Debug)]
+pub struct Changing {
+    verb: String,
+    log: PathBuf,
+    began: Instant,
+    child: Child,
+}
+
+impl Changing {
+    /// Waits for its end. It can be asked again when this was given up.
+    ///
+    /// # Errors
+    /// [`XlError`].
+    pub async fn end(&mut self) -> Result<(), XlError> {
+        let status = self.child.wait().await.map_err(|source| XlError::Io {
+            verb: self.verb.clone(),
+            source,
+        })?;
+        log_time(&self.verb, self.began);
         if status.success() {
             return Ok(());
         }
         Err(XlError::Failed {
-            verb: verb.to_owned(),
+            verb: self.verb.clone(),
             status,
-            said: last_words(&tail(log).unwrap_or_default()),
+            said: last_words(&tail(&self.log).unwrap_or_default()),
+        })
+    }
+
+    /// Ends it at once: only where it has nothing more to do.
+    ///
+    /// # Errors
+    /// [`XlError::Io`].
+    pub async fn kill(mut self) -> Result<(), XlError> {
+        let killed = self.child.kill().await;
+        killed.map_err(|source| XlError::Io {
+            verb: self.verb,
+            source,
         })
     }
 }

@@ -76,7 +76,7 @@ impl Lab {
     }
 
     /// What xl writes before it runs the script, and the interface as netback makes it.
-    fn prepare(&self, name: &str, domid: u8) -> Guest {
+    fn prepare(&self, name: &str, domid: u8, public: &[IpAddr]) -> Guest {
         let link = GuestLink::of(DomainUuid([domid; 16]));
         let vif = format!("vif{domid}.0");
         let machine = Machine::new();
@@ -99,7 +99,7 @@ impl Lab {
         .unwrap();
         let itself = name.trim_end_matches("--incoming");
         let config = self.path("run/vif").join(format!("{itself}.conf"));
-        std::fs::write(config, link.script_config(&[])).unwrap();
+        std::fs::write(config, link.script_config(public)).unwrap();
         Guest { machine, link, vif }
     }
 
@@ -119,7 +119,12 @@ impl Lab {
     }
 
     fn plug(&self, name: &str, domid: u8) -> Guest {
-        let guest = self.prepare(name, domid);
+        self.plug_with(name, domid, &[])
+    }
+
+    /// The same with public addresses, which the guest sets up as its initramfs does.
+    fn plug_with(&self, name: &str, domid: u8, public: &[IpAddr]) -> Guest {
+        let guest = self.prepare(name, domid, public);
         let output = self.script("online", &guest.vif);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
@@ -135,6 +140,17 @@ impl Lab {
         guest
             .machine
             .ip(&format!("route add default via {GATEWAY} dev eth0 onlink"));
+        for address in public {
+            guest.machine.ip(&match address {
+                IpAddr::V4(address) => format!("addr add {address}/32 dev eth0"),
+                IpAddr::V6(address) => format!("addr add {address}/128 dev eth0 nodad"),
+            });
+        }
+        if public.iter().any(IpAddr::is_ipv6) {
+            guest
+                .machine
+                .ip(&format!("-6 route add default via {SERVER} dev eth0"));
+        }
         guest
     }
 
@@ -288,13 +304,113 @@ fn a_guest_comes_through_its_link_as_itself_alone() {
     assert!(!left.contains("vif6.0") && !left.contains("vif7.0"), "{left}");
 }
 
+/// A machine on the other side of the node's default route, which sends these addresses to the node.
+fn outside(lab: &Lab, public: &[IpAddr]) -> Machine {
+    let outside = Machine::new();
+    let pid = outside.id();
+    lab.node
+        .ip(&format!("link add up0 type veth peer name eth0 netns {pid}"));
+    for (machine, device, four, six) in [
+        (&lab.node, "up0", "192.0.2.1", "2001:db8:ff::1"),
+        (&outside, "eth0", "192.0.2.9", "2001:db8:ff::9"),
+    ] {
+        machine.ip(&format!("link set dev {device} up"));
+        machine.ip(&format!("addr add {four}/24 dev {device}"));
+        machine.ip(&format!("addr add {six}/64 dev {device} nodad"));
+    }
+    lab.node.ip("route add default via 192.0.2.9 dev up0");
+    for address in public {
+        let via = if address.is_ipv4() {
+            "192.0.2.1"
+        } else {
+            "2001:db8:ff::1"
+        };
+        let family = if address.is_ipv4() { "-4" } else { "-6" };
+        outside.ip(&format!("{family} route add {address} via {via}"));
+    }
+    // What docs/xen.md has an operator do for IPv6.
+    lab.node
+        .on(|| std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1"))
+        .unwrap();
+    outside
+}
+
+#[test]
+fn a_public_address_is_reached_from_outside_and_is_its_guests_alone() {
+    if !possible() {
+        return;
+    }
+    let lab = Lab::new();
+    let public: [IpAddr; 2] = ["203.0.113.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
+    let outside = outside(&lab, &public);
+    let web = lab.plug_with("web-0", 6, &public);
+    let hostile = lab.plug("db-0", 7);
+
+    let serve = |address: &str| web.machine.on(|| TcpListener::bind(address)).unwrap();
+    let (four, six) = (serve("0.0.0.0:80"), serve("[::]:8080"));
+    for (listener, address, peer) in [
+        (&four, "203.0.113.7:80", "192.0.2.9"),
+        (&six, "[2001:db8::7]:8080", "2001:db8:ff::9"),
+    ] {
+        let begun = Instant::now();
+        while !reaches(&outside, address) {
+            assert!(begun.elapsed() < DEADLINE, "{address} is not reached");
+        }
+        let (_stream, from) = listener.accept().unwrap();
+        assert_eq!(from.ip(), peer.parse::<IpAddr>().unwrap(), "as who it is");
+    }
+    assert!(!reaches(&outside, "203.0.113.8:80"), "an address of nobody");
+    // Its private address is not reached from there, nor by the other guest; the public one is.
+    outside.ip(&format!("route add {} via 192.0.2.1", web.link.ipv4));
+    assert!(!reaches(&outside, &format!("{}:80", web.link.ipv4)));
+    assert!(reaches(&hostile.machine, "203.0.113.7:80"));
+
+    // Another guest that takes the addresses for itself: nothing of it comes through, and nothing leads to it.
+    for (address, length, reason, to) in [
+        ("203.0.113.7", 32, "bad-ip4", "192.0.2.9"),
+        ("2001:db8::7", 128, "bad-ip6", "2001:db8:ff::9"),
+    ] {
+        let machine = &hostile.machine;
+        let at_once = if length == 32 { "" } else { " nodad" };
+        machine.ip(&format!("addr add {address}/{length} dev eth0{at_once}"));
+        let gateway = if length == 32 {
+            GATEWAY.to_string()
+        } else {
+            SERVER.to_string()
+        };
+        machine.ip(&format!(
+            "neigh replace {gateway} lladdr fe:ff:ff:ff:ff:ff dev eth0"
+        ));
+        if length == 128 {
+            machine.ip(&format!("-6 route replace default via {gateway} dev eth0"));
+        }
+        let counter = ["netdev", "xeno-vif7.0", reason];
+        let before = lab.counted(&counter);
+        let begun = Instant::now();
+        while lab.counted(&counter) == before {
+            send(machine, address, to);
+            assert!(begun.elapsed() < DEADLINE, "{address} is not dropped");
+        }
+        let port = if length == 32 {
+            "203.0.113.7:80"
+        } else {
+            "[2001:db8::7]:8080"
+        };
+        assert!(reaches(&outside, port), "its own guest has it still");
+    }
+
+    // With the link gone nothing is left of it.
+    assert!(lab.script("offline", &web.vif).status.success());
+    assert!(!reaches(&outside, "203.0.113.7:80"));
+}
+
 #[test]
 fn a_link_that_cannot_be_made_is_not_made_and_says_why() {
     if !possible() {
         return;
     }
     let lab = Lab::new();
-    let guest = lab.prepare("web-0", 6);
+    let guest = lab.prepare("web-0", 6, &[]);
     let config = lab.path("run/vif/web-0.conf");
     let good = std::fs::read_to_string(&config).unwrap();
     let check_refused = |action: &str, why: &str| {

@@ -33,6 +33,13 @@ impl Elsewhere {
         self.all.len() == self.here.len()
     }
 
+    /// Takes note that a sliver is not on another node.
+    pub fn welcome(&mut self, sliver: SliverId) {
+        if self.all.contains_key(&sliver) {
+            self.here.insert(sliver);
+        }
+    }
+
     /// Adds one.
     pub fn insert(&mut self, sliver: SliverId, node: NodeName) {
         self.here.remove(&sliver);
@@ -61,6 +68,7 @@ pub struct ByNode<'a> {
     fleet: &'a DesiredFleet,
     slivers: BTreeMap<&'a NodeName, Vec<&'a DesiredSliver>>,
     all: Arc<BTreeMap<SliverId, NodeName>>,
+    sites: Arc<BTreeMap<NodeName, SiteName>>,
     /// For sites that forbid something.
     ruled_out: BTreeMap<&'a SiteName, BTreeMap<SliverId, SiteRule>>,
 }
@@ -74,7 +82,8 @@ impl ByNode<'_> {
         let ruled_out = site.and_then(|site| self.ruled_out.get(site));
         let nothing = BTreeMap::new();
         let ruled_out = ruled_out.unwrap_or(&nothing);
-        self.fleet.assemble(node, revision, here, &self.all, ruled_out)
+        self.fleet
+            .assemble(node, revision, here, &self.all, &self.sites, ruled_out)
     }
 }
 
@@ -88,7 +97,14 @@ impl DesiredFleet {
             .map(|(_, sliver)| sliver)
             .collect();
         let ruled_out = self.ruled_out(&self.policy_at(node));
-        self.assemble(node, revision, &here, &self.all_slivers(), &ruled_out)
+        self.assemble(
+            node,
+            revision,
+            &here,
+            &self.all_slivers(),
+            &self.all_sites(),
+            &ruled_out,
+        )
     }
 
     /// Sorts the fleet by node.
@@ -103,6 +119,7 @@ impl DesiredFleet {
             fleet: self,
             slivers,
             all: self.all_slivers(),
+            sites: self.all_sites(),
             ruled_out: sites
                 .filter(|(_, site)| !site.policy.forbids_nothing())
                 .map(|(name, site)| (name, self.ruled_out(&site.policy)))
@@ -125,6 +142,15 @@ impl DesiredFleet {
         )
     }
 
+    fn all_sites(&self) -> Arc<BTreeMap<NodeName, SiteName>> {
+        let nodes = self.nodes.iter();
+        Arc::new(
+            nodes
+                .map(|(name, node)| (name.clone(), node.site.clone()))
+                .collect(),
+        )
+    }
+
     fn policy_at(&self, node: &NodeName) -> SitePolicy {
         let site = self.nodes.get(node).and_then(|node| self.sites.get(&node.site));
         site.map_or_else(SitePolicy::default, |site| site.policy.clone())
@@ -136,14 +162,17 @@ impl DesiredFleet {
         revision: &Revision,
         here: &[&DesiredSliver],
         all: &Arc<BTreeMap<SliverId, NodeName>>,
+        sites: &Arc<BTreeMap<NodeName, SiteName>>,
         ruled_out: &BTreeMap<SliverId, SiteRule>,
     ) -> DesiredNode {
         let slivers: BTreeMap<SliverId, DesiredSliver> = here
             .iter()
             .map(|sliver| (sliver.id.clone(), (*sliver).clone()))
             .collect();
+        let transit = self.transit.get(node).cloned().unwrap_or_default();
         let layers = slivers
             .values()
+            .chain(transit.values())
             .flat_map(|sliver| &sliver.mounts)
             .flat_map(|mount| &mount.layers);
         let wanted: BTreeSet<Digest> = layers
@@ -158,7 +187,13 @@ impl DesiredFleet {
         let ruled_out = slivers
             .keys()
             .filter_map(|sliver| Some((sliver.clone(), ruled_out.get(sliver)?.clone())));
+        let slices: BTreeSet<_> = slivers.keys().map(|sliver| sliver.slice.clone()).collect();
+        let slices = slices
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), Arc::clone(self.slices.get(&name)?))));
         DesiredNode {
+            slices: slices.collect(),
+            sites: Arc::clone(sites),
             node: node.clone(),
             fleet: self.name.clone(),
             nodes: u32::try_from(self.nodes.len()).unwrap_or(u32::MAX),
@@ -176,6 +211,8 @@ impl DesiredFleet {
                 all: Arc::clone(all),
                 here: slivers.keys().cloned().collect(),
             },
+            turns: Arc::clone(&self.turns),
+            transit,
             slivers,
         }
     }

@@ -111,6 +111,18 @@ pub enum MigrationPolicy {
     Restart,
 }
 
+impl MigrationPolicy {
+    /// The word for it in manifests.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Suspend => "suspend",
+            Self::Restart => "restart",
+        }
+    }
+}
+
 /// How many checkpoints are kept of a sliver whose slice does not say: the revision before, the one before that, and what a
 /// rollback has thrown away.
 pub const CHECKPOINTS: u32 = 3;

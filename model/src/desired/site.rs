@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::DesiredSliver;
+use super::{AddressRange, DesiredSliver};
 use crate::id::{SiteName, SliceName, SliverId, TenantName, Timestamp};
 use crate::units::Bytes;
 
@@ -18,6 +18,8 @@ pub struct SitePolicy {
     pub vetoes: Vetoes,
     /// When changes may disturb what runs there.
     pub windows: Windows,
+    /// Public addresses that slivers may have there. None without a word.
+    pub addresses: Vec<AddressRange>,
 }
 
 /// How much anybody may have at a site; `None`: no limit.

@@ -82,6 +82,8 @@ codes! {
     Placement = "E0127",
     /// Two writers of one place.
     Writable = "E0128",
+    /// A public address that its site does not give out, or that two slivers would have.
+    Address = "E0129",
 }
 
 impl fmt::Display for Code {

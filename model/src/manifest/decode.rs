@@ -10,7 +10,7 @@ use serde_path_to_error::Segment;
 use serde_yaml::Value;
 
 use super::kinds::Kind;
-use super::raw::{RawFleet, RawLock, RawNode, RawOwner, RawSite, RawSlice, RawTemplate, RawTenant};
+use super::raw::{RawFleet, RawLock, RawMoves, RawNode, RawOwner, RawSite, RawSlice, RawTemplate, RawTenant};
 use super::text::{SourceText, Span};
 use super::tree::{NodeId, NodeValue, ScalarKind, Step, Tree, path_text};
 use crate::diagnostic::{Code, Diagnostic};
@@ -25,6 +25,7 @@ pub(crate) enum Body {
     Tenant(RawTenant),
     Slice(Box<RawSlice>),
     Placement(RawLock),
+    Moves(RawMoves),
 }
 
 /// Reads all documents of a file once more, with the other reader: whether each is what the tree holds. Short if the
@@ -120,6 +121,7 @@ pub(crate) fn body(
             Some(Body::Slice(Box::new(slice)))
         }
         Kind::Placement => reader.spec(value)?.map(Body::Placement),
+        Kind::Moves => reader.spec(value)?.map(Body::Moves),
     }
 }
 

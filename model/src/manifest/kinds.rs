@@ -1,6 +1,7 @@
 //! The kinds of documents and their fields, each with the line that the reference and the schema say of it.
 
 mod fleet;
+mod moves;
 mod placement;
 mod site;
 mod slice;
@@ -16,6 +17,8 @@ pub const API_VERSION: &str = "xenoslice/v1";
 
 /// Most slivers of a slice, and of a fleet.
 pub const SLIVERS_MAX: usize = 100_000;
+/// Most steps of an order of moves.
+pub(super) const STEPS_MAX: usize = SLIVERS_MAX;
 /// Most files that one `files:` layer carries.
 pub const FILES_MAX: usize = 10_000;
 /// Most overrides of a slice: which of them apply to a sliver is kept as bits of one number.
@@ -38,11 +41,13 @@ pub enum Kind {
     Slice,
     /// Where the slivers of a slice are: its lock.
     Placement,
+    /// In which order slivers move.
+    Moves,
 }
 
 impl Kind {
     /// Every kind there is.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Fleet,
         Self::Site,
         Self::Node,
@@ -50,6 +55,7 @@ impl Kind {
         Self::Tenant,
         Self::Slice,
         Self::Placement,
+        Self::Moves,
     ];
 
     /// As manifests write it.
@@ -63,6 +69,7 @@ impl Kind {
             Self::Tenant => "Tenant",
             Self::Slice => "Slice",
             Self::Placement => "Placement",
+            Self::Moves => "Moves",
         }
     }
 
@@ -77,6 +84,7 @@ impl Kind {
             Self::Tenant => "tenant",
             Self::Slice => "slice",
             Self::Placement => "placement",
+            Self::Moves => "order of moves",
         }
     }
 
@@ -93,6 +101,9 @@ impl Kind {
             Self::Placement => {
                 "Where the slivers of a slice with `replicas` are; written by `xeno place`, kept in placement/SLICE.lock.yaml."
             }
+            Self::Moves => {
+                "In which order slivers go where they are placed, so that each fits; written by `xeno evacuate`, kept in placement/moves.yaml."
+            }
         }
     }
 
@@ -105,6 +116,7 @@ impl Kind {
             Self::Tenant => &tenant::TENANT,
             Self::Slice => &slice::SLICE,
             Self::Placement => &placement::PLACEMENT,
+            Self::Moves => &moves::MOVES,
         }
     }
 }
@@ -132,6 +144,7 @@ const KIND: Field = required(
         "Tenant",
         "Slice",
         "Placement",
+        "Moves",
     ]),
     "What this document describes.",
 );

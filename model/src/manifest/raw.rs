@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::partial::{Entries, Stated};
 use super::read::{Address, Clock, Short, TemplateSource, Text};
-use crate::desired::NamePattern;
+use crate::desired::{AddressRange, NamePattern};
 use crate::id::{ChannelName, Digest, NodeName, SiteName, SliceName, SliverId, TenantName};
 use crate::units::{Bytes, Millis};
 
@@ -71,6 +71,8 @@ pub(crate) struct RawPolicy {
     pub(crate) vetoes: Stated<RawVetoes>,
     #[serde(default)]
     pub(crate) maintenance: Stated<Vec<Option<RawWindow>>>,
+    #[serde(default)]
+    pub(crate) addresses: Stated<Vec<Option<Text<AddressRange>>>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -156,6 +158,24 @@ pub(crate) struct RawQuota {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawLock {
     pub(crate) slivers: Option<Entries<Text<SliverId>, Text<NodeName>>>,
+}
+
+/// An order of moves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawMoves {
+    pub(crate) steps: Option<Vec<Option<RawTurn>>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawTurn {
+    pub(crate) sliver: Option<Text<SliverId>>,
+    pub(crate) from: Option<Text<NodeName>>,
+    #[serde(default)]
+    pub(crate) to: Stated<Text<NodeName>>,
+    #[serde(default)]
+    pub(crate) after: Stated<Vec<Option<u32>>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

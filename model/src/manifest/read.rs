@@ -9,10 +9,11 @@ pub(crate) use place::{Address, Overlay, SLIVER_PLACE, TemplateSource, Writable}
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::net::IpAddr;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
-use crate::desired::{NamePattern, Share};
+use crate::desired::{AddressRange, NamePattern, Share, is_reachable};
 use crate::id::{
     ChannelName, Digest, FleetName, NameError, NodeName, SiteName, SliceName, SliverId, TemplateName,
     TenantName, Timestamp,
@@ -241,6 +242,33 @@ impl FromText for Moment {
                 None => "write it in UTC, to the second: 2026-12-31T00:00:00Z".to_owned(),
             };
             TextError::new(text, "a moment", &help)
+        })
+    }
+}
+
+/// An address that a guest is reached at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PublicAddress(pub(crate) IpAddr);
+
+impl FromText for PublicAddress {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        let fail = |help: &str| TextError::new(text, "a public address", help);
+        let read = text.parse::<IpAddr>();
+        let address = read.map_err(|_| fail("write an IPv4 or IPv6 address: 203.0.113.7, 2001:db8::7"))?;
+        match is_reachable(address) {
+            true => Ok(Self(address)),
+            false => Err(fail(
+                "nobody is reached there from other machines; 100.64.0.0/10 is for private addresses of guests",
+            )),
+        }
+    }
+}
+
+impl FromText for AddressRange {
+    fn from_text(text: &str) -> Result<Self, TextError> {
+        Self::parse(text).ok_or_else(|| {
+            let help = "write its first address, and how many bits all have in common: 203.0.113.0/24";
+            TextError::new(text, "a range of addresses", help)
         })
     }
 }

@@ -24,6 +24,7 @@ fn example(kind: Kind) -> (&'static str, &'static str) {
             "placement/web.lock.yaml",
             include_str!("reference/placement.yaml"),
         ),
+        Kind::Moves => ("placement/moves.yaml", include_str!("reference/moves.yaml")),
     }
 }
 

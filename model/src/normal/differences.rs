@@ -1,6 +1,7 @@
 //! What differs between two versions of one sliver, as data: the planner's reasons.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use crate::desired::{
     DesiredSliver, Health, LayerRef, Migration, Mount, Publish, RollbackData, Rollout, SliverState, Start,
@@ -170,6 +171,13 @@ pub enum Difference {
         /// After.
         to: Vec<Publish>,
     },
+    /// Public addresses.
+    Addresses {
+        /// Before.
+        from: Vec<IpAddr>,
+        /// After.
+        to: Vec<IpAddr>,
+    },
     /// Who owns it.
     Tenant {
         /// Before; `None`: the fleet's owner.
@@ -266,6 +274,7 @@ pub fn differences(from: &DesiredSliver, to: &DesiredSliver) -> Vec<Difference> 
     plain!(State, state);
     plain!(Health, health);
     plain!(Publish, publish);
+    plain!(Addresses, addresses);
     plain!(Tenant, tenant);
     plain!(Start, start);
     plain!(Expires, expires);
@@ -457,6 +466,17 @@ impl fmt::Display for Difference {
             Self::Health { to: None, .. } => f.write_str("health is no longer asked"),
             Self::Health { .. } => f.write_str("health is asked otherwise"),
             Self::Publish { from, to } => write!(f, "published ports {} → {}", ports(from), ports(to)),
+            Self::Addresses { from, to } => {
+                let all = |addresses: &[IpAddr]| {
+                    let all: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+                    if all.is_empty() {
+                        "none".to_owned()
+                    } else {
+                        all.join(" ")
+                    }
+                };
+                write!(f, "public addresses {} → {}", all(from), all(to))
+            }
             Self::Tenant { from, to } => {
                 let owner = |tenant: &Option<TenantName>| tenant.as_ref().map(ToString::to_string);
                 let owner = |tenant| owner(tenant).unwrap_or_else(|| "the fleet".to_owned());

@@ -3,6 +3,8 @@
 mod service;
 mod v1;
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use service::{MigrationRecord, RollbackRecord, RolloutRecord, StartRecord};
@@ -112,6 +114,9 @@ struct SliverRecord {
     /// Younger than the format, as `inodes`: left out where it is what it is by itself.
     #[serde(default = "usual_checkpoints", skip_serializing_if = "is_usual")]
     checkpoints: u32,
+    /// Younger too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    addresses: Vec<IpAddr>,
 }
 
 fn usual_checkpoints() -> u32 {
@@ -246,6 +251,7 @@ impl From<&DesiredSliver> for SliverRecord {
             migration: sliver.migration.into(),
             rollback: sliver.rollback.into(),
             checkpoints: sliver.checkpoints,
+            addresses: sliver.addresses.clone(),
         }
     }
 }
@@ -361,6 +367,7 @@ impl TryFrom<SliverRecord> for DesiredSliver {
             migration: record.migration.into(),
             rollback: record.rollback.into(),
             checkpoints: record.checkpoints,
+            addresses: record.addresses,
         })
     }
 }

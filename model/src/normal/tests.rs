@@ -22,7 +22,7 @@ fn template(name: &str, channel: Option<&str>, content: u8) -> TemplateRef {
     }
 }
 
-fn web() -> DesiredSliver {
+pub(super) fn web() -> DesiredSliver {
     let id = SliverId::parse("web/0").unwrap();
     DesiredSliver {
         uuid: DomainUuid::of(&FleetName::new("demo").unwrap(), &id),
@@ -56,6 +56,7 @@ fn web() -> DesiredSliver {
             threshold: 1,
             grace: Millis(120_000),
         }),
+        addresses: vec![],
         publish: vec![Publish {
             guest: 80,
             host: 18080,

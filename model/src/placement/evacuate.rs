@@ -1,32 +1,84 @@
 //! How a node is emptied: single moves in an order in which each fits, or what stands in the way.
 //!
-//! Only slivers of that node move. So each step only ever takes memory and ports of other nodes, and gives none of them back:
-//! what fits when all have gone fits at every moment before, in any order. A move needs its room on the target while the source
-//! still has the sliver; for numbers of slivers at a site, a sliver that moves within it counts once.
+//! Where it can be, only slivers of that node move. Then each step only ever takes memory and ports of other nodes, and gives none
+//! of them back: what fits when all have gone fits at every moment before, in any order. Where that leaves some without a place,
+//! others make room (`order`). A move needs its room on the target while the source still has the sliver; for numbers of
+//! slivers at a site, a sliver that moves within it counts once.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::ground::{Ask, Ground, Matching, Size, Spread};
 use super::ledger::Ledger;
+use super::order::{self, Found, Mover};
 use super::outcome::Refusal;
-use crate::desired::{DesiredFleet, DesiredSliver, SliverState};
+use crate::desired::{DesiredFleet, DesiredSliver, SliverState, Turn};
 use crate::id::{NodeName, SliceName, SliverId};
 
 /// Most times that a sliver is put somewhere beyond the first for each, before the search gives up.
 const TRIES_MAX: usize = 5_000;
 
-/// One move.
+/// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// Which sliver.
     pub sliver: SliverId,
-    /// Where it goes.
-    pub to: NodeName,
-    /// Memory that it takes there, in MiB; 0 if it does not run and its slice names its nodes itself.
+    /// Where it is before.
+    pub from: NodeName,
+    /// What it does.
+    pub how: How,
+    /// Memory that it takes there from then on, in MiB; 0 if it does not run and its slice names its nodes itself.
     pub memory_mib: u64,
     /// Memory that is left there then, in MiB.
     pub left_mib: u64,
+    /// The steps, by index, that have to be done before this one begins; what comes before these does too.
+    pub after: Vec<usize>,
+}
+
+/// What a sliver does in a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It goes to another node.
+    Goes(NodeName),
+    /// It is stopped where it is until its next step, so that another has its room.
+    Rests,
+}
+
+impl Step {
+    /// The step as a commit says it. `turns` says what it said before, all of which is to come first where room that one of those
+    /// leaves is counted on.
+    #[must_use]
+    pub fn turn(&self, turns: &[Turn]) -> Turn {
+        let to = match &self.how {
+            How::Goes(to) => Some(to.clone()),
+            How::Rests => None,
+        };
+        let at = to.as_ref().unwrap_or(&self.from);
+        let mut after = Vec::new();
+        if turns.iter().any(|turn| turn.from == *at) {
+            let touches = |turn: &Turn| turn.from == *at || turn.to.as_ref() == Some(at);
+            let earlier = turns.iter().enumerate().filter(|(_, turn)| touches(turn));
+            after.extend(earlier.map(|(index, _)| index));
+        }
+        after.extend(self.after.iter().map(|index| index + turns.len()));
+        Turn {
+            sliver: self.sliver.clone(),
+            from: self.from.clone(),
+            to,
+            after,
+        }
+    }
+}
+
+/// A sliver, where it is, and what it asks of any node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Which.
+    pub sliver: SliverId,
+    /// Where it is.
+    pub node: NodeName,
+    /// What it asks.
+    pub ask: Ask,
 }
 
 /// Slivers for which no place was found. The others would find one.
@@ -34,6 +86,10 @@ pub struct Step {
 pub struct Stuck {
     /// In the order of their names.
     pub slivers: Vec<Left>,
+    /// Memory that all other nodes together have too little, in MiB; 0: there would be enough, but not where it is needed.
+    pub short_mib: u64,
+    /// Whether there is no way: else there may be one that was not found.
+    pub certain: bool,
 }
 
 /// A sliver that has no place, once as many of the others as possible have one.
@@ -59,19 +115,20 @@ impl Left {
     }
 }
 
-/// The slivers of a node, and what each asks of another. `ground` and `fleet` are of the same manifests.
+/// All slivers, and what each asks of a node. `ground` and `fleet` are of the same manifests.
 #[must_use]
-pub fn leaving(ground: &Ground, fleet: &DesiredFleet, node: &NodeName) -> Vec<(SliverId, Ask)> {
+pub fn standing(ground: &Ground, fleet: &DesiredFleet) -> Vec<Standing> {
     let slivers = fleet.slices.values().flat_map(|slice| slice.slivers.values());
-    let here = slivers.filter(|(at, _)| at == node);
-    here.map(|(_, sliver)| {
-        let asked = ground.asks.get(&sliver.id.slice);
-        (
-            sliver.id.clone(),
-            asked.cloned().unwrap_or_else(|| ask_of(sliver)),
-        )
-    })
-    .collect()
+    slivers
+        .map(|(node, sliver)| {
+            let asked = ground.asks.get(&sliver.id.slice);
+            Standing {
+                sliver: sliver.id.clone(),
+                node: node.clone(),
+                ask: asked.cloned().unwrap_or_else(|| ask_of(sliver)),
+            }
+        })
+        .collect()
 }
 
 /// What a sliver asks whose slice names its node.
@@ -100,20 +157,43 @@ fn ask_of(sliver: &DesiredSliver) -> Ask {
     }
 }
 
-/// Finds a place elsewhere for all that is [leaving] a node, and the order of moves: the largest first.
+/// Finds a place elsewhere for all that is on a node, and an order in which every step fits: the largest first, and others only
+/// where these have to make room.
 ///
 /// # Errors
-/// The slivers for which none was found.
-pub fn evacuate(ground: &Ground, leaving: &[(SliverId, Ask)], node: &NodeName) -> Result<Vec<Step>, Stuck> {
+/// The slivers for which no place was found.
+pub fn evacuate(ground: &Ground, standing: &[Standing], node: &NodeName) -> Result<Vec<Step>, Stuck> {
     let mut staying = ground.clone();
     staying.fixed.retain(|fixed| fixed.node != *node);
-    let mut movers: Vec<&(SliverId, Ask)> = leaving.iter().collect();
+    let mut movers: Vec<&Standing> = standing.iter().filter(|one| one.node == *node).collect();
     // The largest find a place the least easily.
-    movers.sort_by(|a, b| most(&b.1).cmp(&most(&a.1)).then(a.0.cmp(&b.0)));
+    movers.sort_by(|a, b| most(&b.ask).cmp(&most(&a.ask)).then(a.sliver.cmp(&b.sliver)));
     let mut search = Search::new(&staying, movers, node);
-    match search.run() {
-        Some(seats) => Ok(search.steps(&seats)),
-        None => Err(search.stuck()),
+    if let Some(seats) = search.run() {
+        return Ok(search.steps(&seats));
+    }
+    let stuck = search.stuck();
+    let mut bare = ground.clone();
+    bare.fixed.clear();
+    let index = |name: &NodeName| ground.nodes.keys().position(|node| node == name);
+    let all = standing.iter().filter_map(|one| {
+        Some(Mover {
+            sliver: &one.sliver,
+            ask: &one.ask,
+            home: index(&one.node)?,
+        })
+    });
+    let all: Vec<Mover<'_>> = all.collect();
+    let Some(empty) = index(node) else {
+        return Err(stuck);
+    };
+    match order::search(&bare, &all, empty) {
+        Found::Steps(steps) => Ok(steps),
+        Found::None => Err(Stuck {
+            certain: true,
+            ..stuck
+        }),
+        Found::Unsure => Err(stuck),
     }
 }
 
@@ -125,7 +205,7 @@ fn most(ask: &Ask) -> u64 {
 
 struct Search<'a> {
     ledger: Ledger<'a>,
-    movers: Vec<&'a (SliverId, Ask)>,
+    movers: Vec<&'a Standing>,
     /// All nodes but the one that is emptied.
     away: Vec<usize>,
     /// How many slivers of a slice a node has.
@@ -133,7 +213,7 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(staying: &'a Ground, movers: Vec<&'a (SliverId, Ask)>, node: &NodeName) -> Self {
+    fn new(staying: &'a Ground, movers: Vec<&'a Standing>, node: &NodeName) -> Self {
         let mut ledger = Ledger::new(staying);
         let mut of_slice = BTreeMap::new();
         for fixed in &staying.fixed {
@@ -160,14 +240,14 @@ impl<'a> Search<'a> {
     }
 
     fn refusal(&self, mover: usize, seat: usize) -> Option<Refusal> {
-        let (sliver, ask) = self.movers[mover];
+        let Standing { sliver, ask, .. } = self.movers[mover];
         let never = self.ledger.newly(&sliver.slice, ask, seat);
         never.or_else(|| self.ledger.now(&sliver.slice, ask, sliver.number, seat))
     }
 
     /// Where a sliver may go as things are, the best last: where the fewest of its slice are, and of those where most is left.
     fn candidates(&self, mover: usize) -> Vec<usize> {
-        let slice = &self.movers[mover].0.slice;
+        let slice = &self.movers[mover].sliver.slice;
         let mut all: Vec<usize> = self.away.clone();
         all.retain(|seat| self.refusal(mover, *seat).is_none());
         all.sort_by_key(|seat| {
@@ -178,13 +258,13 @@ impl<'a> Search<'a> {
     }
 
     fn take(&mut self, mover: usize, seat: usize) {
-        let (sliver, ask) = self.movers[mover];
+        let Standing { sliver, ask, .. } = self.movers[mover];
         self.ledger.take(&sliver.slice, ask, sliver.number, seat);
         *self.of_slice.entry((&sliver.slice, seat)).or_default() += 1;
     }
 
     fn give(&mut self, mover: usize, seat: usize) {
-        let (sliver, ask) = self.movers[mover];
+        let Standing { sliver, ask, .. } = self.movers[mover];
         self.ledger.give(&sliver.slice, ask, sliver.number, seat);
         if let Some(same) = self.of_slice.get_mut(&(&sliver.slice, seat)) {
             *same = same.saturating_sub(1);
@@ -224,15 +304,17 @@ impl<'a> Search<'a> {
         let mut left: BTreeMap<usize, u64> = BTreeMap::new();
         let mut steps: Vec<Step> = Vec::new();
         for (mover, seat) in seats.iter().enumerate().rev() {
-            let (sliver, ask) = self.movers[mover];
+            let Standing { sliver, ask, .. } = self.movers[mover];
             let node = self.ledger.seat(*seat);
             let memory_mib = ask.size(node.name).memory_mib;
             let left = left.entry(*seat).or_insert(node.free_mib());
             steps.push(Step {
                 sliver: sliver.clone(),
-                to: node.name.clone(),
+                from: self.movers[mover].node.clone(),
+                how: How::Goes(node.name.clone()),
                 memory_mib,
                 left_mib: *left,
+                after: Vec::new(),
             });
             *left += memory_mib;
         }
@@ -250,7 +332,7 @@ impl<'a> Search<'a> {
             }
             let mut refusals: BTreeMap<Refusal, Vec<NodeName>> = BTreeMap::new();
             let mut need_mib = u64::MAX;
-            let (sliver, ask) = self.movers[mover];
+            let Standing { sliver, ask, .. } = self.movers[mover];
             for seat in &self.away {
                 let name = self.ledger.seat(*seat).name;
                 need_mib = need_mib.min(ask.size(name).memory_mib);
@@ -269,178 +351,23 @@ impl<'a> Search<'a> {
             });
         }
         slivers.sort_by(|a, b| a.sliver.cmp(&b.sliver));
-        Stuck { slivers }
+        // The others have theirs by now.
+        let takes = |seat: &usize| !self.ledger.seat(*seat).is_cordoned();
+        let free: u64 = self
+            .away
+            .iter()
+            .filter(|seat| takes(seat))
+            .map(|seat| self.ledger.seat(*seat).free_mib())
+            .sum();
+        let need: u64 = slivers.iter().map(|left| left.need_mib).sum();
+        let short_mib = need.saturating_sub(free);
+        Stuck {
+            slivers,
+            short_mib,
+            certain: short_mib > 0,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::super::ground::{Fixed, Spot};
-    use super::*;
-    use crate::id::SiteName;
-    use crate::units::Bytes;
-
-    fn node(index: usize) -> NodeName {
-        NodeName::new(&format!("n-{index}")).unwrap()
-    }
-
-    /// A node with its memory, whether it is cordoned, and the slivers on it: memory, and a port or none.
-    type Full = (u64, bool, Vec<(u64, Option<u16>)>);
-
-    /// Each sliver is a slice of its own.
-    fn scene(nodes: &[Full]) -> (Ground, Vec<(SliverId, Ask)>) {
-        let mut ground = Ground::default();
-        let mut leaving = Vec::new();
-        let mut number = 0;
-        for (at, (room, cordoned, slivers)) in nodes.iter().enumerate() {
-            let used: u64 = slivers.iter().map(|(memory, _)| memory).sum();
-            let spot = Spot {
-                site: SiteName::new("here").unwrap(),
-                region: None,
-                labels: BTreeMap::new(),
-                memory_mib: used + room,
-                cordoned: *cordoned,
-            };
-            ground.nodes.insert(node(at), spot);
-            let mut taken = BTreeSet::new();
-            for (memory, port) in slivers {
-                let port = port.filter(|port| taken.insert(*port));
-                let slice = SliceName::new(&format!("s{number}")).unwrap();
-                number += 1;
-                ground.fixed.push(Fixed {
-                    slice: slice.clone(),
-                    tenant: None,
-                    node: node(at),
-                    memory_mib: *memory,
-                    ports: port.into_iter().collect(),
-                });
-                if at == 0 {
-                    let size = Size {
-                        memory_mib: *memory,
-                        memory_most: Bytes(memory << 20),
-                        vcpus: 1,
-                    };
-                    let ask = Ask {
-                        tenant: None,
-                        replicas: 0,
-                        size,
-                        size_on: BTreeMap::new(),
-                        ports: port.into_iter().collect(),
-                        matching: Matching::default(),
-                        spread: Spread::None,
-                        moves_max: None,
-                        previous: BTreeMap::new(),
-                        held: false,
-                    };
-                    leaving.push((SliverId::new(slice, 0), ask));
-                }
-            }
-        }
-        (ground, leaving)
-    }
-
-    /// What each other node has left, and the ports that are taken there.
-    type Books = BTreeMap<NodeName, (u64, BTreeSet<u16>)>;
-
-    fn books(ground: &Ground) -> Books {
-        let mut books = Books::new();
-        for (name, spot) in ground.nodes.iter().skip(1).filter(|(_, spot)| !spot.cordoned) {
-            let here = ground.fixed.iter().filter(|fixed| fixed.node == *name);
-            let used: u64 = here.clone().map(|fixed| fixed.memory_mib).sum();
-            let ports = here.flat_map(|fixed| fixed.ports.iter().copied()).collect();
-            books.insert(name.clone(), (spot.memory_mib - used, ports));
-        }
-        books
-    }
-
-    fn book(books: &mut Books, ask: &Ask, to: &NodeName) -> bool {
-        let Some((left, ports)) = books.get_mut(to) else {
-            return false;
-        };
-        let fits = ask.size.memory_mib <= *left && ask.ports.iter().all(|port| !ports.contains(port));
-        if fits {
-            *left -= ask.size.memory_mib;
-            ports.extend(&ask.ports);
-        }
-        fits
-    }
-
-    /// Whether there is any way at all.
-    fn possible(books: &Books, leaving: &[(SliverId, Ask)]) -> bool {
-        let Some(((_, ask), rest)) = leaving.split_first() else {
-            return true;
-        };
-        books.keys().any(|to| {
-            let mut next = books.clone();
-            book(&mut next, ask, to) && possible(&next, rest)
-        })
-    }
-
-    fn full(slivers: usize) -> impl Strategy<Value = Full> {
-        let sliver = (0_u64..6, proptest::option::of(0_u16..3));
-        (
-            0_u64..10,
-            proptest::bool::weighted(0.2),
-            proptest::collection::vec(sliver, 0..slivers),
-        )
-    }
-
-    proptest! {
-        /// Each step fits when it is made, all leave, and a way is found exactly if there is one.
-        #[test]
-        fn every_step_fits_and_a_way_is_found_if_there_is_one(nodes in proptest::collection::vec(full(6), 1..5)) {
-            let (ground, leaving) = scene(&nodes);
-            let mut books = books(&ground);
-            match evacuate(&ground, &leaving, &node(0)) {
-                Ok(steps) => {
-                    let asks: BTreeMap<&SliverId, &Ask> = leaving.iter().map(|(id, ask)| (id, ask)).collect();
-                    for step in &steps {
-                        prop_assert!(book(&mut books, asks[&step.sliver], &step.to), "{step:?} of {steps:?}");
-                        prop_assert_eq!(books[&step.to].0, step.left_mib);
-                    }
-                    let moved: BTreeSet<&SliverId> = steps.iter().map(|step| &step.sliver).collect();
-                    prop_assert_eq!((moved.len(), steps.len()), (leaving.len(), leaving.len()));
-                }
-                Err(stuck) => {
-                    prop_assert!(!stuck.slivers.is_empty());
-                    prop_assert!(!possible(&books, &leaving), "{stuck:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn where_the_first_try_fails_another_is_found() {
-        // The roomiest node for the first of two is the only one for the second, which has the same size and a port.
-        let (ground, leaving) = scene(&[
-            (0, false, vec![(4, None), (4, Some(1))]),
-            (5, false, Vec::new()),
-            (4, false, vec![(1, Some(1))]),
-        ]);
-        let steps = evacuate(&ground, &leaving, &node(0)).unwrap();
-        let told: Vec<String> = steps
-            .iter()
-            .map(|step| format!("{} {}", step.sliver, step.to))
-            .collect();
-        assert_eq!(told, ["s0/0 n-2", "s1/0 n-1"]);
-    }
-
-    #[test]
-    fn what_is_missing_is_told() {
-        let (ground, leaving) = scene(&[
-            (0, false, vec![(8, None), (2, None)]),
-            (5, false, Vec::new()),
-            (9, true, Vec::new()),
-        ]);
-        let stuck = evacuate(&ground, &leaving, &node(0)).unwrap_err();
-        assert_eq!(stuck.slivers.len(), 1, "{stuck:?}");
-        let left = &stuck.slivers[0];
-        assert_eq!((left.sliver.to_string().as_str(), left.need_mib), ("s0/0", 8));
-        assert_eq!(left.missing_mib(), Some((3, &node(1))));
-        assert_eq!(left.refusals[&Refusal::Cordoned], [node(2)]);
-    }
-}
+mod tests;

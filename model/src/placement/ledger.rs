@@ -1,5 +1,6 @@
 //! What is taken: memory and ports of nodes, and what the owners of sites count.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ground::{Ask, Ground, Spot};
@@ -13,7 +14,8 @@ pub(super) struct Ledger<'a> {
     seats: Vec<Seat<'a>>,
     index: BTreeMap<&'a NodeName, usize>,
     sites: Vec<(&'a SiteName, Option<&'a SitePolicy>)>,
-    ports: BTreeSet<(usize, u16)>,
+    /// How many slivers take a port of a node.
+    ports: BTreeMap<(usize, u16), u32>,
     slice_at_site: BTreeMap<(&'a SliceName, usize), u32>,
     tenant_at_site: BTreeMap<(&'a TenantName, usize), u32>,
 }
@@ -30,6 +32,15 @@ pub(super) struct Seat<'a> {
 impl Seat<'_> {
     pub(super) fn free_mib(&self) -> u64 {
         self.spot.memory_mib.saturating_sub(self.used_mib)
+    }
+
+    /// Whether it takes nothing new.
+    pub(super) fn is_cordoned(&self) -> bool {
+        self.spot.cordoned
+    }
+
+    pub(super) fn used_mib(&self) -> u64 {
+        self.used_mib
     }
 
     /// What is taken beyond what there is, in MiB.
@@ -62,7 +73,7 @@ impl<'a> Ledger<'a> {
                 .into_iter()
                 .map(|name| (name, ground.sites.get(name)))
                 .collect(),
-            ports: BTreeSet::new(),
+            ports: BTreeMap::new(),
             slice_at_site: BTreeMap::new(),
             tenant_at_site: BTreeMap::new(),
         };
@@ -70,7 +81,9 @@ impl<'a> Ledger<'a> {
             let Some(seat) = ledger.find(&fixed.node) else {
                 continue;
             };
-            ledger.ports.extend(fixed.ports.iter().map(|port| (seat, *port)));
+            for port in &fixed.ports {
+                *ledger.ports.entry((seat, *port)).or_default() += 1;
+            }
             let held = &mut ledger.seats[seat].used_mib;
             *held = held.saturating_add(fixed.memory_mib);
             ledger.count(&fixed.slice, fixed.tenant.as_ref(), seat);
@@ -138,7 +151,9 @@ impl<'a> Ledger<'a> {
                 }
             }
         }
-        let taken = ask.ports(number).find(|port| self.ports.contains(&(seat, *port)));
+        let taken = ask
+            .ports(number)
+            .find(|port| self.ports.contains_key(&(seat, *port)));
         taken.map(Refusal::PortTaken)
     }
 
@@ -150,22 +165,48 @@ impl<'a> Ledger<'a> {
 
     /// Notes that a sliver is on a node, whether it fits there or not.
     pub(super) fn take(&mut self, slice: &'a SliceName, ask: &'a Ask, number: u32, seat: usize) {
-        self.ports.extend(ask.ports(number).map(|port| (seat, port)));
-        let Seat { name, used_mib, .. } = &mut self.seats[seat];
-        *used_mib = used_mib.saturating_add(ask.size(name).memory_mib);
+        self.wake(ask, number, seat);
         self.count(slice, ask.tenant.as_ref(), seat);
     }
 
     /// Notes that a sliver that was [taken](Self::take) note of has left.
     pub(super) fn give(&mut self, slice: &'a SliceName, ask: &'a Ask, number: u32, seat: usize) {
+        self.rest(ask, number, seat);
+        self.uncount(slice, ask.tenant.as_ref(), seat);
+    }
+
+    /// Notes that a sliver that is on a node takes memory and ports there.
+    pub(super) fn wake(&mut self, ask: &Ask, number: u32, seat: usize) {
         for port in ask.ports(number) {
-            self.ports.remove(&(seat, port));
+            *self.ports.entry((seat, port)).or_default() += 1;
         }
-        let Seat {
-            name, site, used_mib, ..
-        } = &mut self.seats[seat];
+        let Seat { name, used_mib, .. } = &mut self.seats[seat];
+        *used_mib = used_mib.saturating_add(ask.size(name).memory_mib);
+    }
+
+    /// Notes that it does not.
+    pub(super) fn rest(&mut self, ask: &Ask, number: u32, seat: usize) {
+        for port in ask.ports(number) {
+            if let Entry::Occupied(mut taken) = self.ports.entry((seat, port)) {
+                *taken.get_mut() -= 1;
+                if *taken.get() == 0 {
+                    taken.remove();
+                }
+            }
+        }
+        let Seat { name, used_mib, .. } = &mut self.seats[seat];
         *used_mib = used_mib.saturating_sub(ask.size(name).memory_mib);
-        let (tenant, site) = (ask.tenant.as_ref(), *site);
+    }
+
+    /// Whether the owner of a site counts slivers there.
+    pub(super) fn counts(&self, site: usize) -> bool {
+        let caps = self.sites[site].1.map(|policy| &policy.caps);
+        caps.is_some_and(|caps| caps.slice_slivers.is_some() || caps.tenant_slivers.is_some())
+    }
+
+    /// Counts a sliver that is on a node no more.
+    pub(super) fn uncount(&mut self, slice: &'a SliceName, tenant: Option<&'a TenantName>, seat: usize) {
+        let site = self.seats[seat].site;
         let counts = [
             self.slice_at_site.get_mut(&(slice, site)),
             tenant.and_then(|tenant| self.tenant_at_site.get_mut(&(tenant, site))),
@@ -175,7 +216,8 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    fn count(&mut self, slice: &'a SliceName, tenant: Option<&'a TenantName>, seat: usize) {
+    /// Counts a sliver that is on a node.
+    pub(super) fn count(&mut self, slice: &'a SliceName, tenant: Option<&'a TenantName>, seat: usize) {
         let site = self.seats[seat].site;
         // Only what is limited is counted.
         let Some(policy) = self.sites[site].1 else { return };

@@ -2,6 +2,7 @@
 //! and which is whose. Each value remembers where it was written, since that is where a mistake is shown.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::At;
 use super::mounts::{MountList, Mounts};
@@ -11,7 +12,8 @@ use crate::desired::{
 };
 use crate::id::{NodeName, SliceName, TenantName, Timestamp};
 use crate::manifest::{
-    NumberRange, RawHealth, RawPublish, RawResources, RawRollback, RawStart, RawState, Stated, Step,
+    NumberRange, PublicAddress, RawHealth, RawPublish, RawResources, RawRollback, RawStart, RawState, Stated,
+    Step, Text,
 };
 use crate::units::{BitRate, Bytes, Millis};
 
@@ -80,6 +82,7 @@ pub(super) struct Given<'a> {
     pub(super) mounts: Stated<MountList>,
     pub(super) resources: Stated<&'a RawResources>,
     pub(super) publish: &'a Stated<Vec<Option<RawPublish>>>,
+    pub(super) addresses: &'a Stated<Vec<Option<Text<PublicAddress>>>>,
     pub(super) health: &'a Stated<RawHealth>,
     pub(super) state: &'a Stated<RawState>,
     pub(super) start: &'a Stated<RawStart>,
@@ -103,6 +106,7 @@ pub(super) struct Pattern {
     inodes: Sourced<Option<u64>>,
     rate: Sourced<Option<BitRate>>,
     pub(super) publish: Sourced<Vec<Ports>>,
+    pub(super) addresses: Sourced<Vec<IpAddr>>,
     pub(super) probe: Sourced<Option<Probe>>,
     /// The probe and the port that it asks, even where the rest of it is wrong.
     pub(super) probe_port: Option<(&'static str, u16)>,
@@ -132,6 +136,7 @@ impl Pattern {
             inodes: Sourced::initially(Some(None)),
             rate: Sourced::initially(Some(None)),
             publish: Sourced::initially(Some(Vec::new())),
+            addresses: Sourced::initially(Some(Vec::new())),
             probe: Sourced::initially(Some(None)),
             probe_port: None,
             health: None,
@@ -155,6 +160,12 @@ impl Pattern {
             let ports =
                 |ports: &Option<RawPublish>| ports.map_or((None, None), |ports| (ports.guest, ports.host));
             Some(publish.iter().map(ports).collect())
+        });
+        self.addresses.take(given.addresses, origin, |addresses| {
+            addresses
+                .iter()
+                .map(|address| Some(address.as_ref()?.0.0))
+                .collect()
         });
         self.health(given.health, origin);
         self.state.take(given.state, origin, |state| {

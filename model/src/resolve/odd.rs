@@ -75,7 +75,8 @@ impl<'a> Resolver<'a> {
                     | Body::Node(_)
                     | Body::Template(_)
                     | Body::Tenant(_)
-                    | Body::Placement(_),
+                    | Body::Placement(_)
+                    | Body::Moves(_),
                 )
                 | None => {}
             }

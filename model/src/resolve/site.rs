@@ -115,11 +115,15 @@ impl<'a> Resolver<'a> {
                 read.into_iter().collect::<Option<_>>()
             }
         };
+        let addresses = raw.addresses.read(Vec::new(), |ranges| {
+            ranges.iter().map(|range| Some(range.as_ref()?.0)).collect()
+        });
         Some(SitePolicy {
             site: Some(name.clone()),
             caps: caps?,
             vetoes: vetoes?,
             windows: Windows { weekly: windows? },
+            addresses: addresses?,
         })
     }
 

@@ -30,6 +30,7 @@ impl<'a> Resolver<'a> {
             mounts: Stated::Unclear,
             resources: raw.resources.as_ref().map_or(Stated::Unclear, Stated::Given),
             publish: &raw.publish,
+            addresses: &raw.addresses,
             health: &raw.health,
             state: &raw.state,
             start: &raw.start,
@@ -179,6 +180,7 @@ impl<'a> Resolver<'a> {
                         Stated::Given(resources) => Stated::Given(resources),
                     },
                     publish: &patch.publish,
+                    addresses: &patch.addresses,
                     health: &patch.health,
                     state: &patch.state,
                     start: &patch.start,
@@ -418,6 +420,7 @@ fn nothing<'a>() -> Given<'a> {
         mounts: Stated::Unclear,
         resources: Stated::Unclear,
         publish: &Stated::Unclear,
+        addresses: &Stated::Unclear,
         health: &Stated::Unclear,
         state: &Stated::Unclear,
         start: &Stated::Unclear,
@@ -445,29 +448,50 @@ pub(super) fn finished(fleet: &FleetName, draft: &Draft<'_>) -> Option<Slice> {
         let id = SliverId::new(draft.name.clone(), number);
         let pattern = seat.pattern?;
         let example = patterns[pattern].as_ref()?;
-        let publish = ports[pattern].as_ref()?.iter().map(|(guest, host)| {
-            let host = u32::from(*host).checked_add(number)?;
-            Some(Publish {
-                guest: *guest,
-                host: u16::try_from(host).ok()?,
-            })
-        });
-        let mut sliver = DesiredSliver {
-            uuid: DomainUuid::of(fleet, &id),
-            moved_from: example
-                .moved_from
-                .as_ref()
-                .map(|from| SliverId::new(from.slice.clone(), number)),
-            publish: publish.collect::<Option<_>>()?,
-            id,
-            ..example.clone()
-        };
+        let mut sliver = numbered(fleet, id, example, ports[pattern].as_ref()?)?;
         if !plain[pattern] {
             sliver.mounts = draft.patterns[pattern].mounts.finished(&sliver.id)?;
         }
         slivers.insert(number, (seat.node.clone()?, sliver));
     }
     Some(Slice { slivers })
+}
+
+/// A sliver as it is where it follows `pattern`; `None` if that cannot be told.
+pub(super) fn sliver_of(
+    fleet: &FleetName,
+    draft: &Draft<'_>,
+    pattern: &Pattern,
+    number: u32,
+) -> Option<DesiredSliver> {
+    let id = SliverId::new(draft.name.clone(), number);
+    let mut sliver = numbered(fleet, id, &example(draft, pattern)?, &pattern.published()?)?;
+    sliver.mounts = pattern.mounts.finished(&sliver.id)?;
+    Some(sliver)
+}
+
+/// Another sliver that follows the same pattern, but for mounts that hold a place of its own.
+fn numbered(
+    fleet: &FleetName,
+    id: SliverId,
+    example: &DesiredSliver,
+    ports: &[(u16, u16)],
+) -> Option<DesiredSliver> {
+    let publish = ports.iter().map(|(guest, host)| {
+        let host = u32::from(*host).checked_add(id.number)?;
+        Some(Publish {
+            guest: *guest,
+            host: u16::try_from(host).ok()?,
+        })
+    });
+    let from = example.moved_from.as_ref();
+    Some(DesiredSliver {
+        uuid: DomainUuid::of(fleet, &id),
+        moved_from: from.map(|from| SliverId::new(from.slice.clone(), id.number)),
+        publish: publish.collect::<Option<_>>()?,
+        id,
+        ..example.clone()
+    })
 }
 
 /// A sliver that follows a pattern, numbered 0.
@@ -483,6 +507,7 @@ fn example(draft: &Draft<'_>, pattern: &Pattern) -> Option<DesiredSliver> {
         state: pattern.state.value?,
         health: pattern.finished_health()?,
         publish: Vec::new(),
+        addresses: pattern.addresses.value.clone()?,
         tenant: draft.tenant.clone()?,
         start,
         expires: draft.expires?,

@@ -89,7 +89,7 @@ struct Claims {
     quota: (u64, u64, u64),
     /// Whether it takes over from another, which must not be there.
     moved: bool,
-    /// Whether it writes to storage that others could write to as well.
+    /// Whether it writes to storage that others could write to as well, or has public addresses that others could have.
     shares: bool,
     layers: BTreeSet<Digest>,
 }
@@ -125,11 +125,11 @@ impl Last {
     /// Goes on to another commit, and says how many slices were resolved for it; `None` if that takes resolving all of it.
     /// Nothing has changed then.
     fn advance(&mut self, files: &[Arc<ParsedFile>], tree: &RepositoryTree) -> Option<usize> {
-        // Where a lock holds depends on all slices and all nodes.
+        // Where a lock holds depends on all slices and all nodes, and so does where a move leads.
         let documents = files.iter().flat_map(|file| file.documents());
         if documents
             .into_iter()
-            .any(|document| document.kind == Kind::Placement)
+            .any(|document| matches!(document.kind, Kind::Placement | Kind::Moves))
         {
             return None;
         }
@@ -396,6 +396,7 @@ impl Claims {
             claims.quota.2 = claims.quota.2.saturating_add(disk);
             claims.moved |= sliver.moved_from.is_some();
             let kinds = sliver.mounts.iter().map(|mount| &mount.writable);
+            claims.shares |= !sliver.addresses.is_empty();
             claims.shares |= kinds
                 .into_iter()
                 .any(|kind| matches!(kind, WritableKind::Remote { .. }));
@@ -416,7 +417,13 @@ fn slices_of(file: &ParsedFile) -> Option<Vec<SliceName>> {
     }
     let name = |document: &Document| match document.kind {
         Kind::Slice => SliceName::new(document.name.as_deref()?).ok(),
-        Kind::Fleet | Kind::Site | Kind::Node | Kind::Template | Kind::Tenant | Kind::Placement => None,
+        Kind::Fleet
+        | Kind::Site
+        | Kind::Node
+        | Kind::Template
+        | Kind::Tenant
+        | Kind::Placement
+        | Kind::Moves => None,
     };
     file.documents().iter().map(name).collect()
 }

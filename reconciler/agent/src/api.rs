@@ -8,12 +8,17 @@ mod apply;
 mod checkpoint;
 mod freeze;
 mod history;
+mod rollouts;
 mod tombstone;
 
 pub use apply::{Applied, ApplyAction, ApplyRequest};
 pub use checkpoint::{CheckpointView, CheckpointsView, RestoreRequest, Restored};
 pub use freeze::{FreezeRequest, FreezeView, Freezes, ScopeView, ThawRequest};
 pub use history::{History, HistoryEntry};
+pub use rollouts::{
+    RolloutLine, RolloutRequest, RolloutSliverView, RolloutState, RolloutVerb, RolloutView, RolloutsView,
+    VerdictWord, WaveView,
+};
 pub use tombstone::{TombstoneView, Tombstones};
 
 use serde::{Deserialize, Serialize};

@@ -14,8 +14,8 @@ use xeno_model::id::SliverId;
 
 use crate::api::{
     Applied, ApplyRequest, CheckpointsView, Doctor, EventView, Events, Failure, FreezeRequest, Freezes,
-    History, PlanView, RestoreRequest, Restored, SliverStatus, Slivers, Status, ThawRequest, Tombstones,
-    WhyView,
+    History, PlanView, RestoreRequest, Restored, RolloutRequest, RolloutsView, SliverStatus, Slivers, Status,
+    ThawRequest, Tombstones, WhyView,
 };
 
 /// Longest answer that is read.
@@ -178,6 +178,22 @@ impl ApiClient {
     /// [`ClientError`].
     pub async fn freezes(&self) -> Result<Freezes, ClientError> {
         self.ask(Method::GET, "/v1/freezes").await
+    }
+
+    /// How far the rollouts of the slices here are.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rollouts(&self) -> Result<RolloutsView, ClientError> {
+        self.ask(Method::GET, "/v1/rollouts").await
+    }
+
+    /// Does something to the rollout of a slice, and says how far all of them are then.
+    ///
+    /// # Errors
+    /// [`ClientError`]; refused with 409 where it cannot be done to the rollout as it is.
+    pub async fn roll(&self, request: &RolloutRequest) -> Result<RolloutsView, ClientError> {
+        self.tell("/v1/rollout", request).await
     }
 
     /// Has exactly this plan carried out.

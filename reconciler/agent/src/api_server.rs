@@ -25,7 +25,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use xeno_model::id::SliverId;
 
-use crate::api::{EventView, FORMAT_VERSION, Failure, RestoreRequest, ScopeView, ThawRequest};
+use crate::api::{EventView, FORMAT_VERSION, Failure, RestoreRequest, RolloutsView, ScopeView, ThawRequest};
 use crate::handle::{AgentHandle, EVENTS_PER_ANSWER_MAX, HandleError};
 
 /// Watches at a time; each holds a task and a queue.
@@ -182,6 +182,11 @@ pub fn router(handle: AgentHandle) -> Router {
             get(|State(api): State<Api>| async move { answer(api.handle.tombstones().await) }),
         )
         .route(
+            "/v1/rollouts",
+            get(|State(api): State<Api>| async move { answer(api.handle.rollouts().await) }),
+        )
+        .route("/v1/rollout", post(roll))
+        .route(
             "/v1/doctor",
             get(|State(api): State<Api>| async move { answer(api.handle.doctor().await) }),
         )
@@ -307,6 +312,16 @@ async fn apply(State(api): State<Api>, body: Bytes) -> Response {
 async fn freeze(State(api): State<Api>, body: Bytes) -> Response {
     match read(&body) {
         Ok(freeze) => answer(api.handle.freeze(freeze).await),
+        Err(response) => *response,
+    }
+}
+
+async fn roll(State(api): State<Api>, body: Bytes) -> Response {
+    match read(&body) {
+        Ok(request) => match api.handle.roll(request).await {
+            Ok(()) => answer(api.handle.rollouts().await),
+            Err(error) => answer::<RolloutsView>(Err(error)),
+        },
         Err(response) => *response,
     }
 }

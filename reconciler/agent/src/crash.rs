@@ -1,4 +1,5 @@
-//! Where a laboratory ends an agent: this very process, as `kill -9` does, at one moment of one kind of action. Built
+//! Where a laboratory ends an agent: this very process, as `kill -9` does, at one moment of one kind of action, or after one thing
+//! that is done in a move. Built
 //! without the feature `lab` there is nothing of it.
 
 use xeno_reconciler::action::ActionKind;
@@ -15,24 +16,33 @@ pub(crate) enum Moment {
 }
 
 /// Ends the process if `XENO_CRASH_AT` says so, as in `boot:after-effect`.
-#[cfg(feature = "lab")]
 pub(crate) fn at(kind: ActionKind, moment: Moment) {
+    let moment = match moment {
+        Moment::BeforeEffect => "before-effect",
+        Moment::AfterEffect => "after-effect",
+        Moment::AfterRecord => "after-record",
+    };
+    here(kind.verb(), moment);
+}
+
+/// Ends the process if `XENO_CRASH_AT` says so, as in `depart:of-a-move`: this has happened, and nobody has heard of it.
+pub(crate) fn after_move(what: &str) {
+    here(what, "of-a-move");
+}
+
+#[cfg(feature = "lab")]
+fn here(what: &str, moment: &str) {
     use std::sync::OnceLock;
 
     static WHERE: OnceLock<Option<String>> = OnceLock::new();
     let Some(wanted) = WHERE.get_or_init(|| std::env::var("XENO_CRASH_AT").ok()) else {
         return;
     };
-    let moment = match moment {
-        Moment::BeforeEffect => "before-effect",
-        Moment::AfterEffect => "after-effect",
-        Moment::AfterRecord => "after-record",
-    };
-    if *wanted == format!("{}:{moment}", kind.verb()) {
+    if *wanted == format!("{what}:{moment}") {
         // Nothing is dropped, flushed or said.
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
 }
 
 #[cfg(not(feature = "lab"))]
-pub(crate) fn at(_: ActionKind, _: Moment) {}
+fn here(_: &str, _: &str) {}

@@ -342,6 +342,7 @@ pub(crate) async fn domain_spec<H: Hypervisor, S: Storage>(
         cmdline: files.cmdline,
         mounts: ports.storage.guest_mounts(&sliver.id, &MountSpec::of(sliver)),
         publish: tuning.publish,
+        addresses: sliver.addresses.clone(),
     })
 }
 

@@ -16,6 +16,7 @@ mod pass;
 mod progress;
 mod restoring;
 pub(crate) mod rights;
+pub(crate) mod rollouts;
 mod running;
 mod since;
 mod telling;
@@ -50,6 +51,7 @@ use crate::store::Store;
 use memory::Memory;
 use progress::{Progress, Straggler};
 use rights::{Rights, RightsEvent};
+use rollouts::{Rolling, RollingEvent};
 
 /// What the loop is told once.
 #[derive(Clone, Debug)]
@@ -100,6 +102,7 @@ enum Event {
     LookLost,
     ActionEnded(Id, Result<Outcome, JoinError>),
     Rights(RightsEvent),
+    Rolling(RollingEvent),
     Asked(Request),
     HealthChanged,
     Hint,
@@ -155,6 +158,8 @@ pub(crate) struct Agent<H, S> {
     look_again: bool,
     /// Where the node is one of a fleet.
     rights: Option<Rights>,
+    /// Its part in rollouts, there.
+    rolling: Option<Rolling>,
     /// Who wants a plan, and waits for a look to begin.
     asked: Vec<Reply<PlanView>>,
     /// Actions that hang, or may.
@@ -163,7 +168,12 @@ pub(crate) struct Agent<H, S> {
     health_seen: Verdicts,
     stage: Stage,
     stopping: bool,
+    /// What is wanted for now: what the commit says, but for slivers that are on their way, and as far as rollouts have come.
     desired: Option<Arc<DesiredNode>>,
+    /// What is wanted in the end, where slivers are on their way: what the commit says.
+    placed: Option<Arc<DesiredNode>>,
+    /// What is wanted for now, whatever rollouts say.
+    staged: Option<Arc<DesiredNode>>,
     /// Desired state that could not be written down yet.
     unwritten: Option<Box<DesiredNode>>,
     source: SourceState,
@@ -210,6 +220,14 @@ async fn next_right(rights: &mut Option<Rights>) -> RightsEvent {
     }
 }
 
+/// What happens next to rollouts; never, where there is no board.
+async fn next_rolling(rolling: &mut Option<Rolling>) -> RollingEvent {
+    match rolling {
+        Some(rolling) => rolling.next_event().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// More passes in a row than any change takes; what comes beyond waits for the next tick.
 const RESTLESS_MAX: u32 = 50;
 
@@ -221,6 +239,12 @@ where
     /// Has it be one of a fleet.
     pub(crate) fn with_rights(mut self, rights: Option<Rights>) -> Self {
         self.rights = rights;
+        self
+    }
+
+    /// Has it take part in rollouts.
+    pub(crate) fn with_rollouts(mut self, rolling: Option<Rolling>) -> Self {
+        self.rolling = rolling;
         self
     }
 
@@ -247,6 +271,7 @@ where
             looks_begun: 0,
             look_again: false,
             rights: None,
+            rolling: None,
             asked: Vec::new(),
             stragglers: HashMap::new(),
             health,
@@ -254,6 +279,8 @@ where
             stage: Stage::Idle,
             stopping: false,
             desired: None,
+            placed: None,
+            staged: None,
             unwritten: None,
             source: SourceState::default(),
             waiting_for_source: Vec::new(),
@@ -302,6 +329,7 @@ where
                     Err(_) => Event::LookLost,
                 },
                 event = next_right(&mut self.rights) => Event::Rights(event),
+                event = next_rolling(&mut self.rolling) => Event::Rolling(event),
                 Some(news) = inputs.sources.recv() => Event::Source(news),
                 Some(request) = inputs.requests.recv() => Event::Asked(request),
                 Ok(()) = self.health.changed() => Event::HealthChanged,
@@ -369,6 +397,7 @@ where
                 self.advance().await;
             }
             Event::Rights(event) => self.rights_event(event).await,
+            Event::Rolling(event) => self.rolling_event(event).await,
             Event::Looked(mut observed, _, Purpose::Tell(reply)) => {
                 self.note_tombstones(&mut observed).await;
                 let _ = reply.send(Ok(self.tell(&observed).await));
@@ -393,6 +422,7 @@ where
                 self.advance().await;
                 if self.note_tombstones(&mut observed).await {
                     self.looked(*observed).await;
+                    self.roll_out().await;
                 } else {
                     // Removals that cannot be counted must not make room for others.
                     self.rest();
@@ -424,7 +454,10 @@ where
             }
             Event::ActionEnded(id, outcome) => self.action_ended(id, outcome).await,
             Event::Asked(request) => self.answer(request).await,
-            Event::HealthChanged => self.health_changed().await,
+            Event::HealthChanged => {
+                self.health_changed().await;
+                self.roll_out().await;
+            }
             Event::Hint => {
                 // Where a pass is under way, the next look follows it at once.
                 self.next_look = Instant::now();

@@ -1,8 +1,8 @@
 //! The node as one of a fleet: its membership of the board, and slivers that come and go.
 //!
 //! Who may run a sliver, and every step of handing it over, is decided by [`xeno_reconciler::tenure`]; the loop asks it
-//! (`event_loop/rights.rs`). Here is what carries the steps out: [`member`] reads and writes the board, [`peers`] knows other
-//! agents, [`leaving`] and [`arriving`] are the two ends of a move, [`wire`] is what they say to each other.
+//! (`event_loop/rights.rs`). Here is what carries the steps out: [`member`] reads and writes the board, [`rollouts`] what it says of them, [`peers`] knows
+//! other agents, [`leaving`] and [`arriving`] are the two ends of a move, [`wire`] is what they say to each other.
 
 pub(crate) mod arriving;
 pub(crate) mod join;
@@ -10,6 +10,7 @@ pub(crate) mod leaving;
 pub(crate) mod member;
 pub(crate) mod peers;
 pub(crate) mod pump;
+pub(crate) mod rollouts;
 pub(crate) mod wire;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use xeno_reconciler::tenure::BootId;
 
 use member::Member;
 use peers::{Incoming, Network};
+use rollouts::Rollouts;
 use wire::{Hello, What, Wire};
 
 /// What moves need of the fleet.
@@ -27,6 +29,7 @@ pub(crate) struct Fleet {
     pub(crate) me: NodeName,
     pub(crate) member: Arc<Member>,
     pub(crate) network: Arc<dyn Network>,
+    pub(crate) rollouts: Arc<Rollouts>,
 }
 
 impl Fleet {

@@ -6,7 +6,8 @@ use xeno_reconciler::report;
 
 use crate::api::{
     Applied, ApplyRequest, CheckpointsView, Doctor, EventView, Events, FreezeRequest, Freezes, History,
-    PlanView, Restored, ScopeView, SliverStatus, Slivers, Status, Tombstones, WhyView,
+    PlanView, Restored, RolloutRequest, RolloutsView, ScopeView, SliverStatus, Slivers, Status, Tombstones,
+    WhyView,
 };
 
 use crate::figures::Figures;
@@ -123,6 +124,8 @@ pub(crate) enum Request {
     History(Option<SliverId>, u32, Reply<History>),
     Observed(Reply<serde_json::Value>),
     Tombstones(Reply<Tombstones>),
+    Rollouts(Reply<RolloutsView>),
+    Roll(RolloutRequest, Reply<()>),
     Doctor(Reply<Doctor>),
     Figures(Reply<Figures>),
 }
@@ -255,6 +258,23 @@ impl AgentHandle {
     /// [`HandleError`].
     pub async fn freezes(&self) -> Result<Freezes, HandleError> {
         self.ask(Request::Freezes).await
+    }
+
+    /// How far the rollouts of the slices here are.
+    ///
+    /// # Errors
+    /// [`HandleError::Invalid`] where the node has no board.
+    pub async fn rollouts(&self) -> Result<RolloutsView, HandleError> {
+        self.ask(Request::Rollouts).await
+    }
+
+    /// Does something to the rollout of a slice that has slivers here.
+    ///
+    /// # Errors
+    /// [`HandleError::Invalid`] where there is no board or no such slice here, [`HandleError::InUse`] where that cannot be done
+    /// to the rollout as it is, or the board does not answer.
+    pub async fn roll(&self, request: RolloutRequest) -> Result<(), HandleError> {
+        self.ask(|reply| Request::Roll(request, reply)).await
     }
 
     /// Carries out exactly this plan, if it is still the one that the agent makes.

@@ -22,6 +22,7 @@ pub use crate::clock::LabClock;
 use crate::clock::{Clock, millis};
 use crate::dispatch::{BlobReader, Ports};
 use crate::event_loop::rights::Rights;
+use crate::event_loop::rollouts::{Descends, Rolling};
 use crate::event_loop::{Agent, Inputs, Settings, SourceNews};
 use crate::fleet::join::{become_member, boot_id};
 use crate::fleet::peers::{Connecting, Incoming, Network};
@@ -30,7 +31,7 @@ use crate::follow::Follower;
 use crate::handle::{AgentHandle, WAITING_MAX, WATCH_EVENTS_MAX};
 use crate::health::Probers;
 use crate::source::{Credentials, RemoteUrl, Source, SourceConfig};
-use crate::start::{AgentError, blob_reader};
+use crate::start::{AgentError, blob_reader, descends};
 use crate::store::Store;
 
 /// What a loop in the laboratory is told once.
@@ -217,6 +218,7 @@ impl Lab {
             Some(source) => blob_reader(source.clone()),
             None => Arc::new(|id| Box::pin(async move { Ok(id.into_bytes()) })),
         };
+        let source_of_order = source.clone();
         let follower = source.map(|source| {
             let follower = Follower {
                 source,
@@ -272,7 +274,17 @@ impl Lab {
             together = joined.tasks;
             rights = Some(Rights::new(joined.fleet, joined.calls));
         }
-        let agent = Agent::new(settings, clock, ports, store, events, refetch).with_rights(rights);
+        let descends: Descends = match source_of_order {
+            Some(source) => descends(source),
+            // Commits that are told have no history: their names say which comes after which.
+            None => Arc::new(|new, old| Box::pin(std::future::ready(new > old))),
+        };
+        let rolling = rights
+            .as_ref()
+            .map(|rights| Rolling::new(rights.rollouts(), &settings.node, descends));
+        let agent = Agent::new(settings, clock, ports, store, events, refetch)
+            .with_rights(rights)
+            .with_rollouts(rolling);
         let (stop, stopped) = oneshot::channel::<()>();
         let inputs = Inputs {
             sources,

@@ -22,6 +22,7 @@ use crate::clock::{Clock, boot_moment, millis};
 use crate::config::{AgentConfig, HypervisorConfig};
 use crate::dispatch::{BlobReader, Ports};
 use crate::event_loop::rights::Rights;
+use crate::event_loop::rollouts::{Descends, Rolling};
 use crate::event_loop::{Agent, Inputs, Settings};
 use crate::fleet::join;
 use crate::follow::Follower;
@@ -231,6 +232,7 @@ where
     let (events, _) = broadcast::channel(WATCH_EVENTS_MAX);
     let handle = AgentHandle::new(asking, &events);
     let refetch = Arc::new(Notify::new());
+    let descends = descends(source.clone());
     let follower = Follower {
         source,
         node: config.node.clone(),
@@ -262,7 +264,12 @@ where
         together = joined.tasks;
         Rights::new(joined.fleet, joined.calls)
     });
-    let agent = Agent::new(settings, clock, ports, store, events, refetch).with_rights(rights);
+    let rolling = rights
+        .as_ref()
+        .map(|rights| Rolling::new(rights.rollouts(), &settings.node, descends));
+    let agent = Agent::new(settings, clock, ports, store, events, refetch)
+        .with_rights(rights)
+        .with_rollouts(rolling);
 
     let (stop, stopped) = watch::channel(false);
     let until = |mut stopped: watch::Receiver<bool>| async move {
@@ -320,6 +327,14 @@ async fn open_state(config: &AgentConfig) -> Result<NodeState, AgentError> {
             opened => return opened.map_err(AgentError::State),
         }
     }
+}
+
+/// Asks the mirror whether a commit comes after another. What cannot be told has not been read.
+pub(crate) fn descends(source: Source) -> Descends {
+    Arc::new(move |new, old| {
+        let source = source.clone();
+        Box::pin(async move { source.is_descendant(new, old).await.unwrap_or(false) })
+    })
 }
 
 pub(crate) fn blob_reader(source: Source) -> BlobReader {

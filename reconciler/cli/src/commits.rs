@@ -208,7 +208,8 @@ pub(crate) fn show(report: &Report) -> Failure {
     Failure::Shown
 }
 
-fn empty(like: &DesiredFleet) -> DesiredFleet {
+/// A fleet of the same nodes that asks for nothing.
+pub(crate) fn empty(like: &DesiredFleet) -> DesiredFleet {
     DesiredFleet {
         name: like.name.clone(),
         delete_budget: DeleteBudget::default(),
@@ -219,6 +220,8 @@ fn empty(like: &DesiredFleet) -> DesiredFleet {
         templates: BTreeMap::new(),
         slices: BTreeMap::new(),
         files: BTreeMap::new(),
+        turns: std::sync::Arc::default(),
+        transit: BTreeMap::new(),
     }
 }
 

@@ -31,8 +31,8 @@ use clap::{Parser, Subcommand};
 
 use commands::{
     abandon, agent, apply, completion, console, cordon, cowfs, describe, diff, doctor, evacuate, events,
-    freeze, get, history, hook, init, man, migrate, overlay, place, plan, reconcile, schema, status, suspend,
-    template, tree, undelete, validate, version, why,
+    freeze, get, history, hook, init, man, migrate, overlay, place, plan, reconcile, rollout, schema,
+    simulate, status, suspend, template, tree, undelete, validate, version, why,
 };
 use exit::Exit;
 use failure::{Failure, Outcome};
@@ -54,6 +54,7 @@ enum Command {
     Plan(plan::PlanArgs),
     Apply(apply::Apply),
     Diff(diff::DiffArgs),
+    Simulate(simulate::Simulate),
     Status(status::StatusArgs),
     Tree(tree::TreeArgs),
     History(history::HistoryArgs),
@@ -72,6 +73,8 @@ enum Command {
     Logs(console::Logs),
     Console(console::Console),
     Reconcile(reconcile::Reconcile),
+    #[command(subcommand)]
+    Rollout(rollout::Rollout),
     Freeze(freeze::Freeze),
     Thaw(freeze::Thaw),
     Doctor(doctor::Doctor),
@@ -123,6 +126,7 @@ fn run(command: &Command) -> Outcome {
         Command::Plan(args) => plan::run(args),
         Command::Apply(args) => apply::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Simulate(args) => simulate::run(args),
         Command::Status(args) => status::run(args),
         Command::Tree(args) => tree::run(args),
         Command::History(args) => history::run(args),
@@ -141,6 +145,7 @@ fn run(command: &Command) -> Outcome {
         Command::Logs(args) => console::logs(args),
         Command::Console(args) => console::console(args),
         Command::Reconcile(args) => reconcile::run(args),
+        Command::Rollout(command) => rollout::run(command),
         Command::Freeze(args) => freeze::freeze(args),
         Command::Thaw(args) => freeze::thaw(args),
         Command::Doctor(args) => doctor::run(args),

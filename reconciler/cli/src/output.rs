@@ -35,6 +35,8 @@ pub(crate) enum PlanFormat {
     Dot,
     /// The graph of its actions, for Mermaid.
     Mermaid,
+    /// With --fleet: a table, as a comment on a change.
+    Markdown,
 }
 
 /// Form of a text.

@@ -229,6 +229,9 @@ impl Reason {
                 why: "connect to nyc-02:7046: connection refused".to_owned(),
                 until: at,
             },
+            Reason::RolloutWaits {
+                why: "it changes in wave 2 of 3, and wave 1 is under way".to_owned(),
+            },
         ]
     }
 
@@ -296,6 +299,7 @@ impl Reason {
             Self::RightUnknown { .. } => 56,
             Self::RightChanges { .. } => 57,
             Self::MoveFailed { .. } => 58,
+            Self::RolloutWaits { .. } => 59,
         }
     }
 }
@@ -307,7 +311,7 @@ mod tests {
     use super::*;
 
     /// How many reasons there are: one more than the last place.
-    const COUNT: usize = 59;
+    const COUNT: usize = 60;
 
     #[test]
     fn no_reason_is_forgotten() {

@@ -273,6 +273,11 @@ pub enum Reason {
         /// Not before this.
         until: Timestamp,
     },
+    /// Waits: a rollout changes it, and its turn has yet to come. It is kept as it was meanwhile.
+    RolloutWaits {
+        /// What for.
+        why: String,
+    },
     /// In a run: this is being done.
     RunUnderway {
         /// The action.
@@ -390,6 +395,7 @@ impl Reason {
             Self::RightUnknown { .. } => "rightUnknown",
             Self::RightChanges { .. } => "rightChanges",
             Self::MoveFailed { .. } => "moveFailed",
+            Self::RolloutWaits { .. } => "rolloutWaits",
             Self::RunUnderway { .. } => "runUnderway",
             Self::RunQueued { .. } => "runQueued",
             Self::RunPausing { .. } => "runPausing",
@@ -420,6 +426,7 @@ impl Reason {
             | Self::RightUnknown { .. }
             | Self::RightChanges { .. }
             | Self::MoveFailed { .. }
+            | Self::RolloutWaits { .. }
             | Self::RunPausing { .. }
             | Self::RunFailed { .. }
             | Self::RunBlocked { .. }

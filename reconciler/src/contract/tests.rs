@@ -43,6 +43,7 @@ impl World for Scripted {
             cmdline: vec![],
             mounts: vec![],
             publish: vec![],
+            addresses: vec![],
         }
     }
 

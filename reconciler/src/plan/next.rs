@@ -34,7 +34,8 @@ fn until(reason: &Reason) -> Option<Timestamp> {
         Reason::Crashing { until, .. }
         | Reason::BackingOff { until, .. }
         | Reason::MoveFailed { until, .. } => Some(*until),
-        Reason::New
+        Reason::RolloutWaits { .. }
+        | Reason::New
         | Reason::Differs(_)
         | Reason::Revived { .. }
         | Reason::Unfinished

@@ -99,37 +99,47 @@ struct ActionRecord {
     memory_mib: i64,
 }
 
+/// The word for a class that stays.
+pub(crate) fn code_of(class: ChangeClass) -> &'static str {
+    match class {
+        ChangeClass::InPlace => "inPlace",
+        ChangeClass::HandOver => "handOver",
+        ChangeClass::Keep
+        | ChangeClass::Create
+        | ChangeClass::Start
+        | ChangeClass::Resume
+        | ChangeClass::Replace
+        | ChangeClass::Reboot
+        | ChangeClass::Suspend
+        | ChangeClass::Stop
+        | ChangeClass::Remove
+        | ChangeClass::Purge
+        | ChangeClass::Wait => class.word(),
+    }
+}
+
+/// The word for a disruption that stays.
+pub(crate) fn disruption_code(disruption: Disruption) -> &'static str {
+    match disruption {
+        Disruption::None => "none",
+        Disruption::Reconnects => "reconnects",
+        Disruption::Interrupts => "interrupts",
+        Disruption::Ends => "ends",
+        Disruption::Destroys => "destroys",
+    }
+}
+
 impl From<&Change> for ChangeRecord {
     fn from(change: &Change) -> Self {
         Self {
             sliver: change.sliver.to_string(),
-            class: match change.class {
-                ChangeClass::InPlace => "inPlace",
-                ChangeClass::HandOver => "handOver",
-                ChangeClass::Keep
-                | ChangeClass::Create
-                | ChangeClass::Start
-                | ChangeClass::Resume
-                | ChangeClass::Replace
-                | ChangeClass::Reboot
-                | ChangeClass::Suspend
-                | ChangeClass::Stop
-                | ChangeClass::Remove
-                | ChangeClass::Purge
-                | ChangeClass::Wait => change.class.word(),
-            },
+            class: code_of(change.class),
             cause: match change.cause {
                 Cause::Change => "change",
                 Cause::Drift => "drift",
                 Cause::Schedule => "schedule",
             },
-            disruption: match change.class.disruption() {
-                Disruption::None => "none",
-                Disruption::Reconnects => "reconnects",
-                Disruption::Interrupts => "interrupts",
-                Disruption::Ends => "ends",
-                Disruption::Destroys => "destroys",
-            },
+            disruption: disruption_code(change.class.disruption()),
             reasons: change.reasons.iter().map(ReasonRecord::from).collect(),
         }
     }

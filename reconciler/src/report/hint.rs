@@ -123,6 +123,9 @@ pub fn next_step(reason: &Reason, sliver: &str) -> String {
         Reason::MoveFailed { to, .. } => format!(
             "it goes on here meanwhile; see `xeno doctor` on {to}, and `xeno reconcile` tries again at once"
         ),
+        Reason::RolloutWaits { .. } => {
+            "wait; `xeno rollout status` shows how far the rollout is".to_owned()
+        }
         Reason::RunUnderway { .. } | Reason::RunQueued { .. } => {
             "wait; `xeno events --watch` shows how it goes on".to_owned()
         }

@@ -90,10 +90,18 @@ fn settled(view: &View<'_>, epoch: Epoch) -> Next {
         (None, Guest::Absent) if offered => take_back(view, epoch, None),
         (None, Guest::Absent) => match &view.place {
             Place::Here => view.begin(epoch).unwrap_or(Next::Run { epoch }),
-            Place::At(to) => Next::Do(Step::Depart { to: to.clone() }),
+            Place::At(to) => reopened(view, epoch).unwrap_or(Next::Do(Step::Depart { to: to.clone() })),
             Place::Nowhere => Next::Wait(Why::Settled),
         },
     }
+}
+
+/// What is to be done before closed layers leave, if anything: whoever was offered the right and handed it back may have opened
+/// its copy under an epoch that these do not know yet, and takes no older ones in their place.
+fn reopened(view: &View<'_>, epoch: Epoch) -> Option<Next> {
+    let returned = view.journal.offered.is_some_and(|offered| offered < epoch);
+    view.serve(epoch)
+        .filter(|_| returned && view.disk == Disk::Closed)
 }
 
 /// The sliver is on its way, and the right is still here.

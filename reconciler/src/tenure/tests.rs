@@ -199,6 +199,34 @@ fn what_was_offered_is_taken_back_before_the_guest_wakes() {
 }
 
 #[test]
+fn closed_layers_that_another_node_may_have_opened_leave_under_the_epoch_of_now() {
+    let returned = |view: &mut View<'_>| {
+        view.record = Record::Is(held("a", E3));
+        view.place = Place::At(node("b"));
+        view.journal = Journal {
+            offered: Some(E1),
+            ..began(E1)
+        };
+    };
+    let depart = Next::Do(Step::Depart { to: node("b") });
+    check(returned, &Next::Do(Step::Serve { epoch: E3 }));
+    check(
+        |view| {
+            returned(view);
+            view.disk = Disk::Serving { epoch: E3 };
+        },
+        &depart,
+    );
+    check(
+        |view| {
+            returned(view);
+            view.journal.offered = None;
+        },
+        &depart,
+    );
+}
+
+#[test]
 fn the_keeper_waits_until_the_other_runs_or_gives_back() {
     let kept = |view: &mut View<'_>| {
         view.guest = Guest::Kept { epoch: E1 };

@@ -62,6 +62,7 @@ fn sliver(text: &str) -> DesiredSliver {
         state: SliverState::Running,
         health: None,
         publish: Vec::new(),
+        addresses: vec![],
         tenant: None,
         start: Start::Boot,
         expires: None,
@@ -426,4 +427,29 @@ fn what_was_done_about_the_right_to_run_only_grows() {
     let state = open(&dir).unwrap();
     assert_eq!(state.tenure().unwrap()[&web], epochs(Some(4), Some(2)));
     assert_eq!(state.board().unwrap().as_deref(), Some("two"));
+}
+
+#[test]
+fn where_a_sliver_stands_is_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let stand = Stand {
+        at: (Digest([2; 32]), sliver("web/0")),
+        good: None,
+    };
+    let again = Stand {
+        good: Some((Digest([1; 32]), sliver("web/0"))),
+        ..stand.clone()
+    };
+    let mut state = open(&dir).unwrap();
+    for stand in [stand, again] {
+        state.write(|w| w.stand(&stand)).unwrap();
+        drop(state);
+        state = open(&dir).unwrap();
+        assert_eq!(
+            state.stands().unwrap(),
+            [(sliver("web/0").id, stand.clone())].into()
+        );
+    }
+    state.write(|w| w.leave_rollouts(&sliver("web/0").id)).unwrap();
+    assert!(state.stands().unwrap().is_empty());
 }

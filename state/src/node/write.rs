@@ -10,7 +10,7 @@ use super::{Limits, signed, unsigned};
 use crate::error::StateError;
 use crate::record::{
     self, Accepted, BackOff, Chapter, ChapterEnd, Event, Freeze, NewEvent, Outcome, RESTARTS_MAX, Rejection,
-    Tombstone,
+    Stand, Tombstone,
 };
 use crate::time::{BootMoment, NodeTime};
 
@@ -152,6 +152,41 @@ impl Writer<'_> {
                  began = max(coalesce(began, excluded.began), coalesce(excluded.began, began)),
                  offered = max(coalesce(offered, excluded.offered), coalesce(excluded.offered, offered))",
             params![sliver.to_string(), epoch(journal.began), epoch(journal.offered)],
+        )
+    }
+
+    /// Remembers where a sliver stands in the rollouts of its slice.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn stand(&mut self, stand: &Stand) -> Result<(), StateError> {
+        let good = stand.good.as_ref();
+        self.run(
+            "write where a sliver stands",
+            "INSERT INTO footing (sliver, at, at_desired, good, good_desired) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (sliver) DO UPDATE SET
+                 at = excluded.at, at_desired = excluded.at_desired,
+                 good = excluded.good, good_desired = excluded.good_desired",
+            params![
+                stand.at.1.id.to_string(),
+                stand.at.0.to_string(),
+                normal::to_json(&stand.at.1),
+                good.map(|(revision, _)| revision.to_string()),
+                good.map(|(_, desired)| normal::to_json(desired)),
+            ],
+        )
+    }
+
+    /// Forgets where a sliver stood in the rollouts of its slice.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written.
+    pub fn leave_rollouts(&mut self, sliver: &SliverId) -> Result<(), StateError> {
+        let name = sliver.to_string();
+        self.run(
+            "forget where a sliver stood",
+            "DELETE FROM footing WHERE sliver = ?1",
+            [&name],
         )
     }
 

@@ -47,16 +47,7 @@ pub fn write_fleet(repository: &Repository, parts: &Parts) -> LabResult<()> {
         "fleet.yaml",
         "apiVersion: xenoslice/v1\nkind: Fleet\nmetadata: { name: demo }\nspec:\n  deleteBudget: { slivers: 2, window: 1h }\n",
     )?;
-    for (site, region, node) in [("cambridge", "eu", "cam-01"), ("new-york", "us", "nyc-02")] {
-        repository.write(
-            &format!("sites/{site}.yaml"),
-            &format!(
-                "apiVersion: xenoslice/v1\nkind: Site\nmetadata: {{ name: {site} }}\nspec: {{ region: {region} }}\n---\n\
-                 apiVersion: xenoslice/v1\nkind: Node\nmetadata: {{ name: {node} }}\nspec:\n  site: {site}\n  \
-                 hypervisor: qemu\n  capacity: {{ memory: 1GiB, vcpus: 2 }}\n  reserved: {{ memory: 256MiB }}\n"
-            ),
-        )?;
-    }
+    write_nodes(repository, &["cam-01", "nyc-02"])?;
     repository.write(
         "templates/debian-web.yaml",
         &format!(
@@ -70,11 +61,40 @@ pub fn write_fleet(repository: &Repository, parts: &Parts) -> LabResult<()> {
     repository.write_executable("overlays/cgi/ledger", LEDGER_SCRIPT)
 }
 
+/// Writes two sites and these nodes, each at the site that its name begins with.
+///
+/// # Errors
+/// [`crate::lab::LabError::Io`] naming the path.
+pub fn write_nodes(repository: &Repository, nodes: &[&str]) -> LabResult<()> {
+    for (site, region, short) in [("cambridge", "eu", "cam"), ("new-york", "us", "nyc")] {
+        let mut text = format!(
+            "apiVersion: xenoslice/v1\nkind: Site\nmetadata: {{ name: {site} }}\nspec: {{ region: {region} }}\n"
+        );
+        for node in nodes.iter().filter(|node| node.starts_with(short)) {
+            text += &format!(
+                "---\napiVersion: xenoslice/v1\nkind: Node\nmetadata: {{ name: {node} }}\nspec:\n  site: {site}\n  \
+                 hypervisor: qemu\n  capacity: {{ memory: 1GiB, vcpus: 2 }}\n  reserved: {{ memory: 256MiB }}\n"
+            );
+        }
+        repository.write(&format!("sites/{site}.yaml"), &text)?;
+    }
+    Ok(())
+}
+
 /// Writes the slice and its page.
 ///
 /// # Errors
 /// [`crate::lab::LabError::Io`] naming the path.
 pub fn write_slice(repository: &Repository, step: &Step<'_>) -> LabResult<()> {
+    write_page(repository, step)?;
+    repository.write("slices/web.yaml", &slice(step))
+}
+
+/// Writes the page of the slice.
+///
+/// # Errors
+/// [`crate::lab::LabError::Io`] naming the path.
+pub fn write_page(repository: &Repository, step: &Step<'_>) -> LabResult<()> {
     repository.write(
         "overlays/web/index.html",
         &format!(
@@ -82,8 +102,7 @@ pub fn write_slice(repository: &Repository, step: &Step<'_>) -> LabResult<()> {
              <p><a href=\"/cgi-bin/guest\">What the guest sees of itself</a></p>\n",
             step.nonce
         ),
-    )?;
-    repository.write("slices/web.yaml", &slice(step))
+    )
 }
 
 /// The slice's manifest.
@@ -110,6 +129,7 @@ spec:
   resources: {{ vcpus: 1, memory: {}, disk: 1GiB }}
   placement: {{ nodes: [{}] }}
   state: {}
+  rollout: {{ canary: 1, maxUnavailable: 2, bake: 2s }}  # one goes first, then two at a time
   publish: [{{ guest: 80, host: {PORT} }}]         # sliver N is at this port plus N
   health: {{ http: {{ port: 80, path: /, expect: 200 }}, interval: 1s, threshold: 1, grace: 180s }}
 ",

@@ -61,18 +61,20 @@ pub fn run(options: &Options) -> LabResult<()> {
 }
 
 fn tell(report: &mut Report, options: &Options, dir: &Path) -> LabResult<()> {
-    say("Xenoslice: two nodes on this machine, three virtual machines, and nothing but git pushes.");
+    say(
+        "Xenoslice: a fleet of two nodes on this machine, three virtual machines, and nothing but git pushes.",
+    );
     let parts = report.step(
         "make a template of a Debian root, its kernel and an initramfs",
         |report| import(report, options, dir),
     )?;
     let (repository, mut nodes) = report.step(
-        "start two nodes (an agent and a file server each) and a repository",
+        "start two nodes (an agent and a file server each), their board and a repository",
         |report| {
             let repository = Repository::create(dir, &parts.xeno)?;
             let mut nodes = Vec::new();
             for name in ["cam-01", "nyc-02"] {
-                nodes.push(Node::start(dir, name, &repository.bare, &parts)?);
+                nodes.push(Node::start_in_fleet(dir, name, &repository.bare, &parts)?);
                 stop::record(dir, &nodes)?;
             }
             report.held("both agents and both file servers answer on their sockets");
@@ -119,6 +121,20 @@ fn tell(report: &mut Report, options: &Options, dir: &Path) -> LabResult<()> {
             converged(report, &nodes)
         },
     )?;
+    report.step(
+        "xeno evacuate nyc-02, push: its page is fetched throughout",
+        |report| {
+            let there = "evacuate nyc-02";
+            transitions::moves(report, &repository, &parts, (there, &nodes[0], &boots))?;
+            converged(report, &nodes)
+        },
+    )?;
+    report.step("xeno uncordon nyc-02, xeno migrate web/2, push", |report| {
+        repository.intend(&parts.xeno, &["uncordon", "nyc-02", "-m", "New York is back"])?;
+        let back = "migrate web/2 --to nyc-02";
+        transitions::moves(report, &repository, &parts, (back, &nodes[1], &boots))?;
+        converged(report, &nodes)
+    })?;
     let leaner = Step {
         memory: "160MiB",
         ..second.clone()

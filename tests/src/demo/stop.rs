@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::report::say;
 use crate::lab::node::Node;
-use crate::lab::process::{end_recorded, start_time};
+use crate::lab::process::{Daemon, end_recorded, kill_recorded, start_time};
 use crate::lab::{LabError, LabResult};
 
 const RECORD: &str = "processes.json";
@@ -16,9 +16,17 @@ const RECORD: &str = "processes.json";
 /// # Errors
 /// [`LabError::Io`] naming the path.
 pub fn record(dir: &Path, nodes: &[Node]) -> LabResult<()> {
-    let processes: Vec<Value> = nodes
-        .iter()
-        .flat_map(|node| [node.agent.pid(), node.cowfs.pid()])
+    record_all(dir, nodes.iter().flat_map(|node| [&node.agent, &node.cowfs]))
+}
+
+/// Notes that these are the processes which the laboratory in `dir` started.
+///
+/// # Errors
+/// [`LabError::Io`] naming the path.
+pub fn record_all<'a>(dir: &Path, daemons: impl IntoIterator<Item = &'a Daemon>) -> LabResult<()> {
+    let processes: Vec<Value> = daemons
+        .into_iter()
+        .map(Daemon::pid)
         .filter_map(|pid| start_time(pid).map(|started| json!({ "pid": pid, "started": started })))
         .collect();
     crate::lab::write(&dir.join(RECORD), &format!("{}\n", json!(processes)))
@@ -72,8 +80,19 @@ impl Drop for AtTheEnd {
     }
 }
 
+/// Ends a guest as a power failure would, and waits until it is gone.
+///
+/// # Errors
+/// If it does not end.
+pub fn kill_guest(pid: u32) -> LabResult<()> {
+    let Some(started) = start_time(pid) else {
+        return Ok(());
+    };
+    kill_recorded(pid, started).map(drop)
+}
+
 /// QEMU processes whose command line names a path in `dir`: nobody else's can.
-pub(super) fn guests(dir: &Path) -> Vec<u32> {
+pub(crate) fn guests(dir: &Path) -> Vec<u32> {
     let Ok(dir) = dir.canonicalize() else {
         return Vec::new();
     };

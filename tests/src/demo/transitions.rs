@@ -15,6 +15,7 @@ use super::stop;
 use crate::lab::node::Node;
 use crate::lab::process::{end_recorded, start_time};
 use crate::lab::repository::Repository;
+use crate::lab::watcher::Watcher;
 use crate::lab::{LabError, LabResult, Parts, ensure, http, wait_for};
 
 /// Checks what the hypervisor gives each guest, in MiB.
@@ -38,6 +39,30 @@ pub(super) fn memory_is(report: &mut Report, nodes: &[Node], mib: u64) -> LabRes
     }
     report.held(&format!("each guest has {mib} MiB now"));
     Ok(())
+}
+
+/// Has a command move web/2 to a node, and fetches its page all the while.
+pub(super) fn moves(
+    report: &mut Report,
+    repository: &Repository,
+    parts: &Parts,
+    (command, to, boots): (&str, &Node, &BTreeMap<u16, String>),
+) -> LabResult<()> {
+    let command: Vec<&str> = command.split(' ').collect();
+    quote(&repository.intend(&parts.xeno, &command)?);
+    let watcher = Watcher::of(PORT + 2);
+    pushed(report, repository, "web/2")?;
+    let start = Instant::now();
+    let arrived = to.await_event("web/2 has arrived", 1, BOOT_DEADLINE)?;
+    serves(2)?;
+    let took = start.elapsed().as_secs_f64();
+    let gap = watcher.end().as_millis();
+    report.held(&format!("{took:.1} s after the push: {arrived}"));
+    report.figure("longest_ms_without_a_page", json!(gap));
+    report.held(&format!(
+        "its page was fetched throughout: the longest time without one was {gap} ms"
+    ));
+    same_boots(report, boots, "nobody was rebooted")
 }
 
 /// Suspends the slice by a commit, sees its guests end, resumes it, and sees them go on where they were.

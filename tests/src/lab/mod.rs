@@ -1,13 +1,18 @@
 //! The laboratory: real parts in one directory, ended by their own process ids.
 
 pub mod built;
+pub mod dice;
+pub mod etcd;
 pub mod http;
+pub mod link;
 pub mod node;
 pub mod one_guest;
 pub mod process;
 pub mod repository;
 pub mod scratch;
 pub mod template;
+pub mod watcher;
+pub mod witness;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

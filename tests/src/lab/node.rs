@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use super::etcd::free_port;
+use super::link::Link;
 use super::process::Daemon;
 use super::{LabError, LabResult, Parts, ensure, wait_for, write};
+use crate::demo::stop;
 
 const AGENT_SOCKET: &str = "agent.sock";
 const COWFS_SOCKET: &str = "cowfs.sock";
@@ -43,6 +46,38 @@ impl Node {
     pub fn start_in_fleet(dir: &Path, name: &str, repository: &Path, parts: &Parts) -> LabResult<Self> {
         let board = "\n[board]\nkind = \"sqlite\"\npath = \"../board.db\"\n";
         Self::start_with(dir, name, repository, parts, board)
+    }
+
+    /// Starts a node that is one of a fleet with an etcd at `endpoint`.
+    ///
+    /// # Errors
+    /// If one of its daemons does not come up; the message shows what it said.
+    pub fn start_with_etcd(
+        dir: &Path,
+        name: &str,
+        repository: &Path,
+        parts: &Parts,
+        endpoint: &str,
+    ) -> LabResult<Self> {
+        let listen = free_port()?;
+        Self::start_with(dir, name, repository, parts, &with_etcd(endpoint, listen, listen))
+    }
+
+    /// The same, and other agents reach it over the line that comes with it.
+    ///
+    /// # Errors
+    /// If one of its daemons does not come up; the message shows what it said.
+    pub fn start_at_a_line(
+        dir: &Path,
+        name: &str,
+        repository: &Path,
+        parts: &Parts,
+        endpoint: &str,
+    ) -> LabResult<(Self, Link)> {
+        let listen = free_port()?;
+        let link = Link::to(listen)?;
+        let fleet = with_etcd(endpoint, listen, link.port);
+        Ok((Self::start_with(dir, name, repository, parts, &fleet)?, link))
     }
 
     fn start_with(dir: &Path, name: &str, repository: &Path, parts: &Parts, more: &str) -> LabResult<Self> {
@@ -125,6 +160,12 @@ impl Node {
         await_socket(&mut self.cowfs, &self.dir.join(COWFS_SOCKET))
     }
 
+    /// Processes of guests that run in its directory.
+    #[must_use]
+    pub fn guests(&self, sliver: &str) -> Vec<u32> {
+        stop::guests(&self.dir.join("state/qemu").join(sliver))
+    }
+
     /// Its agent's socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
@@ -192,6 +233,38 @@ impl Node {
         )
     }
 
+    /// Waits until `text` stands in so many of its events; gives the last of them.
+    ///
+    /// # Errors
+    /// Once the deadline has passed.
+    pub fn await_event(&self, text: &str, times: usize, deadline: Duration) -> LabResult<String> {
+        wait_for(&format!("{} to say {text:?}", self.name), deadline, || {
+            let mut said = self.said(text).map_err(|error| error.to_string())?;
+            match said.pop() {
+                Some(last) if said.len() + 1 >= times => Ok(last),
+                _ => Err(format!("it said so {} times", said.len())),
+            }
+        })
+    }
+
+    /// In how many of its events `text` stands.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn times_said(&self, text: &str) -> LabResult<usize> {
+        self.said(text).map(|said| said.len())
+    }
+
+    fn said(&self, text: &str) -> LabResult<Vec<String>> {
+        let events = self.json(&["events", "--limit", "1000", "-o", "json"])?;
+        let events = events["events"].as_array().into_iter().flatten();
+        let said = events.filter_map(|event| event["text"].as_str());
+        Ok(said
+            .filter(|said| said.contains(text))
+            .map(str::to_owned)
+            .collect())
+    }
+
     /// Stops both daemons, leaving guests to whoever asked.
     ///
     /// # Errors
@@ -200,6 +273,14 @@ impl Node {
         self.agent.stop()?;
         self.cowfs.stop()
     }
+}
+
+/// What makes a node one of a fleet.
+fn with_etcd(endpoint: &str, listen: u16, advertise: u16) -> String {
+    format!(
+        "\n[board]\nkind = \"etcd\"\nendpoints = [\"{endpoint}\"]\ntimeout = \"2s\"\n\n[peers]\nlisten = \"127.0.0.1:{listen}\"\n\
+         advertise = \"127.0.0.1:{advertise}\"\n"
+    )
 }
 
 /// Waits until a daemon takes connections; shows the end of what it said if it ends instead.

@@ -97,6 +97,16 @@ impl Daemon {
         Ok(())
     }
 
+    /// Has it stand still (SIGSTOP), or go on.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] if there is no such process.
+    pub fn freeze(&self, frozen: bool) -> LabResult<()> {
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        rustix::process::kill_process(Pid::from_child(&self.child), signal)
+            .map_err(|error| LabError::io("having a daemon stand still")(error.into()))
+    }
+
     /// Asks it to end (SIGTERM) and waits.
     ///
     /// # Errors
@@ -143,12 +153,24 @@ pub fn start_time(pid: u32) -> Option<u64> {
 /// # Errors
 /// [`LabError::Check`] if it does not end within 30 s.
 pub fn end_recorded(pid: u32, started: u64) -> LabResult<bool> {
+    end_by(Signal::TERM, pid, started)
+}
+
+/// The same at once, as `kill -9` does.
+///
+/// # Errors
+/// [`LabError::Check`] if it does not end within 30 s.
+pub fn kill_recorded(pid: u32, started: u64) -> LabResult<bool> {
+    end_by(Signal::KILL, pid, started)
+}
+
+fn end_by(signal: Signal, pid: u32, started: u64) -> LabResult<bool> {
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let (Some(handle), true) = (raw, start_time(pid) == Some(started)) else {
         return Ok(false);
     };
     // An error here means that it went away in between: that is what was wanted.
-    let _gone = rustix::process::kill_process(handle, Signal::TERM);
+    let _gone = rustix::process::kill_process(handle, signal);
     wait_for(&format!("process {pid} to end"), Duration::from_secs(30), || {
         if start_time(pid) == Some(started) && !is_zombie(pid) {
             Err("it still runs".into())

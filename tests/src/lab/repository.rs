@@ -67,6 +67,20 @@ impl Repository {
         Ok(repository)
     }
 
+    /// Has pushes go to two repositories, one after the other.
+    ///
+    /// # Errors
+    /// What git said.
+    pub fn push_to_both(&self, first: &str, second: &str) -> LabResult<()> {
+        for url in [first, second] {
+            git(
+                &self.work,
+                &["remote", "set-url", "--add", "--push", "origin", url],
+            )?;
+        }
+        Ok(())
+    }
+
     /// Writes a file of the work tree.
     ///
     /// # Errors

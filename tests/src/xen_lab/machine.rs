@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use crate::lab::process::Daemon;
 use crate::lab::{LabError, LabResult, ensure, wait_for};
 
 /// How long something may take that happens on an emulated CPU which others share.
@@ -100,6 +101,35 @@ impl Machine {
             let said = String::from_utf8_lossy(&output.stdout);
             wanted(&said).ok_or_else(|| format!("{said}{}", String::from_utf8_lossy(&output.stderr)))
         })
+    }
+
+    /// Lets dom0 reach a port of this machine's loopback by the same port of its own, until what is returned is ended.
+    ///
+    /// # Errors
+    /// If ssh cannot be run, or the port there does not answer.
+    pub fn lend_port(&self, port: u16) -> LabResult<Daemon> {
+        let id = self.id.to_string();
+        let forward = format!("127.0.0.1:{port}:127.0.0.1:{port}");
+        // Not over the connection that commands share: it is ended by itself.
+        let arguments = [
+            "ssh",
+            &id,
+            "-S",
+            "none",
+            "-N",
+            "-o",
+            "ExitOnForwardFailure=yes",
+            "-R",
+            &forward,
+        ];
+        let log = self.dir().join("lend.log");
+        let daemon = Daemon::start(&script(), &arguments, &log)?;
+        self.await_output(
+            &format!("port {port} to be reached from dom0"),
+            &format!("curl -s --max-time 5 -o /dev/null http://127.0.0.1:{port}/health && echo answers"),
+            |said| said.starts_with("answers").then_some(()),
+        )?;
+        Ok(daemon)
     }
 
     /// Copies files into a directory of dom0.

@@ -80,6 +80,8 @@ impl Daemon {
 pub struct XenNode<'a> {
     /// Its machine.
     pub machine: &'a Machine,
+    /// Its name in the repository.
+    pub name: &'static str,
 }
 
 impl<'a> XenNode<'a> {
@@ -89,18 +91,27 @@ impl<'a> XenNode<'a> {
     /// # Errors
     /// What failed, with what it said.
     pub fn install(machine: &'a Machine) -> LabResult<Self> {
+        Self::install_as(machine, NAME, "")
+    }
+
+    /// The same of a node with another name, and with more in its agent's configuration.
+    ///
+    /// # Errors
+    /// As [`Self::install`].
+    pub fn install_as(machine: &'a Machine, name: &'static str, more: &str) -> LabResult<Self> {
         machine.run(&format!(
             "git init -q --bare -b main {REPOSITORY} && git config --system --add safe.directory '*'"
         ))?;
         // Dependencies that a dom0 without an init system has no use for are nobody's loss here.
         machine.run("dpkg --install --force-confnew /srv/data/xenoslice.deb >/var/log/dpkg-install.log 2>&1 || { cat /var/log/dpkg-install.log >&2; false; }")?;
-        machine.write("/etc/xenoslice/agent.toml", AGENT)?;
+        let agent = AGENT.replacen(NAME, name, 1) + more;
+        machine.write("/etc/xenoslice/agent.toml", &agent)?;
         machine.run("sed -i 's|^read = \\[|&\"/srv/overlays\", \"/srv/data\", |' /etc/xenoslice/cowfs.toml && mkdir -p /srv/overlays")?;
         machine.write(BOOT_SCRIPT, BOOT)?;
         machine.run(&format!(
             "chmod 755 {BOOT_SCRIPT} && {BOOT_SCRIPT} </dev/null >/dev/null 2>&1"
         ))?;
-        let node = Self { machine };
+        let node = Self { machine, name };
         node.await_daemon(Daemon::Cowfs)?;
         node.await_daemon(Daemon::Agent)?;
         machine.run(&format!(
@@ -190,18 +201,22 @@ impl<'a> XenNode<'a> {
     }
 
     fn await_plan(&self, command: &str) -> LabResult<()> {
-        let waited = wait_for(&format!("{NAME} to have nothing left to do"), DEADLINE, || {
-            let output = self.machine.output(command).map_err(|error| error.to_string())?;
-            if output.status.code() == Some(0) {
-                return Ok(());
-            }
-            Err(format!(
-                "exit {:?}\n{}{}",
-                output.status.code(),
-                String::from_utf8_lossy(&output.stdout),
-                String::from_utf8_lossy(&output.stderr)
-            ))
-        });
+        let waited = wait_for(
+            &format!("{} to have nothing left to do", self.name),
+            DEADLINE,
+            || {
+                let output = self.machine.output(command).map_err(|error| error.to_string())?;
+                if output.status.code() == Some(0) {
+                    return Ok(());
+                }
+                Err(format!(
+                    "exit {:?}\n{}{}",
+                    output.status.code(),
+                    String::from_utf8_lossy(&output.stdout),
+                    String::from_utf8_lossy(&output.stderr)
+                ))
+            },
+        );
         waited.map_err(|error| self.explained(&error.to_string()))
     }
 
@@ -265,15 +280,35 @@ impl<'a> XenNode<'a> {
         self.await_page(port, &path, |said| said.starts_with("committed").then_some(()))
     }
 
+    /// Has a guest write a line durably; whether it says that it has. A guest that is refused says so.
+    ///
+    /// # Errors
+    /// If it says neither.
+    pub fn tries_to_commit(&self, port: u16, line: &str) -> LabResult<bool> {
+        let path = format!("/cgi-bin/ledger?{line}");
+        self.await_page(port, &path, |said| {
+            let committed = said.starts_with("committed");
+            (committed || said.starts_with("refused")).then_some(committed)
+        })
+    }
+
+    /// The lines that a guest has.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn ledger(&self, port: u16) -> LabResult<Vec<String>> {
+        self.await_page(port, "/cgi-bin/ledger", |said| {
+            let answered = !said.is_empty() && !said.starts_with("curl");
+            answered.then(|| said.lines().map(ToOwned::to_owned).collect())
+        })
+    }
+
     /// Fails unless a guest still has all these lines, in this order.
     ///
     /// # Errors
     /// With what it has.
     pub fn ensure_kept(&self, port: u16, lines: &[&str]) -> LabResult<()> {
-        let kept = self.await_page(port, "/cgi-bin/ledger", |said| {
-            (!said.is_empty() && !said.starts_with("curl")).then(|| said.to_owned())
-        })?;
-        let mut kept: Vec<&str> = kept.lines().collect();
+        let mut kept = self.ledger(port)?;
         // A line whose answer was lost is asked for again.
         kept.dedup();
         ensure(kept == lines, || {

@@ -7,5 +7,6 @@
 mod contract;
 mod hostile;
 mod laboratory;
+mod moves;
 mod pushes;
 mod remotes;

@@ -6,7 +6,7 @@ use xeno_tests::demo::report::say;
 use xeno_tests::lab::repository::Repository;
 use xeno_tests::lab::{LabError, LabResult, ensure};
 use xeno_tests::xen_lab::machine::Machine;
-use xeno_tests::xen_lab::node::{NAME, REPOSITORY, XenNode};
+use xeno_tests::xen_lab::node::{Daemon, NAME, REPOSITORY, XenNode};
 
 use crate::pushes::{data, fleet};
 
@@ -129,7 +129,8 @@ impl Story<'_> {
     }
 }
 
-fn story() -> LabResult<()> {
+/// The story, with a disk that is full and reads that are to fail as well if `all` is to be told.
+fn story(all: bool) -> LabResult<()> {
     let began = Instant::now();
     let scratch = tempfile::tempdir().map_err(LabError::io("making a directory"))?;
     let (data, digest) = data(scratch.path())?;
@@ -193,6 +194,10 @@ fn story() -> LabResult<()> {
     })?;
     story.say("the line was cut and is back, and the guest went on by itself");
 
+    if all {
+        full(&story)?;
+    }
+
     // Nobody uses it any more.
     story.push(
         &[("far", far("stopped", "page")), ("near", near("stopped"))],
@@ -202,10 +207,86 @@ fn story() -> LabResult<()> {
     story.await_unmounted()?;
     story.say("nothing is mounted any more");
 
+    if all { fails(&story) } else { Ok(()) }
+}
+
+/// The server's disk is full: programs in the guest hear of it, nothing that they were told is durable is lost, and once there is
+/// room all goes on by itself.
+fn full(story: &Story) -> LabResult<()> {
+    let (node, server) = (&story.node, story.server);
+    let mut promised = vec!["one".to_owned()];
+    server.run("dd if=/dev/zero of=/srv/small/filler bs=4k 2>/dev/null; [ $(df -P /srv/small | awk 'END { print $4 }') = 0 ]")?;
+    // What is left of the last pages is still good for some.
+    let refused = (0..500).find_map(|number| {
+        let line = format!("full-{number}");
+        match node.tries_to_commit(FAR, &line) {
+            Ok(true) => {
+                promised.push(line);
+                None
+            }
+            Ok(false) => Some(Ok(())),
+            Err(error) => Some(Err(error)),
+        }
+    });
+    refused.ok_or_else(|| LabError::Check("a full server refuses nothing".to_owned()))??;
+    story.say(&format!(
+        "a full server: {} lines were taken, then one was refused",
+        promised.len() - 1
+    ));
+    // A file server that dies now finds all of it again.
+    node.crash(Daemon::Cowfs)?;
+    node.commit(NEAR, "beside-a-full-server")?;
+    server.run("rm /srv/small/filler")?;
+    node.commit(FAR, "room")?;
+    promised.push("room".to_owned());
+
+    // What the guest has in memory proves nothing.
+    story.push(
+        &[("far", far("stopped", "page"))],
+        "Stop the one that writes afar",
+    )?;
+    node.await_converged()?;
+    story.push(&[("far", far("running", "page"))], "And start it")?;
+    node.await_converged()?;
+    let kept = node.ledger(FAR)?;
+    let lost: Vec<_> = promised.iter().filter(|line| !kept.contains(line)).collect();
+    ensure(lost.is_empty(), || {
+        format!("promised and lost: {lost:?}; there are {kept:?}")
+    })?;
+    story.say("with room again it went on by itself, and nothing that was promised is missing");
+    Ok(())
+}
+
+/// A node whose reads are to fail: they do, in about the time that was asked for, although writing waits.
+fn fails(story: &Story) -> LabResult<()> {
+    let node = &story.node;
+    node.machine.run(
+        "printf '\\n[remotes]\\naway = \"fail\"\\nfail_after = \"6s\"\\n' >>/etc/xenoslice/agent.toml",
+    )?;
+    node.crash(Daemon::Agent)?;
+    story.push(
+        &[("far", far("running", "page"))],
+        "The one that reads afar again",
+    )?;
+    node.await_converged()?;
+    story.page(FAR, "/", "a page from afar")?;
+    story.server.run("ip link set eth1 down")?;
+    let began = Instant::now();
+    // busybox's httpd tells of any error as of a file that is not there.
+    node.await_page(FAR, "/late.html", |said| said.contains("404").then_some(()))?;
+    story.say(&format!("a read fails after {} s", began.elapsed().as_secs()));
+    story.server.run("ip link set eth1 up")?;
+    story.page(FAR, "/late.html", "read late")?;
+    story.say("and succeeds once the server is back");
     Ok(())
 }
 
 #[test]
 fn layers_from_another_machine_are_shown_cut_off_and_brought_back() {
-    story().unwrap_or_else(|error| panic!("{error}"));
+    story(false).unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn full_and_failing_servers_are_told_of_too() {
+    story(true).unwrap_or_else(|error| panic!("{error}"));
 }

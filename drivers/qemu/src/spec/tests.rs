@@ -23,6 +23,7 @@ fn spec() -> DomainSpec {
         initramfs: "/t/initramfs".into(),
         cmdline: vec!["quiet".into(), "xeno.run=a%20b".into()],
         mounts: vec![mount("/", "/run/w0-0.sock"), mount("/var/log", "/run/w0-1.sock")],
+        addresses: vec![],
         publish: vec![
             Publish {
                 guest: 80,

@@ -80,6 +80,7 @@ impl Lab {
             cmdline: vec!["quiet".into(), "mitigations=off".into(), "no_timer_check".into()],
             mounts: Vec::new(),
             publish: Vec::new(),
+            addresses: Vec::new(),
         }
     }
 

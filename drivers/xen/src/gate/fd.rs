@@ -12,7 +12,7 @@ use tokio::net::unix::pipe;
 
 /// One end of a pipe, or a unix socket.
 #[derive(Debug)]
-pub enum Descriptor {
+pub(crate) enum Descriptor {
     /// The end of a pipe that is read.
     Reading(pipe::Receiver),
     /// The end of a pipe that is written.
@@ -26,7 +26,7 @@ impl Descriptor {
     ///
     /// # Errors
     /// When it is neither a pipe nor a unix socket.
-    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
         let flags = fcntl_getfl(&fd)?;
         fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
         match FileType::from_raw_mode(fstat(&fd)?.st_mode) {

@@ -5,7 +5,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,10 @@ use super::fd::Descriptor;
 /// When nobody listens there, or it cannot take them.
 pub fn hand_over(socket: &Path) -> io::Result<()> {
     let (stdin, stdout) = (io::stdin(), io::stdout());
-    let descriptors = [stdin.as_fd(), stdout.as_fd()];
+    give(socket, [stdin.as_fd(), stdout.as_fd()])
+}
+
+fn give(socket: &Path, descriptors: [BorrowedFd<'_>; 2]) -> io::Result<()> {
     let mut stream = UnixStream::connect(socket)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -43,22 +46,33 @@ pub fn hand_over(socket: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The same of other descriptors, for tests without xl: waits until somebody listens.
+#[cfg(test)]
+pub(crate) fn hand_these_over(socket: &Path, descriptors: [BorrowedFd<'_>; 2]) {
+    while let Err(error) = give(socket, descriptors) {
+        // A socket has its name between bind(2) and listen(2), when connecting to it is refused.
+        let awaited = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
+        assert!(awaited.contains(&error.kind()), "{error}");
+        std::thread::yield_now();
+    }
+}
+
 /// Where one transport is awaited. The socket is gone when this is dropped.
 #[derive(Debug)]
-pub struct Rendezvous {
+pub(crate) struct Rendezvous {
     listener: UnixListener,
     path: PathBuf,
 }
 
 /// The two ends of xl's talk.
 #[derive(Debug)]
-pub struct Talk {
+pub(crate) struct Talk {
     /// What xl writes.
-    pub from_xl: Descriptor,
+    pub(crate) from_xl: Descriptor,
     /// What xl reads.
-    pub to_xl: Descriptor,
+    pub(crate) to_xl: Descriptor,
     /// Keeps the transport alive: xl takes its death for the end of the migration.
-    pub transport: tokio::net::UnixStream,
+    _transport: tokio::net::UnixStream,
 }
 
 impl Rendezvous {
@@ -66,7 +80,7 @@ impl Rendezvous {
     ///
     /// # Errors
     /// When the socket cannot be made.
-    pub fn bind(path: &Path) -> io::Result<Self> {
+    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -81,7 +95,7 @@ impl Rendezvous {
     ///
     /// # Errors
     /// When the socket fails. Whoever comes without two descriptors is turned away, and the next one awaited.
-    pub async fn meet(&self) -> io::Result<Talk> {
+    pub(crate) async fn meet(&self) -> io::Result<Talk> {
         loop {
             let (stream, _unnamed) = self.listener.accept().await?;
             let peer = stream.peer_cred()?.uid();
@@ -94,7 +108,7 @@ impl Rendezvous {
                     return Ok(Talk {
                         from_xl: Descriptor::new(from_xl)?,
                         to_xl: Descriptor::new(to_xl)?,
-                        transport: stream,
+                        _transport: stream,
                     });
                 }
                 Err(error) => tracing::warn!(%error, "a transport without its pipes"),

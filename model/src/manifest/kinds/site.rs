@@ -5,6 +5,8 @@ use crate::manifest::shape::{MapShape, Shape, optional, required};
 
 /// Most sites that one says its distance to, and names that a policy holds.
 const NAMES_MAX: usize = 1_000;
+/// Most ranges of addresses that a site gives out.
+const RANGES_MAX: usize = 100;
 /// Most maintenance windows of a site.
 const WINDOWS_MAX: usize = 50;
 
@@ -71,6 +73,15 @@ static POLICY: MapShape = map(&[
         ])),
         "What does not run here: such slivers are stopped and keep their data.",
     ),
+    optional(
+        "addresses",
+        Shape::List {
+            item: &Shape::Text(&text::ADDRESS_RANGE),
+            len_max: RANGES_MAX,
+        },
+        "Public addresses that slivers may have here.",
+    )
+    .default("none"),
     optional(
         "maintenance",
         Shape::List {

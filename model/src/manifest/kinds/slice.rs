@@ -8,6 +8,8 @@ const MOUNTS_MAX: usize = 64;
 const LAYERS_MAX: usize = 64;
 /// Most ports that a sliver publishes.
 const PORTS_MAX: usize = 256;
+/// Most public addresses of a sliver: each is a word of its kernel's command line.
+const ADDRESSES_MAX: usize = 16;
 /// Most labels that a `match` asks for.
 const MATCHES_MAX: usize = 32;
 /// Most waves of a rollout.
@@ -73,6 +75,11 @@ static SPEC: MapShape = MapShape {
             PUBLISH,
             "TCP ports of the guest that its node publishes.",
         ),
+        optional(
+            "addresses",
+            ADDRESSES,
+            "Public addresses of a sliver, beside its private one: of those that its site gives out, and on a node with Xen.",
+        ),
         optional("health", Shape::Map(&HEALTH), "When a sliver counts as healthy.")
             .default("as soon as it runs"),
         optional(
@@ -112,6 +119,11 @@ static SPEC: MapShape = MapShape {
 const MOUNTS: Shape = Shape::List {
     item: &Shape::Map(&MOUNT),
     len_max: MOUNTS_MAX,
+};
+
+const ADDRESSES: Shape = Shape::List {
+    item: &Shape::Text(&text::PUBLIC_ADDRESS),
+    len_max: ADDRESSES_MAX,
 };
 
 const PUBLISH: Shape = Shape::List {
@@ -202,6 +214,7 @@ static PATCH: MapShape = map(&[
     ),
     optional("resources", Shape::Map(&RESOURCES_PATCH), "What they get."),
     optional("publish", PUBLISH, "The ports that are published, all of them."),
+    optional("addresses", ADDRESSES, "Their public addresses, all of them."),
     optional("health", Shape::Map(&HEALTH_PATCH), "When they count as healthy."),
     optional("state", Shape::Word(STATES), "What they should be doing."),
     optional("start", Shape::Word(STARTS), "How they start."),

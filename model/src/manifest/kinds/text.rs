@@ -3,13 +3,13 @@
 //! The patterns are for editors (JSON Schema, ECMA 262) and may allow more than the readers do, never less.
 
 use super::{TextShape, reads};
-use crate::desired::{NamePattern, Share};
+use crate::desired::{AddressRange, NamePattern, Share};
 use crate::id::{
     ChannelName, Digest, FleetName, NodeName, SiteName, SliceName, SliverId, TemplateName, TenantName,
 };
 use crate::manifest::read::{
-    self, Address, Clock, Content, FilePath, GuestPath, Marker, Moment, Overlay, RepositoryPath, RequestPath,
-    Short, TemplateChoice, TemplateSource, Writable,
+    self, Address, Clock, Content, FilePath, GuestPath, Marker, Moment, Overlay, PublicAddress,
+    RepositoryPath, RequestPath, Short, TemplateChoice, TemplateSource, Writable,
 };
 
 const NAME_PATTERN: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
@@ -54,6 +54,10 @@ texts! {
     REPOSITORY_PATH = reads::<RepositoryPath>, "a path in the repository", "from the directory of fleet.yaml, without a leading `/`",
         Some("^[^/]");
     REQUEST_PATH = reads::<RequestPath>, "a path of a web page", "with a `/` before it, at most 1024 ASCII characters", Some("^/[!-~]*$");
+    PUBLIC_ADDRESS = reads::<PublicAddress>, "a public address", "an IPv4 or IPv6 address that others reach: `203.0.113.7`",
+        Some("^[0-9A-Fa-f.:]+$");
+    ADDRESS_RANGE = reads::<AddressRange>, "a range of addresses", "the first, and how many bits all have in common: `203.0.113.0/24`",
+        Some("^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$");
     ADDRESS = reads::<Address>, "a host", "a host name, an IPv4 or an IPv6 address", Some("^[0-9A-Za-z.:-]+$");
     SHORT = reads::<Short>, "a short text", "1 to 100 characters on one line", LINE;
     MARKER = reads::<Marker>, "a text on one line", "1 to 200 characters", LINE;

@@ -6,7 +6,7 @@ use crate::desired::Share;
 use crate::id::{NodeName, SliceName, TenantName};
 use crate::manifest::partial::{Entries, Stated};
 use crate::manifest::read::{
-    Content, FilePath, GuestPath, Marker, Moment, Overlay, RepositoryPath, RequestPath, Short,
+    Content, FilePath, GuestPath, Marker, Moment, Overlay, PublicAddress, RepositoryPath, RequestPath, Short,
     TemplateChoice, Text, Writable,
 };
 use crate::units::{BitRate, ByteRate, Bytes, Millis};
@@ -24,6 +24,8 @@ pub(crate) struct RawSlice {
     pub(crate) state: Stated<RawState>,
     #[serde(default)]
     pub(crate) publish: Stated<Vec<Option<RawPublish>>>,
+    #[serde(default)]
+    pub(crate) addresses: Stated<Vec<Option<Text<PublicAddress>>>>,
     #[serde(default)]
     pub(crate) health: Stated<RawHealth>,
     #[serde(default)]
@@ -78,6 +80,8 @@ pub(crate) struct RawPatch {
     pub(crate) resources: Stated<RawResources>,
     #[serde(default)]
     pub(crate) publish: Stated<Vec<Option<RawPublish>>>,
+    #[serde(default)]
+    pub(crate) addresses: Stated<Vec<Option<Text<PublicAddress>>>>,
     #[serde(default)]
     pub(crate) health: Stated<RawHealth>,
     #[serde(default)]

@@ -68,6 +68,7 @@ impl TryFrom<SliverRecordV1> for DesiredSliver {
             migration: Migration::default().into(),
             rollback: RollbackData::default().into(),
             checkpoints: CHECKPOINTS,
+            addresses: Vec::new(),
         }
         .try_into()
     }

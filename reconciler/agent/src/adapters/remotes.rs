@@ -87,6 +87,8 @@ struct Watched {
     pulse: Arc<Pulse>,
     /// When somebody was last seen to use it.
     used: Instant,
+    /// Whether it is being unmounted.
+    leaving: bool,
 }
 
 /// What is written beside a mount point.
@@ -239,7 +241,8 @@ impl NodeRemotes {
             } else {
                 config.idle
             };
-            if unused >= patience {
+            if unused >= patience && !watched.leaving {
+                watched.leaving = true;
                 idle.push((remote.clone(), target, silent));
             }
         }
@@ -254,7 +257,12 @@ impl NodeRemotes {
                     let _ = fs::remove_file(target.with_extension("json"));
                 }
                 // Somebody uses it after all.
-                Err(error) => tracing::debug!(url = remote.url, %error, "not unmounted"),
+                Err(error) => {
+                    tracing::debug!(url = remote.url, %error, "not unmounted");
+                    if let Some(watched) = this.watched().get_mut(&remote) {
+                        watched.leaving = false;
+                    }
+                }
             };
             drop(tokio::task::spawn_blocking(leave));
         }
@@ -345,7 +353,8 @@ impl NodeRemotes {
             let pulse = Pulse::new(self.target(&request), self.shared.world.question);
             pulse.ask(now);
             let used = Instant::now();
-            watched.insert(remote.clone(), Watched { pulse, used });
+            let leaving = false;
+            watched.insert(remote.clone(), Watched { pulse, used, leaving });
         }
     }
 

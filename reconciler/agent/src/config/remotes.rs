@@ -46,8 +46,9 @@ impl Default for RemotesConfig {
 pub enum Away {
     /// It waits until the server answers: nothing is ever lost. `hard` of nfs(5).
     Wait,
-    /// It fails after this time with an I/O error, which programs in the guest see. `soft` of nfs(5). What is written to
-    /// waits in any case: an error there would lose what was written.
+    /// It fails after this time with an I/O error, which programs in the guest see. `softerr` of nfs(5), and NFS 3 alone:
+    /// of newer versions Linux does not keep the time. What is written to waits in any case: an error there would lose what
+    /// was written.
     Fail(Duration),
 }
 
@@ -130,6 +131,12 @@ impl RawRemotes {
                     })?
             }
         };
+        if let (Some(texts), Away::Fail(_)) = (&self.nfs, away)
+            && !nfs.contains(&NfsVersion::V3)
+        {
+            let message = "away = \"fail\" needs \"3\" among the versions of NFS: reads by newer ones do not fail in time";
+            return Err((texts.span(), message.to_owned()));
+        }
         // A name without a slash is looked for in PATH.
         let program = |path: &PathBuf| match path.components().count() {
             1 => path.clone(),
@@ -186,6 +193,10 @@ mod tests {
             (
                 "nfs = []",
                 "name one to three versions of NFS: \"4.2\", \"4.1\", \"3\"",
+            ),
+            (
+                "away = 'fail'\nnfs = ['4.2', '4.1']",
+                "away = \"fail\" needs \"3\" among the versions of NFS: reads by newer ones do not fail in time",
             ),
         ] {
             assert_eq!(read(text), Err(expected.to_owned()), "{text}");

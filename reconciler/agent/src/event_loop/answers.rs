@@ -84,6 +84,8 @@ where
                     self.look(Purpose::Tell(reply));
                 }
             }
+            Request::Rollouts(reply) => drop(reply.send(self.rollouts_view())),
+            Request::Roll(request, reply) => self.press(&request, reply),
             Request::Tombstones(reply) => drop(reply.send(Ok(self.tombstones()))),
             Request::Figures(reply) => drop(reply.send(Ok(self.figures()))),
             Request::Doctor(reply) => {

@@ -49,8 +49,7 @@ where
             SourceNews::Restored(desired) => {
                 let accepted = self.memory.accepted.as_ref();
                 if self.desired.is_none() && accepted.is_some_and(|held| held.revision == desired.revision) {
-                    self.desired = Some(Arc::from(desired));
-                    self.wake();
+                    self.take_as_read(desired).await;
                 }
             }
             SourceNews::Desired(desired) => {
@@ -116,7 +115,7 @@ where
             if self.memory.rejected.take().is_some() {
                 self.remember(Vec::new(), |w| w.reject(None)).await;
             }
-            if self.desired.as_deref() == Some(&*desired) {
+            if self.placed.as_deref() == Some(&*desired) {
                 return;
             }
         } else {
@@ -167,15 +166,22 @@ where
                 .restarts
                 .retain(|sliver, _| !concerned.contains(sliver));
         }
-        self.desired = Some(Arc::from(desired));
         self.refused.clear();
+        self.take_as_read(desired).await;
+    }
+
+    /// Has the node be reconciled towards a commit, as far as rollouts have come.
+    async fn take_as_read(&mut self, desired: Box<DesiredNode>) {
+        self.note_rollouts(&desired);
+        self.place(Arc::from(desired));
         self.supersede().await;
         self.wake();
+        self.roll_out().await;
     }
 
     /// Slivers that another desired state changes: what they failed at is worth another try.
     pub(super) fn concerned(&self, desired: &DesiredNode) -> BTreeSet<SliverId> {
-        let before = self.desired.as_deref();
+        let before = self.placed.as_deref();
         let differs = |sliver: &&SliverId| {
             before.is_none_or(|before| before.slivers.get(*sliver) != desired.slivers.get(*sliver))
         };

@@ -11,7 +11,7 @@ use xeno_reconciler::ports::Retry;
 use xeno_reconciler::tenure::Journal;
 use xeno_state::StateError;
 use xeno_state::node::Writer;
-use xeno_state::record::{Accepted, BackOff, Freeze, Rebuilt, Rejection, Tombstone};
+use xeno_state::record::{Accepted, BackOff, Freeze, Rebuilt, Rejection, Stand, Tombstone};
 use xeno_state::time::{BootMoment, NodeTime};
 
 use crate::store::Store;
@@ -35,6 +35,8 @@ pub(super) struct Memory {
     pub(super) tombstones: BTreeMap<SliverId, Tombstone>,
     /// What this node has done about the right to run its slivers.
     pub(super) tenure: BTreeMap<SliverId, Journal>,
+    /// Where its slivers stand in the rollouts of their slices.
+    pub(super) stands: BTreeMap<SliverId, Stand>,
     /// When guests were started again because they had ended by themselves, oldest first.
     pub(super) restarts: BTreeMap<SliverId, Vec<NodeTime>>,
     /// That the state was damaged and made anew.
@@ -77,6 +79,7 @@ impl Memory {
                 tombstones: state.tombstones()?,
                 restarts: state.restarts()?,
                 tenure: state.tenure()?,
+                stands: state.stands()?,
                 // The first thing that is written gives it its time.
                 rebuilt: state.rebuilt()?.map(|rebuilt| Rebuilt {
                     time: rebuilt.time.or(Some(time_began)),
@@ -106,6 +109,9 @@ impl Memory {
         }
         for (sliver, journal) in &self.tenure {
             w.tenure(sliver, *journal)?;
+        }
+        for stand in self.stands.values() {
+            w.stand(stand)?;
         }
         for (sliver, times) in &self.restarts {
             for time in times {

@@ -85,6 +85,7 @@ where
             let action = action.clone();
             held.insert(sliver.clone(), Reason::RunUnderway { action });
         }
+        held.extend(self.held_by_rollouts());
         let mut epochs = BTreeMap::new();
         for (sliver, verdict) in self.verdicts(observed) {
             match verdict {
@@ -112,12 +113,13 @@ where
             freezes: &freezes,
             now,
         };
-        let plan = plan::build(&input).map_err(|error| error.to_string())?;
+        let mut plan = plan::build(&input).map_err(|error| error.to_string())?;
         let findings = check::check(&plan, &input)
             .iter()
             .map(ToString::to_string)
             .collect();
         let settlements = settlements(&input, &plan);
+        self.tell_rollouts(&mut plan);
         let waits_for_room = |change: &Change| {
             let mut reasons = change.reasons.iter();
             reasons.any(|reason| matches!(reason, Reason::DeleteBudget { .. }))
@@ -180,6 +182,7 @@ where
         self.since.note(&planned.plan, self.clock.now());
         self.calm(&planned.plan).await;
         self.plan = Some(planned.plan.clone());
+        self.rollouts_seen();
         self.room_at = planned.room_at;
         self.due_at = self.due(&planned.plan);
         self.forget_restarts(&planned.plan).await;

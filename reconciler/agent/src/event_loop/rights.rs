@@ -5,6 +5,7 @@
 //! which a step is under way, are left alone by the planner (`Agent::verdicts`).
 
 mod steps;
+mod turns;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,8 +26,11 @@ use xeno_state::record::EventKind;
 
 use super::{Agent, Purpose, Stage};
 use crate::fleet::arriving::Stream;
-use crate::fleet::leaving::Command;
-use crate::fleet::{Call, Fleet, News, Told};
+use crate::fleet::leaving::{Command, Traffic};
+use crate::fleet::{Call, Fleet, News, Teller, Told};
+
+/// How soon a record is read again that the board did not show.
+const READ_AGAIN: Duration = Duration::from_secs(2);
 
 /// Pauses before a move is tried again.
 const MOVE_AGAIN: RetryPolicy = RetryPolicy {
@@ -58,6 +62,7 @@ pub(crate) struct Rights {
     /// The first look that may say something of a sliver again.
     fresh_from: BTreeMap<SliverId, u64>,
     pauses: BTreeMap<SliverId, Pause>,
+    staged: turns::Staged,
 }
 
 /// What is known of a sliver here.
@@ -84,6 +89,8 @@ struct Open {
     migration: MigrationId,
     peer: NodeName,
     task: AbortHandle,
+    /// Since when the guest stands still, or may.
+    still: Option<Instant>,
     end: End,
 }
 
@@ -93,9 +100,13 @@ enum End {
         stage: Leaving,
         travelled: bool,
         commands: mpsc::Sender<Command>,
+        traffic: Arc<Traffic>,
     },
     Arriving {
-        whole: bool,
+        /// Since when all of its memory is here.
+        whole: Option<Instant>,
+        /// Whether the other end is gone, and the record is being read that says whose the sliver is now.
+        alone: bool,
         streams: mpsc::Sender<Stream>,
     },
 }
@@ -150,7 +161,18 @@ impl Rights {
             stepping: BTreeMap::new(),
             fresh_from: BTreeMap::new(),
             pauses: BTreeMap::new(),
+            staged: turns::Staged::default(),
         }
+    }
+
+    /// Why the board is not read at the moment.
+    pub(super) fn board_failure(&self) -> Option<String> {
+        self.fleet.member.standing().failure
+    }
+
+    /// What the fleet says of rollouts.
+    pub(crate) fn rollouts(&self) -> Arc<crate::fleet::rollouts::Rollouts> {
+        Arc::clone(&self.fleet.rollouts)
     }
 
     /// The next thing that happens. Nothing is lost when it is dropped.
@@ -171,8 +193,14 @@ impl Rights {
         self.pauses
             .values()
             .map(|pause| pause.until)
+            .chain(self.staged.next_try())
             .filter(|until| *until > now)
             .min()
+    }
+
+    /// What keeps a sliver here that is to go elsewhere in the end.
+    pub(super) fn turn_of(&self, sliver: &SliverId) -> Option<&String> {
+        self.staged.wait_of(sliver)
     }
 
     fn paused(&self, sliver: &SliverId) -> Option<&Pause> {
@@ -227,6 +255,21 @@ impl Rights {
         }
     }
 
+    /// Whether the record as last read has this node go on with what was sent in this migration.
+    fn goes_on_with(&self, sliver: &SliverId, migration: MigrationId) -> bool {
+        let member = &self.fleet.member;
+        match member.record(sliver) {
+            Record::Is(holder) => {
+                let sent = holder
+                    .memory
+                    .as_ref()
+                    .is_some_and(|memory| memory.migration == migration);
+                sent && holder.is(&self.fleet.me)
+            }
+            Record::Absent | Record::Unknown => false,
+        }
+    }
+
     fn session(&self, sliver: &SliverId, wanted: &Place) -> Option<Session> {
         let open = self.sessions.get(sliver)?;
         Some(match &open.end {
@@ -245,7 +288,7 @@ impl Rights {
             },
             End::Arriving { whole, .. } => Session::Arriving {
                 migration: open.migration,
-                whole: *whole,
+                whole: whole.is_some(),
             },
         })
     }
@@ -263,7 +306,14 @@ where
         if let Some(desired) = &self.desired {
             rights.fleet.member.set_nodes(desired.nodes);
         }
-        rights.fleet.member.follow(concerned.clone());
+        let watched = self
+            .placed
+            .iter()
+            .flat_map(|placed| placed.turns.watched(&self.settings.node));
+        rights
+            .fleet
+            .member
+            .follow(concerned.iter().cloned().chain(watched).collect());
         let seen = concerned
             .iter()
             .filter_map(|sliver| Some((sliver.clone(), views::facets(sliver, observed)?)));
@@ -361,6 +411,7 @@ where
 
     /// Takes every step that is due.
     pub(super) async fn advance(&mut self) {
+        self.restage().await;
         let slivers: Vec<SliverId> = match &self.rights {
             Some(rights) => rights.facets.keys().cloned().collect(),
             None => return,
@@ -459,6 +510,7 @@ where
             news,
         } = told;
         let Some(rights) = &mut self.rights else { return };
+        let mine = rights.goes_on_with(&sliver, migration);
         let Some(open) = rights
             .sessions
             .get_mut(&sliver)
@@ -471,6 +523,7 @@ where
             (News::Ready { boot: theirs }, End::Leaving { boot, .. }) => *boot = theirs,
             (News::Given { memory }, End::Leaving { stage, .. }) => {
                 *stage = Leaving::Given;
+                open.still.get_or_insert_with(Instant::now);
                 if let Some(facets) = rights.facets.get_mut(&sliver) {
                     let began = self.memory.tenure.get(&sliver).and_then(|journal| journal.began);
                     facets.guest = match (facets.guest, began) {
@@ -482,7 +535,7 @@ where
                 }
             }
             (News::Whole, End::Arriving { whole, .. }) => {
-                *whole = true;
+                *whole = Some(Instant::now());
                 if let Some(facets) = rights.facets.get_mut(&sliver) {
                     facets.guest = Guest::Copy { migration };
                     rights.fresh_from.insert(sliver.clone(), self.looks_begun + 1);
@@ -493,6 +546,31 @@ where
                 // What it says comes back as news of the board.
                 tokio::spawn(async move { fleet.member.read(&sliver).await });
             }
+            (
+                News::Ended { why },
+                End::Arriving {
+                    whole: Some(_),
+                    alone,
+                    ..
+                },
+            ) if !*alone => {
+                // The other end may have given its right away and died: then this copy is all there is of the guest.
+                *alone = true;
+                let (fleet, tell) = (Arc::clone(&rights.fleet), rights.tell.clone());
+                let reading = tokio::spawn(async move {
+                    while fleet.member.read(&sliver).await.is_err() {
+                        tokio::time::sleep(READ_AGAIN).await;
+                    }
+                    Teller {
+                        sliver,
+                        migration,
+                        to: tell,
+                    }
+                    .say(News::Ended { why });
+                });
+                open.task = reading.abort_handle();
+            }
+            (News::Ended { .. }, End::Arriving { alone: true, .. }) if mine => {}
             (News::Ended { why }, end) => {
                 let leaving = matches!(end, End::Leaving { .. });
                 rights.sessions.remove(&sliver);
@@ -548,7 +626,7 @@ impl Open {
                 format!("on its way to {}: {how}", self.peer)
             }
             End::Arriving { whole, .. } => {
-                let how = if *whole {
+                let how = if whole.is_some() {
                     "the copy is whole"
                 } else {
                     "it is being received"

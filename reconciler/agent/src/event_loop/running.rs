@@ -10,6 +10,7 @@ use xeno_model::desired::DesiredNode;
 use xeno_model::id::SliverId;
 use xeno_model::observed::{ObservedNode, Seen, Stranger};
 use xeno_reconciler::action::{Action, ActionKey};
+use xeno_reconciler::change::AppliedSliver;
 use xeno_reconciler::exec::{ActionState, Outcome, RetryPolicy, Run, RunState};
 use xeno_reconciler::ports::{MoveLayers, MoveMemory, Retry};
 use xeno_reconciler::record::Settlement;
@@ -52,16 +53,38 @@ where
             vec![self.event(EventKind::Planned, None, text)]
         };
         let to_begin = plan.clone();
-        let begun = self.remember(events, move |w| {
+        // What is about to come to be is known from now on: whoever ends it, or sends it away, before it was seen whole has to
+        // know what it was made of.
+        let begun: Vec<_> = planned
+            .settlements
+            .iter()
+            .filter(|(sliver, _)| !self.memory.applied.contains_key(sliver))
+            .filter_map(|(_, settlement)| match settlement {
+                Settlement::Record(applied) => Some(AppliedSliver {
+                    complete: false,
+                    at: now,
+                    ..applied.clone()
+                }),
+                Settlement::Forget => None,
+            })
+            .collect();
+        let to_know = begun.clone();
+        let number = self.remember(events, move |w| {
             let run = w.begin_run(generation, &revision, actions, now)?;
+            for applied in &begun {
+                w.apply(applied)?;
+            }
             for chapter in chapters(&to_begin, run, now) {
                 w.begin_chapter(&chapter)?;
             }
             Ok(run)
         });
-        let Some(number) = begun.await else {
+        let Some(number) = number.await else {
             return self.rest();
         };
+        for applied in to_know {
+            self.memory.applied.insert(applied.desired.id.clone(), applied);
+        }
         // Chance only spreads retries; the node's name makes it differ between nodes.
         let seed = now.0 ^ u64::from(std::process::id());
         let mut progress = Progress {

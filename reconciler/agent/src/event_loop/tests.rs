@@ -75,6 +75,7 @@ pub(crate) fn sliver(name: &str) -> DesiredSliver {
         state: SliverState::Running,
         health: None,
         publish: vec![],
+        addresses: vec![],
         tenant: None,
         start: Start::Boot,
         expires: None,
@@ -119,6 +120,10 @@ fn desired(
             .map(|sliver| (sliver, NodeName::new("nyc-02").unwrap()))
             .collect(),
         files: BTreeMap::new(),
+        turns: Arc::default(),
+        transit: BTreeMap::new(),
+        slices: BTreeMap::new(),
+        sites: Arc::default(),
     }))
 }
 

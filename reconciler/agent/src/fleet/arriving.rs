@@ -16,6 +16,7 @@ use xeno_reconciler::tenure::BootId;
 use super::pump::pipe_over;
 use super::wire::{Lines, Order, Reply, Wire, say};
 use super::{News, Teller};
+use crate::crash;
 use crate::dispatch::{Ports, Work, carry_out, domain_spec};
 
 /// A sliver that arrives.
@@ -130,7 +131,9 @@ async fn take<H: MoveMemory, S: MoveLayers>(
                 .await;
             // What was said last is on its way while this end is closed already.
             drop(carrying);
-            taken.map_err(|error| error.what)
+            taken.map_err(|error| error.what)?;
+            crash::after_move("receive");
+            Ok(())
         }
         Stream::Memory(wire) => {
             if !arrive.memory {
@@ -143,6 +146,7 @@ async fn take<H: MoveMemory, S: MoveLayers>(
             let whole = ports.hypervisor.arrive(&spec, arrive.migration, pipe).await;
             carrying.abort();
             whole.map_err(|error| error.what)?;
+            crash::after_move("arrive");
             // First here: who hears of it there may order what rests on it.
             tell.say(News::Whole);
             say(write, &Reply::Whole).await

@@ -13,6 +13,7 @@ use xeno_state::presence::Presence;
 
 use super::member::{Member, random_id};
 use super::peers::{self, Identity, Incoming, Network, Tls};
+use super::rollouts::Rollouts;
 use super::{Call, Fleet, receive};
 use crate::config::PeersConfig;
 use crate::store::Store;
@@ -90,15 +91,19 @@ pub(crate) async fn become_member(
     // What cannot be read now is made anew by the loop; a name that was lost is learnt again.
     let joined = joined.unwrap_or_default();
     let member = Arc::new(Member::new(board, me.clone(), presence, joined));
+    let rollouts = Arc::new(Rollouts::new(Arc::clone(&member), me.clone()));
     let fleet = Arc::new(Fleet {
         me: me.clone(),
         member: Arc::clone(&member),
         network,
+        rollouts: Arc::clone(&rollouts),
     });
     let (pass, calls) = mpsc::channel(CALLS_MAX);
     tasks.spawn(receive(Arc::clone(&fleet), incoming, pass));
     let store = store.clone();
     let pace = Pace::new(me.as_str(), 1, seed());
+    let turns = Pace::new(me.as_str(), 1, seed());
+    tasks.spawn(async move { rollouts.run(turns).await });
     tasks.spawn(async move {
         let remember = |identity: String| {
             let store = store.clone();

@@ -5,17 +5,20 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{WriteHalf, split};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Duration;
 use xeno_model::id::{Digest, MigrationId, NodeName, SliverId};
 use xeno_reconciler::ports::{Departure, Grace, MoveLayers, MoveMemory, PortResult};
+use xeno_reconciler::render::amount;
 use xeno_reconciler::tenure::BootId;
 
-use super::pump::pipe_over;
+use super::pump::{counted_pipe_over, pipe_over};
 use super::wire::{ANSWER_MAX, Hello, Lines, Order, Reply, What, Wire, answer, boot_id, say};
 use super::{Fleet, News, Teller};
+use crate::crash;
 use crate::dispatch::Ports;
 
 /// How long the other end may take to get everything that the sliver needs.
@@ -47,6 +50,31 @@ pub(crate) struct Leave {
     pub(crate) set_aside: bool,
     /// What its guest was started as, where one runs.
     pub(crate) booted: Option<Digest>,
+    /// Where it is counted what goes over.
+    pub(crate) traffic: Arc<Traffic>,
+}
+
+/// How many bytes have gone over so far. Of the layers, changes are counted and not what says where they belong.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    memory: Arc<AtomicU64>,
+    ahead: AtomicU64,
+    last: AtomicU64,
+}
+
+impl std::fmt::Display for Traffic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let said = |bytes: &AtomicU64| amount(bytes.load(Ordering::Relaxed));
+        if self.memory.load(Ordering::Relaxed) > 0 {
+            write!(f, "{} of its memory went over, and ", said(&self.memory))?;
+        }
+        write!(
+            f,
+            "{} of its layers ahead, {} at the end",
+            said(&self.ahead),
+            said(&self.last)
+        )
+    }
 }
 
 /// What the loop orders, once the guest does not run here any more.
@@ -157,6 +185,7 @@ async fn bring_to_rest<H: MoveMemory, S: MoveLayers>(
     }
     if leave.booted.is_some() {
         send_layers(ports, fleet, leave, false).await?;
+        crash::after_move("send");
     }
     let Some(departure) = leave.departure.as_ref().filter(|_| memory) else {
         if leave.booted.is_some() {
@@ -168,10 +197,11 @@ async fn bring_to_rest<H: MoveMemory, S: MoveLayers>(
         return Ok(());
     };
     let wire = open(fleet, leave, What::Memory).await?;
-    let (pipe, carrying) = pipe_over(wire)?;
+    let (pipe, carrying) = counted_pipe_over(wire, &leave.traffic.memory)?;
     ports.probers.forget(&leave.embodiment);
     let gone = ports.hypervisor.depart(&leave.embodiment, departure, pipe);
     within(DEPART_MAX, "sending its memory", gone).await?;
+    crash::after_move("depart");
     let whole = tokio::time::timeout(WHOLE_MAX, session.replies.next()).await;
     carrying.abort();
     match whole {
@@ -197,6 +227,12 @@ async fn send_layers<H: MoveMemory, S: MoveLayers>(
     let sent = ports.storage.send_layers(&leave.sliver, last, pipe);
     let sent = within(LAYERS_MAX, "sending its writable layers", sent).await;
     carrying.abort();
+    let round = if last {
+        &leave.traffic.last
+    } else {
+        &leave.traffic.ahead
+    };
+    round.fetch_add(sent.as_ref().copied().unwrap_or_default(), Ordering::Relaxed);
     sent
 }
 

@@ -92,6 +92,16 @@ impl Member {
         self.nodes.store(nodes, Ordering::Relaxed);
     }
 
+    /// How many nodes share the board.
+    pub(crate) fn nodes(&self) -> u32 {
+        self.nodes.load(Ordering::Relaxed)
+    }
+
+    /// The board itself.
+    pub(crate) fn board(&self) -> &AnyBoard {
+        &self.board
+    }
+
     /// This node's own sign of life.
     pub(crate) fn presence(&self) -> &Presence {
         &self.presence

@@ -5,10 +5,12 @@
 mod checkpoints;
 mod crash;
 mod deletion;
+mod evacuation;
 mod fleet;
 mod load;
 mod moves;
 mod repository;
+mod rollouts;
 mod runtime;
 mod walk;
 mod world;

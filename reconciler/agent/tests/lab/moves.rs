@@ -113,6 +113,61 @@ fn a_sliver_is_claimed_and_moves_with_its_memory_and_its_disk() {
 }
 
 #[test]
+fn who_was_never_seen_whole_takes_its_memory_along() {
+    on_a_clock(async {
+        let mut pair = Pair::new().await;
+        // Nobody ever hears that it is ready: no node has written down that all is done.
+        pair.push(1, &[slice("web").on(A).asked()]).await;
+        pair.until_running("web/0", (true, false)).await;
+        let before = pair.a.node.look_inside(&id("web/0")).unwrap();
+        pair.a.kill().await;
+        pair.a.start_again().await;
+        pair.push(2, &[slice("web").on(B).asked()]).await;
+        pair.until_running("web/0", (false, true)).await;
+        pair.b.kill().await;
+        pair.b.start_again().await;
+        pair.push(3, &[slice("web").on(A).asked()]).await;
+        pair.until_running("web/0", (true, false)).await;
+        let after = pair.a.node.look_inside(&id("web/0")).unwrap();
+        assert_eq!(after.boot, before.boot, "it has booted again");
+
+        pair.push(4, &[slice("web").on(A)]).await;
+        pair.converged().await;
+        pair.end().await;
+    });
+}
+
+#[test]
+fn a_move_that_is_taken_back_leaves_nothing() {
+    on_a_clock(async {
+        let mut pair = Pair::new().await;
+        pair.push(1, &[slice("web").on(A)]).await;
+        pair.converged().await;
+        for verb in ["arrive", "depart", "send-last"] {
+            let there = if verb == "arrive" { &pair.b } else { &pair.a };
+            there.node.script(verb, Fault::Hangs);
+            pair.push(2, &[slice("web").on(B)]).await;
+            for _ in 0..2_000 {
+                let there = if verb == "arrive" { &pair.b } else { &pair.a };
+                if !there.node.struck().is_empty() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            pair.push(3, &[slice("web").on(A)]).await;
+            pair.a.node.clear_faults();
+            pair.b.node.clear_faults();
+            let settled = pair.settles("web/0", (true, false)).await;
+            assert_eq!(settled, Ok(()), "{verb}");
+            let left = pair.b.node.observed(&NodeName::new(B).unwrap());
+            let left = left.storage_of(&id("web/0")).unwrap();
+            assert!(left.is_none_or(|left| !left.on_disk), "{verb}: {left:?}");
+        }
+        pair.end().await;
+    });
+}
+
+#[test]
 fn a_move_waits_for_the_network_and_the_guest_goes_on_meanwhile() {
     on_a_clock(async {
         let mut pair = Pair::new().await;

@@ -69,7 +69,11 @@ impl Trip {
 impl World {
     /// No agent yet.
     pub(crate) fn new() -> Self {
-        let node = Arc::new(ScriptedNode::new(MEMORY_MIB));
+        Self::of_size(MEMORY_MIB)
+    }
+
+    fn of_size(memory_mib: u64) -> Self {
+        let node = Arc::new(ScriptedNode::new(memory_mib));
         let clock = LabClock::new(START_MS);
         node.follow(move || clock.now());
         let dir = in_memory_if_possible();
@@ -87,6 +91,15 @@ impl World {
             agent: None,
             pushed: None,
             trip: Arc::default(),
+        }
+    }
+
+    /// One of a fleet, with so much memory for guests.
+    pub(crate) fn one_of_size(name: &'static str, fleet: LabFleet, memory_mib: u64) -> Self {
+        Self {
+            name,
+            fleet: Some(fleet),
+            ..Self::of_size(memory_mib)
         }
     }
 

@@ -1,5 +1,6 @@
 //! `xeno plan`: what would be done, and why.
 
+use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,7 @@ use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 use xeno_agent::snapshot::{LEN_MAX, Snapshot};
 use xeno_model::id::NodeName;
+use xeno_reconciler::fleet_plan::{self, Asked, FleetPlan};
 use xeno_reconciler::plan::Plan;
 use xeno_reconciler::render::{self, Colour};
 
@@ -55,6 +57,9 @@ pub(crate) struct PlanArgs {
     /// With --rev: only this node.
     #[arg(long, value_name = "NAME", requires = "offline", value_parser = node)]
     node: Option<NodeName>,
+    /// All nodes in one view: what happens to each slice, in which wave and at which site.
+    #[arg(long, conflicts_with_all = ["socket", "refresh", "node", "observed", "out"])]
+    fleet: bool,
     /// Form of the result.
     #[arg(short, long, value_enum, default_value_t)]
     output: PlanFormat,
@@ -67,7 +72,12 @@ pub(crate) struct PlanArgs {
 }
 
 pub(crate) fn run(args: &PlanArgs) -> Outcome {
-    let offline = args.repo.is_some() || args.rev.is_some() || args.base.is_some();
+    if args.output == PlanFormat::Markdown && !args.fleet {
+        return Err(Failure::said(
+            "a plan as Markdown is that of a fleet: add --fleet",
+        ));
+    }
+    let offline = args.repo.is_some() || args.rev.is_some() || args.base.is_some() || args.fleet;
     let empty = match &args.observed {
         Some(file) => observed(args, file)?,
         None if offline => commits(args)?,
@@ -87,6 +97,7 @@ fn ask(args: &PlanArgs) -> Outcome<bool> {
         PlanFormat::Text => output::styled(&coloured(&view.text))?,
         PlanFormat::Dot => output::text(&graph::dot(&[PlanDocument::read(&view.plan)?]))?,
         PlanFormat::Mermaid => output::text(&graph::mermaid(&[PlanDocument::read(&view.plan)?]))?,
+        PlanFormat::Markdown => {}
     }
     if let Some(path) = &args.out {
         plan_file::write(path, &view.plan)?;
@@ -165,7 +176,33 @@ fn commits(args: &PlanArgs) -> Outcome<bool> {
     let before = ManuallyDrop::new(base_commit(&mut history, base)?);
     let after = ManuallyDrop::new(Commit { revision, fleet });
     let plans = ManuallyDrop::new(plans((*before).as_ref(), &after, args.node.as_ref())?);
+    if args.fleet {
+        return whole(args.output, (*before).as_ref(), &after, &plans);
+    }
     print(&plans, args.output, args.node.is_some())
+}
+
+/// Prints the plan of the fleet, and says whether there is nothing to do.
+fn whole(format: PlanFormat, before: Option<&Commit>, after: &Commit, plans: &[Plan]) -> Outcome<bool> {
+    let plan = FleetPlan::of(before.map(asked), asked(after), plans, BTreeSet::new());
+    match format {
+        PlanFormat::Text => output::styled(&fleet_plan::text(&plan, Colour::Ansi))?,
+        PlanFormat::Json => output::text(&fleet_plan::json(&plan))?,
+        PlanFormat::Markdown => output::text(&fleet_plan::markdown(&plan))?,
+        PlanFormat::Dot | PlanFormat::Mermaid => {
+            return Err(Failure::said(
+                "graphs are of the actions of nodes: leave out --fleet",
+            ));
+        }
+    }
+    Ok(plan.is_empty())
+}
+
+fn asked(commit: &Commit) -> Asked<'_> {
+    Asked {
+        revision: &commit.revision,
+        fleet: &commit.fleet,
+    }
 }
 
 /// Prints plans, and says whether there is nothing to do in any.
@@ -178,6 +215,7 @@ fn print(plans: &[Plan], format: PlanFormat, single: bool) -> Outcome<bool> {
         }
         PlanFormat::Dot => output::text(&graph::dot(&documents(plans)?))?,
         PlanFormat::Mermaid => output::text(&graph::mermaid(&documents(plans)?))?,
+        PlanFormat::Markdown => {}
     }
     Ok(plans.iter().all(render::is_empty))
 }

@@ -261,3 +261,46 @@ fn a_board_that_is_not_there_is_not_made() {
     assert!(missing.contains("there is no board at"), "{missing}");
     assert!(!world.path("work/board.db").exists());
 }
+
+#[test]
+fn an_evacuation_is_called_off_where_it_is() {
+    let fleet = Fleet::new();
+    let world = &fleet.world;
+    std::fs::write(
+        world.path("work/sites/more.yaml"),
+        "apiVersion: xenoslice/v1\nkind: Node\nmetadata: { name: node-b }\n\
+         spec: { site: home, capacity: { memory: 2GiB, vcpus: 4 } }\n",
+    )
+    .expect("written");
+    world.edit(
+        "work/slices/web.yaml",
+        "placement: { nodes: [node-a] }",
+        "placement: { nodes: [node-a, node-a, node-a] }",
+    );
+    world.commit("three");
+    fleet.check(
+        &["evacuate", "node-a", "--call-off"],
+        0,
+        &["nothing to do: no move from node-a is in the order of moves"],
+    );
+    fleet.check(&["evacuate", "node-a"], 0, &["committed"]);
+    // One has arrived, one has not left, and of one the board has never heard.
+    fleet.give("web/0", &held("node-b", 2));
+    fleet.give("web/1", &held("node-a", 1));
+    fleet.check(
+        &["evacuate", "node-a", "--call-off"],
+        0,
+        &[
+            "web/1 stays on node-a",
+            "web/2 stays on node-a",
+            "Call off the evacuation of node-a",
+            "xeno uncordon node-a",
+        ],
+    );
+    let web = std::fs::read_to_string(world.path("work/slices/web.yaml")).expect("there");
+    assert!(web.contains("nodes: [node-b, node-a, node-a]"), "{web}");
+    let order = std::fs::read_to_string(world.path("work/placement/moves.yaml")).expect("there");
+    assert!(order.ends_with("steps: []\n"), "{order}");
+    let pushed = world.push(&["main"]);
+    assert_eq!(pushed.code, Some(0), "{pushed:?}");
+}

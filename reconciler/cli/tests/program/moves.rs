@@ -258,9 +258,9 @@ fn a_node_is_emptied_and_stays_empty() {
     .expect("written");
     world.commit("three slivers");
     let parts = [
-        "STEP SLIVER TO",
-        "api/0 far-1",
-        "web/0 node-b",
+        "STEP SLIVER FROM TO TAKES LEFT THERE AFTER",
+        "api/0 node-a far-1",
+        "web/0 node-a node-b",
         "nothing was written (--dry-run)",
     ];
     let said = check(&world, &["evacuate", "node-a", "--dry-run"], 0, &[]);
@@ -280,6 +280,10 @@ fn a_node_is_emptied_and_stays_empty() {
         web.replace("[node-a, node-b]", "[node-b, node-b]")
     );
     assert!(read(&world, "work/placement/api.lock.yaml").contains("api/0: far-1\n"));
+    let order = read(&world, "work/placement/moves.yaml");
+    let steps = "kind: Moves\nmetadata: { name: node-a }\nspec:\n  steps:\n    \
+                 - { sliver: api/0, from: node-a, to: far-1 }\n    - { sliver: web/0, from: node-a, to: node-b }\n";
+    assert!(order.ends_with(steps), "{order}");
     check(&world, &["place", "--check"], 0, &["ok: "]);
     check(
         &world,
@@ -303,4 +307,39 @@ fn a_node_is_emptied_and_stays_empty() {
     untouched(&world, 4);
     let pushed = world.push(&["main"]);
     assert_eq!(pushed.code, Some(0), "{pushed:?}");
+}
+
+#[test]
+fn others_make_room_first_and_what_cannot_be_is_told() {
+    let world = world();
+    // 768 MiB on a node of 1 GiB, 384 of the other are taken, by what also fits on the third.
+    world.edit("work/slices/web.yaml", "memory: 256MiB", "memory: 768MiB");
+    let web = read(&world, "work/slices/web.yaml");
+    let small = |name: &str, port: u32| {
+        let text = web
+            .replace("name: web", &format!("name: {name}"))
+            .replace("18080", &port.to_string())
+            .replace("memory: 768MiB", "memory: 128MiB")
+            .replace("nodes: [node-a]", "nodes: [node-b, node-b, node-b]");
+        std::fs::write(world.path(&format!("work/slices/{name}.yaml")), text).expect("written");
+    };
+    small("small", 19080);
+    world.commit("crowded");
+    let said = check(&world, &["evacuate", "node-a", "--dry-run"], 0, &[]);
+    let words = said.all().split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in ["2 web/0 node-a node-b 768 MiB", "1 small/0 node-b", "0 MiB 1"] {
+        assert!(words.contains(part), "no {part:?} in\n{}", said.all());
+    }
+    untouched(&world, 2);
+    check(&world, &["cordon", "far-1"], 0, &[]);
+    check(&world, &["cordon", "node-c"], 0, &[]);
+    let said = check(&world, &["evacuate", "node-a"], 1, &["nothing was written"]);
+    let words = said.all().split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [
+        "error: web/0 has no place (128 MiB missing on node-b)",
+        "without node-a the fleet has 128 MiB too little memory",
+        "there is no way, whatever else moves",
+    ] {
+        assert!(words.contains(part), "no {part:?} in\n{}", said.all());
+    }
 }

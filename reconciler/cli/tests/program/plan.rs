@@ -135,3 +135,117 @@ fn a_plan_is_drawn_as_a_graph_that_graphviz_reads() {
         mermaid.out.matches("subgraph ").count()
     );
 }
+
+/// A fleet of eight nodes at two sites, and a commit after which everything happens that a commit can have happen.
+fn a_busy_commit() -> World {
+    let world = World::with_hook();
+    let mut nodes = String::new();
+    for (site, letter) in [("home", 'h'), ("away", 'a')] {
+        if site == "away" {
+            nodes += "---\napiVersion: xenoslice/v1\nkind: Site\nmetadata: { name: away }\n";
+        }
+        for number in 0..4 {
+            nodes += &format!(
+                "---\napiVersion: xenoslice/v1\nkind: Node\nmetadata: {{ name: {letter}{number} }}\nspec: {{ site: {site}, capacity: {{ memory: 4GiB, vcpus: 4 }} }}\n"
+            );
+        }
+    }
+    std::fs::write(world.path("work/nodes.yaml"), nodes).expect("written");
+    world.edit(
+        "work/slices/web.yaml",
+        "nodes: [node-a]",
+        "nodes: [h0, h1, h2, h3, a0, a1, a2, a3]",
+    );
+    let web = std::fs::read_to_string(world.path("work/slices/web.yaml")).expect("a slice");
+    let slice = |name: &str, nodes: &str, port: &str| {
+        let text = web
+            .replace("name: web", &format!("name: {name}"))
+            .replace("[h0, h1, h2, h3, a0, a1, a2, a3]", nodes)
+            .replace("18080", port);
+        std::fs::write(world.path(&format!("work/slices/{name}.yaml")), text).expect("written");
+    };
+    slice("db", "[h0]", "19090");
+    slice("old", "[h1, a1]", "19190");
+    world.commit("eight nodes");
+    world.edit("work/slices/web.yaml", "vcpus: 1", "vcpus: 2");
+    world.edit(
+        "work/slices/web.yaml",
+        "spec:",
+        "spec:\n  rollout: { waves: [50%, 100%], maxUnavailable: 2, bake: 10s }",
+    );
+    slice("db", "[a0]", "19090");
+    slice("shop", "[h3]", "19290");
+    std::fs::remove_file(world.path("work/slices/old.yaml")).expect("it was there");
+    world.commit("much");
+    world
+}
+
+#[test]
+fn a_fleet_is_shown_slice_by_slice_and_wave_by_wave() {
+    let world = a_busy_commit();
+    let said = plan(&world, &["--fleet", "--rev", "HEAD~1..HEAD"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    for part in [
+        "- remove   old  2 slivers, ends the service",
+        "± reboot   web  8 of 8 slivers, interrupts the service",
+        "at most 2 down at once; each wave bakes 10s; if more than 0 fail, all go back",
+        "canary     1  web/",
+        "wave 1     3  web/",
+        "wave 2     4  web/",
+        "> move     db  1 of 1 sliver, live",
+        "db/0 h0 -> a0",
+        "+ create   shop  1 of 1 sliver",
+        "2 to remove, 8 to reboot, 1 to create, 1 to move; 0 unchanged; on 8 of 9 nodes",
+    ] {
+        assert!(said.out.contains(part), "no {part:?} in\n{}", said.out);
+    }
+
+    let said = plan(
+        &world,
+        &[
+            "--fleet",
+            "--rev",
+            "HEAD~1..HEAD",
+            "-o",
+            "json",
+            "--detailed-exitcode",
+        ],
+    );
+    assert_eq!(said.code, Some(2), "{said:?}");
+    let json: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    let changes = json["changes"].as_array().expect("a list");
+    let of = |change: &'static str| changes.iter().filter(move |row| row["change"] == change);
+    let waves: Vec<_> = of("reboot")
+        .map(|row| (row["wave"].as_u64(), row["canary"].as_bool()))
+        .collect();
+    assert_eq!(
+        waves,
+        [
+            (Some(0), Some(true)),
+            (Some(1), Some(false)),
+            (Some(2), Some(false))
+        ]
+    );
+    let moved = of("move").next().expect("one moves");
+    assert_eq!(moved["slivers"][0]["from"], "h0");
+    assert_eq!(moved["policy"], "live");
+
+    let said = plan(&world, &["--fleet", "--rev", "HEAD~1..HEAD", "-o", "markdown"]);
+    for part in [
+        "### Plan for the fleet",
+        "| `db` | move, live |",
+        "db/0 h0 \u{2192} a0",
+        "| canary | 1 |",
+    ] {
+        assert!(said.out.contains(part), "no {part:?} in\n{}", said.out);
+    }
+    let said = plan(&world, &["--fleet", "--rev", "HEAD..HEAD"]);
+    assert!(
+        said.out
+            .contains("Nothing to do: all 10 slivers stay as they are"),
+        "{}",
+        said.out
+    );
+    let said = plan(&world, &["--rev", "HEAD", "-o", "markdown"]);
+    assert!(said.err.contains("add --fleet"), "{said:?}");
+}

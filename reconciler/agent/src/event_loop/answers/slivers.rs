@@ -440,6 +440,7 @@ fn lasts(reason: &Reason) -> bool {
         | Reason::RightUnknown { .. }
         | Reason::RightChanges { .. }
         | Reason::MoveFailed { .. }
+        | Reason::RolloutWaits { .. }
         | Reason::RunUnderway { .. }
         | Reason::RunQueued { .. }
         | Reason::RunPausing { .. }

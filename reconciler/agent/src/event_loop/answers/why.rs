@@ -74,6 +74,9 @@ where
         } else if health.verdict == HealthWord::Starting {
             sentences.push("Its health check has not passed yet.".to_owned());
         }
+        if let Some(why) = self.turn_of(&sliver) {
+            sentences.push(format!("{why}."));
+        }
         if let Some(why) = self.not_read_again() {
             sentences.push(format!("Nothing is done: {why}."));
         } else if self.desired.is_none() {
@@ -124,6 +127,11 @@ where
             sentences,
             besides,
         })
+    }
+
+    /// What keeps a sliver here that is to go elsewhere.
+    fn turn_of(&self, sliver: &SliverId) -> Option<&String> {
+        self.rights.as_ref()?.turn_of(sliver)
     }
 
     /// Every reason that the run under way and the plan hold for a sliver, what it waits for first.

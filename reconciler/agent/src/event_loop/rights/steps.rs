@@ -7,13 +7,15 @@ use tokio::time::{Duration, timeout};
 use xeno_model::desired::{DesiredSliver, MigrationPolicy, WritableKind};
 use xeno_model::id::{Epoch, MigrationId, NodeName, SliverId};
 use xeno_model::normal::{boot_digest, stack_digest};
+use xeno_reconciler::change::AppliedSliver;
 use xeno_reconciler::ports::{Departure, MountSpec, MoveLayers, MoveMemory, PortResult, Tuning};
 use xeno_reconciler::tenure::{Act, Disk, Guest, Journal, Leaving, Place, Record, Step};
 use xeno_state::record::EventKind;
 
 use super::{Agent, End, Open, Rights, Stepped, views};
+use crate::crash;
 use crate::fleet::arriving::{Arrive, Stream, arrive};
-use crate::fleet::leaving::{Command, Leave, leave};
+use crate::fleet::leaving::{Command, Leave, Traffic, leave};
 use crate::fleet::member::{SWAP_MAX, Swapped, random_id};
 use crate::fleet::wire::{Reply, What, Wire, digest, say};
 use crate::fleet::{Call, News, Teller};
@@ -47,6 +49,33 @@ pub(super) fn says(step: &Step) -> String {
     .to_owned()
 }
 
+/// What a laboratory calls a step.
+fn word(step: &Step) -> &'static str {
+    match step {
+        Step::Swap { act, .. } => match act {
+            Act::Claim => "claim",
+            Act::HandOver => "hand-over",
+            Act::TakeBack => "take-back",
+            Act::HandBack => "hand-back",
+            Act::Settle => "settle",
+            Act::TakeOver => "take-over",
+        },
+        Step::Note(_) => "note",
+        Step::Serve { .. } => "serve",
+        Step::Park => "park",
+        Step::Close => "close",
+        Step::Travel => "travel",
+        Step::Depart { .. } => "set-out",
+        Step::PassReady => "pass-ready",
+        Step::PassGo { .. } => "pass-go",
+        Step::CallOff => "call-off",
+        Step::LetGo => "let-go",
+        Step::Wake => "wake",
+        Step::Clear => "clear",
+        Step::Destroy => "destroy",
+    }
+}
+
 /// How long a step may take. What takes longer is given up, and what became of it is looked at.
 fn deadline(step: &Step) -> Duration {
     Duration::from_secs(match step {
@@ -72,6 +101,7 @@ where
                 false
             }
             Step::LetGo => {
+                self.measure(sliver).await;
                 if let Some(rights) = &mut self.rights {
                     rights.drop_session(sliver);
                     rights.fresh_from.insert(sliver.clone(), self.looks_begun + 1);
@@ -82,6 +112,28 @@ where
                 self.begin_step(sliver, step);
                 false
             }
+        }
+    }
+
+    /// Says how long a guest stood still that goes on elsewhere by now, and has the next of its slice wait if that was too long.
+    async fn measure(&mut self, sliver: &SliverId) {
+        let wanted = self.downtime_wanted(sliver);
+        let Some(rights) = &mut self.rights else { return };
+        let settled = matches!(rights.fleet.member.record(sliver), Record::Is(holder)
+            if holder.memory.is_none() && !holder.is(&self.settings.node));
+        let still = rights
+            .sessions
+            .get(sliver)
+            .and_then(|open| open.still)
+            .filter(|_| settled);
+        if let (Some(wanted_ms), Some(since)) = (wanted, still) {
+            let text = rights.staged.measured(&sliver.slice, since.elapsed(), wanted_ms);
+            let event = self.event(
+                EventKind::Moved,
+                Some(sliver.clone()),
+                format!("{sliver} goes on elsewhere: {text}"),
+            );
+            self.remember(vec![event], |_| Ok(())).await;
         }
     }
 
@@ -112,7 +164,7 @@ where
     }
 
     /// What the sliver was made here, where that is known; else what it should be.
-    fn was_made(&self, sliver: &SliverId) -> Option<DesiredSliver> {
+    pub(super) fn was_made(&self, sliver: &SliverId) -> Option<DesiredSliver> {
         let applied = self
             .memory
             .applied
@@ -213,6 +265,9 @@ where
                 Ok(result) => result,
                 Err(_) => Err(format!("it did not end within {} s", deadline.as_secs())),
             };
+            if result.is_ok() {
+                crash::after_move(word(&taken));
+            }
             Stepped {
                 sliver: of,
                 step: taken,
@@ -299,12 +354,27 @@ where
             Step::Swap {
                 act: Act::HandOver,
                 to,
-            } => to
-                .node
-                .as_ref()
-                .map(|node| format!("{sliver} has moved to {node}: the right to run it is there now")),
+            } => to.node.as_ref().map(|node| {
+                let traffic = match rights.sessions.get(&sliver).map(|open| &open.end) {
+                    Some(End::Leaving { traffic, .. }) => format!("; {traffic}"),
+                    Some(End::Arriving { .. }) | None => String::new(),
+                };
+                format!("{sliver} has moved to {node}: the right to run it is there now{traffic}")
+            }),
             Step::Wake => Some(format!("{sliver} goes on here")),
-            Step::Clear => Some(format!("{sliver} has arrived, and goes on here")),
+            Step::Clear => {
+                let whole = match rights.sessions.get(&sliver).map(|open| &open.end) {
+                    Some(End::Arriving { whole, .. }) => *whole,
+                    Some(End::Leaving { .. }) | None => None,
+                };
+                // What the hypervisor needs to bring it here is over by then: the rest is ours.
+                let ours = whole
+                    .map(|whole| format!(", {} ms after its memory was whole", whole.elapsed().as_millis()));
+                Some(format!(
+                    "{sliver} has arrived, and goes on here{}",
+                    ours.unwrap_or_default()
+                ))
+            }
             Step::Destroy => Some(format!("what was left of {sliver} on {me} has ended")),
             _ => None,
         };
@@ -357,6 +427,7 @@ where
             migration,
             to: rights.tell.clone(),
         };
+        let traffic = Arc::<Traffic>::default();
         let going = Leave {
             sliver: sliver.clone(),
             embodiment: facets.embodiment.clone(),
@@ -365,6 +436,7 @@ where
             departure,
             set_aside: facets.set_aside && !facets.on_disk,
             booted: facets.booted.filter(|_| runs),
+            traffic: Arc::clone(&traffic),
         };
         let (ports, fleet) = (Arc::clone(&self.ports), Arc::clone(&rights.fleet));
         let task = tokio::spawn(async move {
@@ -375,11 +447,13 @@ where
             migration,
             peer: to.clone(),
             task: task.abort_handle(),
+            still: None,
             end: End::Leaving {
                 boot: xeno_reconciler::tenure::BootId::default(),
                 stage: Leaving::Streaming,
                 travelled: false,
                 commands,
+                traffic,
             },
         };
         rights.sessions.insert(sliver.clone(), open);
@@ -442,6 +516,11 @@ where
                 return;
             }
         };
+        if !self.expect(&sliver).await {
+            let why = "the state of this node cannot be written".to_owned();
+            tokio::spawn(async move { say(&mut wire, &Reply::Refused { why }).await });
+            return;
+        }
         let (Some(rights), Some(desired)) = (&mut self.rights, &self.desired) else {
             return;
         };
@@ -468,8 +547,10 @@ where
             migration,
             peer: from.clone(),
             task: task.abort_handle(),
+            still: None,
             end: End::Arriving {
-                whole: false,
+                whole: None,
+                alone: false,
                 streams,
             },
         };
@@ -477,6 +558,33 @@ where
         let text = format!("{sliver} is about to come from {from}");
         let event = self.event(EventKind::Moved, Some(sliver), text);
         self.remember(vec![event], |_| Ok(())).await;
+    }
+
+    /// Writes down what a sliver that comes is made of, before anything of it is here: if it goes on to a third node before it was
+    /// seen whole here, or never arrives, what is left of it can be told. Whether it is written.
+    async fn expect(&mut self, sliver: &SliverId) -> bool {
+        let wanted = self
+            .desired
+            .as_ref()
+            .and_then(|desired| desired.slivers.get(sliver));
+        let Some(wanted) = wanted.filter(|_| !self.memory.applied.contains_key(sliver)) else {
+            return true;
+        };
+        let begun = AppliedSliver {
+            desired: wanted.clone(),
+            epoch: Epoch(1),
+            complete: false,
+            at: self.clock.now(),
+        };
+        let known = begun.clone();
+        let written = self
+            .remember(Vec::new(), move |w| w.apply(&begun))
+            .await
+            .is_some();
+        if written {
+            self.memory.applied.insert(sliver.clone(), known);
+        }
+        written
     }
 
     /// Whether a sliver that is offered can be taken: with its memory or not, and whether old layers have to go first.
@@ -496,11 +604,12 @@ where
         let wanted = desired.slivers.get(sliver).ok_or("it is not wanted there")?;
         let boots_as = boot_digest(wanted);
         let runs = wanted.state == xeno_model::desired::SliverState::Running;
+        let rights = self.rights.as_ref().ok_or("it is no member of a fleet")?;
+        self.has_room(rights, desired, sliver)?;
         let fits = booted
             .map(digest)
             .transpose()?
             .is_some_and(|booted| booted == boots_as);
-        let rights = self.rights.as_ref().ok_or("it is no member of a fleet")?;
         if rights.sessions.contains_key(sliver) || rights.stepping.contains_key(sliver) {
             return Err(format!("{me} is busy with {sliver}"));
         }

@@ -1,0 +1,91 @@
+//! What the node is reconciled towards: the commit that was read, with each sliver as its rollout has it.
+
+use std::sync::Arc;
+
+use xeno_model::desired::DesiredNode;
+use xeno_model::id::SliverId;
+use xeno_model::normal::held_back;
+use xeno_reconciler::change::{ChangeClass, Reason};
+use xeno_reconciler::plan::Plan;
+use xeno_reconciler::ports::{MoveLayers, MoveMemory};
+
+use super::super::Agent;
+
+impl<H, S> Agent<H, S>
+where
+    H: MoveMemory + 'static,
+    S: MoveLayers + 'static,
+{
+    /// Has the node be reconciled towards what is wanted for now, as far as rollouts have come.
+    pub(in crate::event_loop) async fn regate(&mut self) {
+        if self.gate_staged() {
+            self.refused.clear();
+            self.supersede().await;
+        }
+        self.wake();
+    }
+
+    /// Whether that is something else than before. Whoever goes by the same pointer goes on undisturbed otherwise.
+    pub(in crate::event_loop) fn gate_staged(&mut self) -> bool {
+        let Some(staged) = self.staged.clone() else {
+            return false;
+        };
+        let desired = self.gate(&staged).map_or(staged, Arc::new);
+        if self.desired.as_deref() == Some(&*desired) {
+            return false;
+        }
+        self.desired = Some(desired);
+        true
+    }
+
+    /// The commit with slivers as they stand; `None`: all stand where it wants them, or there is nobody to wait for.
+    fn gate(&self, read: &DesiredNode) -> Option<DesiredNode> {
+        let rolling = self.rolling.as_ref()?;
+        let mut gated = None;
+        for (sliver, wanted) in &read.slivers {
+            let Some(outline) = rolling.slices.get(&sliver.slice) else {
+                continue;
+            };
+            let Some(stand) = self.stand(wanted, outline.revision) else {
+                continue;
+            };
+            if stand.at.0 != outline.revision {
+                let gated = gated.get_or_insert_with(|| read.clone());
+                gated
+                    .slivers
+                    .insert(sliver.clone(), held_back(&stand.at.1, wanted));
+            }
+        }
+        gated
+    }
+
+    /// New slivers whose turn has yet to come.
+    pub(in crate::event_loop) fn held_by_rollouts(&self) -> Vec<(SliverId, Reason)> {
+        let (Some(rolling), Some(read)) = (&self.rolling, &self.placed) else {
+            return Vec::new();
+        };
+        let is_new = |sliver: &&SliverId| {
+            !self.memory.stands.contains_key(*sliver) && !self.memory.applied.contains_key(*sliver)
+        };
+        let new = read.slivers.keys().filter(is_new);
+        new.map(|sliver| {
+            let why = rolling.waits.get(sliver).cloned();
+            let why = why.unwrap_or_else(|| "the board is asked how far it is".to_owned());
+            (sliver.clone(), Reason::RolloutWaits { why })
+        })
+        .collect()
+    }
+
+    /// Says in a plan what those wait for that are kept as they were.
+    pub(in crate::event_loop) fn tell_rollouts(&self, plan: &mut Plan) {
+        let Some(rolling) = &self.rolling else { return };
+        for (sliver, why) in &rolling.waits {
+            if let Some(change) = plan.changes.get_mut(sliver)
+                && change.class == ChangeClass::Keep
+            {
+                change.class = ChangeClass::Wait;
+                change.reasons.push(Reason::RolloutWaits { why: why.clone() });
+            }
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Two whole agents on one board, over which new revisions roll.
+
+use std::time::Duration;
+
+use xeno_agent::lab::{LabFleet, LabNetwork, ScriptedBoard};
+use xeno_model::id::{NodeName, SliceName};
+use xeno_model::observed::DomainState;
+use xeno_reconciler::ports::PortError;
+use xeno_reconciler::rollout::{RolloutRecord, Signed, Verdict};
+use xeno_reconciler::scripted::Fault;
+use xeno_state::rollouts;
+
+use crate::fleet::{Slice, commit_at, id, revision, slice};
+use crate::runtime::on_a_clock;
+use crate::world::World;
+
+const NODES: [&str; 2] = ["cam-01", "cam-02"];
+
+/// One slice with a sliver on each of two nodes.
+struct Fleet {
+    worlds: Vec<World>,
+    board: ScriptedBoard,
+    /// The number of the last commit.
+    pushed: u8,
+}
+
+fn web(page: &'static str) -> Slice {
+    slice("web").on("cam-01, cam-02").page(page)
+}
+
+impl Fleet {
+    /// Both run page `one`.
+    async fn new() -> Self {
+        let board = ScriptedBoard::new("a");
+        let network = LabNetwork::default();
+        let mut worlds = Vec::new();
+        for node in NODES {
+            let fleet = LabFleet {
+                board: board.client(node),
+                network: network.clone(),
+                life: 1,
+            };
+            let mut world = World::one_of(node, fleet);
+            world.start().await;
+            worlds.push(world);
+        }
+        let mut fleet = Self {
+            worlds,
+            board,
+            pushed: 0,
+        };
+        fleet.push(&[web("one")]).await;
+        fleet.converged().await;
+        fleet.through().await;
+        fleet
+    }
+
+    async fn push(&mut self, slices: &[Slice]) {
+        self.pushed += 1;
+        for (world, node) in self.worlds.iter_mut().zip(NODES) {
+            world.push(commit_at(node, self.pushed, slices)).await;
+        }
+    }
+
+    async fn converged(&self) {
+        for world in &self.worlds {
+            world.converged().await;
+        }
+    }
+
+    /// What the board says.
+    async fn record(&self) -> RolloutRecord {
+        let known = rollouts::read(&self.board, &SliceName::new("web").unwrap()).await;
+        known.unwrap().record.expect("the slice has begun")
+    }
+
+    async fn press(&self, button: impl Fn(&RolloutRecord, Signed<'_>) -> RolloutRecord) {
+        let name = SliceName::new("web").unwrap();
+        let signed = Signed {
+            at: self.worlds[0].clock.now(),
+            by: "ada",
+        };
+        loop {
+            let known = rollouts::read(&self.board, &name).await.unwrap();
+            let next = button(known.record.as_ref().unwrap(), signed);
+            let changed = rollouts::change(&self.board, &name, &known, &next).await;
+            if matches!(changed.unwrap(), rollouts::Changed::Done(_)) {
+                return;
+            }
+        }
+    }
+
+    /// Whether each runs, and how often it has booted.
+    fn guests(&self) -> Vec<(bool, usize)> {
+        let guest = |(number, world): (u32, &World)| {
+            let sliver = id(&format!("web/{number}"));
+            let observed = world.node.observed(&NodeName::new(NODES[0]).unwrap());
+            let domains = observed.domains.known().cloned().unwrap_or_default();
+            let runs = domains
+                .ours
+                .get(&sliver)
+                .is_some_and(|domain| domain.state == DomainState::Running);
+            let boots = world.all_effects().get(&format!("boot:{sliver}")).copied();
+            (runs, boots.unwrap_or(0))
+        };
+        (0..).zip(&self.worlds).map(guest).collect()
+    }
+
+    fn boots(&self) -> Vec<usize> {
+        self.guests().into_iter().map(|(_, boots)| boots).collect()
+    }
+
+    /// Waits until the record is as wanted; never are both down.
+    async fn until(&self, what: &str, wanted: impl Fn(&RolloutRecord) -> bool) -> RolloutRecord {
+        for _ in 0..20_000 {
+            let record = self.record().await;
+            assert!(
+                self.guests().iter().any(|(runs, _)| *runs),
+                "both are down: {record:#?}"
+            );
+            if wanted(&record) {
+                return record;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let record = self.record().await;
+        let plans = [self.worlds[0].plan().await.text, self.worlds[1].plan().await.text];
+        let mut seen = Vec::new();
+        for world in &self.worlds {
+            seen.push(world.agent().handle().rollouts().await.unwrap());
+        }
+        panic!(
+            "waiting for {what}: {record:#?}\n{}\n{}\n{seen:#?}",
+            plans[0], plans[1]
+        );
+    }
+
+    /// Waits until the rollout of the last commit is on the board.
+    async fn begun(&self) {
+        let commit = revision(self.pushed);
+        self.until("the beginning", |record| record.to.commit == commit)
+            .await;
+    }
+
+    /// Waits until the rollout of the last commit is through.
+    async fn through(&self) -> RolloutRecord {
+        let commit = revision(self.pushed);
+        let through = |record: &RolloutRecord| record.to.commit == commit && record.verdict == Verdict::Done;
+        self.until("the end", through).await
+    }
+
+    async fn end(self) {
+        for mut world in self.worlds {
+            world.kill().await;
+        }
+    }
+}
+
+fn minute() -> Duration {
+    Duration::from_secs(60)
+}
+
+#[test]
+fn a_new_revision_rolls_wave_by_wave() {
+    on_a_clock(async {
+        let mut fleet = Fleet::new().await;
+        assert_eq!(fleet.record().await.verdict, Verdict::Done);
+        assert_eq!(fleet.boots(), [1, 1]);
+        fleet.push(&[web("two")]).await;
+        fleet.until("the second wave", |record| record.wave == 1).await;
+        let boots = fleet.boots();
+        assert_eq!(
+            boots.iter().sum::<usize>(),
+            3,
+            "the canary alone has changed: {boots:?}"
+        );
+        let record = fleet.through().await;
+        assert_eq!(fleet.boots(), [2, 2]);
+        assert!(record.slots.is_empty());
+        fleet.converged().await;
+        // What does not concern the slice begins nothing.
+        fleet.push(&[web("two"), slice("db")]).await;
+        fleet.converged().await;
+        assert_eq!(fleet.record().await.to, record.to);
+        assert_eq!(fleet.boots(), [2, 2]);
+        fleet.end().await;
+    });
+}
+
+#[test]
+fn a_canary_that_fails_takes_itself_back_and_no_other_with_it() {
+    on_a_clock(async {
+        let mut fleet = Fleet::new().await;
+        for world in &fleet.worlds {
+            let fault = PortError::never("the kernel does not start");
+            world.node.script("boot", Fault::Fails(fault));
+        }
+        fleet.push(&[web("two")]).await;
+        let failed = |record: &RolloutRecord| matches!(record.verdict, Verdict::Failed { .. });
+        let record = fleet.until("the verdict", failed).await;
+        assert_eq!(record.failed.len(), 1, "{record:#?}");
+        fleet.until("all back", |record| record.slots.is_empty()).await;
+        tokio::time::sleep(10 * minute()).await;
+        let mut boots = fleet.boots();
+        boots.sort_unstable();
+        assert_eq!(
+            boots,
+            [1, 2],
+            "the canary has booted what it was, the other nothing"
+        );
+        assert!(fleet.guests().iter().all(|(runs, _)| *runs));
+        // No later pull tries it again; a commit that brings something else does.
+        fleet.push(&[web("two"), slice("db")]).await;
+        tokio::time::sleep(10 * minute()).await;
+        assert_eq!(fleet.record().await.verdict, record.verdict);
+        for world in &fleet.worlds {
+            world.node.clear_faults();
+        }
+        fleet.push(&[web("three")]).await;
+        fleet.through().await;
+        fleet.converged().await;
+        fleet.end().await;
+    });
+}
+
+#[test]
+fn people_pause_promote_abort_and_undo() {
+    on_a_clock(async {
+        let mut fleet = Fleet::new().await;
+        fleet.push(&[web("two")]).await;
+        fleet.begun().await;
+        fleet.press(|record, ada| record.pause(ada).unwrap()).await;
+        tokio::time::sleep(10 * minute()).await;
+        assert!(fleet.boots().iter().sum::<usize>() <= 3, "paused is paused");
+        let sentences: Vec<String> = {
+            let mut all = Vec::new();
+            for (number, world) in (0..).zip(&fleet.worlds) {
+                let why = world
+                    .agent()
+                    .handle()
+                    .why(id(&format!("web/{number}")))
+                    .await
+                    .unwrap();
+                all.extend(why.sentences);
+            }
+            all
+        };
+        assert!(
+            sentences
+                .iter()
+                .any(|said| said.contains("the rollout is paused by ada")),
+            "{sentences:?}"
+        );
+        fleet.press(|record, ada| record.resume(ada).unwrap()).await;
+        fleet.through().await;
+        fleet.converged().await;
+        fleet.press(|record, ada| record.undo(ada).unwrap()).await;
+        tokio::time::sleep(10 * minute()).await;
+        assert_eq!(fleet.boots(), [3, 3], "both are what they were");
+        assert!(fleet.record().await.slots.is_empty());
+        fleet.push(&[web("three")]).await;
+        fleet.begun().await;
+        fleet.press(|record, ada| record.abort(ada).unwrap()).await;
+        tokio::time::sleep(10 * minute()).await;
+        let record = fleet.record().await;
+        assert!(
+            matches!(record.verdict, Verdict::Aborted { .. }) && record.slots.is_empty(),
+            "{record:#?}"
+        );
+        assert!(fleet.guests().iter().all(|(runs, _)| *runs));
+        fleet.end().await;
+    });
+}
+
+#[test]
+fn a_commit_in_the_middle_takes_over() {
+    on_a_clock(async {
+        let mut fleet = Fleet::new().await;
+        fleet.push(&[web("two")]).await;
+        fleet.begun().await;
+        let good = fleet.record().await.good;
+        fleet.push(&[web("three")]).await;
+        let record = fleet.through().await;
+        assert_eq!(record.good, good, "what came between was never good");
+        fleet.converged().await;
+        assert!(fleet.boots().iter().all(|boots| *boots <= 3));
+        fleet.end().await;
+    });
+}
+
+#[test]
+fn a_node_that_is_away_holds_up_nobody_and_follows() {
+    on_a_clock(async {
+        let mut fleet = Fleet::new().await;
+        fleet.worlds[1].kill().await;
+        // Its sign of life goes with its lease; the other one's comes back.
+        fleet.board.advance(5 * minute());
+        tokio::time::sleep(5 * minute()).await;
+        fleet.pushed += 1;
+        let slices = [web("two").with("rollout: { maxUnreachable: 50% }")];
+        fleet.worlds[0]
+            .push(commit_at(NODES[0], fleet.pushed, &slices))
+            .await;
+        fleet.through().await;
+        assert_eq!(fleet.boots(), [2, 1]);
+        fleet.worlds[1].start().await;
+        fleet.worlds[1]
+            .push(commit_at(NODES[1], fleet.pushed, &slices))
+            .await;
+        fleet.converged().await;
+        assert_eq!(fleet.boots(), [2, 2]);
+        fleet.end().await;
+    });
+}
+
+#[test]
+fn an_agent_that_dies_in_the_middle_goes_on_where_it_was() {
+    on_a_clock(async {
+        let mut fleet = Fleet::new().await;
+        fleet.push(&[web("two")]).await;
+        fleet.begun().await;
+        for world in &mut fleet.worlds {
+            world.kill().await;
+            world.start_again().await;
+        }
+        fleet.through().await;
+        fleet.converged().await;
+        assert_eq!(fleet.boots(), [2, 2]);
+        fleet.end().await;
+    });
+}

@@ -1,0 +1,164 @@
+//! A node: its machine, its agent, and what the agent remembers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use xeno_model::desired::DesiredNode;
+use xeno_model::id::{Epoch, NodeName, SliverId};
+use xeno_reconciler::action::ActionKey;
+use xeno_reconciler::change::AppliedSliver;
+use xeno_reconciler::exec::{Outcome, Run};
+use xeno_reconciler::record::Settlement;
+use xeno_reconciler::rollout::Condition;
+use xeno_reconciler::scripted::ScriptedNode;
+use xeno_state::board::pace::{Pace, Summary};
+
+use crate::draw::Draw;
+
+/// A node of the fleet.
+pub(crate) struct Node {
+    pub(crate) name: NodeName,
+    pub(crate) draw: Draw,
+    pub(crate) pace: Pace,
+    /// How many reasons there are for which its machine has no power, its agent is dead, and it reaches nobody.
+    pub(crate) off: u32,
+    pub(crate) dead: u32,
+    pub(crate) cut_off: u32,
+    /// Whether its agent runs.
+    pub(crate) agent: bool,
+    /// Whether it reaches nobody.
+    pub(crate) away: bool,
+    /// Whether it has a lease on the board.
+    pub(crate) member: bool,
+    /// Counts its leaving and returning.
+    pub(crate) membership: u64,
+    /// The last time it left.
+    pub(crate) left: u64,
+    /// Whether it cannot look at its domains.
+    pub(crate) blind: bool,
+    /// How many calls of its drivers of a thousand go wrong.
+    pub(crate) drivers_permille: u64,
+    /// How far its wall clock is off.
+    pub(crate) skew_ms: i64,
+    /// The machine, once something is done there: until then it is as the first commit asks.
+    pub(crate) machine: Option<ScriptedNode>,
+    pub(crate) applied: BTreeMap<SliverId, AppliedSliver>,
+    /// The commit it has read.
+    pub(crate) head: usize,
+    pub(crate) generation: u64,
+    /// Which commit's word counts for slivers that differ between commits; for others it makes no difference.
+    pub(crate) follows: BTreeMap<SliverId, usize>,
+    /// Slivers that a commit brings here, and that wait for their turn.
+    pub(crate) awaits: BTreeSet<SliverId>,
+    /// Slivers whose rollouts are not through with them.
+    pub(crate) active: BTreeSet<SliverId>,
+    /// How slivers are.
+    pub(crate) conditions: BTreeMap<SliverId, Condition>,
+    /// Of which the board has yet to be told.
+    pub(crate) unsaid: BTreeSet<SliverId>,
+    pub(crate) summary: Summary,
+    /// Slices whose record it has asked the board to change.
+    pub(crate) asking: BTreeSet<usize>,
+    /// Changes in a row that came second.
+    pub(crate) refusals: u32,
+    /// When it looks at rollouts next.
+    pub(crate) consider_at: Option<u64>,
+    pub(crate) epochs: BTreeMap<SliverId, Epoch>,
+    pub(crate) back_off: BTreeMap<SliverId, BackOff>,
+    /// When slivers were removed.
+    pub(crate) removals: BTreeMap<SliverId, u64>,
+    pub(crate) run: Option<Box<Running>>,
+    pub(crate) runs: u32,
+    /// When it looks at itself next.
+    pub(crate) turn_at: Option<u64>,
+    /// Runs without a rest.
+    pub(crate) restless: u32,
+    /// Whether the last look found nothing to do.
+    pub(crate) idle: bool,
+}
+
+/// An action that failed for good is not tried before its time.
+#[derive(Clone, Debug)]
+pub(crate) struct BackOff {
+    pub(crate) action: ActionKey,
+    pub(crate) why: String,
+    pub(crate) attempts: u32,
+    pub(crate) until_ms: u64,
+}
+
+/// A run under way.
+pub(crate) struct Running {
+    pub(crate) number: u32,
+    pub(crate) run: Run,
+    pub(crate) desired: Arc<DesiredNode>,
+    pub(crate) settlements: BTreeMap<SliverId, Settlement>,
+    /// What is in flight: the place of the action in the plan, and how it will end.
+    pub(crate) in_flight: BTreeMap<usize, Ending>,
+    /// Slivers that are to be something else by now: how this run ends for them says nothing.
+    pub(crate) stale: BTreeSet<SliverId>,
+    /// Slivers that something was done to.
+    pub(crate) changing: BTreeSet<SliverId>,
+}
+
+/// How an action in flight will end.
+#[derive(Clone, Debug)]
+pub(crate) enum Ending {
+    /// It is carried out.
+    Well,
+    /// Nothing is done.
+    Fails(Outcome),
+    /// It is carried out, and says that it is not.
+    Unsaid,
+    /// Nothing is done, and it is given up.
+    Hangs,
+    /// It is carried out, and never says so.
+    HangsAfter,
+}
+
+impl Node {
+    pub(crate) fn new(name: &NodeName, many: u32, seed: u64, draw: Draw) -> Self {
+        Self {
+            name: name.clone(),
+            draw,
+            pace: Pace::new(name.as_str(), many, seed),
+            off: 0,
+            dead: 0,
+            cut_off: 0,
+            agent: true,
+            away: false,
+            member: true,
+            membership: 0,
+            left: 0,
+            blind: false,
+            drivers_permille: 0,
+            skew_ms: 0,
+            machine: None,
+            applied: BTreeMap::new(),
+            head: 0,
+            generation: 1,
+            follows: BTreeMap::new(),
+            awaits: BTreeSet::new(),
+            active: BTreeSet::new(),
+            conditions: BTreeMap::new(),
+            unsaid: BTreeSet::new(),
+            summary: Summary::default(),
+            asking: BTreeSet::new(),
+            refusals: 0,
+            consider_at: None,
+            epochs: BTreeMap::new(),
+            back_off: BTreeMap::new(),
+            removals: BTreeMap::new(),
+            run: None,
+            runs: 0,
+            turn_at: None,
+            restless: 0,
+            idle: true,
+        }
+    }
+
+    /// Takes a commit as what is wanted.
+    pub(crate) fn accept(&mut self, head: usize) {
+        self.head = head;
+        self.generation += 1;
+    }
+}

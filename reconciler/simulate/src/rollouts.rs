@@ -1,0 +1,606 @@
+//! Rollouts: what each node does about its own slivers, and what witnesses decide, by the real functions
+//! (`xeno_reconciler::rollout`). Here is only who asks when, and how the board answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use xeno_model::id::{NodeName, SliverId};
+use xeno_reconciler::rollout::{
+    Aim, Condition, Decision, Hold, Outside, Own, Placed, RolloutKey, RolloutRecord, Runs, Signed,
+    SliverSummary, Step, Tally, Verdict, Wait, Wanted, Waves, begin, decide, step, wanted,
+};
+
+use crate::board::{Ask, Sorted};
+use crate::fault::Trouble;
+use crate::outcome::Milestone;
+use crate::world::{Event, World};
+
+/// In a fleet of more nodes than this not everybody looks at everything that changes: those who could do something about it
+/// do, and two witnesses for each slice.
+const ALL_LOOK_MAX: usize = 200;
+/// Witnesses of a slice in a large fleet.
+const WITNESSES: usize = 2;
+/// How often somebody looks at a rollout that nothing seems to happen to.
+const LOOK_AGAIN_MS: u64 = 30_000;
+
+impl World<'_> {
+    /// Whether a node reaches the board, and has said so.
+    pub(crate) fn is_member(&self, n: usize) -> bool {
+        let node = &self.nodes[n];
+        node.agent && node.member && !node.away
+    }
+
+    fn slice_of(&self, sliver: &SliverId) -> Option<usize> {
+        self.slices.binary_search(&sliver.slice).ok()
+    }
+
+    /// What a commit asks a slice to be.
+    fn key(&self, slice: usize, head: usize) -> Option<&RolloutKey> {
+        self.views[head].keys.get(&slice)
+    }
+
+    /// The waves of a rollout by the placement of a commit, and that placement.
+    fn waves(&mut self, slice: usize, record: &RolloutRecord, head: usize) -> Sorted {
+        if let Some(sorted) = &self.board.slices[slice].waves
+            && sorted.key == record.to
+            && sorted.head == head
+        {
+            return sorted.clone();
+        }
+        let fleet = &self.views[head].commit.fleet;
+        let slivers = fleet
+            .slices
+            .get(&self.slices[slice])
+            .into_iter()
+            .flat_map(|slice| &slice.slivers);
+        let placed = |(number, (node, _)): (&u32, &(NodeName, _))| {
+            let site = fleet.nodes.get(node)?.site.clone();
+            let node = node.clone();
+            Some((*number, Placed { node, site }))
+        };
+        let placement: Arc<BTreeMap<u32, Placed>> = Arc::new(slivers.filter_map(placed).collect());
+        let waves = Arc::new(Waves::new(&record.policy, &placement, Waves::seed(&record.to)));
+        let sorted = Sorted {
+            key: record.to.clone(),
+            head,
+            waves,
+            placement,
+        };
+        self.board.slices[slice].waves = Some(sorted.clone());
+        sorted
+    }
+
+    /// A sliver is to be looked after until its rollout is through with it.
+    pub(crate) fn start(&mut self, n: usize, sliver: &SliverId) {
+        let Some(slice) = self.slice_of(sliver) else {
+            return;
+        };
+        self.nodes[n].active.insert(sliver.clone());
+        self.board.slices[slice].active.insert(sliver.number, n);
+        self.consider_soon(n, 0);
+    }
+
+    fn forget(&mut self, n: usize, slice: usize, sliver: &SliverId) {
+        self.nodes[n].active.remove(sliver);
+        let active = &mut self.board.slices[slice].active;
+        if active.get(&sliver.number) == Some(&n) {
+            active.remove(&sliver.number);
+        }
+    }
+
+    /// Has a node look at the rollouts of its slivers.
+    pub(crate) fn consider_soon(&mut self, n: usize, wait_ms: u64) {
+        let at = self.now.saturating_add(wait_ms);
+        let node = &mut self.nodes[n];
+        if node
+            .consider_at
+            .is_some_and(|pending| pending <= at && pending >= self.now)
+        {
+            return;
+        }
+        node.consider_at = Some(at);
+        self.queue.at(at, Event::Consider(n));
+    }
+
+    /// A node looks at the rollouts of its slivers.
+    pub(crate) fn consider(&mut self, n: usize) {
+        if self.nodes[n].consider_at != Some(self.now) {
+            return;
+        }
+        self.nodes[n].consider_at = None;
+        if !self.is_member(n) {
+            return;
+        }
+        self.materialise(n);
+        let mut changed = false;
+        for sliver in self.nodes[n].active.clone() {
+            changed |= self.consider_one(n, &sliver);
+        }
+        if changed {
+            self.supersede(n);
+        }
+    }
+
+    /// Looks at one sliver; whether it may be made something else now.
+    fn consider_one(&mut self, n: usize, sliver: &SliverId) -> bool {
+        let Some(slice) = self.slice_of(sliver) else {
+            return false;
+        };
+        let head = self.nodes[n].head;
+        if self.nodes[n].asking.contains(&slice) {
+            return false;
+        }
+        let placed = self.placed(sliver, head);
+        let (true, Some(asked)) = (placed == Some(n), self.key(slice, head).cloned()) else {
+            self.forget(n, slice, sliver);
+            return false;
+        };
+        let (read, record) = self.board.records.get(&slice);
+        let record = record.cloned();
+        let descends = record.as_ref().is_none_or(|record| self.number_of(record) < head);
+        let stands = record
+            .as_ref()
+            .map_or(Wanted::Newer, |record| wanted(record, &asked, descends));
+        let (at, name) = (self.wall(n), self.nodes[n].name.clone());
+        let signed = Signed {
+            at,
+            by: name.as_str(),
+        };
+        if stands == Wanted::Newer {
+            let fleet = &self.views[head].commit.fleet;
+            let slivers = fleet.slices.get(&sliver.slice);
+            let policy = slivers
+                .and_then(|slice| slice.slivers.values().next())
+                .map(|(_, first)| &first.rollout);
+            let Some(policy) = policy else { return false };
+            let next = begin(record.as_deref(), asked, policy, true, signed);
+            self.ask(n, slice, read, next);
+            return false;
+        }
+        let Some(record) = record else { return false };
+        let runs = self.runs(n, sliver, slice, &record);
+        let Sorted { waves, placement, .. } = self.waves(slice, &record, head);
+        let away_nodes = self.board.away(slice).clone();
+        let away = placement
+            .iter()
+            .filter(|(number, placed)| !record.failed.contains(number) && away_nodes.contains(&placed.node))
+            .count();
+        let outside = Outside {
+            waves: &waves,
+            away: u32::try_from(away).unwrap_or(u32::MAX),
+            away_nodes: &away_nodes,
+        };
+        let own = Own {
+            number: sliver.number,
+            node: &name,
+            runs,
+            wanted: stands,
+        };
+        let condition = self.nodes[n]
+            .conditions
+            .get(sliver)
+            .cloned()
+            .unwrap_or(Condition::Changing);
+        match step(Some(&record), own, &condition, outside, signed) {
+            Step::Swap(next) => {
+                self.ask(n, slice, read, *next);
+                false
+            }
+            Step::Change(aim) => self.may_go(n, sliver, slice, &record, aim),
+            Step::Rest => {
+                let slotted = record.slots.get(&sliver.number) == Some(&name);
+                let over = match record.verdict {
+                    Verdict::Done | Verdict::Failed { .. } | Verdict::Aborted { .. } => true,
+                    Verdict::Rolling | Verdict::Paused { .. } | Verdict::Held { .. } => false,
+                };
+                // One that was never touched is as it was.
+                let untouched = !self.nodes[n].conditions.contains_key(sliver);
+                if over && !slotted && (untouched || condition == Condition::Healthy) {
+                    self.forget(n, slice, sliver);
+                }
+                false
+            }
+            Step::Wait(wait) => {
+                self.reach.hit(word_of_wait(&wait));
+                if matches!(wait, Wait::Slots { .. } | Wait::Away { .. }) {
+                    self.board.slices[slice].waiting.insert(n);
+                }
+                false
+            }
+        }
+    }
+
+    /// What a node last made of a sliver, as its rollout sees it.
+    fn runs(&self, n: usize, sliver: &SliverId, slice: usize, record: &RolloutRecord) -> Runs {
+        let node = &self.nodes[n];
+        if node.awaits.contains(sliver) {
+            return Runs::Nothing;
+        }
+        let follows = node.follows.get(sliver).copied().unwrap_or(node.head);
+        let made = self.key(slice, follows).map(|key| key.revision);
+        let good = record.good.as_ref().map(|good| good.revision);
+        if made == Some(record.to.revision) {
+            Runs::To
+        } else if made.is_none() {
+            Runs::Nothing
+        } else if made == good {
+            Runs::Good
+        } else {
+            Runs::Other
+        }
+    }
+
+    /// A sliver may be made what the rollout brings, or what it was before.
+    fn may_go(
+        &mut self,
+        n: usize,
+        sliver: &SliverId,
+        slice: usize,
+        record: &RolloutRecord,
+        aim: Aim,
+    ) -> bool {
+        let head = self.nodes[n].head;
+        let revision = match aim {
+            Aim::To => Some(record.to.revision),
+            Aim::Back => record.good.as_ref().map(|good| good.revision),
+        };
+        // The newest commit that asks for it; each node keeps it, though the repository has gone on.
+        let follows = (0..=head)
+            .rev()
+            .find(|at| self.key(slice, *at).map(|key| key.revision) == revision && revision.is_some());
+        let Some(follows) = follows else { return false };
+        let node = &mut self.nodes[n];
+        if node.follows.get(sliver) == Some(&follows) {
+            return false;
+        }
+        if aim == Aim::Back {
+            self.reach.hit("goes back");
+        }
+        node.follows.insert(sliver.clone(), follows);
+        node.awaits.remove(sliver);
+        if let Some(running) = &mut node.run {
+            running.stale.insert(sliver.clone());
+        }
+        node.back_off.remove(sliver);
+        self.condition(n, sliver, Condition::Changing);
+        true
+    }
+
+    /// Something is known of how a sliver is.
+    pub(crate) fn condition(&mut self, n: usize, sliver: &SliverId, condition: Condition) {
+        let now = self.now;
+        let node = &mut self.nodes[n];
+        if node.conditions.get(sliver) == Some(&condition) {
+            return;
+        }
+        node.conditions.insert(sliver.clone(), condition);
+        node.unsaid.insert(sliver.clone());
+        let before = node.summary.due_ms();
+        node.summary.changed(now, &mut node.pace);
+        let due = node.summary.due_ms();
+        if let (None, Some(due)) = (before, due) {
+            self.queue.at(due, Event::Say(n));
+        }
+        if self.nodes[n].active.contains(sliver) {
+            self.consider_soon(n, 0);
+        }
+    }
+
+    /// A node writes to the board how its slivers are.
+    pub(crate) fn say(&mut self, n: usize) {
+        let now = self.now;
+        if !self.is_member(n) || self.nodes[n].summary.due_ms().is_none_or(|due| due > now) {
+            return;
+        }
+        self.board.wrote(now, 1);
+        let since = self.wall(n);
+        let node = &mut self.nodes[n];
+        node.summary.written(now);
+        for sliver in std::mem::take(&mut node.unsaid) {
+            let node = &self.nodes[n];
+            let Some(slice) = self.slice_of(&sliver) else {
+                continue;
+            };
+            let follows = node.follows.get(&sliver).copied().unwrap_or(node.head);
+            let (Some(key), Some(condition)) = (self.key(slice, follows), node.conditions.get(&sliver))
+            else {
+                continue;
+            };
+            let said = SliverSummary {
+                revision: key.revision,
+                condition: condition.clone(),
+                since,
+            };
+            self.board.slices[slice]
+                .snapshot
+                .slivers
+                .insert(sliver.number, said);
+            self.witness_soon(slice, 500);
+        }
+    }
+
+    /// Has the record of a slice be something else, if it is still as it was read.
+    fn ask(&mut self, n: usize, slice: usize, read: u64, next: RolloutRecord) {
+        let node = &mut self.nodes[n];
+        if !node.asking.insert(slice) {
+            return;
+        }
+        let wait = node.draw.between(5, 60);
+        let ask = Ask {
+            node: n,
+            slice,
+            read,
+            next: Arc::new(next),
+            late: false,
+        };
+        self.after(wait, Event::Asked(Box::new(ask)));
+    }
+
+    /// What was asked arrives at the board, or does not.
+    pub(crate) fn asked_board(&mut self, ask: &Ask) {
+        let n = ask.node;
+        if ask.late {
+            // Nobody waits for it any more.
+            self.commit(ask);
+            return;
+        }
+        if !self.is_member(n) {
+            self.nodes[n].asking.remove(&ask.slice);
+            return;
+        }
+        let lost = self
+            .lasting
+            .iter()
+            .find_map(|fault| match self.story.faults[*fault].trouble {
+                Trouble::AnswersLost { permille } => Some(permille),
+                _ => None,
+            });
+        let latency = self.draw.between(5, 60);
+        if lost.is_some_and(|permille| self.draw.permille(permille)) {
+            match self.draw.below(3) {
+                0 => self.reach.hit("request lost"),
+                1 => {
+                    self.reach.hit("answer lost");
+                    self.commit(ask);
+                }
+                _ => {
+                    self.reach.hit("request late");
+                    let late = Ask {
+                        late: true,
+                        ..ask.clone()
+                    };
+                    let wait = self.draw.between(1_000, 60_000);
+                    self.after(wait, Event::Asked(Box::new(late)));
+                }
+            }
+            let wait = self.draw.between(2_000, 10_000);
+            return self.after(
+                wait,
+                Event::Answered {
+                    node: n,
+                    slice: ask.slice,
+                    done: false,
+                },
+            );
+        }
+        let done = self.commit(ask);
+        self.after(
+            latency,
+            Event::Answered {
+                node: n,
+                slice: ask.slice,
+                done,
+            },
+        );
+    }
+
+    /// A node has its answer, or has given up waiting for it.
+    pub(crate) fn answered(&mut self, n: usize, slice: usize, done: bool) {
+        let node = &mut self.nodes[n];
+        node.asking.remove(&slice);
+        if done {
+            node.refusals = 0;
+            return self.consider_soon(n, 0);
+        }
+        node.refusals = node.refusals.saturating_add(1).min(8);
+        let wait = node.pace.until_contention(node.refusals);
+        let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        self.consider_soon(n, wait);
+        self.witness_soon(slice, wait);
+    }
+
+    /// The board makes a change, if what was read has not changed since.
+    pub(crate) fn commit(&mut self, ask: &Ask) -> bool {
+        self.board.wrote(self.now, 1);
+        let before = self.board.records.get(&ask.slice).1.cloned();
+        let next = Arc::clone(&ask.next);
+        if !self
+            .board
+            .records
+            .put_if(ask.read, ask.slice, Arc::clone(&next), &mut self.board.at)
+        {
+            self.reach.hit("swap refused");
+            return false;
+        }
+        self.watch_over(ask.slice, before.as_deref(), &next);
+        self.tell(ask.slice, before.as_deref(), &next);
+        true
+    }
+
+    /// Those whom a change of a record concerns hear of it.
+    fn tell(&mut self, slice: usize, before: Option<&RolloutRecord>, now: &RolloutRecord) {
+        let goes_on = before.is_none_or(|before| {
+            before.verdict != now.verdict
+                || before.wave != now.wave
+                || before.to != now.to
+                || before.skipped != now.skipped
+        });
+        if goes_on {
+            let again = before.is_none_or(|before| before.to != now.to);
+            let milestone = match &now.verdict {
+                Verdict::Rolling if again || now.wave == 0 => Milestone::Begins,
+                Verdict::Rolling => Milestone::Wave(now.wave + 1),
+                Verdict::Done => Milestone::Done,
+                Verdict::Failed { .. } => Milestone::Failed,
+                Verdict::Held { .. } => Milestone::Held,
+                Verdict::Paused { .. } | Verdict::Aborted { .. } => Milestone::Stopped,
+            };
+            let milestones = &mut self.board.slices[slice].milestones;
+            if again || milestones.last().is_none_or(|(_, last)| *last != milestone) {
+                milestones.push((self.now, milestone));
+            }
+        }
+        let freed =
+            before.is_some_and(|before| before.slots.keys().any(|number| !now.slots.contains_key(number)));
+        let shared = &mut self.board.slices[slice];
+        let hear: BTreeSet<usize> = if goes_on || self.nodes.len() <= ALL_LOOK_MAX {
+            shared.waiting.clear();
+            shared.active.values().copied().collect()
+        } else if freed {
+            // As many as there is room for, and one more should one of them have gone.
+            let many = now.slots_max(u32::try_from(shared.active.len()).unwrap_or(u32::MAX));
+            let room = usize::try_from(many).unwrap_or(0).saturating_sub(now.slots.len()) + 1;
+            let some: Vec<usize> = shared.waiting.iter().copied().take(room).collect();
+            for n in &some {
+                shared.waiting.remove(n);
+            }
+            some.into_iter().collect()
+        } else {
+            BTreeSet::new()
+        };
+        for n in hear {
+            let wait = self.nodes[n].draw.between(10, 200);
+            self.consider_soon(n, wait);
+        }
+        self.witness_soon(slice, 200);
+    }
+
+    /// Has the witnesses of a slice look.
+    pub(crate) fn witness_soon(&mut self, slice: usize, wait_ms: u64) {
+        let at = self.now.saturating_add(wait_ms);
+        let shared = &mut self.board.slices[slice];
+        if shared
+            .look_at
+            .is_some_and(|pending| pending <= at && pending >= self.now)
+        {
+            return;
+        }
+        shared.look_at = Some(at);
+        self.queue.at(at, Event::Witness(slice));
+    }
+
+    /// The witnesses of a slice look at its rollout.
+    pub(crate) fn witness(&mut self, slice: usize) {
+        if self.board.slices[slice].look_at != Some(self.now) {
+            return;
+        }
+        self.board.slices[slice].look_at = None;
+        let (read, Some(record)) = self.board.records.get(&slice) else {
+            return;
+        };
+        let record = Arc::clone(record);
+        if record.verdict != Verdict::Rolling {
+            return;
+        }
+        let head = self.number_of(&record);
+        let mut newest = head;
+        let nodes: BTreeSet<usize> = {
+            let fleet = &self.views[head].commit.fleet;
+            let slivers = fleet.slices.get(&self.slices[slice]);
+            let placed = slivers.into_iter().flat_map(|slice| slice.slivers.values());
+            placed
+                .filter_map(|(node, _)| self.by_name.get(node))
+                .copied()
+                .collect()
+        };
+        let about_this = |n: &usize| {
+            let key = self.key(slice, self.nodes[*n].head);
+            self.is_member(*n) && key.is_some_and(|key| key.revision == record.to.revision)
+        };
+        let many = if self.nodes.len() <= ALL_LOOK_MAX {
+            usize::MAX
+        } else {
+            WITNESSES
+        };
+        let witnesses: Vec<usize> = nodes.into_iter().filter(about_this).take(many).collect();
+        self.board.slices[slice]
+            .witnesses
+            .retain(|n, _| witnesses.contains(n));
+        if let Some(first) = witnesses.first() {
+            newest = self.nodes[*first].head;
+        }
+        let Sorted { waves, placement, .. } = self.waves(slice, &record, newest);
+        let tally = Tally::of(&record, &waves, &placement, &self.board.slices[slice].snapshot);
+        let mut again = LOOK_AGAIN_MS;
+        for n in witnesses {
+            let witness = self.board.slices[slice].witnesses.entry(n).or_default();
+            let healthy_ms = witness.look(&record, &waves, &tally, self.now);
+            let decision = decide(&record, &waves, &tally, healthy_ms);
+            let (at, name) = (self.wall(n), self.nodes[n].name.clone());
+            let signed = Signed {
+                at,
+                by: name.as_str(),
+            };
+            match decision {
+                Decision::Proceed(proposal) => match record.go_on(&proposal, &waves, signed) {
+                    Ok(next) => self.ask(n, slice, read, next),
+                    Err(refused) => self.safety.broken(format!("a proposal that is none: {refused}")),
+                },
+                Decision::RollBack(why) => match record.roll_back(&why, &waves, signed) {
+                    Ok(next) => self.ask(n, slice, read, next),
+                    Err(refused) => self.safety.broken(format!("a verdict that is none: {refused}")),
+                },
+                Decision::Hold(hold) => {
+                    self.reach.hit(word_of_hold(&hold));
+                    if let Hold::Baking {
+                        healthy_ms, bake_ms, ..
+                    } = hold
+                    {
+                        again = again.min(bake_ms.saturating_sub(healthy_ms).max(1));
+                    }
+                }
+                Decision::Settled => {}
+            }
+        }
+        // In a large fleet, those who wait are asked again now and then: whoever was told last may have gone.
+        if self.nodes.len() > ALL_LOOK_MAX && tally.pending > 0 {
+            let few: Vec<usize> = self.board.slices[slice].waiting.iter().copied().take(2).collect();
+            for n in few {
+                self.board.slices[slice].waiting.remove(&n);
+                self.consider_soon(n, 100);
+            }
+        }
+        self.witness_soon(slice, again);
+    }
+
+    /// Which commit a record is about.
+    pub(crate) fn number_of(&self, record: &RolloutRecord) -> usize {
+        self.views
+            .iter()
+            .rposition(|view| *view.revision == record.to.commit)
+            .unwrap_or(0)
+    }
+}
+
+fn word_of_wait(wait: &Wait) -> &'static str {
+    match wait {
+        Wait::NotBegun => "wait: not begun",
+        Wait::Unread { .. } => "wait: commit unread",
+        Wait::Paused { .. } => "wait: paused",
+        Wait::Held { .. } => "wait: held",
+        Wait::Wave { .. } => "wait: wave",
+        Wait::Away { .. } => "wait: too many away",
+        Wait::Slots { .. } => "wait: slots",
+    }
+}
+
+fn word_of_hold(hold: &Hold) -> &'static str {
+    match hold {
+        Hold::Paused { .. } => "hold: paused",
+        Hold::Held { .. } => "hold: held",
+        Hold::Away { .. } => "hold: too many away",
+        Hold::Wave { .. } => "hold: wave",
+        Hold::NoCanary => "hold: no canary",
+        Hold::Baking { .. } => "hold: baking",
+    }
+}

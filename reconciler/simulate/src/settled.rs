@@ -1,0 +1,145 @@
+//! Whether a story has come to its end: everything is as it should be, and planning again has nothing to do.
+
+use xeno_model::id::{NodeName, SliverId};
+use xeno_reconciler::action::Action;
+use xeno_reconciler::plan::{self, PlanInput};
+use xeno_reconciler::render;
+use xeno_reconciler::rollout::{Condition, Decision, Hold, RolloutRecord, Tally, Verdict, decide};
+
+use crate::board::Sorted;
+use crate::world::World;
+
+impl World<'_> {
+    /// Whether everything is as it should be.
+    pub(crate) fn settled(&self) -> Result<(), String> {
+        for (slice, name) in self.slices.iter().enumerate() {
+            let Some(record) = self.board.records.get(&slice).1 else {
+                continue;
+            };
+            let left = self.board.slices[slice].active.iter().find(|(number, n)| {
+                let sliver = SliverId::new(name.clone(), **number);
+                let healthy = self.nodes[**n].conditions.get(&sliver) == Some(&Condition::Healthy);
+                !healthy
+                    && !self.is_gone(**n)
+                    && !record.failed.contains(number)
+                    && !self.is_bad(**n, &sliver)
+            });
+            let held = matches!(record.verdict, Verdict::Held { .. });
+            if record.verdict == Verdict::Rolling {
+                if self.is_stuck_rightly(slice, record) {
+                    continue;
+                }
+                return Err(format!("the rollout of {name} {}", self.stuck(slice, record)));
+            }
+            let in_reach = |by: &NodeName| self.by_name.get(by).is_some_and(|n| !self.is_gone(*n));
+            if let Some((number, by)) = record.slots.iter().find(|(_, by)| in_reach(by)) {
+                return Err(format!("{by} has the slot of {name}/{number}"));
+            }
+            if let Some((number, n)) = left.filter(|_| !held) {
+                return Err(format!(
+                    "{} is not through with {name}/{number}",
+                    self.nodes[*n].name
+                ));
+            }
+        }
+        for n in 0..self.nodes.len() {
+            self.settled_node(n)
+                .map_err(|what| format!("{}: {what}", self.nodes[n].name))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a node reaches nobody for ever.
+    fn is_gone(&self, n: usize) -> bool {
+        self.nodes[n].away && self.for_ever
+    }
+
+    /// Whether a rollout waits for nodes that reach nobody for ever, as its policy asks.
+    fn is_stuck_rightly(&self, slice: usize, record: &RolloutRecord) -> bool {
+        let shared = &self.board.slices[slice];
+        let Some(Sorted { waves, placement, .. }) = shared.waves.as_ref().filter(|_| self.for_ever) else {
+            return false;
+        };
+        let tally = Tally::of(record, waves, placement, &shared.snapshot);
+        matches!(
+            decide(record, waves, &tally, 0),
+            Decision::Hold(Hold::Away { .. } | Hold::NoCanary)
+        )
+    }
+
+    /// What a rollout waits for, in a sentence.
+    pub(crate) fn waits_for(&self, slice: usize, record: &RolloutRecord) -> String {
+        let shared = &self.board.slices[slice];
+        let Some(Sorted { waves, placement, .. }) = &shared.waves else {
+            return "it has not begun".to_owned();
+        };
+        let tally = Tally::of(record, waves, placement, &shared.snapshot);
+        match decide(record, waves, &tally, 0) {
+            Decision::Hold(hold) => hold.to_string(),
+            Decision::Proceed(_) | Decision::RollBack(_) | Decision::Settled => "it could go on".to_owned(),
+        }
+    }
+
+    /// What a rollout waits for, and how those slivers are.
+    fn stuck(&self, slice: usize, record: &RolloutRecord) -> String {
+        let shared = &self.board.slices[slice];
+        let Some(Sorted { waves, placement, .. }) = &shared.waves else {
+            return "has not begun".to_owned();
+        };
+        let tally = Tally::of(record, waves, placement, &shared.snapshot);
+        let waits = self.waits_for(slice, record);
+        let of = |number: &u32| {
+            let sliver = SliverId::new(self.slices[slice].clone(), *number);
+            let n = placement
+                .get(number)
+                .and_then(|placed| self.by_name.get(&placed.node))?;
+            let node = &self.nodes[*n];
+            Some(format!(
+                "{sliver} on {}: member {}, commit {}, {:?}, follows {:?}, said {:?}, slot {}",
+                node.name,
+                node.member,
+                node.head,
+                node.conditions.get(&sliver),
+                node.follows.get(&sliver),
+                shared.snapshot.slivers.get(number).map(|said| &said.condition),
+                record.slots.contains_key(number),
+            ))
+        };
+        let slivers: Vec<String> = tally.waits_for.iter().filter_map(of).collect();
+        format!("is in wave {}: {waits}; {}", record.wave + 1, slivers.join("; "))
+    }
+
+    fn settled_node(&self, n: usize) -> Result<(), String> {
+        if self.nodes[n].machine.is_none() || self.is_gone(n) {
+            return Ok(());
+        }
+        if let Some(running) = &self.nodes[n].run {
+            let actions = &running.run.plan().actions;
+            let hopeless = |at: &usize| match &actions[*at].action {
+                Action::AwaitHealthy { sliver } => self.is_bad(n, sliver),
+                _ => false,
+            };
+            if !running.in_flight.keys().all(hopeless) {
+                return Err("a run is under way".to_owned());
+            }
+        }
+        let wanted = self.wanted(n);
+        let observed = self.look(n).ok_or("it cannot be looked at")?;
+        let now = self.wall(n);
+        let node = &self.nodes[n];
+        let input = PlanInput {
+            epochs: &node.epochs,
+            ..PlanInput::plain(&wanted, &node.applied, &observed, now)
+        };
+        let plan = plan::build(&input).map_err(|error| error.to_string())?;
+        let left = plan
+            .actions
+            .iter()
+            .flat_map(|planned| &planned.serves)
+            .find(|sliver| !self.is_bad(n, sliver));
+        match left {
+            None => Ok(()),
+            Some(_) => Err(render::text(&plan, render::Colour::Plain)),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! A story: what is pushed to a fleet, and what goes wrong.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use xeno_model::desired::{DesiredFleet, DesiredSliver};
+use xeno_model::id::{NodeName, SliceName};
+
+use crate::draw::Draw;
+use crate::fault::{Fault, Trouble, drawn};
+use crate::fleet::{Commit, Push, fleet, pushed, revision};
+
+/// A story: what is pushed, and what goes wrong.
+#[derive(Clone, Debug)]
+pub struct Story {
+    /// The chance in everything.
+    pub seed: u64,
+    /// What every node has carried out at the beginning.
+    pub before: Commit,
+    /// What is pushed, and when.
+    pub pushes: Vec<(u64, Commit)>,
+    /// How many moves between nodes were left out of it.
+    pub left_out: usize,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+    /// How long after the last push and the last fault that ends everything is as it should be, in milliseconds.
+    pub patience_ms: u64,
+}
+
+/// When the first push happens.
+const PUSH_MS: u64 = 60_000;
+const HOUR: u64 = 3_600_000;
+
+impl Story {
+    /// A story of a small fleet that nobody made up, with faults, from a seed.
+    #[must_use]
+    pub fn drawn(seed: u64) -> Self {
+        let mut draw = Draw::new(seed).fork(0x570f);
+        let nodes = u32::try_from(draw.between(2, 10)).unwrap_or(2);
+        let before = fleet(nodes, seed);
+        let mut pushes = Vec::new();
+        let mut last = before.clone();
+        let mut at = PUSH_MS;
+        for number in 1..=draw.between(1, 2) {
+            let count = u32::try_from(draw.between(1, 4)).unwrap_or(1);
+            let push = match draw.below(10) {
+                0..=2 => Push::TemplateForAll,
+                3 | 4 => Push::Template(count),
+                5 => Push::Weight(count),
+                6 => Push::Remove(count),
+                7 => Push::Weight(1),
+                8 => Push::Grow(count),
+                _ => Push::Stop(1),
+            };
+            last = pushed(&last, push, number, &mut draw);
+            let commit = Commit {
+                revision: revision(seed, number),
+                fleet: last.clone(),
+            };
+            pushes.push((at, commit));
+            at += draw.between(10_000, HOUR);
+        }
+        let faults = drawn(&mut draw, before.nodes.len(), before.slices.len(), 6 * HOUR);
+        Self {
+            left_out: 0,
+            seed,
+            before: Commit {
+                revision: revision(seed, 0),
+                fleet: before,
+            },
+            pushes,
+            faults,
+            patience_ms: 8 * HOUR,
+        }
+    }
+
+    /// One push to a fleet, and nothing that goes wrong. Moves between nodes are left out: those slivers stay where they are.
+    #[must_use]
+    pub fn pushing(before: Commit, mut after: Commit, seed: u64) -> Self {
+        let left_out = stay(&before.fleet, &mut after.fleet);
+        Self {
+            left_out,
+            seed,
+            before,
+            pushes: vec![(PUSH_MS, after)],
+            faults: Vec::new(),
+            patience_ms: 48 * HOUR,
+        }
+    }
+
+    /// One push to a fleet of so many nodes that nobody wrote.
+    #[must_use]
+    pub fn generated(nodes: u32, push: Push, seed: u64) -> Self {
+        let before = fleet(nodes, seed);
+        let after = pushed(&before, push, 1, &mut Draw::new(seed).fork(0x9054));
+        let commit = |number, fleet| Commit {
+            revision: revision(seed, number),
+            fleet,
+        };
+        Self::pushing(commit(0, before), commit(1, after), seed)
+    }
+
+    /// So many of a hundred nodes reach nobody, from the beginning and for ever.
+    #[must_use]
+    pub fn with_away(mut self, percent: u32) -> Self {
+        let mut draw = Draw::new(self.seed).fork(0xa3a7);
+        let mut nodes: Vec<(u64, usize)> = (0..self.nodes().len()).map(|n| (draw.number(), n)).collect();
+        nodes.sort_unstable();
+        let many = nodes.len() * usize::try_from(percent.min(100)).unwrap_or(0) / 100;
+        let away = nodes.into_iter().take(many).map(|(_, node)| Fault {
+            from_ms: 0,
+            until_ms: u64::MAX,
+            trouble: Trouble::Away { node },
+        });
+        self.faults.extend(away);
+        self
+    }
+
+    /// What goes wrong is drawn from the seed.
+    #[must_use]
+    pub fn with_faults(mut self) -> Self {
+        let mut draw = Draw::new(self.seed).fork(0xfa17);
+        let faults = drawn(&mut draw, self.nodes().len(), self.slices().len(), 6 * HOUR);
+        self.faults.extend(faults);
+        self
+    }
+
+    /// What the last push asks of some slivers of a slice never becomes healthy. Slices are named by their number, in the
+    /// order of their names.
+    #[must_use]
+    pub fn with_bad(mut self, slice: usize, numbers: Range<u32>) -> Self {
+        self.faults.push(Fault {
+            from_ms: 0,
+            until_ms: 0,
+            trouble: Trouble::Bad {
+                slice,
+                from: numbers.start,
+                until: numbers.end,
+            },
+        });
+        self
+    }
+
+    /// All nodes of all commits, in the order by which faults name them.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeName> {
+        let mut nodes: Vec<NodeName> = self
+            .commits()
+            .flat_map(|commit| commit.fleet.nodes.keys().cloned())
+            .collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    }
+
+    /// The number by which faults name a slice.
+    #[must_use]
+    pub fn number_of(&self, slice: &SliceName) -> Option<usize> {
+        self.slices().iter().position(|name| *name == slice)
+    }
+
+    fn slices(&self) -> Vec<&SliceName> {
+        let mut names: Vec<_> = self
+            .commits()
+            .flat_map(|commit| commit.fleet.slices.keys())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// The commit before, and all that are pushed.
+    pub fn commits(&self) -> impl Iterator<Item = &Commit> {
+        std::iter::once(&self.before).chain(self.pushes.iter().map(|(_, commit)| commit))
+    }
+}
+
+/// Has slivers stay that a commit places on other nodes; how many those are.
+fn stay(before: &DesiredFleet, after: &mut DesiredFleet) -> usize {
+    let mut moved = 0;
+    let mut kept: BTreeSet<NodeName> = BTreeSet::new();
+    for (name, slice) in &mut after.slices {
+        let Some(old) = before.slices.get(name).filter(|old| !Arc::ptr_eq(old, slice)) else {
+            continue;
+        };
+        let goes = |(number, (node, _)): (&u32, &(NodeName, DesiredSliver))| {
+            let (was, _) = old.slivers.get(number)?;
+            (was != node).then(|| (*number, was.clone()))
+        };
+        let going: Vec<(u32, NodeName)> = slice.slivers.iter().filter_map(goes).collect();
+        moved += going.len();
+        for (number, was) in going {
+            kept.insert(was.clone());
+            if let Some((node, _)) = Arc::make_mut(slice).slivers.get_mut(&number) {
+                *node = was;
+            }
+        }
+    }
+    for name in kept {
+        let Some(node) = before
+            .nodes
+            .get(&name)
+            .filter(|_| !after.nodes.contains_key(&name))
+        else {
+            continue;
+        };
+        if let (Some(site), false) = (before.sites.get(&node.site), after.sites.contains_key(&node.site)) {
+            after.sites.insert(node.site.clone(), site.clone());
+        }
+        after.nodes.insert(name, node.clone());
+    }
+    moved
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slivers_that_would_move_stay() {
+        let story = Story::generated(30, Push::Move(3), 1);
+        assert!((1..=3).contains(&story.left_out), "{}", story.left_out);
+        assert_eq!(story.before.fleet, story.pushes[0].1.fleet);
+    }
+}

@@ -1,0 +1,135 @@
+//! What must never be of a rollout, looked at with each change of its record and each disturbance of a sliver, by other means
+//! than the rollout's own functions.
+
+use xeno_model::id::SliverId;
+use xeno_reconciler::change::{Cause, ChangeClass};
+use xeno_reconciler::rollout::{Aim, RolloutRecord, Verdict};
+
+use crate::board::Sorted;
+use crate::world::World;
+
+impl World<'_> {
+    /// A record has changed.
+    pub(crate) fn watch_over(&mut self, slice: usize, before: Option<&RolloutRecord>, now: &RolloutRecord) {
+        let name = self.slices[slice].clone();
+        let wrong = self.wrong(slice, before, now);
+        let shared = &mut self.board.slices[slice];
+        shared.left_alone.retain(|number| now.slots.contains_key(number));
+        let failed = shared.failed.entry(now.to.clone()).or_default();
+        failed.extend(&now.failed);
+        if let Some(what) = wrong {
+            self.safety.broken(format!("the rollout of {name}: {what}"));
+        }
+        match &now.verdict {
+            Verdict::Rolling | Verdict::Paused { .. } => {}
+            Verdict::Held { .. } => self.reach.hit("verdict: held"),
+            Verdict::Failed { .. } => self.reach.hit("verdict: failed"),
+            Verdict::Aborted { .. } => self.reach.hit("verdict: aborted"),
+            Verdict::Done => self.reach.hit("verdict: done"),
+        }
+        if before.is_some_and(|before| before.skipped != now.skipped) {
+            self.reach.hit("canary replaced");
+        }
+    }
+
+    fn wrong(&self, slice: usize, before: Option<&RolloutRecord>, now: &RolloutRecord) -> Option<String> {
+        let shared = &self.board.slices[slice];
+        // Nodes that have read a later commit count by that.
+        let views = self.views[self.number_of(now)..].iter();
+        let slices = views.filter_map(|view| view.commit.fleet.slices.get(&self.slices[slice]));
+        let all = slices.map(|slice| slice.slivers.len()).max().unwrap_or(0);
+        let all = u32::try_from(all).unwrap_or(u32::MAX);
+        let most = now.policy.max_unavailable.of(all).max(1);
+        let added = |number: &&u32| before.is_none_or(|before| !before.slots.contains_key(*number));
+        let new: Vec<u32> = now.slots.keys().filter(added).copied().collect();
+        if !new.is_empty() {
+            let held = now
+                .slots
+                .keys()
+                .filter(|number| !shared.left_alone.contains(number))
+                .count();
+            if held > usize::try_from(most).unwrap_or(usize::MAX) {
+                return Some(format!(
+                    "{held} slivers may be down at once, and {most} are allowed"
+                ));
+            }
+        }
+        let failed = u32::try_from(now.failed.len()).unwrap_or(u32::MAX);
+        let most_failed = now.policy.max_failed.of(all);
+        if failed > most_failed && now.verdict == Verdict::Rolling {
+            return Some(format!("it goes on with {failed} failed, and {most_failed} may"));
+        }
+        if failed > most_failed.saturating_add(most) {
+            return Some(format!(
+                "{failed} have failed, and at most {most_failed} and {most} under way could"
+            ));
+        }
+        let before = before?;
+        if self.number_of(now) < self.number_of(before) {
+            return Some("it is about an older commit than before".to_owned());
+        }
+        if now.to != before.to {
+            return None;
+        }
+        if now.wave < before.wave {
+            return Some(format!("wave {} after wave {}", now.wave, before.wave));
+        }
+        if before.aim() == Aim::Back && now.aim() == Aim::To {
+            return Some("what had failed is tried again".to_owned());
+        }
+        let may_begin = matches!(now.verdict, Verdict::Rolling | Verdict::Done);
+        if !new.is_empty() && now.aim() == Aim::To && !may_begin {
+            return Some(format!("sliver {} begins though it is {}", new[0], now.verdict));
+        }
+        let Sorted { key, waves, .. } = shared.waves.as_ref()?;
+        let early = new.iter().find(|number| {
+            waves
+                .of(**number, &now.skipped)
+                .is_some_and(|wave| wave > now.wave)
+        });
+        if *key == now.to
+            && now.verdict == Verdict::Rolling
+            && let Some(early) = early
+        {
+            return Some(format!("sliver {early} begins before its wave"));
+        }
+        None
+    }
+
+    /// A sliver is about to be disturbed because it is to be something else.
+    pub(crate) fn disturbs(&mut self, n: usize, sliver: &SliverId, class: ChangeClass, cause: Cause) {
+        let rolled = match class {
+            ChangeClass::Reboot | ChangeClass::Replace => cause == Cause::Change,
+            _ => false,
+        };
+        let Ok(slice) = self.slices.binary_search(&sliver.slice) else {
+            return;
+        };
+        if !rolled {
+            return;
+        }
+        let Some(record) = self.board.records.get(&slice).1 else {
+            return self
+                .safety
+                .broken(format!("{sliver} is disturbed, and there is no rollout"));
+        };
+        let slotted = record.slots.get(&sliver.number) == Some(&self.nodes[n].name);
+        let broken_already = record.failed.contains(&sliver.number);
+        if !slotted && !broken_already {
+            let node = &self.nodes[n];
+            let name = &node.name;
+            let change = node
+                .run
+                .as_ref()
+                .and_then(|running| running.run.plan().changes.get(sliver));
+            let why = change
+                .map(|change| format!("{:?}", change.reasons))
+                .unwrap_or_default();
+            let follows = node.follows.get(sliver);
+            self.safety.broken(format!(
+                "{name} disturbs {sliver} without a slot: {}; it follows {follows:?} of {}, {why}",
+                record.verdict, node.head
+            ));
+        }
+    }
+}

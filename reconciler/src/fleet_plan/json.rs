@@ -1,0 +1,112 @@
+//! The plan of a fleet as JSON. Its field names are a promise: a change of meaning raises the version.
+
+use serde::Serialize;
+
+use super::text::summary;
+use super::{Affected, FleetPlan, Group, Happening};
+use crate::plan::Basis;
+use crate::render::{FORMAT_VERSION, code_of, disruption_code};
+
+/// The plan as one JSON document, indented, ending with a newline.
+///
+/// # Shape
+/// `formatVersion`, `fleet`, `from` (40 digits, or null), `to`, `basis` (`observed` or `assumed`), `summary`, `nodes`, `touched`
+/// and `silent` (names), `unchanged` (how many slivers), `changes`: `slice`, `change` (as in the plan of a node, or `move`),
+/// `policy` of a move (or null), `disruption`, `wave` (0 is the first; null where no rollout orders it), `canary`, `reasons`, and
+/// `slivers`: `sliver`, `node`, `from` (null unless it moves), `site`.
+///
+/// # Panics
+/// Never: strings, numbers and sequences are always JSON.
+#[must_use]
+pub fn json(plan: &FleetPlan) -> String {
+    let groups = plan
+        .slices
+        .iter()
+        .flat_map(|(name, slice)| slice.groups.iter().map(move |group| (name.as_str(), group)));
+    let document = Document {
+        format_version: FORMAT_VERSION,
+        fleet: plan.name.as_str(),
+        from: plan.from.as_ref().map(|from| from.as_str()),
+        to: plan.to.as_str(),
+        basis: match plan.basis {
+            Basis::Observed => "observed",
+            Basis::Assumed => "assumed",
+        },
+        summary: summary(plan),
+        nodes: plan.nodes,
+        touched: plan.touched.iter().map(|node| node.as_str()).collect(),
+        silent: plan.silent.iter().map(|node| node.as_str()).collect(),
+        unchanged: plan.kept,
+        changes: groups.flat_map(|(slice, group)| changes(slice, group)).collect(),
+    };
+    let mut text = serde_json::to_string_pretty(&document)
+        .expect("structs of strings, numbers and sequences are always JSON");
+    text.push('\n');
+    text
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<'a> {
+    format_version: u32,
+    fleet: &'a str,
+    from: Option<&'a str>,
+    to: &'a str,
+    basis: &'static str,
+    summary: String,
+    nodes: usize,
+    touched: Vec<&'a str>,
+    silent: Vec<&'a str>,
+    unchanged: usize,
+    changes: Vec<ChangeRecord<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ChangeRecord<'a> {
+    slice: &'a str,
+    change: &'static str,
+    policy: Option<&'static str>,
+    disruption: &'static str,
+    wave: Option<u32>,
+    canary: bool,
+    reasons: &'a [String],
+    slivers: Vec<SliverRecord<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SliverRecord<'a> {
+    sliver: String,
+    node: &'a str,
+    from: Option<&'a str>,
+    site: Option<&'a str>,
+}
+
+fn changes<'a>(slice: &'a str, group: &'a Group) -> impl Iterator<Item = ChangeRecord<'a>> {
+    group.waves.iter().map(move |(wave, affected)| ChangeRecord {
+        slice,
+        change: match group.happening {
+            Happening::Change(class) => code_of(class),
+            Happening::Move(_) | Happening::Transfer => "move",
+        },
+        policy: match group.happening {
+            Happening::Move(policy) => Some(policy.word()),
+            Happening::Change(_) | Happening::Transfer => None,
+        },
+        disruption: disruption_code(group.happening.disruption()),
+        wave: wave.map(|wave| wave.number),
+        canary: wave.is_some_and(|wave| wave.canary),
+        reasons: &group.reasons,
+        slivers: affected.iter().map(sliver).collect(),
+    })
+}
+
+fn sliver(affected: &Affected) -> SliverRecord<'_> {
+    SliverRecord {
+        sliver: affected.sliver.to_string(),
+        node: affected.node.as_str(),
+        from: affected.from.as_ref().map(|from| from.as_str()),
+        site: affected.site.as_ref().map(|site| site.as_str()),
+    }
+}
