@@ -10,7 +10,7 @@ use crate::writable::extents::Source;
 use crate::writable::log;
 use crate::writable::record::Name;
 use crate::writable::state::{Kind, State};
-use crate::writable::{Meta, WritableError, known_content, replay, saved};
+use crate::writable::{Meta, WritableError, known_content, must_be_closed, replay, saved};
 
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,6 +102,13 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether what the layer holds was counted: without its log nothing is known, and every count is 0.
+    #[must_use]
+    pub fn is_counted(&self) -> bool {
+        let unread = |problem: &Problem| matches!(problem.damage, Damage::Log | Damage::Newer);
+        !self.problems.iter().any(unread)
+    }
+
     fn add(&mut self, damage: Damage, what: String) {
         self.problems.push(Problem { damage, what });
     }
@@ -110,9 +117,14 @@ impl Report {
 /// Checks the writable layer in `path`, which nobody has open. Everything that is wrong is in the report.
 ///
 /// # Errors
-/// [`WritableError::Missing`] where there is no layer, [`WritableError::Io`] where it cannot be read.
+/// [`WritableError::Missing`] where there is no layer, [`WritableError::Busy`] while a server has it open: what it changes
+/// meanwhile would look like damage. [`WritableError::Io`] where it cannot be read.
 pub fn fsck(path: &Path) -> Result<Report, WritableError> {
-    fsck_on(&Disk::Host, path)
+    must_be_closed(path)?;
+    let report = fsck_on(&Disk::Host, path);
+    // One that was opened since then.
+    must_be_closed(path)?;
+    report
 }
 
 pub(crate) fn fsck_on(disk: &Disk, path: &Path) -> Result<Report, WritableError> {

@@ -364,6 +364,17 @@ pub(crate) fn known_content(state: &State) -> std::collections::HashSet<ContentI
         .collect()
 }
 
+/// Refuses a layer that another process has open, as far as locks tell.
+pub(crate) fn must_be_closed(path: &Path) -> Result<(), WritableError> {
+    let file = path.join(LOCK);
+    match disk::is_locked(&file).map_err(log::io_at("asking for the lock", &file))? {
+        true => Err(WritableError::Busy {
+            path: path.to_path_buf(),
+        }),
+        false => Ok(()),
+    }
+}
+
 fn lock(disk: &Disk, path: &Path) -> Result<Lock, WritableError> {
     let file = path.join(LOCK);
     disk.lock(&file).map_err(|source| match source.kind() {

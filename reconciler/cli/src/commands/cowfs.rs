@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use cowfs::fsck::Report;
+use cowfs::writable::WritableError;
+use serde_json::{Value, json};
 
 use super::checkpoints;
 use super::stat::{self, Stat};
@@ -177,72 +179,99 @@ fn lends(args: &Lend) -> Result<(Vec<PathBuf>, u32), Failure> {
 }
 
 fn check(args: &Check) -> Outcome {
-    let report = cowfs::fsck::fsck(&args.layer)
-        .map_err(|error| Failure::doing(format_args!("check {}", args.layer.display()), &error))?;
-    let sound = report.problems.is_empty();
+    let report = cowfs::fsck::fsck(&args.layer).map_err(|error| {
+        let hint = match &error {
+            WritableError::Busy { .. } => {
+                Some("end the server that has it open, or check a copy; `xeno overlay` looks into it meanwhile")
+            }
+            WritableError::Missing { .. } => {
+                Some("name the directory of a writable layer; an agent keeps those of its slivers in `writable` of its state directory")
+            }
+            WritableError::EpochPassed { .. }
+            | WritableError::Newer { .. }
+            | WritableError::Damaged { .. }
+            | WritableError::Io { .. } => None,
+        };
+        Failure::doing(format_args!("check {}", args.layer.display()), &error).hint(hint.map(str::to_owned))
+    })?;
     let format = if args.json { TextFormat::Json } else { args.output };
     match format {
-        TextFormat::Json => output::json(&json!({
-            "formatVersion": 1,
-            "sound": sound,
-            "objects": report.objects,
-            "directories": report.directories,
-            "names": report.names,
-            "whiteouts": report.whiteouts,
-            "bytes": report.bytes,
-            "logBytes": report.log_bytes,
-            "tornBytes": report.torn_bytes,
-            "epoch": report.epoch,
-            "checkpoints": report.checkpoints,
-            "leftovers": report.leftovers,
-            "problems": report.problems.iter().map(|problem| problem.what.as_str()).collect::<Vec<_>>(),
-            "damage": report.problems.iter().map(|problem| json!({
-                "kind": problem.damage.name(),
-                "what": problem.what,
-                "help": problem.damage.help(),
-            })).collect::<Vec<_>>(),
-        }))?,
-        TextFormat::Text => {
-            let verdict = if sound {
-                paint(GOOD, "ok")
-            } else {
-                paint(BAD, "damaged")
-            };
-            let mut text = format!(
-                "{verdict}: {} objects, {} names, {} hidden, {} written, log of {}, epoch {}\n",
-                report.objects,
-                report.names,
-                report.whiteouts,
-                bytes(report.bytes),
-                bytes(report.log_bytes),
-                report.epoch,
-            );
-            if report.torn_bytes > 0 {
-                text.push_str(&format!(
-                    "  {} at the end belong to a write that nobody was told about\n",
-                    bytes(report.torn_bytes)
-                ));
-            }
-            if report.leftovers > 0 {
-                text.push_str(&format!(
-                    "  {} that nothing needs, which the next opening removes\n",
-                    output::count(
-                        usize::try_from(report.leftovers).unwrap_or(usize::MAX),
-                        "file",
-                        "files"
-                    )
-                ));
-            }
-            let mut helped = std::collections::BTreeSet::new();
-            for problem in &report.problems {
-                text.push_str(&format!("  {}\n", output::clean(&problem.what)));
-                helped.insert(problem.damage.help());
-            }
-            for help in helped {
-                text.push_str(&format!("  help: {help}\n"));
-            }
-            output::styled(&text)?;
-        }
+        TextFormat::Json => output::json(&report_value(&report))?,
+        TextFormat::Text => output::styled(&report_text(&report))?,
     }
-    Ok(if sound { Exit::Done } else { Exit::Failed })
+    Ok(if report.problems.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Failed
+    })
+}
+
+fn report_value(report: &Report) -> Value {
+    let count = |count: u64| report.is_counted().then_some(count);
+    json!({
+        "formatVersion": 1,
+        "sound": report.problems.is_empty(),
+        "objects": count(report.objects),
+        "directories": count(report.directories),
+        "names": count(report.names),
+        "whiteouts": count(report.whiteouts),
+        "bytes": count(report.bytes),
+        "logBytes": count(report.log_bytes),
+        "tornBytes": count(report.torn_bytes),
+        "epoch": count(report.epoch),
+        "checkpoints": count(report.checkpoints),
+        "leftovers": count(report.leftovers),
+        "problems": report.problems.iter().map(|problem| problem.what.as_str()).collect::<Vec<_>>(),
+        "damage": report.problems.iter().map(|problem| json!({
+            "kind": problem.damage.name(),
+            "what": problem.what,
+            "help": problem.damage.help(),
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn report_text(report: &Report) -> String {
+    let verdict = if report.problems.is_empty() {
+        paint(GOOD, "ok")
+    } else {
+        paint(BAD, "damaged")
+    };
+    let mut text = if report.is_counted() {
+        format!(
+            "{verdict}: {} objects, {} names, {} hidden, {} written, log of {}, epoch {}\n",
+            report.objects,
+            report.names,
+            report.whiteouts,
+            bytes(report.bytes),
+            bytes(report.log_bytes),
+            report.epoch,
+        )
+    } else {
+        format!("{verdict}: the layer is not served, and how much it holds is not known\n")
+    };
+    if report.torn_bytes > 0 {
+        text.push_str(&format!(
+            "  {} at the end belong to a write that nobody was told about\n",
+            bytes(report.torn_bytes)
+        ));
+    }
+    if report.leftovers > 0 {
+        text.push_str(&format!(
+            "  {} that nothing needs, which the next opening removes\n",
+            output::count(
+                usize::try_from(report.leftovers).unwrap_or(usize::MAX),
+                "file",
+                "files"
+            )
+        ));
+    }
+    let mut helped = std::collections::BTreeSet::new();
+    for problem in &report.problems {
+        text.push_str(&format!("  {}\n", output::clean(&problem.what)));
+        helped.insert(problem.damage.help());
+    }
+    for help in helped {
+        text.push_str(&format!("  help: {help}\n"));
+    }
+    text
 }

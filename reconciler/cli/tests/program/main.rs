@@ -3,6 +3,7 @@
 mod asking;
 mod board;
 mod daemon;
+mod damaged;
 mod diff;
 mod hook;
 mod intent;
@@ -13,5 +14,6 @@ mod place;
 mod plan;
 mod privilege;
 mod scripted;
+mod served;
 mod words;
 mod world;

@@ -70,6 +70,7 @@ fn a_base_that_is_gone_is_reported_and_comes_back() {
 
     let back = world(dir.path(), 3, &[&old()]);
     assert_eq!(&back.read("etc/conf")[..10], b"ooooGUESTo");
+    drop(back);
     let report = crate::fsck::fsck(dir.path()).expect("checking");
     assert_eq!(report.problems, Vec::<crate::fsck::Problem>::new());
 }

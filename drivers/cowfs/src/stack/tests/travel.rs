@@ -100,6 +100,7 @@ fn what_has_arrived_is_equal_and_its_handles_are_good() {
     assert_eq!(arrived.tree(), tree);
     assert_eq!(arrived.read_handle(&handle).unwrap(), [4; 5000]);
     assert_eq!(arrived.stack.saved().unwrap().len(), 1);
+    drop(arrived);
     let report = crate::fsck::fsck(&there.path().join("arriving")).unwrap();
     assert_eq!(report.problems, Vec::<crate::fsck::Problem>::new());
     // Holes are not sent, and what was there is not sent again.

@@ -306,6 +306,21 @@ impl Disk {
     }
 }
 
+/// Whether somebody has the file `path` locked. Nothing is made, and the lock is held by nobody afterwards.
+pub(crate) fn is_locked(path: &Path) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        // It goes with the file.
+        Ok(()) | Err(rustix::io::Errno::NOLCK | rustix::io::Errno::OPNOTSUPP) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Whether a file is on a file system of this machine.
 fn is_local(file: &File) -> bool {
     rustix::fs::fstatfs(file).is_ok_and(|known| {
