@@ -74,6 +74,21 @@ impl From<ClientError> for Failure {
     }
 }
 
+/// What a file server, or the way to it, has to say.
+impl From<cowfs::control::client::ClientError> for Failure {
+    fn from(error: cowfs::control::client::ClientError) -> Self {
+        use cowfs::control::client::ClientError;
+        let failed = Self::doing("ask the file server", &error);
+        match &error {
+            ClientError::Refused { problem, .. } => Self::said(problem.error.clone()),
+            ClientError::Unreachable { .. } => {
+                failed.hint("name its control socket with --control".to_owned())
+            }
+            ClientError::Http(_) | ClientError::Answer(_) => failed,
+        }
+    }
+}
+
 /// Errors from writing our output.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {

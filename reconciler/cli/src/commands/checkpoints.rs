@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use cowfs::control::client::Client;
-use cowfs::writable::Writable;
 use cowfs::writable::saved::Saved;
+use cowfs::writable::{Writable, WritableError};
 use serde_json::json;
 
 use crate::exit::Exit;
@@ -54,8 +54,13 @@ pub(crate) struct Restore {
 
 impl Layer {
     fn open(&self) -> Outcome<Writable> {
-        Writable::open_as_last(self.layer.as_ref())
-            .map_err(|error| Failure::doing(format_args!("open {}", self.layer), &error))
+        Writable::open_as_last(self.layer.as_ref()).map_err(|error| {
+            let hint = matches!(error, WritableError::Busy { .. }).then(|| {
+                "name the server's control socket with --control, and the layer as it is called there"
+                    .to_owned()
+            });
+            Failure::doing(format_args!("open {}", self.layer), &error).hint(hint)
+        })
     }
 
     fn client(&self) -> Option<Client> {
@@ -75,10 +80,7 @@ impl Layer {
 pub(crate) fn compact(args: &Layer) -> Outcome {
     let text = match args.client() {
         Some(client) => {
-            link::wait(async {
-                let done = client.compact(&args.layer).await;
-                done.map_err(|error| Failure::tried(&error))
-            })?;
+            link::wait(async { Ok(client.compact(&args.layer).await?) })?;
             "compacted".to_owned()
         }
         None => {
@@ -106,7 +108,7 @@ pub(crate) fn make(args: &Checkpoint) -> Outcome {
             } else {
                 client.checkpoint(&layer.layer, name).await
             };
-            done.map_err(|error| Failure::tried(&error))
+            Ok(done?)
         })?,
         None => {
             let mut open = layer.open()?;
@@ -125,10 +127,7 @@ pub(crate) fn make(args: &Checkpoint) -> Outcome {
 pub(crate) fn restore(args: &Restore) -> Outcome {
     let (layer, name) = (&args.layer, args.name.as_str());
     match layer.client() {
-        Some(client) => link::wait(async {
-            let done = client.restore(&layer.layer, name).await;
-            done.map_err(|error| Failure::tried(&error))
-        })?,
+        Some(client) => link::wait(async { Ok(client.restore(&layer.layer, name).await?) })?,
         None => {
             let restored = layer.open()?.restore(name);
             restored.map_err(|error| Failure::doing(format_args!("go back to checkpoint {name}"), &error))?;
@@ -140,10 +139,7 @@ pub(crate) fn restore(args: &Restore) -> Outcome {
 pub(crate) fn list(args: &Layer) -> Outcome {
     let checkpoints: Vec<Saved> = match args.client() {
         Some(client) => {
-            let asked = link::wait(async {
-                let asked = client.checkpoints(&args.layer).await;
-                asked.map_err(|error| Failure::tried(&error))
-            })?;
+            let asked = link::wait(async { Ok(client.checkpoints(&args.layer).await?) })?;
             asked.checkpoints
         }
         None => args

@@ -231,6 +231,7 @@ fn report_value(report: &Report) -> Value {
 }
 
 fn report_text(report: &Report) -> String {
+    let counted = |count, one, many| output::count(usize::try_from(count).unwrap_or(usize::MAX), one, many);
     let verdict = if report.problems.is_empty() {
         paint(GOOD, "ok")
     } else {
@@ -238,9 +239,9 @@ fn report_text(report: &Report) -> String {
     };
     let mut text = if report.is_counted() {
         format!(
-            "{verdict}: {} objects, {} names, {} hidden, {} written, log of {}, epoch {}\n",
-            report.objects,
-            report.names,
+            "{verdict}: {}, {}, {} hidden, {} written, log of {}, epoch {}\n",
+            counted(report.objects, "object", "objects"),
+            counted(report.names, "name", "names"),
             report.whiteouts,
             bytes(report.bytes),
             bytes(report.log_bytes),
@@ -258,11 +259,7 @@ fn report_text(report: &Report) -> String {
     if report.leftovers > 0 {
         text.push_str(&format!(
             "  {} that nothing needs, which the next opening removes\n",
-            output::count(
-                usize::try_from(report.leftovers).unwrap_or(usize::MAX),
-                "file",
-                "files"
-            )
+            counted(report.leftovers, "file", "files")
         ));
     }
     let mut helped = std::collections::BTreeSet::new();

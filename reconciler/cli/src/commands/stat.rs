@@ -50,13 +50,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 pub(crate) fn run(args: &Stat) -> Outcome {
     let client = Client::new(args.server.socket());
     link::wait(async {
-        let ask = || async {
-            let stats = client.stats().await.map_err(|error| {
-                Failure::tried(&error)
-                    .hint("name the control socket with --control, or in XENO_COWFS_SOCKET".to_owned())
-            })?;
-            only(stats, &args.exports)
-        };
+        let ask = || async { only(client.stats().await?, &args.exports) };
         let first = ask().await?;
         let Some(every) = args.watch else {
             match args.output {

@@ -128,6 +128,27 @@ fn what_a_guest_changed_is_seen_while_it_runs_and_when_it_does_not() {
         "{}",
         nothing.err
     );
+    let refused = world.xeno(
+        ".",
+        &["cowfs", "restore", "web", "one", "--control", "cowfs.sock"],
+    );
+    assert!(
+        refused.code == Some(1)
+            && refused
+                .err
+                .starts_with("error: writable layer `web` is part of a stack"),
+        "{}",
+        refused.err
+    );
+    let away = world.xeno(".", &["cowfs", "stat", "--control", "none.sock"]);
+    assert!(
+        away.code == Some(1)
+            && away
+                .err
+                .starts_with("error: failed to ask the file server: reaching the file server at none.sock: "),
+        "{}",
+        away.err
+    );
 
     // The server is gone: the same, from the directory alone.
     drop(guest);

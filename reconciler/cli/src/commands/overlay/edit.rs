@@ -93,7 +93,7 @@ pub(super) fn run(args: &Edit) -> Outcome {
         .iter()
         .map(|layer| opener.layer(layer))
         .collect::<Result<Vec<_>, _>>();
-    let below = below.map_err(|error| Failure::tried(&error))?;
+    let below = below.map_err(|error| Failure::doing("look at the layers again", &error))?;
     keep(args, &writable, below, &opener)
 }
 
@@ -117,10 +117,10 @@ fn sources(args: &Edit) -> Outcome<Vec<LayerSource>> {
 
 async fn serve(args: &Edit, opener: &Opener, layers: &[LayerSource], writable: &Path) -> Outcome<Served> {
     let opened = opener.open_writable(writable, 1, Quota::new(None));
-    let opened = opened.map_err(|error| Failure::tried(&error))?;
+    let opened = opened.map_err(|error| Failure::doing("make a writable layer", &error))?;
     let service = opener
         .open_stack(layers, Some(opened))
-        .map_err(|error| Failure::tried(&error))?;
+        .map_err(|error| Failure::doing("open the layers", &error))?;
     // Root's own client takes a port below 1024; other users of this machine cannot.
     let server = Server::new(Limits {
         reserved_ports: true,

@@ -66,7 +66,7 @@ impl Target {
         let mut layers = Vec::new();
         for dir in &self.below {
             let layer = opener.layer(&LayerSource::Dir(dir.clone()));
-            layers.push(layer.map_err(|error| Failure::tried(&error))?);
+            layers.push(layer.map_err(|error| Failure::doing("look at the layers below", &error))?);
         }
         let store_dir = self.store();
         if store_dir.is_dir() {
@@ -88,9 +88,9 @@ impl Target {
                 .map(|id| id.0.iter().map(|byte| format!("{byte:02x}")).collect())
                 .collect();
             format!(
-                "the layers below it are not at hand: {} is not in {}",
-                missing.join(", "),
-                store_dir.display()
+                "the layers below it are not at hand: not in {}: {}",
+                store_dir.display(),
+                missing.join(", ")
             )
         });
         Ok(Found {
@@ -118,7 +118,7 @@ impl Target {
                 None
             }
             Err(ClientError::Unreachable { .. }) => Some(self.server.socket()),
-            Err(error) => return Err(Failure::tried(&error)),
+            Err(error) => return Err(error.into()),
         };
         if let Some(sliver) = &sliver
             && let Some(path) = self.closed(sliver)?
@@ -198,10 +198,7 @@ impl Target {
                 .find(|(_, export)| export.spec.stack == *stack)
         });
         if let Some((export, _)) = export {
-            let flushed: Outcome<()> = link::wait(async {
-                let flushed = client.flush(export).await;
-                flushed.map_err(|error| Failure::tried(&error))
-            });
+            let flushed: Outcome<()> = link::wait(async { Ok(client.flush(export).await?) });
             if flushed.is_err() {
                 output::note("what the guest has written and not synced may not be seen yet");
             }
