@@ -4,21 +4,24 @@
 //! The plans of the nodes say what happens where; what only shows in all of them is put together here: a sliver that leaves one
 //! node and comes to be on another moves, and changes of a slice that a rollout carries out come wave by wave.
 
+mod found;
 mod json;
 mod markdown;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xeno_model::desired::{DesiredFleet, DesiredSliver, MigrationPolicy, Rollout, Slice, SliverState};
+use xeno_model::desired::{DesiredFleet, Rollout, Slice};
 use xeno_model::id::{FleetName, NodeName, Revision, SiteName, SliceName, SliverId};
 use xeno_model::normal::rollout_revision;
 
 use crate::change::{Cause, Change, ChangeClass, Disruption};
+use crate::moving::{self, How};
 use crate::plan::{Basis, Plan};
 use crate::report;
 use crate::rollout::{Placed, RolloutKey, Waves};
 
+pub use found::{Failed, Found, NodeSaid, RolloutSaid, Said, Unknown, commits, find};
 pub use json::json;
 pub use markdown::markdown;
 pub use text::{summary, text};
@@ -36,8 +39,12 @@ pub struct FleetPlan {
     pub nodes: usize,
     /// Those of them on which something happens.
     pub touched: BTreeSet<NodeName>,
-    /// Nodes of which nobody knows how they are, with what happens there all the same, once they are back.
+    /// Nodes without a sign of life, with what happens there all the same, once they are back.
     pub silent: BTreeSet<NodeName>,
+    /// Slivers of which nobody knows what they are, and why not; the commit that is planned from stands in for them.
+    pub unknown: BTreeMap<SliverId, Unknown>,
+    /// Slivers that are not as they should be now, whatever is planned.
+    pub failed: BTreeMap<SliverId, Failed>,
     /// Whether all of it is assumed, or some of it was seen.
     pub basis: Basis,
     /// What happens to slices, by name; those that stay as they are left out.
@@ -61,9 +68,7 @@ pub enum Happening {
     /// Something on its node.
     Change(ChangeClass),
     /// It goes to another node, in this way.
-    Move(MigrationPolicy),
-    /// What is set aside of it elsewhere comes with it: it goes to another node, and does not run.
-    Transfer,
+    Move(How),
 }
 
 /// Slivers of one slice to which the same happens, for the same reasons.
@@ -99,6 +104,8 @@ pub struct Affected {
     pub from: Option<NodeName>,
     /// The site of `node`, as far as any commit says.
     pub site: Option<SiteName>,
+    /// Whether it is known what it is now.
+    pub basis: Basis,
 }
 
 impl Happening {
@@ -107,7 +114,7 @@ impl Happening {
     pub fn word(self) -> &'static str {
         match self {
             Self::Change(class) => class.word(),
-            Self::Move(_) | Self::Transfer => "move",
+            Self::Move(_) => "move",
         }
     }
 
@@ -116,8 +123,7 @@ impl Happening {
     pub fn disruption(self) -> Disruption {
         match self {
             Self::Change(class) => class.disruption(),
-            Self::Move(MigrationPolicy::Restart | MigrationPolicy::Suspend) => Disruption::Interrupts,
-            Self::Move(MigrationPolicy::Live) | Self::Transfer => Disruption::None,
+            Self::Move(how) => how.disruption(),
         }
     }
 }
@@ -132,23 +138,23 @@ pub struct Asked<'a> {
 }
 
 impl FleetPlan {
-    /// Puts the plans of all nodes together. `silent` are the nodes that nobody has heard of.
+    /// Puts the plans of all nodes together. Where a board was asked, `found` is what it told, the plans lead from there, and `before`
+    /// only names the commit that stands in for what is unknown.
     #[must_use]
-    pub fn of(
-        before: Option<Asked<'_>>,
-        after: Asked<'_>,
-        plans: &[Plan],
-        silent: BTreeSet<NodeName>,
-    ) -> Self {
-        let old = before.map(|before| before.fleet);
+    pub fn of(before: Option<Asked<'_>>, after: Asked<'_>, plans: &[Plan], found: Option<&Found>) -> Self {
+        let old = found
+            .map(|found| &found.fleet)
+            .or(before.map(|before| before.fleet));
         let mut fleet = Self {
             name: after.fleet.name.clone(),
             from: before.map(|before| before.revision.clone()),
             to: after.revision.clone(),
             nodes: after.fleet.nodes.len(),
             touched: BTreeSet::new(),
-            silent,
-            basis: if plans.iter().any(|plan| plan.basis == Basis::Observed) {
+            silent: found.map_or_else(BTreeSet::new, |found| found.silent.clone()),
+            unknown: found.map_or_else(BTreeMap::new, |found| found.unknown.clone()),
+            failed: found.map_or_else(BTreeMap::new, |found| found.failed.clone()),
+            basis: if found.is_some() || plans.iter().any(|plan| plan.basis == Basis::Observed) {
                 Basis::Observed
             } else {
                 Basis::Assumed
@@ -164,14 +170,13 @@ impl FleetPlan {
                     continue;
                 }
                 fleet.touched.insert(plan.node.clone());
-                let places = [old, Some(after.fleet)].map(|fleet| place(fleet?, &change.sliver));
-                let moves = moved(places);
+                let moves = old.and_then(|old| moving::between(old, after.fleet, &change.sliver));
                 let (happening, from) = match moves {
                     // Told once, by the node it goes to.
-                    Some(_) if change.class != ChangeClass::Create && change.class != ChangeClass::Wait => {
-                        continue;
+                    Some(moving) if moving.from == plan.node => continue,
+                    Some(moving) if change.class == ChangeClass::Create => {
+                        (Happening::Move(moving.how), Some(moving.from))
                     }
-                    Some((from, happening)) if change.class == ChangeClass::Create => (happening, Some(from)),
                     Some(_) | None => (Happening::Change(change.class), None),
                 };
                 let slice = &change.sliver.slice;
@@ -180,17 +185,15 @@ impl FleetPlan {
                     .or_insert_with(|| rolled_out(old, after, slice))
                     .as_ref()
                     .filter(|_| is_rolled_out(happening, change));
-                fleet.add(
-                    after.fleet,
-                    old,
-                    plan,
-                    change,
-                    (happening, from.cloned()),
-                    ordered,
-                );
+                fleet.add(after.fleet, old, plan, change, (happening, from), ordered);
             }
         }
-        for slice in fleet.slices.values_mut() {
+        for (name, slice) in &mut fleet.slices {
+            let held = found.and_then(|found| found.held.get(name));
+            for group in slice.groups.iter_mut().filter(|group| group.rollout.is_some()) {
+                let held = held.map(|held| format!("nothing of it begins: its rollout is {held}"));
+                group.reasons.splice(0..0, held);
+            }
             for affected in slice.groups.iter_mut().flat_map(|group| group.waves.values_mut()) {
                 affected.sort_by(|a, b| a.sliver.cmp(&b.sliver));
             }
@@ -260,31 +263,13 @@ impl FleetPlan {
             node: plan.node.clone(),
             from,
             site,
+            basis: if self.basis == Basis::Observed && !self.unknown.contains_key(&change.sliver) {
+                Basis::Observed
+            } else {
+                Basis::Assumed
+            },
         });
     }
-}
-
-/// Where a commit places a sliver, and what it asks of it there.
-fn place<'a>(fleet: &'a DesiredFleet, sliver: &SliverId) -> Option<(&'a NodeName, &'a DesiredSliver)> {
-    let slice = fleet.slices.get(&sliver.slice)?;
-    slice
-        .slivers
-        .get(&sliver.number)
-        .map(|(node, sliver)| (node, sliver))
-}
-
-/// Where a sliver comes from and how, if the commits place it on different nodes.
-fn moved<'a>(places: [Option<(&'a NodeName, &'a DesiredSliver)>; 2]) -> Option<(&'a NodeName, Happening)> {
-    let [Some((from, was)), Some((to, is))] = places else {
-        return None;
-    };
-    let runs = was.state == SliverState::Running && is.state == SliverState::Running;
-    let happening = if runs {
-        Happening::Move(is.migration.policy)
-    } else {
-        Happening::Transfer
-    };
-    (from != to).then_some((from, happening))
 }
 
 /// The waves in which a slice changes, if the commit has it roll out.
@@ -317,7 +302,7 @@ fn rolled_out(before: Option<&DesiredFleet>, after: Asked<'_>, slice: &SliceName
 fn is_rolled_out(happening: Happening, change: &Change) -> bool {
     let class = match happening {
         Happening::Change(class) => class,
-        Happening::Move(_) | Happening::Transfer => return false,
+        Happening::Move(_) => return false,
     };
     change.cause == Cause::Change
         && matches!(

@@ -26,6 +26,7 @@ pub mod exec;
 pub mod fleet_plan;
 pub mod freeze;
 pub mod kernel_line;
+pub mod moving;
 pub mod plan;
 pub mod ports;
 pub mod record;

@@ -16,6 +16,7 @@ use crate::capacity;
 use crate::change::{AppliedSliver, Change, Reason};
 use crate::diff::study;
 use crate::freeze::Freeze;
+use crate::moving::Moving;
 use crate::situation::mistuned;
 
 use actions::Actions;
@@ -126,6 +127,9 @@ pub struct Plan {
     pub basis: Basis,
     /// What happens to each sliver, by name; slivers that stay as they are included.
     pub changes: BTreeMap<SliverId, Change>,
+    /// Slivers that go to or come from another node, where the plan leads from one commit to another; not among the changes.
+    /// See [`moving`](crate::moving).
+    pub moves: BTreeMap<SliverId, Moving>,
     /// The actions, in the order in which they are ranked.
     pub actions: Vec<PlannedAction>,
     /// Predicted memory of guests, in MiB: now and after; `None` where the domains could not be seen.
@@ -212,6 +216,7 @@ pub fn build(input: &PlanInput<'_>) -> Result<Plan, PlanError> {
             .into_iter()
             .map(|(sliver, study)| (sliver, study.change))
             .collect(),
+        moves: BTreeMap::new(),
         actions,
         memory_mib,
         next,

@@ -5,10 +5,12 @@ mod json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use xeno_model::desired::MigrationPolicy;
 use xeno_model::id::SliverId;
 
 use crate::action::Action;
 use crate::change::{Cause, Change, ChangeClass, Disruption, Reason};
+use crate::moving::{How, Moving};
 use crate::plan::{Basis, Plan, PlannedAction};
 use crate::report;
 
@@ -82,8 +84,13 @@ impl Margin {
             .filter(|change| change.class != ChangeClass::Keep)
             .map(|change| {
                 let head = head(change).chars().count();
-                head + disruption_note(change.class).chars().count()
+                head + disruption_note(change.class.disruption()).chars().count()
             });
+        let moves = plan
+            .moves
+            .iter()
+            .map(|(sliver, moving)| move_head(sliver).chars().count() + move_note(moving).chars().count());
+        let heads = heads.chain(moves);
         Self {
             word: basis_word(plan.basis),
             column: heads.max().unwrap_or(0) + 2,
@@ -128,6 +135,21 @@ fn written(plan: &Plan, colour: Colour, margin: Option<Margin>) -> String {
         for change in changes {
             let steps = actions.get(&change.sliver).map(Vec::as_slice).unwrap_or_default();
             sliver(&mut out, change, steps, colour, margin);
+        }
+    }
+    if !plan.moves.is_empty() {
+        out.push('\n');
+    }
+    for (sliver, moving) in &plan.moves {
+        let (head, note) = (move_head(sliver), move_note(moving));
+        let len = head.chars().count() + note.chars().count();
+        let mark = margin.map_or_else(String::new, |margin| margin.after(len, colour));
+        let (head, note) = (Style::Good.paint(colour, &head), Style::Faint.paint(colour, note));
+        let _ = writeln!(out, "{head}{note}{mark}");
+        let _ = writeln!(out, "           {}", move_way(plan, moving));
+        for planned in actions.get(sliver).into_iter().flatten() {
+            let line = format!("{:<9} {}", planned.action.verb(), step(planned));
+            let _ = writeln!(out, "             {}", Style::Faint.paint(colour, &line));
         }
     }
     let kept = count(plan, ChangeClass::Keep);
@@ -188,6 +210,9 @@ pub fn summary(plan: &Plan) -> String {
             parts.push(format!("{count} {words}"));
         }
     }
+    if !plan.moves.is_empty() {
+        parts.push(format!("{} to move", plan.moves.len()));
+    }
     let mut line = format!("{}; {kept} unchanged", parts.join(", "));
     if let Some(memory) = plan.memory_mib {
         let (now, after, capacity) = (memory.now, memory.after, memory.capacity);
@@ -203,9 +228,8 @@ pub fn summary(plan: &Plan) -> String {
 /// Whether a plan has nothing to do and nothing that waits.
 #[must_use]
 pub fn is_empty(plan: &Plan) -> bool {
-    plan.changes
-        .values()
-        .all(|change| change.class == ChangeClass::Keep)
+    let mut changes = plan.changes.values();
+    plan.moves.is_empty() && changes.all(|change| change.class == ChangeClass::Keep)
 }
 
 fn count(plan: &Plan, class: ChangeClass) -> usize {
@@ -236,7 +260,7 @@ fn header(plan: &Plan, colour: Colour) -> String {
     format!("node {node}  revision {revision}  {generation}({basis})")
 }
 
-fn basis_word(basis: Basis) -> &'static str {
+pub(crate) fn basis_word(basis: Basis) -> &'static str {
     match basis {
         Basis::Observed => "observed",
         Basis::Assumed => "assumed",
@@ -301,14 +325,39 @@ fn legend(out: &mut String, plan: &Plan, colour: Colour) {
     }
 }
 
-fn disruption_note(class: ChangeClass) -> &'static str {
-    match class.disruption() {
+fn disruption_note(disruption: Disruption) -> &'static str {
+    match disruption {
         Disruption::None => "",
         Disruption::Reconnects => "  ends connections to the service",
         Disruption::Interrupts => "  interrupts the service",
         Disruption::Ends => "  ends the service",
         Disruption::Destroys => "  destroys what it wrote",
     }
+}
+
+/// That a sliver moves, in a line: `> move     web/2`.
+fn move_head(sliver: &SliverId) -> String {
+    format!("> {:<8} {sliver}", "move")
+}
+
+fn move_note(moving: &Moving) -> &'static str {
+    disruption_note(moving.how.disruption())
+}
+
+/// Where it comes from or goes to, and what goes along.
+fn move_way(plan: &Plan, moving: &Moving) -> String {
+    let way = if moving.to == plan.node {
+        format!("comes from {}", moving.from)
+    } else {
+        format!("goes to {}", moving.to)
+    };
+    let along = match moving.how {
+        How::Running(MigrationPolicy::Live) => "while it runs, with what it wrote",
+        How::Running(MigrationPolicy::Suspend) => "with its memory and what it wrote",
+        How::Running(MigrationPolicy::Restart) => "and starts anew, with what it wrote",
+        How::AtRest => "at rest, with what it wrote",
+    };
+    format!("{way} {along}")
 }
 
 /// What happens to a sliver, in a line: `± reboot   db/0`.
@@ -328,7 +377,7 @@ fn sliver(
     let head = head(change);
     let undoes = |reason: &Reason| matches!(reason, Reason::GoesBack { .. });
     let undoes = change.reasons.iter().any(undoes);
-    let note = match (disruption_note(change.class), undoes) {
+    let note = match (disruption_note(change.class.disruption()), undoes) {
         (note, false) => note,
         ("", true) => "  undoes what it wrote since",
         (_, true) => "  interrupts the service, undoes what it wrote since",

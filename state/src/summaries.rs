@@ -11,6 +11,9 @@ use xeno_reconciler::rollout::{Condition, SliverSummary};
 
 use crate::board::{Board, BoardError, BoardResult, Entry, Key, Prefix, Txn, VALUE_LEN_MAX, Value};
 
+/// What a node says of its slivers.
+pub type Said = BTreeMap<SliverId, SliverSummary>;
+
 /// The folder of all summaries.
 pub const SUMMARIES: &str = "summary/";
 
@@ -59,11 +62,7 @@ pub fn key(node: &NodeName) -> BoardResult<Key> {
 ///
 /// # Errors
 /// Those of [`Board::commit`]; [`BoardError::Never`] where they are too many for one entry.
-pub async fn write(
-    board: &impl Board,
-    node: &NodeName,
-    slivers: &BTreeMap<SliverId, SliverSummary>,
-) -> BoardResult<()> {
+pub async fn write(board: &impl Board, node: &NodeName, slivers: &Said) -> BoardResult<()> {
     board
         .commit(&Txn::put(key(node)?, encode(slivers)?, None))
         .await?;
@@ -74,15 +73,29 @@ pub async fn write(
 ///
 /// # Errors
 /// Those of [`Board::get`]; [`BoardError::Never`] for what this version does not understand.
-pub async fn read(board: &impl Board, node: &NodeName) -> BoardResult<BTreeMap<SliverId, SliverSummary>> {
+pub async fn read(board: &impl Board, node: &NodeName) -> BoardResult<Said> {
     let entry = board.get(&key(node)?).await?;
     entry.as_ref().map_or_else(|| Ok(BTreeMap::new()), decode)
+}
+
+/// What every node that ever said something said last. What this version does not understand is told as such.
+///
+/// # Errors
+/// Those of [`Board::list`].
+pub async fn all(board: &impl Board) -> BoardResult<Vec<(NodeName, BoardResult<Said>)>> {
+    let folder = Prefix::new(SUMMARIES).map_err(|error| BoardError::never(READ, error.to_string()))?;
+    let listed = board.list(&folder).await?.entries;
+    let named = listed.into_iter().filter_map(|(key, entry)| {
+        let node = NodeName::new(key.as_str().strip_prefix(SUMMARIES)?).ok()?;
+        Some((node, decode(&entry)))
+    });
+    Ok(named.collect())
 }
 
 const READ: &str = "read how slivers are";
 const WRITE: &str = "write how slivers are";
 
-fn encode(slivers: &BTreeMap<SliverId, SliverSummary>) -> BoardResult<Value> {
+fn encode(slivers: &Said) -> BoardResult<Value> {
     let with_reasons = bytes(slivers, true)?;
     // A node with very many slivers that failed says of each only that.
     let bytes = if with_reasons.len() > VALUE_LEN_MAX {
@@ -93,7 +106,7 @@ fn encode(slivers: &BTreeMap<SliverId, SliverSummary>) -> BoardResult<Value> {
     Value::new(bytes).map_err(|error| BoardError::never(WRITE, error.to_string()))
 }
 
-fn bytes(slivers: &BTreeMap<SliverId, SliverSummary>, reasons: bool) -> BoardResult<Vec<u8>> {
+fn bytes(slivers: &Said, reasons: bool) -> BoardResult<Vec<u8>> {
     let stored = slivers.iter().map(|(sliver, summary)| {
         let (condition, why) = match &summary.condition {
             Condition::Changing => (StoredCondition::Changing, None),
@@ -115,7 +128,7 @@ fn bytes(slivers: &BTreeMap<SliverId, SliverSummary>, reasons: bool) -> BoardRes
     serde_json::to_vec(&stored).map_err(|error| BoardError::never(WRITE, error.to_string()))
 }
 
-fn decode(entry: &Entry) -> BoardResult<BTreeMap<SliverId, SliverSummary>> {
+fn decode(entry: &Entry) -> BoardResult<Said> {
     let wrong = |what: String| BoardError::never(READ, what);
     let stored: Stored =
         serde_json::from_slice(entry.value.as_bytes()).map_err(|error| wrong(error.to_string()))?;
@@ -152,7 +165,7 @@ mod tests {
     use super::*;
     use crate::board::scripted::ScriptedBoard;
 
-    fn many(count: u32, condition: &Condition) -> BTreeMap<SliverId, SliverSummary> {
+    fn many(count: u32, condition: &Condition) -> Said {
         let summary = SliverSummary {
             revision: Digest([7; 32]),
             condition: condition.clone(),
@@ -173,6 +186,9 @@ mod tests {
             let said = many(3, &condition);
             write(&board, &node, &said).await.unwrap();
             assert_eq!(read(&board, &node).await.unwrap(), said);
+            let mut all = all(&board).await.unwrap();
+            let (by, listed) = all.pop().unwrap();
+            assert_eq!((by, listed.unwrap(), all.len()), (node.clone(), said, 0));
         }
     }
 

@@ -19,6 +19,7 @@ mod placing;
 mod plan_document;
 mod plan_file;
 mod service_manager;
+mod summaries;
 mod telemetry;
 mod unified;
 mod whole_file;

@@ -1,19 +1,19 @@
 //! The plan of a fleet as JSON. Its field names are a promise: a change of meaning raises the version.
 
 use serde::Serialize;
+use xeno_model::id::SliverId;
 
 use super::text::summary;
 use super::{Affected, FleetPlan, Group, Happening};
-use crate::plan::Basis;
-use crate::render::{FORMAT_VERSION, code_of, disruption_code};
+use crate::render::{FORMAT_VERSION, basis_word, code_of, disruption_code};
 
 /// The plan as one JSON document, indented, ending with a newline.
 ///
 /// # Shape
 /// `formatVersion`, `fleet`, `from` (40 digits, or null), `to`, `basis` (`observed` or `assumed`), `summary`, `nodes`, `touched`
-/// and `silent` (names), `unchanged` (how many slivers), `changes`: `slice`, `change` (as in the plan of a node, or `move`),
+/// and `silent` (names; `silent` are those without a sign of life), `unknown` and `failed` (`sliver`, `why`), `unchanged` (how many slivers), `changes`: `slice`, `change` (as in the plan of a node, or `move`),
 /// `policy` of a move (or null), `disruption`, `wave` (0 is the first; null where no rollout orders it), `canary`, `reasons`, and
-/// `slivers`: `sliver`, `node`, `from` (null unless it moves), `site`.
+/// `slivers`: `sliver`, `node`, `from` (null unless it moves), `site`, `basis`.
 ///
 /// # Panics
 /// Never: strings, numbers and sequences are always JSON.
@@ -28,14 +28,21 @@ pub fn json(plan: &FleetPlan) -> String {
         fleet: plan.name.as_str(),
         from: plan.from.as_ref().map(|from| from.as_str()),
         to: plan.to.as_str(),
-        basis: match plan.basis {
-            Basis::Observed => "observed",
-            Basis::Assumed => "assumed",
-        },
+        basis: basis_word(plan.basis),
         summary: summary(plan),
         nodes: plan.nodes,
         touched: plan.touched.iter().map(|node| node.as_str()).collect(),
         silent: plan.silent.iter().map(|node| node.as_str()).collect(),
+        unknown: plan
+            .unknown
+            .iter()
+            .map(|(sliver, why)| RemarkRecord::new(sliver, why.to_string()))
+            .collect(),
+        failed: plan
+            .failed
+            .iter()
+            .map(|(sliver, failed)| RemarkRecord::new(sliver, format!("on {}: {}", failed.node, failed.why)))
+            .collect(),
         unchanged: plan.kept,
         changes: groups.flat_map(|(slice, group)| changes(slice, group)).collect(),
     };
@@ -57,6 +64,8 @@ struct Document<'a> {
     nodes: usize,
     touched: Vec<&'a str>,
     silent: Vec<&'a str>,
+    unknown: Vec<RemarkRecord>,
+    failed: Vec<RemarkRecord>,
     unchanged: usize,
     changes: Vec<ChangeRecord<'a>>,
 }
@@ -81,6 +90,21 @@ struct SliverRecord<'a> {
     node: &'a str,
     from: Option<&'a str>,
     site: Option<&'a str>,
+    basis: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RemarkRecord {
+    sliver: String,
+    why: String,
+}
+
+impl RemarkRecord {
+    fn new(sliver: &SliverId, why: String) -> Self {
+        let sliver = sliver.to_string();
+        Self { sliver, why }
+    }
 }
 
 fn changes<'a>(slice: &'a str, group: &'a Group) -> impl Iterator<Item = ChangeRecord<'a>> {
@@ -88,11 +112,11 @@ fn changes<'a>(slice: &'a str, group: &'a Group) -> impl Iterator<Item = ChangeR
         slice,
         change: match group.happening {
             Happening::Change(class) => code_of(class),
-            Happening::Move(_) | Happening::Transfer => "move",
+            Happening::Move(_) => "move",
         },
         policy: match group.happening {
-            Happening::Move(policy) => Some(policy.word()),
-            Happening::Change(_) | Happening::Transfer => None,
+            Happening::Move(how) => Some(how.word()),
+            Happening::Change(_) => None,
         },
         disruption: disruption_code(group.happening.disruption()),
         wave: wave.map(|wave| wave.number),
@@ -108,5 +132,6 @@ fn sliver(affected: &Affected) -> SliverRecord<'_> {
         node: affected.node.as_str(),
         from: affected.from.as_ref().map(|from| from.as_str()),
         site: affected.site.as_ref().map(|site| site.as_str()),
+        basis: basis_word(affected.basis),
     }
 }

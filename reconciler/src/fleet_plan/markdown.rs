@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::text::{named, note, sites, summary};
+use super::text::{named, note, remarks, sites, summary};
 use super::{FleetPlan, Happening};
 
 /// Most rows of the table; a comment on most forges holds 65,536 characters.
@@ -21,9 +21,17 @@ pub fn markdown(plan: &FleetPlan) -> String {
         plan.to.short(),
         escaped(&summary(plan))
     );
-    if plan.is_empty() {
-        return out;
+    if !plan.is_empty() {
+        table(&mut out, plan);
     }
+    for (what, note) in remarks(plan) {
+        let _ = writeln!(out, "\n**{}**: {}", escaped(&what), escaped(&note));
+    }
+    out
+}
+
+/// A row for each slice, what happens, and wave.
+fn table(out: &mut String, plan: &FleetPlan) {
     out.push_str(
         "\n| Slice | What happens | Wave | Slivers | | Sites | Why |\n|---|---|---|--:|---|---|---|\n",
     );
@@ -44,8 +52,8 @@ pub fn markdown(plan: &FleetPlan) -> String {
                     .collect();
                 let slivers: Vec<&str> = slivers.iter().map(String::as_str).collect();
                 let how = match group.happening {
-                    Happening::Move(policy) => format!(", {}", policy.word()),
-                    Happening::Change(_) | Happening::Transfer => String::new(),
+                    Happening::Move(how) => format!(", {}", how.word()),
+                    Happening::Change(_) => String::new(),
                 };
                 let what = format!(
                     "{}{how}{}",
@@ -71,15 +79,6 @@ pub fn markdown(plan: &FleetPlan) -> String {
     if rows > ROWS_MAX {
         let _ = writeln!(out, "\n\u{2026} and {} rows more.", rows - ROWS_MAX);
     }
-    if !plan.silent.is_empty() {
-        let nodes: Vec<_> = plan.silent.iter().map(|node| node.as_str()).collect();
-        let _ = writeln!(
-            out,
-            "\nNot heard of: {}. What happens there happens once they are back.",
-            escaped(&named(&nodes))
-        );
-    }
-    out
 }
 
 /// Text in a cell: nothing in it ends the cell, or is a mention, a link or markup.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::{Affected, FleetPlan, Group, Happening, Wave};
 use crate::change::{ChangeClass, Disruption};
+use crate::moving::How;
 use crate::plan::Basis;
 use crate::render::{Colour, Style, symbol};
 
@@ -18,14 +19,19 @@ pub fn text(plan: &FleetPlan, colour: Colour) -> String {
     for (name, slice) in &plan.slices {
         for group in &slice.groups {
             out.push('\n');
-            self::group(&mut out, name.as_str(), slice.slivers, group, colour);
+            self::group(
+                &mut out,
+                name.as_str(),
+                slice.slivers,
+                group,
+                (plan.basis, colour),
+            );
         }
     }
-    if !plan.silent.is_empty() {
-        let nodes: Vec<_> = plan.silent.iter().map(|node| node.as_str()).collect();
-        let line = format!("! not heard of: {}", named(&nodes));
+    for (line, note) in remarks(plan) {
+        let line = format!("! {line}");
         let _ = writeln!(out, "\n{}", Style::Careful.paint(colour, &line));
-        out.push_str("           what happens there happens once they are back\n");
+        let _ = writeln!(out, "           {note}");
     }
     let _ = writeln!(out, "\n{}", capital(&summary(plan)));
     out
@@ -44,7 +50,7 @@ pub fn summary(plan: &FleetPlan) -> String {
     for group in plan.slices.values().flat_map(|slice| &slice.groups) {
         let happening = match group.happening {
             // However it goes.
-            Happening::Move(_) => Happening::Transfer,
+            Happening::Move(_) => Happening::Move(How::AtRest),
             happening => happening,
         };
         *counts.entry(happening).or_default() += group.len();
@@ -66,6 +72,45 @@ pub fn summary(plan: &FleetPlan) -> String {
         plan.touched.len(),
         counted(plan.nodes, "node")
     )
+}
+
+/// What is to be known beside what happens: who is not heard of, what is unknown, and what is broken now.
+pub(super) fn remarks(plan: &FleetPlan) -> Vec<(String, String)> {
+    let mut remarks = Vec::new();
+    if !plan.silent.is_empty() {
+        let nodes: Vec<_> = plan.silent.iter().map(|node| node.as_str()).collect();
+        remarks.push((
+            format!("no sign of life: {}", named(&nodes)),
+            "what happens there happens once they are back".to_owned(),
+        ));
+    }
+    let mut unknown: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (sliver, why) in &plan.unknown {
+        unknown
+            .entry(why.to_string())
+            .or_default()
+            .push(sliver.to_string());
+    }
+    let from = plan.from.as_ref().map_or("nothing", |from| from.short());
+    for (why, slivers) in unknown {
+        let slivers: Vec<&str> = slivers.iter().map(String::as_str).collect();
+        remarks.push((
+            format!("unknown: {}", named(&slivers)),
+            format!("{why}; taken to be as {from} asks for"),
+        ));
+    }
+    let mut failed: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (sliver, of) in &plan.failed {
+        failed
+            .entry(&of.why)
+            .or_default()
+            .push(format!("{sliver} on {}", of.node));
+    }
+    for (why, slivers) in failed {
+        let slivers: Vec<&str> = slivers.iter().map(String::as_str).collect();
+        remarks.push((format!("failed now: {}", named(&slivers)), why.to_owned()));
+    }
+    remarks
 }
 
 impl Group {
@@ -119,7 +164,11 @@ fn header(plan: &FleetPlan, colour: Colour) -> String {
         .as_ref()
         .map_or_else(|| "nothing".to_owned(), |from| from.short().to_string());
     let basis = match (plan.basis, &plan.from) {
-        (Basis::Observed, _) => "what the board says of it".to_owned(),
+        (Basis::Observed, _) if plan.unknown.is_empty() => "observed, as the board says".to_owned(),
+        (Basis::Observed, _) => {
+            let assumed = counted(plan.unknown.len(), "sliver");
+            format!("observed, as the board says; {assumed} assumed")
+        }
         (Basis::Assumed, Some(from)) => format!("assuming that every node has carried out {}", from.short()),
         (Basis::Assumed, None) => "assuming that nothing runs anywhere".to_owned(),
     };
@@ -127,10 +176,10 @@ fn header(plan: &FleetPlan, colour: Colour) -> String {
     format!("{}  ({basis})\n", Style::Heading.paint(colour, &head))
 }
 
-fn group(out: &mut String, slice: &str, slivers: usize, group: &Group, colour: Colour) {
+fn group(out: &mut String, slice: &str, slivers: usize, group: &Group, (basis, colour): (Basis, Colour)) {
     let (mark, style) = match group.happening {
         Happening::Change(class) => symbol(class),
-        Happening::Move(_) | Happening::Transfer => (">", Style::Good),
+        Happening::Move(_) => (">", Style::Good),
     };
     let head = format!("{mark} {:<8} {slice}", group.happening.word());
     let count = match (group.len(), slivers) {
@@ -138,8 +187,8 @@ fn group(out: &mut String, slice: &str, slivers: usize, group: &Group, colour: C
         (len, all) => format!("{len} of {}", counted(all, "sliver")),
     };
     let how = match group.happening {
-        Happening::Move(policy) => format!(", {}", policy.word()),
-        Happening::Change(_) | Happening::Transfer => String::new(),
+        Happening::Move(how) => format!(", {}", how.word()),
+        Happening::Change(_) => String::new(),
     };
     let note = note(group.happening.disruption());
     let _ = writeln!(
@@ -157,7 +206,7 @@ fn group(out: &mut String, slice: &str, slivers: usize, group: &Group, colour: C
     let lines: Vec<_> = group
         .waves
         .iter()
-        .map(|(wave, affected)| line(*wave, affected))
+        .map(|(wave, affected)| line(*wave, affected, basis))
         .collect();
     let widths = [0, 1].map(|column| {
         lines
@@ -174,7 +223,7 @@ fn group(out: &mut String, slice: &str, slivers: usize, group: &Group, colour: C
 }
 
 /// A wave, its slivers, and where they are.
-fn line(wave: Option<Wave>, affected: &[Affected]) -> [String; 3] {
+fn line(wave: Option<Wave>, affected: &[Affected], basis: Basis) -> [String; 3] {
     let wave = wave.map_or_else(String::new, |wave| {
         format!("{:<7} {:>4}", wave.says(), affected.len())
     });
@@ -188,7 +237,17 @@ fn line(wave: Option<Wave>, affected: &[Affected]) -> [String; 3] {
         })
         .collect();
     let slivers: Vec<&str> = slivers.iter().map(String::as_str).collect();
-    [wave, named(&slivers), sites(affected)]
+    let assumed = affected
+        .iter()
+        .filter(|affected| affected.basis == Basis::Assumed)
+        .count();
+    // Where all of it is, the first line says so.
+    let note = match (basis, assumed) {
+        (Basis::Assumed, _) | (Basis::Observed, 0) => String::new(),
+        (Basis::Observed, all) if all == affected.len() => "  (assumed)".to_owned(),
+        (Basis::Observed, some) => format!("  ({some} assumed)"),
+    };
+    [wave, named(&slivers), format!("{}{note}", sites(affected))]
 }
 
 /// How many there are at which site, most first.

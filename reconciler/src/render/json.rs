@@ -17,7 +17,7 @@ pub const FORMAT_VERSION: u32 = 1;
 /// `formatVersion`, `node`, `revision` (40 digits), `generation` and `appliedGeneration`, `basis` (`observed` or
 /// `assumed`), `summary` (the closing line of the text), `memoryMib` (`capacity`, `now`, `after`; null where the domains
 /// could not be seen), `next` (milliseconds since 1970 at which time alone may change the plan, or null), `changes` by sliver: `sliver`, `class` (`keep`, `inPlace`, `create`, `start`, `resume`, `reboot`, `handOver`,
-/// `suspend`, `stop`, `remove`, `purge`, `wait`), `cause` (`change`, `drift`, `schedule`), `disruption` (`none`, `interrupts`, `ends`,
+/// `suspend`, `stop`, `remove`, `purge`, `wait`, `move`), `from` and `to` (nodes; null unless it moves), `cause` (`change`, `drift`, `schedule`), `disruption` (`none`, `interrupts`, `ends`,
 /// `destroys`), `reasons` (each a `code` that stays and a `text` that may get better; what a `wait` waits for comes
 /// first); `actions` in order: `key`, `verb`, `sliver` (null where several share it),
 /// `serves`, `after` (keys), `bytes` (null: unknown), `memoryMib`.
@@ -37,7 +37,7 @@ pub fn json(plan: &Plan) -> String {
             after: memory.after,
         }),
         next: plan.next.map(|at| at.0),
-        changes: plan.changes.values().map(ChangeRecord::from).collect(),
+        changes: changes(plan),
         actions: plan.actions.iter().map(ActionRecord::from).collect(),
     };
     let mut text = serde_json::to_string_pretty(&document)
@@ -75,6 +75,8 @@ struct MemoryRecord {
 struct ChangeRecord {
     sliver: String,
     class: &'static str,
+    from: Option<String>,
+    to: Option<String>,
     cause: &'static str,
     disruption: &'static str,
     reasons: Vec<ReasonRecord>,
@@ -129,11 +131,39 @@ pub(crate) fn disruption_code(disruption: Disruption) -> &'static str {
     }
 }
 
+/// What happens to each sliver, by sliver.
+fn changes(plan: &Plan) -> Vec<ChangeRecord> {
+    let mut changes: Vec<(&SliverId, ChangeRecord)> = plan
+        .changes
+        .iter()
+        .map(|(sliver, change)| (sliver, ChangeRecord::from(change)))
+        .collect();
+    changes.extend(plan.moves.iter().map(|(sliver, moving)| {
+        let record = ChangeRecord {
+            sliver: sliver.to_string(),
+            class: "move",
+            from: Some(moving.from.to_string()),
+            to: Some(moving.to.to_string()),
+            cause: "change",
+            disruption: disruption_code(moving.how.disruption()),
+            reasons: vec![ReasonRecord {
+                code: "placedElsewhere",
+                text: format!("from {} to {}, {}", moving.from, moving.to, moving.how.word()),
+            }],
+        };
+        (sliver, record)
+    }));
+    changes.sort_by_key(|(sliver, _)| *sliver);
+    changes.into_iter().map(|(_, record)| record).collect()
+}
+
 impl From<&Change> for ChangeRecord {
     fn from(change: &Change) -> Self {
         Self {
             sliver: change.sliver.to_string(),
             class: code_of(change.class),
+            from: None,
+            to: None,
             cause: match change.cause {
                 Cause::Change => "change",
                 Cause::Drift => "drift",

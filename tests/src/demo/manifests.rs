@@ -129,7 +129,7 @@ spec:
   resources: {{ vcpus: 1, memory: {}, disk: 1GiB }}
   placement: {{ nodes: [{}] }}
   state: {}
-  rollout: {{ canary: 1, maxUnavailable: 2, bake: 2s }}  # one goes first, then two at a time
+  rollout: {{ canary: 1, waves: [2, 100%], bake: 2s }} # one goes first, then another, then all
   publish: [{{ guest: 80, host: {PORT} }}]         # sliver N is at this port plus N
   health: {{ http: {{ port: 80, path: /, expect: 200 }}, interval: 1s, threshold: 1, grace: 180s }}
 ",
@@ -137,4 +137,14 @@ spec:
         step.nodes.join(", "),
         step.state,
     )
+}
+
+/// The slice's manifest with a mistake that no validation can find: its server answers with an error, always. Nobody is to wait
+/// for it as long as for a good one.
+#[must_use]
+pub fn broken(step: &Step<'_>) -> String {
+    let more = "              /etc/apache2/conf-enabled/tidy.conf: { text: \"Redirect 503 /\\n\" }\n          - template:";
+    slice(step)
+        .replacen("          - template:", more, 1)
+        .replace("grace: 180s", "grace: 60s")
 }

@@ -2,6 +2,7 @@
 
 pub mod manifests;
 pub mod report;
+mod rollouts;
 pub mod run;
 pub mod stop;
 mod transitions;

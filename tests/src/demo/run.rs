@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::manifests::{self, PORT, Step};
 use super::report::{Report, human, quote, say};
-use super::{stop, transitions};
+use super::{rollouts, stop, transitions};
 use crate::lab::node::Node;
 use crate::lab::repository::Repository;
 use crate::lab::{LabError, LabResult, Parts, ensure, http, template, wait_for};
@@ -102,11 +102,28 @@ fn tell(report: &mut Report, options: &Options, dir: &Path) -> LabResult<()> {
         nonce: &nonce(2),
         ..first
     };
-    let boots = report.step("push: a new page in the overlay", |report| {
-        let after = push_and_await(report, &repository, &mut nodes, &second, "Say it better")?;
-        ensure(after.len() == boots.len(), || "a sliver went missing".into())?;
-        Ok(after)
-    })?;
+    let boots = report.step(
+        "push: a new page in the overlay, which comes wave by wave",
+        |report| {
+            let watcher = rollouts::anybody("", second.nodes.len());
+            manifests::write_slice(&repository, &second)?;
+            accepted(report, &repository, "Say it better", "web/2")?;
+            let pushed = Instant::now();
+            let seen = &nodes[0];
+            rollouts::shown(seen, "the canary to change", rollouts::canary_changes)?;
+            rollouts::shown(seen, "a later wave to begin", rollouts::later_wave)?;
+            let after = await_pages(report, &mut nodes, &second, pushed)?;
+            rollouts::shown(&nodes[0], "all waves to be through", rollouts::done)?;
+            ensure(after.len() == boots.len(), || "a sliver went missing".into())?;
+            let figure = "longest_ms_without_a_page_while_a_rollout_went_on";
+            rollouts::served(report, watcher, figure, "a page was served throughout")?;
+            Ok(after)
+        },
+    )?;
+    let boots = report.step(
+        "push: a revision that never gets healthy, and goes back by itself",
+        |report| rollouts::fails_and_goes_back(report, &repository, &nodes, &second, &boots),
+    )?;
     report.step("push: a manifest with mistakes, which is refused", |report| {
         refuse(report, &repository, &second)?;
         same_boots(report, &boots, "every guest went on undisturbed")?;
@@ -289,7 +306,16 @@ fn push_and_await(
 ) -> LabResult<BTreeMap<u16, String>> {
     manifests::write_slice(repository, step)?;
     accepted(report, repository, message, "web/2")?;
-    let pushed = Instant::now();
+    await_pages(report, nodes, step, Instant::now())
+}
+
+/// Waits until every sliver's page is that of the step; returns the boot id of each guest.
+fn await_pages(
+    report: &mut Report,
+    nodes: &mut [Node],
+    step: &Step<'_>,
+    pushed: Instant,
+) -> LabResult<BTreeMap<u16, String>> {
     let mut boots = BTreeMap::new();
     for (number, node) in (0u16..).zip(step.nodes) {
         let page = wait_for(

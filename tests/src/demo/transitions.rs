@@ -51,7 +51,7 @@ pub(super) fn moves(
     let command: Vec<&str> = command.split(' ').collect();
     quote(&repository.intend(&parts.xeno, &command)?);
     let watcher = Watcher::of(PORT + 2);
-    pushed(report, repository, "web/2")?;
+    pushed(report, repository, "> move     web/2")?;
     let start = Instant::now();
     let arrived = to.await_event("web/2 has arrived", 1, BOOT_DEADLINE)?;
     serves(2)?;

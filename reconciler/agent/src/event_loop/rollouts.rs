@@ -330,9 +330,18 @@ where
         };
         let mut stands = Vec::new();
         let mut waits = BTreeMap::new();
-        let names: Vec<SliceName> = rolling.slices.keys().cloned().collect();
-        for slice in names {
-            let outcome = self.look_at_slice(&mut rolling, &read, &slice);
+        let mut mine: BTreeMap<SliceName, Vec<&DesiredSliver>> = rolling
+            .slices
+            .keys()
+            .map(|slice| (slice.clone(), Vec::new()))
+            .collect();
+        for sliver in read.slivers.values() {
+            if let Some(of_slice) = mine.get_mut(&sliver.id.slice) {
+                of_slice.push(sliver);
+            }
+        }
+        for (slice, mine) in mine {
+            let outcome = self.look_at_slice(&mut rolling, &read, &slice, &mine);
             stands.extend(outcome.stands);
             waits.extend(outcome.waits);
             if let Some((known, next)) = outcome.swap
@@ -357,13 +366,14 @@ where
     }
 
     /// Decides about one slice.
-    fn look_at_slice(&self, rolling: &mut Rolling, read: &DesiredNode, slice: &SliceName) -> Outcome {
+    fn look_at_slice(
+        &self,
+        rolling: &mut Rolling,
+        read: &DesiredNode,
+        slice: &SliceName,
+        mine: &[&DesiredSliver],
+    ) -> Outcome {
         let mut outcome = Outcome::default();
-        let mine: Vec<&DesiredSliver> = read
-            .slivers
-            .values()
-            .filter(|sliver| sliver.id.slice == *slice)
-            .collect();
         let Some(revision) = rolling.slices.get(slice).map(|outline| outline.revision) else {
             return outcome;
         };
@@ -406,7 +416,7 @@ where
             outcome.swap = free.then(|| (seen.known.clone(), next));
             outcome.wait(
                 self,
-                &mine,
+                mine,
                 revision,
                 "the rollout of this revision has not begun on the board",
             );
@@ -417,14 +427,14 @@ where
             outcome.swap = free.then(|| (seen.known.clone(), next));
             outcome.wait(
                 self,
-                &mine,
+                mine,
                 revision,
                 "the rollout of this revision has not begun on the board",
             );
             return outcome;
         }
         let waves = waves(outline, record);
-        let seen = self.with_own(&seen, &mine);
+        let seen = self.with_own(&seen, mine);
         let snapshot = xeno_reconciler::rollout::Snapshot {
             slivers: seen.slivers.clone(),
             away: seen.away.clone(),
@@ -466,7 +476,7 @@ where
             away: tally.away,
             away_nodes: &snapshot.away,
         };
-        for sliver in mine {
+        for sliver in mine.iter().copied() {
             let stand = self.stand(sliver, revision);
             let footing = stand.as_ref().map(Stand::footing).unwrap_or_default();
             let runs = footing.runs(record);

@@ -310,7 +310,10 @@ where
                 w.end_chapters(run, Some(sliver), ChapterEnd::Done, None, now)?;
                 match settlement {
                     Settlement::Record(applied) => w.apply(applied)?,
-                    Settlement::Forget => w.forget(sliver)?,
+                    Settlement::Forget => {
+                        w.forget(sliver)?;
+                        w.leave_rollouts(sliver)?;
+                    }
                 }
             }
             Ok(())
@@ -322,7 +325,10 @@ where
         for (sliver, settlement) in settled {
             match settlement {
                 Settlement::Record(applied) => drop(self.memory.applied.insert(sliver, applied)),
-                Settlement::Forget => drop(self.memory.applied.remove(&sliver)),
+                Settlement::Forget => {
+                    self.memory.applied.remove(&sliver);
+                    self.memory.stands.remove(&sliver);
+                }
             }
         }
         true

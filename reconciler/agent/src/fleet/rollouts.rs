@@ -9,18 +9,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Duration, Instant, sleep, timeout};
-use xeno_model::id::{NodeName, SliceName, SliverId};
+use xeno_model::id::{NodeName, SliceName};
 use xeno_reconciler::rollout::{RolloutRecord, SliverSummary, Verdict};
 use xeno_state::board::pace::{Pace, Summary};
 use xeno_state::board::{BoardError, BoardResult};
 use xeno_state::presence::{alive, presence};
 use xeno_state::rollouts::{self, Changed, Known};
-use xeno_state::summaries;
+use xeno_state::summaries::{self, Said};
 
 use super::member::{Member, SWAP_MAX};
 
-/// Nodes that are asked for one by one; of more, all signs of life are listed at once.
-const ASKED_MAX: usize = 64;
+/// Nodes are asked for one by one where they are fewer than this part of the fleet; else all are listed at once.
+const LISTED_FROM: usize = 8;
 
 /// What the board says of rollouts, as far as this node has read it.
 #[derive(Debug, Default)]
@@ -28,15 +28,29 @@ struct Inner {
     /// The slices that are followed, and the nodes of each.
     followed: BTreeMap<SliceName, BTreeSet<NodeName>>,
     known: BTreeMap<SliceName, Known>,
-    said: BTreeMap<NodeName, BTreeMap<SliverId, SliverSummary>>,
+    said: BTreeMap<NodeName, Said>,
+    /// The same by slice and number.
+    of_slices: BTreeMap<SliceName, BTreeMap<u32, SliverSummary>>,
     /// Nodes that have no sign of life, once that was read.
     away: Option<BTreeSet<NodeName>>,
     /// What this node says of its slivers.
-    own: BTreeMap<SliverId, SliverSummary>,
+    own: Said,
     /// It has not been said yet.
     unsaid: bool,
     /// Something is under way: read more often.
     busy: bool,
+}
+
+impl Inner {
+    /// Sorts by slice what is said by node.
+    fn sort(&mut self) {
+        let mut of_slices: BTreeMap<SliceName, BTreeMap<u32, SliverSummary>> = BTreeMap::new();
+        for (sliver, said) in self.said.values().flatten() {
+            let of_slice = of_slices.entry(sliver.slice.clone()).or_default();
+            of_slice.insert(sliver.number, said.clone());
+        }
+        self.of_slices = of_slices;
+    }
 }
 
 /// What the board says of the rollout of a slice.
@@ -100,19 +114,12 @@ impl Rollouts {
         let inner = self.lock();
         let known = inner.known.get(slice)?.clone();
         let away = inner.away.clone()?;
-        let said = inner.said.values().flatten();
-        let of_it = said.filter(|(sliver, _)| sliver.slice == *slice);
-        Some(Seen {
-            known,
-            slivers: of_it
-                .map(|(sliver, said)| (sliver.number, said.clone()))
-                .collect(),
-            away,
-        })
+        let slivers = inner.of_slices.get(slice).cloned().unwrap_or_default();
+        Some(Seen { known, slivers, away })
     }
 
     /// Says how the slivers of this node are, in its turn. Since when each has been so stays where nothing else changed.
-    pub(crate) fn say(&self, mut slivers: BTreeMap<SliverId, SliverSummary>) {
+    pub(crate) fn say(&self, mut slivers: Said) {
         let mut inner = self.lock();
         for (sliver, summary) in &mut slivers {
             if let Some(before) = inner.own.get(sliver)
@@ -126,6 +133,7 @@ impl Rollouts {
         }
         inner.said.insert(self.me.clone(), slivers.clone());
         inner.own = slivers;
+        inner.sort();
         inner.unsaid = true;
         drop(inner);
         self.asked.notify_one();
@@ -261,7 +269,9 @@ impl Rollouts {
         }
         let nodes: BTreeSet<NodeName> = followed.values().flatten().cloned().collect();
         let others = nodes.iter().filter(|node| **node != self.me);
-        let away: BTreeSet<NodeName> = if nodes.len() > ASKED_MAX {
+        let fleet = usize::try_from(self.member.nodes()).unwrap_or(usize::MAX);
+        let listed = nodes.len().saturating_mul(LISTED_FROM) > fleet;
+        let away: BTreeSet<NodeName> = if listed {
             let there = alive(board).await?;
             others
                 .clone()
@@ -280,10 +290,19 @@ impl Rollouts {
             }
             away
         };
+        let mut read = Vec::new();
+        if listed {
+            read.extend(summaries::all(board).await?);
+            read.retain(|(node, _)| *node != self.me && nodes.contains(node));
+        } else {
+            for node in others {
+                read.push((node.clone(), summaries::read(board, node).await));
+            }
+        }
         let mut said = BTreeMap::new();
-        for node in others {
-            match summaries::read(board, node).await {
-                Ok(slivers) => drop(said.insert(node.clone(), slivers)),
+        for (node, slivers) in read {
+            match slivers {
+                Ok(slivers) => drop(said.insert(node, slivers)),
                 Err(error @ BoardError::Never { .. }) => tracing::error!("{node}: {error}"),
                 Err(error) => return Err(error),
             }
@@ -306,6 +325,7 @@ impl Rollouts {
             inner.known = known;
             inner.said = said;
             inner.away = Some(away);
+            inner.sort();
             drop(inner);
             self.tell();
         }

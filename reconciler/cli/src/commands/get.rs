@@ -15,6 +15,7 @@ use crate::exit::Exit;
 use crate::failure::Outcome;
 use crate::link::{AgentArgs, wait};
 use crate::output::{self, Format, Table, bytes};
+use crate::summaries;
 
 /// Lists what this node has, or who holds the slivers of the fleet.
 #[derive(Args)]
@@ -59,6 +60,10 @@ enum What {
     /// Who has the right to run which sliver of the fleet, and has a sign of life: asks the board, and no agent.
     #[value(alias = "holder")]
     Holders,
+    /// How the slivers of the fleet are, as their nodes said last; as JSON, all that `xeno plan --fleet --observed` needs. Asks
+    /// the board, and no agent.
+    #[value(alias = "summary")]
+    Summaries,
 }
 
 pub(crate) fn run(args: &Get) -> Outcome {
@@ -79,6 +84,10 @@ pub(crate) fn run(args: &Get) -> Outcome {
             What::Holders => {
                 let tenures = Tenures::read(&args.board.open()?).await?;
                 Ok((tenures.table(), tenures.json()))
+            }
+            What::Summaries => {
+                let said = summaries::read(&args.board.open()?).await?;
+                Ok((summaries::table(&said), summaries::json(&said)))
             }
         }
     })?;

@@ -10,6 +10,7 @@ use xeno_agent::api_client::ApiClient;
 use xeno_agent::snapshot::Snapshot;
 use xeno_agent::source::Reader;
 use xeno_model::id::Revision;
+use xeno_reconciler::moving;
 use xeno_reconciler::plan::{Basis, Plan};
 use xeno_reconciler::render::{self, Colour};
 
@@ -247,6 +248,9 @@ fn pre_receive(args: &Run) -> Outcome {
             )),
         }
     }
+    if let Some(before) = &before {
+        moving::tell(&before.fleet, &after.fleet, &mut plans);
+    }
     answer(&plans)?;
     Ok(Exit::Done)
 }
@@ -295,6 +299,9 @@ fn answer(plans: &[Plan]) -> Outcome<()> {
                 many.len()
             ));
         }
+    }
+    if plans.iter().any(|plan| !plan.moves.is_empty()) {
+        text.push_str("\nSlivers move by way of the fleet's board. Nodes without one make them anew, and set aside what they wrote.\n");
     }
     text.push('\n');
     output::text(&text)

@@ -1,18 +1,22 @@
 //! `xeno plan`: what would be done, and why.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::io::Read;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 use xeno_agent::snapshot::{LEN_MAX, Snapshot};
-use xeno_model::id::NodeName;
-use xeno_reconciler::fleet_plan::{self, Asked, FleetPlan};
+use xeno_model::desired::DesiredFleet;
+use xeno_model::id::{NodeName, Revision};
+use xeno_reconciler::fleet_plan::{self, Asked, FleetPlan, Found, Said};
+use xeno_reconciler::moving;
 use xeno_reconciler::plan::Plan;
 use xeno_reconciler::render::{self, Colour};
 
-use crate::commits::{Commit, History, Range, on_all_cores, plan_from, plans, show};
+use crate::board::BoardArgs;
+use crate::commits::{Commit, History, Range, empty, on_all_cores, plan_from, plans, show};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::graph;
@@ -20,13 +24,15 @@ use crate::link::{AgentArgs, wait};
 use crate::output::{self, PlanFormat};
 use crate::plan_document::PlanDocument;
 use crate::plan_file;
+use crate::summaries;
 
 /// Shows what would be done, and why.
 ///
 /// Asks the agent of this node, which looks at itself. With --rev nobody is asked: the plan leads from one commit to
-/// another, and assumes that every node has carried out the first. With --observed it leads from what a node saw.
+/// another, and assumes that every node has carried out the first. With --observed it leads from what a node saw, or, with
+/// --fleet, from what all nodes said; with --fleet --board from what they say now.
 #[derive(Args)]
-#[command(group = ArgGroup::new("offline").args(["repo", "rev", "base", "observed"]).multiple(true).conflicts_with_all(["socket", "refresh"]))]
+#[command(group = ArgGroup::new("offline").args(["repo", "rev", "base", "observed", "fleet"]).multiple(true).conflicts_with_all(["socket", "refresh"]))]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     agent: AgentArgs,
@@ -36,8 +42,9 @@ pub(crate) struct PlanArgs {
     /// From commit A to commit B, or to B from its first parent, without an agent [default with --repo: HEAD].
     #[arg(long, value_name = "A..B")]
     rev: Option<String>,
-    /// From what a node saw, as in this file, to commit B. `xeno get observed -o json` writes it there.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["base", "node"])]
+    /// From what a node saw, as in this file, to commit B. `xeno get observed -o json` writes it there. With --fleet from what all
+    /// nodes said: `xeno get summaries -o json`; `-` reads it from standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "node")]
     observed: Option<PathBuf>,
     /// The repository of --rev and --observed [default: the one around the current directory].
     #[arg(long, value_name = "PATH")]
@@ -58,8 +65,13 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "NAME", requires = "offline", value_parser = node)]
     node: Option<NodeName>,
     /// All nodes in one view: what happens to each slice, in which wave and at which site.
-    #[arg(long, conflicts_with_all = ["socket", "refresh", "node", "observed", "out"])]
+    #[arg(long, conflicts_with_all = ["node", "out"])]
     fleet: bool,
+    /// With --fleet: from what the fleet's board says of all slivers, instead of from commit A.
+    #[arg(long, requires = "fleet", conflicts_with = "observed")]
+    board: bool,
+    #[command(flatten)]
+    board_args: BoardArgs,
     /// Form of the result.
     #[arg(short, long, value_enum, default_value_t)]
     output: PlanFormat,
@@ -79,8 +91,10 @@ pub(crate) fn run(args: &PlanArgs) -> Outcome {
     }
     let offline = args.repo.is_some() || args.rev.is_some() || args.base.is_some() || args.fleet;
     let empty = match &args.observed {
-        Some(file) => observed(args, file)?,
-        None if offline => commits(args)?,
+        Some(file) if !args.fleet => observed(args, file)?,
+        Some(file) => commits(args, Some(said_in(file)?))?,
+        None if args.board => commits(args, Some(said_now(args)?))?,
+        None if offline => commits(args, None)?,
         None => ask(args)?,
     };
     Ok(if args.detailed_exitcode && !empty {
@@ -134,7 +148,7 @@ fn observed(args: &PlanArgs, file: &Path) -> Outcome<bool> {
         ))
     })?;
     let range = Range::parse(args.rev.as_deref().unwrap_or("HEAD"))?;
-    if range.from.is_some() {
+    if range.from.is_some() || args.base.is_some() {
         return Err(Failure::said(
             "--observed says already where to come from: leave out A..".to_owned(),
         ));
@@ -153,11 +167,40 @@ fn observed(args: &PlanArgs, file: &Path) -> Outcome<bool> {
     print(&[plan], args.output, true)
 }
 
+/// What all nodes said, as it stands in a file.
+fn said_in(file: &Path) -> Outcome<Said> {
+    let failed = |error: std::io::Error| Failure::doing(format_args!("read {}", file.display()), &error);
+    let mut text = String::new();
+    let mut bounded: Box<dyn Read> = if file == Path::new("-") {
+        Box::new(std::io::stdin().lock().take(LEN_MAX as u64 + 1))
+    } else {
+        Box::new(
+            std::fs::File::open(file)
+                .map_err(failed)?
+                .take(LEN_MAX as u64 + 1),
+        )
+    };
+    bounded.read_to_string(&mut text).map_err(failed)?;
+    if text.len() > LEN_MAX {
+        return Err(Failure::said(format!(
+            "{} is longer than what any fleet says",
+            file.display()
+        )));
+    }
+    summaries::from_json(&text)
+}
+
+/// What all nodes say now.
+fn said_now(args: &PlanArgs) -> Outcome<Said> {
+    let board = args.board_args.open()?;
+    wait(async { summaries::read(&board).await })
+}
+
 fn open(args: &PlanArgs) -> Outcome<History> {
     History::open(args.repo.as_deref().unwrap_or(Path::new(".")), &args.subpath)
 }
 
-fn commits(args: &PlanArgs) -> Outcome<bool> {
+fn commits(args: &PlanArgs, said: Option<Said>) -> Outcome<bool> {
     // What was read and planned is not taken apart piece by piece: the program ends next, and of a large fleet that takes
     // longer than printing it.
     let mut history = ManuallyDrop::new(open(args)?);
@@ -175,16 +218,57 @@ fn commits(args: &PlanArgs) -> Outcome<bool> {
     };
     let before = ManuallyDrop::new(base_commit(&mut history, base)?);
     let after = ManuallyDrop::new(Commit { revision, fleet });
-    let plans = ManuallyDrop::new(plans((*before).as_ref(), &after, args.node.as_ref())?);
+    if let Some(said) = said {
+        let (now, found) = now(&mut history, &said, (*before).as_ref(), &after);
+        let plans = plans(Some(&now), &after, None)?;
+        return whole(args.output, (*before).as_ref(), &after, &plans, Some(&found));
+    }
+    let mut plans = ManuallyDrop::new(plans((*before).as_ref(), &after, args.node.as_ref())?);
     if args.fleet {
-        return whole(args.output, (*before).as_ref(), &after, &plans);
+        return whole(args.output, (*before).as_ref(), &after, &plans, None);
+    }
+    if let Some(before) = before.as_ref() {
+        moving::tell(&before.fleet, &after.fleet, &mut plans);
     }
     print(&plans, args.output, args.node.is_some())
 }
 
+/// The fleet as it is, by what its nodes said, as if a commit had asked for just that.
+fn now(history: &mut History, said: &Said, before: Option<&Commit>, after: &Commit) -> (Commit, Found) {
+    let mut others = BTreeMap::new();
+    let known = |commit: &Revision| {
+        *commit == after.revision || before.is_some_and(|before| before.revision == *commit)
+    };
+    for key in fleet_plan::commits(said).filter(|key| !known(&key.commit)) {
+        // A commit that is not here, or not understood, leaves unknown what only it could explain.
+        if !others.contains_key(&key.commit)
+            && let Ok(Ok(fleet)) = history.fleet(&key.commit)
+        {
+            others.insert(key.commit.clone(), fleet);
+        }
+    }
+    let others: Vec<DesiredFleet> = others.into_values().collect();
+    let nothing = empty(&after.fleet);
+    let (base, revision) = before.map_or((&nothing, &after.revision), |before| {
+        (&before.fleet, &before.revision)
+    });
+    let found = fleet_plan::find(said, base, &after.fleet, &others);
+    let now = Commit {
+        revision: revision.clone(),
+        fleet: found.fleet.clone(),
+    };
+    (now, found)
+}
+
 /// Prints the plan of the fleet, and says whether there is nothing to do.
-fn whole(format: PlanFormat, before: Option<&Commit>, after: &Commit, plans: &[Plan]) -> Outcome<bool> {
-    let plan = FleetPlan::of(before.map(asked), asked(after), plans, BTreeSet::new());
+fn whole(
+    format: PlanFormat,
+    before: Option<&Commit>,
+    after: &Commit,
+    plans: &[Plan],
+    found: Option<&Found>,
+) -> Outcome<bool> {
+    let plan = FleetPlan::of(before.map(asked), asked(after), plans, found);
     match format {
         PlanFormat::Text => output::styled(&fleet_plan::text(&plan, Colour::Ansi))?,
         PlanFormat::Json => output::text(&fleet_plan::json(&plan))?,
@@ -221,10 +305,7 @@ fn print(plans: &[Plan], format: PlanFormat, single: bool) -> Outcome<bool> {
 }
 
 /// The commit to come from. One that cannot be used counts as none, and that is said.
-pub(crate) fn base_commit(
-    history: &mut History,
-    base: Option<xeno_model::id::Revision>,
-) -> Outcome<Option<Commit>> {
+pub(crate) fn base_commit(history: &mut History, base: Option<Revision>) -> Outcome<Option<Commit>> {
     let Some(revision) = base else {
         return Ok(None);
     };

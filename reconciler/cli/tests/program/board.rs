@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use xeno_model::id::{Digest, Epoch, MigrationId, NodeName, SliverId};
+use xeno_agent::source::{Manifests, Reader};
+use xeno_model::desired::Rollout;
+use xeno_model::id::{Digest, Epoch, MigrationId, NodeName, Revision, SliceName, SliverId, Timestamp};
+use xeno_model::normal::rollout_revision;
+use xeno_reconciler::rollout::{Condition, RolloutKey, Signed, SliverSummary, Verdict, begin};
 use xeno_reconciler::tenure::{Act, BootId, Holder, Memory, Record};
 use xeno_state::board::{AnyBoard, Board, BoardConfig, Txn, Write};
 use xeno_state::holders::{self, Known};
 use xeno_state::presence::Presence;
+use xeno_state::{rollouts, summaries};
 
 use crate::world::{Said, World};
 
@@ -19,6 +24,10 @@ struct Fleet {
 
 fn node(name: &str) -> NodeName {
     NodeName::new(name).expect("a name")
+}
+
+fn web() -> SliceName {
+    SliceName::new("web").expect("a name")
 }
 
 fn sliver(text: &str) -> SliverId {
@@ -94,6 +103,33 @@ impl Fleet {
         let txn = Txn::new(Vec::new(), vec![Write::Delete(key)]).expect("a transaction");
         self.runtime
             .block_on(self.board.commit(&txn))
+            .expect("the board answers");
+    }
+
+    /// The commit that a name stands for, and the revision of `web` there.
+    fn web_at(&self, name: &str) -> RolloutKey {
+        let said = self.world.git("work", &["rev-parse", name]);
+        let commit = Revision::new(said.out.trim()).expect("a commit");
+        let snapshot = Reader::open(&self.world.path("work"))
+            .and_then(|mut reader| reader.read(&commit, ""))
+            .expect("a commit of manifests");
+        let fleet = Manifests::default().fleet(&snapshot).expect("without mistakes");
+        let slivers = fleet.slices[&web()].slivers.values();
+        let revision = rollout_revision(slivers.map(|(_, sliver)| sliver));
+        RolloutKey { revision, commit }
+    }
+
+    /// Has a node say of a sliver as which revision it stands.
+    fn say(&self, name: &str, of: &str, revision: Digest, condition: Condition) {
+        let since = Timestamp(1_700_000_000_000);
+        let summary = SliverSummary {
+            revision,
+            condition,
+            since,
+        };
+        let said = [(sliver(of), summary)].into();
+        self.runtime
+            .block_on(summaries::write(&self.board, &node(name), &said))
             .expect("the board answers");
     }
 
@@ -303,4 +339,111 @@ fn an_evacuation_is_called_off_where_it_is() {
     assert!(order.ends_with("steps: []\n"), "{order}");
     let pushed = world.push(&["main"]);
     assert_eq!(pushed.code, Some(0), "{pushed:?}");
+}
+
+#[test]
+fn a_fleet_is_planned_from_what_its_nodes_say() {
+    let fleet = Fleet::new();
+    fleet.check(
+        &["get", "summaries"],
+        0,
+        &["no node has said anything of its slivers yet"],
+    );
+    let world = &fleet.world;
+    let mut nodes = String::new();
+    for name in ["node-b", "node-c", "node-d"] {
+        nodes += &format!(
+            "---\napiVersion: xenoslice/v1\nkind: Node\nmetadata: {{ name: {name} }}\nspec: {{ site: home, capacity: {{ memory: 1GiB, vcpus: 2 }} }}\n"
+        );
+    }
+    std::fs::write(world.path("work/nodes.yaml"), nodes).expect("written");
+    let all = "nodes: [node-a, node-b, node-c, node-d]";
+    world.edit("work/slices/web.yaml", "nodes: [node-a]", all);
+    world.commit("four nodes");
+    world.edit("work/slices/web.yaml", "vcpus: 1", "vcpus: 2");
+    world.commit("more");
+    let (before, after) = (fleet.web_at("HEAD~1"), fleet.web_at("HEAD"));
+    // The canary is through, one is on its way, one broken, and of one nobody has heard.
+    let why = "boot:web/2: no kernel".to_owned();
+    fleet.say("node-a", "web/0", after.revision, Condition::Healthy);
+    fleet.say("node-b", "web/1", before.revision, Condition::Healthy);
+    fleet.say("node-c", "web/2", before.revision, Condition::Failed { why });
+    fleet.wake("node-a");
+    fleet.wake("node-b");
+    let file = &["get", "summaries", "-o", "json"];
+    fleet.check(
+        &["get", "summaries"],
+        0,
+        &["web/0 node-a yes healthy", "web/2 node-c no failed", "no kernel"],
+    );
+    let saved = fleet.check(file, 0, &[]);
+    std::fs::write(world.path("work/said.json"), &saved.out).expect("written");
+
+    let plan = ["plan", "--fleet", "--rev", "HEAD~1..HEAD"];
+    let parts = [
+        "(observed, as the board says; 1 sliver assumed)",
+        "± reboot web 3 of 4 slivers",
+        "web/1",
+        "(1 assumed)",
+        "! no sign of life: node-c, node-d",
+        "! unknown: web/3 node node-d has said nothing of its slivers; taken to be as",
+        "! failed now: web/2 on node-c boot:web/2: no kernel",
+        "3 to reboot; 1 unchanged; on 3 of 4 nodes",
+    ];
+    let online = fleet.check(&[&plan[..], &["--board"]].concat(), 0, &parts);
+    let offline = world.xeno("work", &[&plan[..], &["--observed", "said.json"]].concat());
+    assert_eq!(
+        (offline.code, &offline.out),
+        (Some(0), &online.out),
+        "{offline:?}"
+    );
+    let piped = world.sh(
+        "work",
+        "\"$XENO\" plan --fleet --rev HEAD~1..HEAD --observed - <said.json",
+    );
+    assert_eq!((piped.code, &piped.out), (Some(0), &online.out), "{piped:?}");
+    let json = [&plan[..], &["--observed", "said.json", "-o", "json"]].concat();
+    let said = world.xeno("work", &json);
+    let json: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    assert_eq!(
+        (&json["basis"], &json["unchanged"]),
+        (&"observed".into(), &1.into())
+    );
+    let unknown = json["unknown"].as_array().expect("a list");
+    assert_eq!((unknown.len(), &unknown[0]["sliver"]), (1, &"web/3".into()));
+    assert_eq!(json["silent"], serde_json::json!(["node-c", "node-d"]));
+
+    // A revision that failed is not begun again, and the plan says so.
+    let signed = Signed {
+        at: Timestamp(1),
+        by: "node-a",
+    };
+    let first = begin(None, before, &Rollout::default(), true, signed);
+    let mut record = begin(Some(&first), after, &Rollout::default(), false, signed);
+    let why = "1 of 4 slivers failed, and 0 may".to_owned();
+    record.verdict = Verdict::Failed { why };
+    let known = fleet.runtime.block_on(rollouts::read(&fleet.board, &web()));
+    let changed = fleet.runtime.block_on(rollouts::change(
+        &fleet.board,
+        &web(),
+        &known.expect("the board answers"),
+        &record,
+    ));
+    assert!(changed.is_ok(), "{changed:?}");
+    let part = "nothing of it begins: its rollout is failed, all go back: 1 of 4 slivers failed";
+    fleet.check(&[&plan[..], &["--board"]].concat(), 0, &[part]);
+
+    // What is no such file is refused in words.
+    let wrong = world.xeno("work", &[&plan[..], &["--observed", "nodes.yaml"]].concat());
+    assert!(
+        wrong.code == Some(1) && wrong.err.contains("read the summaries"),
+        "{wrong:?}"
+    );
+    std::fs::write(world.path("work/other.json"), "{\"formatVersion\": 1}").expect("written");
+    let wrong = world.xeno("work", &[&plan[..], &["--observed", "other.json"]].concat());
+    let words = wrong.err.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        wrong.code == Some(1) && words.contains("xeno get summaries -o json"),
+        "{wrong:?}"
+    );
 }

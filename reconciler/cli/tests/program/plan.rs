@@ -249,3 +249,59 @@ fn a_fleet_is_shown_slice_by_slice_and_wave_by_wave() {
     let said = plan(&world, &["--rev", "HEAD", "-o", "markdown"]);
     assert!(said.err.contains("add --fleet"), "{said:?}");
 }
+
+#[test]
+fn a_sliver_that_is_placed_on_another_node_moves_there() {
+    let world = a_busy_commit();
+    let said = plan(&world, &["--rev", "HEAD~1..HEAD", "--node", "h0"]);
+    for part in [
+        "> move     db/0",
+        "goes to a0 while it runs, with what it wrote",
+        "0 to remove, 1 to move",
+    ] {
+        assert!(said.out.contains(part), "no {part:?} in\n{}", said.out);
+    }
+    let said = plan(&world, &["--rev", "HEAD~1..HEAD", "--node", "a0"]);
+    for part in [
+        "> move     db/0",
+        "comes from h0 while it runs, with what it wrote",
+        "0 to create, 1 to reboot, 0 to remove, 1 to move",
+    ] {
+        assert!(said.out.contains(part), "no {part:?} in\n{}", said.out);
+    }
+    let json = ["--rev", "HEAD~1..HEAD", "--node", "a0", "-o", "json"];
+    let json: serde_json::Value = serde_json::from_str(&plan(&world, &json).out).expect("JSON");
+    let changes = json["changes"].as_array().expect("a list");
+    let moved = changes
+        .iter()
+        .find(|change| change["class"] == "move")
+        .expect("one moves");
+    assert_eq!(
+        (
+            &moved["sliver"],
+            &moved["from"],
+            &moved["to"],
+            &moved["disruption"]
+        ),
+        (&"db/0".into(), &"h0".into(), &"a0".into(), &"none".into())
+    );
+    // Nothing else is there for it that a move would not do by itself.
+    let actions = json["actions"].as_array().expect("a list");
+    assert!(actions.iter().all(|action| action["sliver"] != "db/0"), "{json}");
+
+    // One that moves and has no more memory than it had is nothing else; the answer to a push says so, too.
+    world.git("work", &["push", "-q", "origin", "HEAD~1:refs/heads/main"]);
+    let push = world.push(&["main"]);
+    assert_eq!(push.code, Some(0), "{push:?}");
+    for part in [
+        "remote: > move     db/0",
+        "remote: Slivers move by way of the fleet's board.",
+    ] {
+        assert!(push.err.contains(part), "no {part:?} in\n{}", push.err);
+    }
+    assert!(
+        !push.err.contains("create   db/0") && !push.err.contains("remove   db/0"),
+        "{}",
+        push.err
+    );
+}

@@ -688,8 +688,13 @@ where
         let of = sliver.clone();
         let text = format!("{sliver} is forgotten here: it goes on elsewhere");
         let event = self.event(EventKind::Moved, Some(sliver.clone()), text);
-        if self.remember(vec![event], move |w| w.forget(&of)).await.is_some() {
+        let forgotten = self.remember(vec![event], move |w| {
+            w.forget(&of)?;
+            w.leave_rollouts(&of)
+        });
+        if forgotten.await.is_some() {
             self.memory.applied.remove(sliver);
+            self.memory.stands.remove(sliver);
         }
     }
 }
