@@ -447,12 +447,24 @@ pub struct PlanView {
     pub generation: u64,
     /// Whether there is nothing to do: no action, and no sliver waits.
     pub empty: bool,
-    /// As people read it, without colours.
+    /// Slivers that are to go elsewhere once it is their turn.
+    #[serde(default)]
+    pub later: Vec<LaterView>,
+    /// As people read it, without colours; what goes later included.
     pub text: String,
     /// As programs read it: the same as `xeno plan -o json`.
     pub plan: serde_json::Value,
     /// What the independent check found; a plan with findings is not carried out.
     pub findings: Vec<String>,
+}
+
+/// A sliver that is to go elsewhere once it is its turn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaterView {
+    /// The sliver.
+    pub sliver: String,
+    /// Where it goes, and what it waits for.
+    pub why: String,
 }
 
 /// `GET /v1/slivers/{slice}/{number}/why`: why a sliver is not as desired.

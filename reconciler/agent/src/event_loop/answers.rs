@@ -13,8 +13,9 @@ use xeno_state::time::NodeTime;
 
 use super::{Agent, LOOKS_MAX, Purpose, Stage, freezing};
 use crate::api::{
-    AcceptedView, EventView, Events, FORMAT_VERSION, HealthWord, InFlight, MemoryView, NodeView, Phase,
-    PlanView, RejectedView, RunView, ScopeView, Slivers, SourceView, Status, TombstoneView, Tombstones,
+    AcceptedView, EventView, Events, FORMAT_VERSION, HealthWord, InFlight, LaterView, MemoryView, NodeView,
+    Phase, PlanView, RejectedView, RunView, ScopeView, Slivers, SourceView, Status, TombstoneView,
+    Tombstones,
 };
 use crate::handle::{HandleError, Reply, Request, WAITING_MAX};
 use crate::snapshot::Snapshot;
@@ -215,18 +216,37 @@ where
             .await
             .map_err(|why| HandleError::Plan { why })?;
         let json = serde_json::from_str(&render::json(&planned.plan));
+        let later = self.later();
+        let mut text = render::text(&planned.plan, render::Colour::Plain);
+        if !later.is_empty() {
+            text.push_str("\nLater, in the order of moves:\n");
+            for view in &later {
+                text.push_str(&format!("  {}: {}\n", view.sliver, view.why));
+            }
+        }
         Ok(PlanView {
             format_version: FORMAT_VERSION,
             node: self.settings.node.to_string(),
             revision: desired.revision.to_string(),
             generation: planned.plan.generation.0,
-            empty: render::is_empty(&planned.plan),
-            text: render::text(&planned.plan, render::Colour::Plain),
+            empty: render::is_empty(&planned.plan) && later.is_empty(),
+            text,
+            later,
             plan: json.map_err(|error| HandleError::Plan {
                 why: error.to_string(),
             })?,
             findings: planned.findings,
         })
+    }
+
+    /// Slivers that are to go elsewhere once it is their turn.
+    fn later(&self) -> Vec<LaterView> {
+        let waits = self.rights.as_ref().map(|rights| rights.waits());
+        let view = |(sliver, why): (&SliverId, &String)| LaterView {
+            sliver: sliver.to_string(),
+            why: why.clone(),
+        };
+        waits.into_iter().flatten().map(view).collect()
     }
 
     fn status(&self) -> Status {

@@ -62,6 +62,8 @@ pub(crate) struct Rights {
     /// The first look that may say something of a sliver again.
     fresh_from: BTreeMap<SliverId, u64>,
     pauses: BTreeMap<SliverId, Pause>,
+    /// Since when the guest stands still, or may, of each that leaves. It may go on elsewhere only after its move has ended here.
+    still: BTreeMap<SliverId, Instant>,
     staged: turns::Staged,
 }
 
@@ -89,8 +91,6 @@ struct Open {
     migration: MigrationId,
     peer: NodeName,
     task: AbortHandle,
-    /// Since when the guest stands still, or may.
-    still: Option<Instant>,
     end: End,
 }
 
@@ -161,6 +161,7 @@ impl Rights {
             stepping: BTreeMap::new(),
             fresh_from: BTreeMap::new(),
             pauses: BTreeMap::new(),
+            still: BTreeMap::new(),
             staged: turns::Staged::default(),
         }
     }
@@ -196,6 +197,11 @@ impl Rights {
             .chain(self.staged.next_try())
             .filter(|until| *until > now)
             .min()
+    }
+
+    /// Which slivers are here and are to go elsewhere once it is their turn, and what each waits for.
+    pub(super) fn waits(&self) -> &BTreeMap<SliverId, String> {
+        self.staged.waits()
     }
 
     /// What keeps a sliver here that is to go elsewhere in the end.
@@ -411,6 +417,7 @@ where
 
     /// Takes every step that is due.
     pub(super) async fn advance(&mut self) {
+        self.measure().await;
         self.restage().await;
         let slivers: Vec<SliverId> = match &self.rights {
             Some(rights) => rights.facets.keys().cloned().collect(),
@@ -523,7 +530,7 @@ where
             (News::Ready { boot: theirs }, End::Leaving { boot, .. }) => *boot = theirs,
             (News::Given { memory }, End::Leaving { stage, .. }) => {
                 *stage = Leaving::Given;
-                open.still.get_or_insert_with(Instant::now);
+                rights.still.entry(sliver.clone()).or_insert_with(Instant::now);
                 if let Some(facets) = rights.facets.get_mut(&sliver) {
                     let began = self.memory.tenure.get(&sliver).and_then(|journal| journal.began);
                     facets.guest = match (facets.guest, began) {

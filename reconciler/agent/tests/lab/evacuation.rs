@@ -11,6 +11,8 @@ use xeno_model::observed::DomainState;
 use xeno_model::placement::{How, Standing, Step, evacuate, moves_text, standing};
 use xeno_model::repository::{FileMode, RepositoryTree, TreeEntry};
 use xeno_model::resolve::{resolve, survey};
+use xeno_reconciler::ports::PortError;
+use xeno_reconciler::scripted::Fault;
 
 use crate::fleet::{HEAD, revision};
 use crate::runtime::on_a_clock;
@@ -20,13 +22,20 @@ const NODES: [&str; 4] = ["n-0", "n-1", "n-2", "n-3"];
 /// What memory is counted in here.
 const UNIT_MIB: u64 = 128;
 
-/// A sliver of a slice of its own: its memory in units, its port if any, and its node.
+/// A sliver: its slice, which of its slivers it is, its memory in units, its port if any, and its node.
 #[derive(Clone, Debug)]
 struct Small {
     name: String,
+    number: u32,
     units: u64,
     port: Option<u16>,
     node: usize,
+}
+
+impl Small {
+    fn id(&self) -> SliverId {
+        SliverId::parse(&format!("{}/{}", self.name, self.number)).unwrap()
+    }
 }
 
 /// What is on a node: how much memory each takes, and its port if any.
@@ -43,8 +52,13 @@ struct Fleet {
 }
 
 impl Fleet {
-    /// `nodes`: how many units each has, and what is on it.
+    /// `nodes`: how many units each has, and what is on it, each of a slice of its own.
     async fn new(nodes: &[(u64, Full<'_>)]) -> Self {
+        Self::with(nodes, |at| (format!("s{at}"), 0)).await
+    }
+
+    /// The same; `slice`: to which slice each belongs, and as which of its slivers.
+    async fn with(nodes: &[(u64, Full<'_>)], slice: impl Fn(usize) -> (String, u32)) -> Self {
         let board = ScriptedBoard::new("a");
         let network = LabNetwork::default();
         let mut worlds = Vec::new();
@@ -59,9 +73,10 @@ impl Fleet {
             world.start().await;
             worlds.push(world);
             for (units, port) in *here {
-                let name = format!("s{}", slivers.len());
+                let (name, number) = slice(slivers.len());
                 slivers.push(Small {
                     name,
+                    number,
                     units: *units,
                     port: *port,
                     node,
@@ -100,18 +115,24 @@ impl Fleet {
             name,
             units,
             port,
-            node,
+            number,
+            ..
         } in &self.slivers
         {
+            if *number > 0 {
+                continue;
+            }
+            let of_slice = self.slivers.iter().filter(|sliver| sliver.name == *name);
+            let nodes: Vec<&str> = of_slice.map(|sliver| NODES[sliver.node]).collect();
             let publish = port.map_or_else(String::new, |port| {
                 format!("  publish: [{{ guest: 80, host: {port} }}]\n")
             });
             text.push_str(&format!(
                 "---\napiVersion: xenoslice/v1\nkind: Slice\nmetadata: {{ name: {name} }}\nspec:\n  image:\n    \
                  kernel: debian/current\n    mounts:\n      - {{ path: /, layers: [{{ template: debian/current }}], writable: local }}\n  \
-                 resources: {{ vcpus: 1, memory: {}MiB }}\n  placement: {{ nodes: [{}] }}\n{publish}",
+                 resources: {{ vcpus: 1, memory: {}MiB }}\n  placement: {{ nodes: [{}] }}\n  migration: {{ downtime: 100ms }}\n{publish}",
                 units * UNIT_MIB,
-                NODES[*node]
+                nodes.join(", ")
             ));
         }
         text.push_str(&self.order);
@@ -156,12 +177,8 @@ impl Fleet {
         for step in &steps {
             if let How::Goes(to) = &step.how {
                 let to = NODES.iter().position(|name| *name == to.as_str()).unwrap();
-                let of = step.sliver.slice.as_str();
-                self.slivers
-                    .iter_mut()
-                    .find(|sliver| sliver.name == of)
-                    .unwrap()
-                    .node = to;
+                let moved = self.slivers.iter_mut().find(|sliver| sliver.id() == step.sliver);
+                moved.unwrap().node = to;
             }
         }
         let turns: Vec<_> = steps.iter().map(|step| step.turn(&[])).collect();
@@ -197,8 +214,8 @@ impl Fleet {
             let runs = self.runs();
             assert!(runs.values().all(|nodes| nodes.len() == 1), "two run: {runs:?}");
             let done = self.slivers.iter().all(|sliver| {
-                let id = SliverId::parse(&format!("{}/0", sliver.name)).unwrap();
-                runs.get(&id).is_some_and(|nodes| nodes.contains(&sliver.node))
+                runs.get(&sliver.id())
+                    .is_some_and(|nodes| nodes.contains(&sliver.node))
             });
             if done {
                 for world in &self.worlds {
@@ -273,6 +290,57 @@ fn a_circle_is_broken_by_one_that_stops_meanwhile() {
                 .values()
                 .all(|(_, sliver)| sliver.state == SliverState::Running)
         }));
+        fleet.end().await;
+    });
+}
+
+#[test]
+fn a_slice_whose_guest_stood_still_for_too_long_goes_on_in_calmer_times() {
+    on_a_clock(async {
+        let here = [(1, None), (1, None), (1, None)];
+        // Two of one slice and one of another.
+        let slices = |at: usize| {
+            let which = u32::try_from(at).unwrap();
+            if at < 2 {
+                ("db".to_owned(), which)
+            } else {
+                ("web".to_owned(), 0)
+            }
+        };
+        let mut fleet = Fleet::with(&[(4, &here), (4, &[])], slices).await;
+        let [source, ..] = &fleet.worlds[..] else {
+            unreachable!()
+        };
+        // The first guest that stands still waits for its file server, which has to be asked twice.
+        let busy = Fault::Fails(PortError::later("as the test wants it"));
+        source.node.script("park", busy);
+        fleet.evacuate(0).await;
+        let on_1 = |fleet: &Fleet, sliver: &Small| {
+            let runs = fleet.runs();
+            runs.get(&sliver.id()).is_some_and(|nodes| nodes.contains(&1))
+        };
+        let begun = tokio::time::Instant::now();
+        let waits = ": It goes to n-1 then: the last of db to move stood still for";
+        let mut said = String::new();
+        while !fleet.slivers.iter().all(|sliver| on_1(&fleet, sliver)) {
+            assert!(begun.elapsed() < Duration::from_secs(3600), "{said}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let there = |name: &str| {
+                let of_slice = fleet.slivers.iter().filter(|sliver| sliver.name == name);
+                of_slice.filter(|sliver| on_1(&fleet, sliver)).count()
+            };
+            // The other slice has nothing to do with that.
+            if (there("db"), there("web")) == (1, 1) && !said.contains(waits) {
+                said = fleet.worlds[0].plan().await.text;
+            }
+        }
+        let moved = fleet.worlds[0].events("moved").await;
+        assert!(
+            moved.iter().any(|text| text.contains("and 100 ms were wanted")),
+            "{moved:?}"
+        );
+        assert!(said.contains(waits), "{said}\n{moved:?}");
+        fleet.settles().await;
         fleet.end().await;
     });
 }

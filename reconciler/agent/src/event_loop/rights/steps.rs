@@ -101,7 +101,6 @@ where
                 false
             }
             Step::LetGo => {
-                self.measure(sliver).await;
                 if let Some(rights) = &mut self.rights {
                     rights.drop_session(sliver);
                     rights.fresh_from.insert(sliver.clone(), self.looks_begun + 1);
@@ -115,25 +114,34 @@ where
         }
     }
 
-    /// Says how long a guest stood still that goes on elsewhere by now, and has the next of its slice wait if that was too long.
-    async fn measure(&mut self, sliver: &SliverId) {
-        let wanted = self.downtime_wanted(sliver);
-        let Some(rights) = &mut self.rights else { return };
-        let settled = matches!(rights.fleet.member.record(sliver), Record::Is(holder)
-            if holder.memory.is_none() && !holder.is(&self.settings.node));
-        let still = rights
-            .sessions
-            .get(sliver)
-            .and_then(|open| open.still)
-            .filter(|_| settled);
-        if let (Some(wanted_ms), Some(since)) = (wanted, still) {
-            let text = rights.staged.measured(&sliver.slice, since.elapsed(), wanted_ms);
-            let event = self.event(
-                EventKind::Moved,
-                Some(sliver.clone()),
-                format!("{sliver} goes on elsewhere: {text}"),
-            );
-            self.remember(vec![event], |_| Ok(())).await;
+    /// Says how long guests stood still that go on elsewhere by now, and has the next of a slice wait if that was too long.
+    pub(super) async fn measure(&mut self) {
+        let Some(rights) = &self.rights else { return };
+        let still: Vec<_> = rights
+            .still
+            .iter()
+            .map(|(sliver, since)| (sliver.clone(), *since))
+            .collect();
+        for (sliver, since) in still {
+            let wanted = self.downtime_wanted(&sliver);
+            let Some(rights) = &mut self.rights else { return };
+            let Record::Is(holder) = rights.fleet.member.record(&sliver) else {
+                continue;
+            };
+            let here = holder.is(&self.settings.node);
+            if holder.memory.is_some() || (here && rights.sessions.contains_key(&sliver)) {
+                continue;
+            }
+            rights.still.remove(&sliver);
+            if let Some(wanted_ms) = wanted.filter(|_| !here) {
+                let text = rights.staged.measured(&sliver.slice, since.elapsed(), wanted_ms);
+                let event = self.event(
+                    EventKind::Moved,
+                    Some(sliver.clone()),
+                    format!("{sliver} goes on elsewhere: {text}"),
+                );
+                self.remember(vec![event], |_| Ok(())).await;
+            }
         }
     }
 
@@ -447,7 +455,6 @@ where
             migration,
             peer: to.clone(),
             task: task.abort_handle(),
-            still: None,
             end: End::Leaving {
                 boot: xeno_reconciler::tenure::BootId::default(),
                 stage: Leaving::Streaming,
@@ -547,7 +554,6 @@ where
             migration,
             peer: from.clone(),
             task: task.abort_handle(),
-            still: None,
             end: End::Arriving {
                 whole: None,
                 alone: false,

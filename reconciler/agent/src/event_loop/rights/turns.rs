@@ -49,6 +49,11 @@ impl Staged {
         self.paces.values().map(|pace| pace.until)
     }
 
+    /// What those wait for that do not go yet.
+    pub(super) fn waits(&self) -> &BTreeMap<SliverId, String> {
+        &self.waits
+    }
+
     /// What keeps a sliver from going where it is to go in the end.
     pub(super) fn wait_of(&self, sliver: &SliverId) -> Option<&String> {
         self.waits.get(sliver)
@@ -172,15 +177,20 @@ where
             if !ready || going.as_ref() == Some(sliver) || waits.contains_key(sliver) {
                 continue;
             }
-            let wait = match (&going, rights.staged.calm(&sliver.slice), rights.paused(sliver)) {
-                (Some(first), _, _) => format!("{first} goes first"),
-                (None, Some(pace), _) => pace.why.clone(),
+            let pace = rights.staged.calm(&sliver.slice);
+            let unmeasured = rights.still.keys().find(|other| other.slice == sliver.slice);
+            let wait = if let Some(first) = &going {
+                format!("{first} goes first")
+            } else if let Some(other) = unmeasured {
+                format!("{other} has not gone on yet, and how long it stood still is not known")
+            } else if let Some(pace) = pace {
+                pace.why.clone()
+            } else if rights.paused(sliver).is_some() {
                 // Why it could not is said already.
-                (None, None, Some(_)) => continue,
-                (None, None, None) => {
-                    going = Some(sliver.clone());
-                    continue;
-                }
+                continue;
+            } else {
+                going = Some(sliver.clone());
+                continue;
             };
             waits.insert(sliver.clone(), wait);
         }
