@@ -43,26 +43,26 @@ pub enum InspectError {
     #[error("reading the layers below: {0}")]
     Below(Status),
     /// There is no such path.
-    #[error("there is no `{}`", String::from_utf8_lossy(path))]
+    #[error("there is no `/{}`", String::from_utf8_lossy(path))]
     NoPath {
         /// What was asked for.
         path: Vec<u8>,
     },
     /// It is there and is no regular file.
-    #[error("`{}` is no regular file", String::from_utf8_lossy(path))]
+    #[error("`/{}` is no regular file", String::from_utf8_lossy(path))]
     NoFile {
         /// What was asked for.
         path: Vec<u8>,
     },
     /// It is there and is no directory.
-    #[error("`{}` is no directory", String::from_utf8_lossy(path))]
+    #[error("`/{}` is no directory", String::from_utf8_lossy(path))]
     NoDirectory {
         /// What was asked for.
         path: Vec<u8>,
     },
     /// What the layer does not hold is in layers that are not at hand.
     #[error(
-        "`{}` needs the layers below, which are not at hand",
+        "`/{}` needs the layers below, which are not at hand",
         String::from_utf8_lossy(path)
     )]
     NeedsBelow {

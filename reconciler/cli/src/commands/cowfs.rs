@@ -23,6 +23,9 @@ pub(crate) enum Cowfs {
     /// Opens private files of overlays for a file server that is no root. Run by root.
     Lend(Lend),
     /// Checks a writable layer that nobody has open.
+    ///
+    /// Says where it is damaged and what can be done about it, and changes nothing. Of written content it compares lengths,
+    /// not bytes. Ends with 1 where something is wrong.
     #[command(alias = "check")]
     Fsck(Check),
     /// Makes the log of a writable layer as short as it can be.
@@ -70,7 +73,7 @@ pub(crate) struct Lend {
 
 #[derive(Args)]
 pub(crate) struct Check {
-    /// Directory of the writable layer.
+    /// Directory of the writable layer. An agent keeps the first mount's of web/0 in `writable/web-0/0` of its state directory.
     layer: PathBuf,
     /// Form of the result.
     #[arg(short, long, value_enum, default_value_t)]

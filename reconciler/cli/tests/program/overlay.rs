@@ -214,7 +214,11 @@ fn what_a_guest_changed_is_seen_while_it_runs_and_when_it_does_not() {
         &[&["overlay", "cat", "w/web", "/etc/issue"], &at[..]].concat(),
     );
     assert_eq!(missing.code, Some(1));
-    assert!(missing.err.contains("there is no `etc/issue`"), "{}", missing.err);
+    assert!(
+        missing.err.contains("there is no `/etc/issue`"),
+        "{}",
+        missing.err
+    );
 }
 
 fn live_stat(world: &World, words: &[&str]) -> String {

@@ -52,7 +52,13 @@ impl Target {
             let layers: Result<Vec<_>, _> = layers.iter().map(|layer| opener.layer(layer)).collect();
             match layers {
                 Ok(layers) => found.inspection = found.inspection.over(layers, Some(opener.contents())),
-                Err(error) => found.alone = Some(crate::failure::chain(&error)),
+                Err(error) => {
+                    found.alone = Some(format!(
+                        "the layers below it are not at hand in {} (--store): {}",
+                        self.store().display(),
+                        crate::failure::chain(&error)
+                    ));
+                }
             }
             return Ok(found);
         }
@@ -88,7 +94,7 @@ impl Target {
                 .map(|id| id.0.iter().map(|byte| format!("{byte:02x}")).collect())
                 .collect();
             format!(
-                "the layers below it are not at hand: not in {}: {}",
+                "the layers below it are not at hand: not in {} (--store): {}",
                 store_dir.display(),
                 missing.join(", ")
             )

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use cowfs::attr::FileType;
-use cowfs::inspect::{Change, How, Listed};
+use cowfs::inspect::{Change, How, InspectError, Listed};
 use serde_json::{Value, json};
 
 use super::find::Found;
@@ -35,7 +35,7 @@ fn shown(path: &[u8]) -> String {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
-fn failed(error: cowfs::inspect::InspectError) -> Failure {
+fn failed(error: InspectError) -> Failure {
     Failure::doing("look into the layer", &error)
 }
 
@@ -57,7 +57,11 @@ pub(super) fn cat(args: &Cat) -> Outcome {
     let mut at = 0;
     let mut out = std::io::stdout().lock();
     loop {
-        let count = found.inspection.read(&path, at, &mut buffer).map_err(failed)?;
+        let read = found.inspection.read(&path, at, &mut buffer);
+        let count = read.map_err(|error| {
+            let alone = matches!(error, InspectError::NeedsBelow { .. }).then(|| found.alone.clone());
+            failed(error).hint(alone.flatten())
+        })?;
         out.write_all(&buffer[..count])?;
         at += u64::try_from(count).unwrap_or(u64::MAX);
         if count < buffer.len() {
