@@ -52,7 +52,7 @@ impl Damage {
                 "put back the file from a copy of the directory, or go back to a checkpoint; all else can be served"
             }
             Self::Checkpoint => {
-                "put back its files from a copy; without them the layer does not open, because it would overwrite them"
+                "put back its files from a copy; without its .json the layer does not open, because it would overwrite what the checkpoint needs"
             }
             Self::Newer => "use the program that wrote it, or a newer one",
         }
@@ -238,6 +238,8 @@ fn check_names(state: &State, of: &str, report: &mut Report) {
 }
 
 fn check_content(state: &State, content: &ContentStore, damage: Damage, of: &str, report: &mut Report) {
+    // Only asked for once something is wrong.
+    let mut paths = None;
     for (key, object) in &state.objects {
         let Some(file) = object.file() else { continue };
         let mut ends: HashMap<_, u64> = HashMap::new();
@@ -254,22 +256,41 @@ fn check_content(state: &State, content: &ContentStore, damage: Damage, of: &str
             }
         }
         for (id, end) in ends {
-            match content.len(id) {
-                Ok(len) if len >= end => {}
-                Ok(len) => report.add(
-                    damage,
-                    format!(
-                        "{of}content file {:016x}-{} has {len} bytes and should have {end}",
-                        id.number, id.epoch
-                    ),
-                ),
-                Err(error) => {
-                    report.add(
-                        damage,
-                        format!("{of}content file {:016x}-{}: {error}", id.number, id.epoch),
-                    );
-                }
-            }
+            let why = match content.len(id) {
+                Ok(len) if len >= end => continue,
+                Ok(len) => format!("has {len} bytes and should have {end}"),
+                Err(error) => format!("cannot be read: {error}"),
+            };
+            let paths = paths.get_or_insert_with(|| paths_of(state));
+            let whose = paths.get(key).map_or_else(
+                || format!("object {key:?}"),
+                |path| format!("`{}`", String::from_utf8_lossy(path)),
+            );
+            let path = content.path(id);
+            report.add(
+                damage,
+                format!("{of}content of {whose}: `{}` {why}", path.display()),
+            );
         }
     }
+}
+
+/// A path of each object that has one, as a guest calls it.
+fn paths_of(state: &State) -> HashMap<ObjectKey, Vec<u8>> {
+    let mut paths = HashMap::from([(state.root(), Vec::new())]);
+    let mut todo = vec![state.root()];
+    while let Some(key) = todo.pop() {
+        let Some(dir) = state.objects.get(&key).and_then(|object| object.directory()) else {
+            continue;
+        };
+        let above = paths[&key].clone();
+        for (name, target) in &dir.entries {
+            let Name::Object(child) = target else { continue };
+            paths.entry(*child).or_insert_with(|| {
+                todo.push(*child);
+                [&above, b"/".as_slice(), name].concat()
+            });
+        }
+    }
+    paths
 }

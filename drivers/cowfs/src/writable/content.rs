@@ -295,7 +295,8 @@ impl ContentStore {
         Ok(())
     }
 
-    fn path(&self, id: ContentId) -> PathBuf {
+    /// Where a file is, or would be.
+    pub(crate) fn path(&self, id: ContentId) -> PathBuf {
         self.folder.join(folder_name(id)).join(file_name(id))
     }
 }

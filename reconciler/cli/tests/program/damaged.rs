@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use cowfs::control::api::WritableSpec;
 use cowfs::control::client::{Client, ClientError};
+use cowfs::nfs::client::ClientError as NfsError;
+use cowfs::service::Status;
 
 use crate::served::{Guest, Running, stack};
 use crate::world::{Said, World};
@@ -12,6 +14,9 @@ use crate::world::{Said, World};
 /// Bytes of a segment before its first record, and of a record before its payload, which begins with the payload's length.
 const HEADER: usize = 112;
 const FRAME: usize = 20;
+
+/// Bytes of one file that the guest writes; no other has so many.
+const LARGE: usize = 50_000;
 
 /// A stack that is served by `cowfs.toml`, whose writable layer `w/web` a guest has changed; closed.
 fn changed() -> World {
@@ -21,9 +26,18 @@ fn changed() -> World {
     for name in ["etc/a", "etc/b", "etc/c", "etc/d"] {
         guest.write(name, b"settled\n");
     }
+    guest.write("etc/large", &[7; LARGE]);
+    // The guest syncs.
+    let client = Client::new(world.path("cowfs.sock"));
+    runtime().block_on(client.flush("web")).expect("flushed");
     drop(guest);
     server.stop(&world);
     world
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime")
 }
 
 /// Every file below a directory, with what it holds.
@@ -130,10 +144,7 @@ fn damage_is_named_and_refused_by_everybody_while_others_are_served() {
             quota_bytes: None,
             quota_inodes: None,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime
-            .expect("a runtime")
-            .block_on(client.put_writable("damaged", &spec))
+        runtime().block_on(client.put_writable("damaged", &spec))
     };
     let Err(ClientError::Refused { problem, .. }) = open() else {
         panic!("a damaged layer was opened");
@@ -162,4 +173,81 @@ fn damage_is_named_and_refused_by_everybody_while_others_are_served() {
     drop(guest);
     server.stop(&world);
     assert_eq!(world.xeno(".", &["cowfs", "fsck", &shown]).code, Some(0));
+}
+
+#[test]
+fn lost_content_is_named_by_path_and_all_else_is_served() {
+    let world = changed();
+    let layer = world.path("w/web");
+    let fsck = || world.xeno(".", &["cowfs", "fsck", &layer.display().to_string()]);
+    let kept = world.xeno(".", &["cowfs", "checkpoint", "w/web", "kept"]);
+    assert_eq!(kept.code, Some(0), "{kept:?}");
+
+    let content = files(&layer.join("content"));
+    let (path, bytes) = content
+        .iter()
+        .find(|(_, bytes)| bytes.len() == LARGE)
+        .expect("its content");
+    std::fs::write(path, &bytes[..1000]).expect("written");
+    let checked = fsck();
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    let damage = format!(
+        "content of `/etc/large`: `{}` has 1000 bytes and should have {LARGE}",
+        path.display()
+    );
+    let told: Vec<&str> = checked.out.lines().skip(1).map(str::trim_start).collect();
+    assert_eq!(
+        told,
+        [
+            damage.as_str(),
+            &format!("checkpoint `kept`: {damage}"),
+            "help: put back its files from a copy; without its .json the layer does not open, because it would overwrite \
+             what the checkpoint needs",
+            "help: put back the file from a copy of the directory, or go back to a checkpoint; all else can be served",
+        ],
+        "{}",
+        checked.out
+    );
+    let server = Running::serve(&world, "cowfs.toml");
+    let guest = Guest::mount(&world, "web.sock", "/web");
+    assert_eq!(guest.read("etc/a").expect("it is whole"), b"settled\n");
+    let lost = guest.read("etc/large");
+    assert!(matches!(lost, Err(NfsError::Status(Status::Io))), "{lost:?}");
+    guest.write("etc/a", b"settled again\n");
+    drop(guest);
+    server.stop(&world);
+
+    std::fs::remove_file(path).expect("removed");
+    let gone = fsck();
+    assert!(
+        gone.code == Some(1)
+            && gone
+                .out
+                .contains(&format!("`{}` cannot be read: ", path.display())),
+        "{gone:?}"
+    );
+    std::fs::write(path, bytes).expect("put back");
+    let whole = fsck();
+    assert!(
+        whole.code == Some(0) && whole.out.starts_with("ok: "),
+        "{whole:?}"
+    );
+
+    // The list of what a checkpoint needs.
+    world.edit("w/web/checkpoints/kept.json", ":", " :");
+    let list = layer.join("checkpoints/kept.json");
+    let damage = format!(
+        "`{}` is damaged at byte 0: it is not what the checkpoint was made with",
+        list.display()
+    );
+    let checked = fsck();
+    assert!(
+        checked.code == Some(1) && checked.out.contains(&format!("checkpoint `kept`: {damage}")),
+        "{checked:?}"
+    );
+    let served = world.xeno(".", &["cowfs", "serve", "--config", "cowfs.toml"]);
+    assert!(
+        served.code == Some(1) && flat(&served).contains(&damage),
+        "{served:?}"
+    );
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cowfs::attr::{FileType, SetAttr};
-use cowfs::nfs::client::{Client, WireHandle};
+use cowfs::nfs::client::{Client, ClientError, WireHandle};
 use cowfs::service::{Caller, CreateMode, Stability};
 use tokio::net::UnixStream;
 
@@ -122,6 +122,13 @@ impl Guest {
             let written = self.client.write(&handle, 0, bytes, Stability::Unstable).await;
             assert_eq!(written.expect(path).0 as usize, bytes.len());
         });
+    }
+
+    /// What a file begins with, or why it cannot be read.
+    pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>, ClientError> {
+        let handle = self.at(path);
+        let read = self.runtime.block_on(self.client.read(&handle, 0, 1 << 16));
+        read.map(|(bytes, _)| bytes.to_vec())
     }
 
     /// Changes attributes.
