@@ -14,13 +14,16 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Access, AtFlags, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{Mode, OFlags, ResolveFlags, Stat};
 
 use crate::attr::{Attr, FileType, Time};
-use crate::import::{Found, ImportError, Limits, Visitor, is_unchanged, open_root, walk};
+use crate::import::{
+    Found, Here, ImportError, Limits, Questions, Visitor, ahead, is_unchanged, open_root, walk,
+};
 use crate::layer::{ContentHash, Entry, Layer, LayerError, LayerId, NamedEntry, NodeNumber, ROOT};
 use crate::lend::Borrower;
 use crate::template::{Encoded, Index, IndexError, Leaf, Meta, OpenFiles, TreeError, TreeId, read_full};
+use crate::writable::disk::is_local;
 
 /// Why a directory cannot be a layer.
 #[derive(Debug, thiserror::Error)]
@@ -73,9 +76,18 @@ impl DirectoryLayer {
         borrower: Option<Arc<Borrower>>,
     ) -> Result<Self, DirectoryError> {
         let refused = |error| DirectoryError::Walk(Box::new(error));
-        let root = open_root(path).map_err(refused)?;
+        let (root, stat) = open_root(path).map_err(refused)?;
         let mut snapshot = Snapshot::default();
-        let tree = walk(&root, path, limits, &mut snapshot).map_err(refused)?;
+        // What somebody lends can be read.
+        let questions = Questions::new(borrower.is_none(), limits);
+        let walked = if is_local(&root) {
+            walk(&Here(questions), &root, &stat, path, limits, &mut snapshot)
+        } else {
+            ahead(&root, &stat, path, questions, limits, |ahead| {
+                walk(ahead, &PathBuf::new(), &stat, path, limits, &mut snapshot)
+            })
+        };
+        let tree = walked.map_err(refused)?;
         let Encoded { bytes, order } = tree.encode(true).map_err(DirectoryError::Tree)?;
         let index = Index::from_bytes(bytes).map_err(DirectoryError::Index)?;
         let mut by_id: std::collections::HashMap<TreeId, Stat> = snapshot.seen.into_iter().collect();
@@ -83,12 +95,7 @@ impl DirectoryLayer {
             root,
             index,
             seen: order.iter().map(|id| by_id.remove(id)).collect(),
-            // What somebody lends can be read.
-            unreadable: if borrower.is_some() {
-                Vec::new()
-            } else {
-                snapshot.unreadable
-            },
+            unreadable: snapshot.unreadable,
             path: path.to_owned(),
             borrower,
             open: OpenFiles::new(),
@@ -212,9 +219,9 @@ struct Snapshot {
     unreadable: Vec<PathBuf>,
 }
 
-impl Visitor for Snapshot {
-    fn regular(&mut self, found: &Found<'_>) -> Result<Leaf, ImportError> {
-        if rustix::fs::accessat(found.dir, found.name, Access::READ_OK, AtFlags::EACCESS).is_err() {
+impl<D> Visitor<D> for Snapshot {
+    fn regular(&mut self, found: &Found<'_, D>) -> Result<Leaf, ImportError> {
+        if !found.is_readable {
             self.unreadable.push(found.path.to_owned());
         }
         Ok(Leaf::Regular {

@@ -4,7 +4,9 @@
 //! have no more, and nothing is kept that depends on the machine (inode numbers, sizes of directories, access times).
 //! Extended attributes, and with them file capabilities and ACLs, are not kept: NFSv3 cannot carry them.
 
+mod ahead;
 mod archive;
+mod look;
 mod tar;
 mod walk;
 
@@ -14,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 use crate::template::{Digest, ManifestError, StageError, Staging, Tree, TreeError};
 
+pub(crate) use ahead::ahead;
+pub(crate) use look::{Here, Questions};
 pub(crate) use walk::{Found, Visitor, is_unchanged, open_root, walk};
 
 /// Bounds of an import. What exceeds one is refused, never cut short.

@@ -3,35 +3,36 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType as HostType, Mode, OFlags, Stat};
-use rustix::io::Errno;
+use rustix::fs::{FileType as HostType, Mode, OFlags, Stat};
 
+use super::look::{Here, Listing, Look, Named, Questions, What, refuse_incomplete, unreadable};
 use super::{ImportError, Imported, Limits, Progress, implied_root};
 use crate::attr::{Device, FileType, Time};
 use crate::template::{Leaf, Meta, StageError, Staging, Tree, TreeId};
-use crate::whiteout::{self, OciName};
+use crate::whiteout;
 
 /// A regular file that the walk has come to.
-pub(crate) struct Found<'a> {
+pub(crate) struct Found<'a, D> {
     /// The directory it lies in.
-    pub(crate) dir: BorrowedFd<'a>,
+    pub(crate) dir: &'a D,
     /// Its name there.
     pub(crate) name: &'a OsStr,
     /// Where that is, for messages.
     pub(crate) path: &'a Path,
     /// What was seen of it.
     pub(crate) stat: &'a Stat,
+    /// `false`: it was asked whether it may be read, and it may not.
+    pub(crate) is_readable: bool,
 }
 
 /// What is done with what a walk finds.
-pub(crate) trait Visitor {
+pub(crate) trait Visitor<D> {
     /// Makes a leaf of a regular file.
-    fn regular(&mut self, file: &Found<'_>) -> Result<Leaf, ImportError>;
+    fn regular(&mut self, file: &Found<'_, D>) -> Result<Leaf, ImportError>;
 
     /// Told of every object, once it has its place in the tree.
     fn placed(&mut self, id: TreeId, stat: &Stat) -> Result<(), ImportError>;
@@ -40,102 +41,85 @@ pub(crate) trait Visitor {
     fn meta(&self, stat: &Stat) -> Meta;
 }
 
-/// Walks everything below `root`, which is `path`, on the same file system.
-pub(crate) fn walk(
-    root: &OwnedFd,
+/// Walks everything in the directory `root`, which is `path` and was found to be `stat`, on the same file system.
+pub(crate) fn walk<L: Look>(
+    look: &L,
+    root: &L::Dir,
+    stat: &Stat,
     path: &Path,
     limits: &Limits,
-    visitor: &mut dyn Visitor,
+    visitor: &mut dyn Visitor<L::Dir>,
 ) -> Result<Tree, ImportError> {
-    let stat = rustix::fs::fstat(root).map_err(|error| unreadable(path, error))?;
     let mut walk = Walk {
+        look,
         tree: Tree::new(implied_root()),
         device: stat.st_dev,
         linked: BTreeMap::new(),
-        entries: 0,
         limits,
         visitor,
     };
-    walk.tree.describe(Tree::ROOT, walk.visitor.meta(&stat));
-    walk.visitor.placed(Tree::ROOT, &stat)?;
-    walk.directory(root.as_fd(), path, Tree::ROOT, 0)?;
+    walk.tree.describe(Tree::ROOT, walk.visitor.meta(stat));
+    walk.visitor.placed(Tree::ROOT, stat)?;
+    walk.directory(root, path, Tree::ROOT, 0)?;
     Ok(walk.tree)
 }
 
 /// Opens the directory a walk begins at; a symlink there is followed, since a person named it.
-pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, ImportError> {
+pub(crate) fn open_root(path: &Path) -> Result<(OwnedFd, Stat), ImportError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| unreadable(path, error))
+    let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| unreadable(path, error))?;
+    let stat = rustix::fs::fstat(&root).map_err(|error| unreadable(path, error))?;
+    Ok((root, stat))
 }
 
-struct Walk<'a> {
+struct Walk<'a, L: Look> {
+    look: &'a L,
     tree: Tree,
     device: u64,
     /// Objects with more names than one, by device and inode.
     linked: BTreeMap<(u64, u64), TreeId>,
-    entries: u64,
     limits: &'a Limits,
-    visitor: &'a mut dyn Visitor,
+    visitor: &'a mut dyn Visitor<L::Dir>,
 }
 
-impl Walk<'_> {
-    fn directory(
-        &mut self,
-        fd: BorrowedFd<'_>,
-        path: &Path,
-        id: TreeId,
-        depth: usize,
-    ) -> Result<(), ImportError> {
-        let failed = |error| unreadable(path, error);
-        if attribute_is(fd, &whiteout::OVERLAYFS_OPAQUE, Some(b"y")).map_err(failed)? {
+impl<L: Look> Walk<'_, L> {
+    fn directory(&mut self, dir: &L::Dir, path: &Path, id: TreeId, depth: usize) -> Result<(), ImportError> {
+        let Listing { is_opaque, names } = self.look.list(dir, path)?;
+        if is_opaque {
             self.tree.set_opaque(id).map_err(|source| member(path, source))?;
         }
-        refuse_incomplete(fd, path)?;
-        let mut names = Vec::new();
-        for entry in Dir::read_from(fd).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                self.entries += 1;
-                if self.entries > self.limits.entries_max {
-                    return Err(ImportError::Limit("too many files in the directory"));
-                }
-                names.push(name.to_vec());
-            }
-        }
-        names.sort();
-        for name in names {
-            let name = OsStr::from_bytes(&name);
-            self.object(fd, name, &path.join(name), id, depth)?;
+        for named in names {
+            let path = path.join(&named.name);
+            self.object(dir, &named, &path, id, depth)?;
         }
         Ok(())
     }
 
     fn object(
         &mut self,
-        dir: BorrowedFd<'_>,
-        name: &OsStr,
+        dir: &L::Dir,
+        named: &Named,
         path: &Path,
         parent: TreeId,
         depth: usize,
     ) -> Result<(), ImportError> {
-        let failed = |error| unreadable(path, error);
         let wrong = |source| member(path, source);
+        let name = named.name.as_os_str();
         let bytes = name.as_bytes();
-        match whiteout::oci_name(bytes) {
-            OciName::Plain => {}
-            OciName::Whiteout(name) => return self.tree.whiteout(parent, name).map_err(wrong),
-            OciName::Opaque => return self.tree.set_opaque(parent).map_err(wrong),
-            OciName::Bookkeeping => return Ok(()),
-        }
-        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        let seen = match &named.what {
+            What::Object(seen) => seen,
+            What::Whiteout(hidden) => return self.tree.whiteout(parent, hidden).map_err(wrong),
+            What::Opaque => return self.tree.set_opaque(parent).map_err(wrong),
+            What::Nothing => return Ok(()),
+        };
+        let stat = &seen.stat;
         let host_type = HostType::from_raw_mode(stat.st_mode);
         let key = (stat.st_dev, stat.st_ino);
         let has_other_names = stat.st_nlink > 1 && host_type != HostType::Directory;
         if has_other_names && let Some(&target) = self.linked.get(&key) {
             return self.tree.link(parent, bytes, target).map_err(wrong);
         }
-        let meta = self.visitor.meta(&stat);
+        let meta = self.visitor.meta(stat);
         let device = Device {
             major: rustix::fs::major(stat.st_rdev),
             minor: rustix::fs::minor(stat.st_rdev),
@@ -146,13 +130,12 @@ impl Walk<'_> {
                     return Err(ImportError::Limit("directories are too deep within each other"));
                 }
                 let id = self.tree.directory(parent, bytes, meta).map_err(wrong)?;
-                self.visitor.placed(id, &stat)?;
+                self.visitor.placed(id, stat)?;
                 if stat.st_dev != self.device {
                     return Ok(());
                 }
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let fd = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(failed)?;
-                return self.directory(fd.as_fd(), path, id, depth + 1);
+                let dir = self.look.enter(dir, name, path)?;
+                return self.directory(&dir, path, id, depth + 1);
             }
             HostType::CharacterDevice if whiteout::is_overlayfs_whiteout(FileType::Character, device) => {
                 return self.tree.whiteout(parent, bytes).map_err(wrong);
@@ -161,12 +144,10 @@ impl Walk<'_> {
                 dir,
                 name,
                 path,
-                stat: &stat,
+                stat,
+                is_readable: seen.is_readable,
             })?,
-            HostType::Symlink => {
-                let target = rustix::fs::readlinkat(dir, name, Vec::new()).map_err(failed)?;
-                Leaf::Symlink(target.into_bytes())
-            }
+            HostType::Symlink => Leaf::Symlink(seen.target.clone()),
             HostType::BlockDevice => Leaf::Block(device),
             HostType::CharacterDevice => Leaf::Character(device),
             HostType::Fifo => Leaf::Fifo,
@@ -182,7 +163,7 @@ impl Walk<'_> {
         if has_other_names {
             self.linked.insert(key, id);
         }
-        self.visitor.placed(id, &stat)
+        self.visitor.placed(id, stat)
     }
 }
 
@@ -194,14 +175,15 @@ pub(super) fn import(
     staging: &mut Staging,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Imported, ImportError> {
-    let root = open_root(path)?;
+    let (root, stat) = open_root(path)?;
     let mut import = DirectoryImport {
         owner,
         staging,
         done: Progress::default(),
         progress,
     };
-    let tree = walk(&root, path, limits, &mut import)?;
+    let look = Here(Questions::new(false, limits));
+    let tree = walk(&look, &root, &stat, path, limits, &mut import)?;
     Ok(Imported {
         tree,
         progress: import.done,
@@ -216,8 +198,8 @@ struct DirectoryImport<'a> {
     progress: &'a mut dyn FnMut(&Progress),
 }
 
-impl Visitor for DirectoryImport<'_> {
-    fn regular(&mut self, found: &Found<'_>) -> Result<Leaf, ImportError> {
+impl Visitor<OwnedFd> for DirectoryImport<'_> {
+    fn regular(&mut self, found: &Found<'_, OwnedFd>) -> Result<Leaf, ImportError> {
         let failed = |error| unreadable(found.path, error);
         let changed = || ImportError::Changed {
             path: found.path.to_owned(),
@@ -283,44 +265,6 @@ pub(crate) fn is_unchanged(before: &Stat, after: &Stat) -> bool {
         after.st_mtime,
         after.st_mtime_nsec,
     )
-}
-
-/// Refuses what overlayfs completes from another layer under another path: by itself it has no meaning.
-fn refuse_incomplete(fd: BorrowedFd<'_>, path: &Path) -> Result<(), ImportError> {
-    let incomplete = attribute_is(fd, &whiteout::OVERLAYFS_INCOMPLETE, None);
-    if incomplete.map_err(|error| unreadable(path, error))? {
-        return Err(ImportError::Refused {
-            path: path.to_owned(),
-            what: "a layer of overlayfs with redirects or metadata-only copies: merge it first",
-        });
-    }
-    Ok(())
-}
-
-/// Whether one of these extended attributes is there (and, if given, has this value). Attributes that may not be read
-/// or that the file system does not know are not there.
-fn attribute_is(fd: BorrowedFd<'_>, names: &[&str], value: Option<&[u8]>) -> Result<bool, Errno> {
-    let mut found = [0; 16];
-    for name in names {
-        match rustix::fs::fgetxattr(fd, *name, &mut found) {
-            Ok(len) if value.is_none_or(|value| found.get(..len) == Some(value)) => return Ok(true),
-            // Longer than what we compare with.
-            Err(Errno::RANGE) if value.is_none() => return Ok(true),
-            Ok(_)
-            | Err(
-                Errno::RANGE | Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::NOSYS,
-            ) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(false)
-}
-
-fn unreadable(path: &Path, error: Errno) -> ImportError {
-    ImportError::Read {
-        path: path.to_owned(),
-        source: io::Error::from(error),
-    }
 }
 
 fn member(path: &Path, source: crate::template::TreeError) -> ImportError {

@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -322,7 +323,7 @@ pub(crate) fn is_locked(path: &Path) -> io::Result<bool> {
 }
 
 /// Whether a file is on a file system of this machine.
-fn is_local(file: &File) -> bool {
+pub(crate) fn is_local(file: impl AsFd) -> bool {
     rustix::fs::fstatfs(file).is_ok_and(|known| {
         // As the kernel has it: a number of 32 bits, whatever the type.
         LOCAL
