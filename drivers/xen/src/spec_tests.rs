@@ -116,6 +116,14 @@ fn what_has_no_safe_form_is_refused() {
 }
 
 #[test]
+fn a_pvh_guest_differs_in_its_type_alone() {
+    let pv = rendered(&spec()).unwrap();
+    let pvh = render(&spec(), GuestKind::Pvh, Path::new("/k/vmlinux"), &wire()).unwrap();
+    assert_eq!(pvh, pv.replace("type = \"pv\"", "type = \"pvh\""));
+    assert_ne!(pvh, pv);
+}
+
+#[test]
 fn a_longer_command_line_reaches_a_pvh_guest() {
     let mut spec = spec();
     spec.cmdline = vec!["x".repeat(1000)];

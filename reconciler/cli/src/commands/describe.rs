@@ -150,6 +150,9 @@ fn text(sliver: &SliverStatus) -> String {
 }
 
 fn made_of(desired: &DesiredSliver, line: &mut impl FnMut(&str, String)) {
+    for address in &desired.addresses {
+        line("address", format!("{address} is routed to the guest"));
+    }
     line("kernel", desired.kernel.to_string());
     for mount in &desired.mounts {
         let layers: Vec<String> = mount.layers.iter().map(ToString::to_string).collect();
