@@ -251,8 +251,8 @@ impl XenDriver {
         }
     }
 
-    /// Lets a domain go on, and makes sure that it does.
-    pub(crate) async fn let_go(&self, sliver: &SliverId, domain: &Domain) -> PortResult<()> {
+    /// Lets a domain go on. One that cannot is seen to stand by whoever looks next.
+    pub(crate) async fn set_free(&self, sliver: &SliverId, domain: &Domain) -> PortResult<()> {
         let domid = domain.domid();
         if domain.state == RunState::Suspended {
             self.wake(sliver, domain).await?;
@@ -261,7 +261,12 @@ impl XenDriver {
             .xl()
             .change(&["unpause", &domid], &self.run_dir(sliver).log(), SHORT)
             .await;
-        told.map_err(|error| error.port(&format!("cannot let {sliver} go on")))?;
+        told.map_err(|error| error.port(&format!("cannot let {sliver} go on")))
+    }
+
+    /// Lets a domain go on, and makes sure that it does.
+    pub(crate) async fn let_go(&self, sliver: &SliverId, domain: &Domain) -> PortResult<()> {
+        self.set_free(sliver, domain).await?;
         // xl says nothing of a domain that cannot.
         match self.row(&domain.record.uuid).await? {
             Some(listed) if !listed.flags.paused => Ok(()),

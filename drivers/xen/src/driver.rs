@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::OnceCell;
@@ -53,6 +54,8 @@ pub struct XenDriver {
     publisher: Publisher,
     consoles: Consoles,
     moves: Moves,
+    /// Copies that have arrived and were not let run yet.
+    arrived: Mutex<BTreeMap<SliverId, DomainUuid>>,
     /// What the hypervisor can do; it stays the same while it runs.
     node: OnceCell<NodeInfo>,
 }
@@ -71,6 +74,7 @@ impl XenDriver {
             publisher: Publisher::new(config.nft.clone()),
             consoles: Consoles::default(),
             moves: Moves::default(),
+            arrived: Mutex::default(),
             config,
             state_dir,
             node: OnceCell::new(),
@@ -94,6 +98,11 @@ impl XenDriver {
     /// Moves that this driver drives.
     pub(crate) fn moves(&self) -> &Moves {
         &self.moves
+    }
+
+    /// Copies that have arrived here.
+    pub(crate) fn arrived(&self) -> MutexGuard<'_, BTreeMap<SliverId, DomainUuid>> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn xl(&self) -> &Xl {
@@ -244,6 +253,9 @@ impl XenDriver {
             // xl finds out.
             return Ok(());
         };
+        if free >= needs {
+            return Ok(());
+        }
         let dom0 = self.rows().await?.into_iter().find(|listed| listed.domid == 0);
         // What xl may take from dom0, where it is set up to.
         let spare = dom0.map_or(0, |dom0| {
@@ -283,7 +295,7 @@ impl XenDriver {
         };
         let built = self.xl.change_fed(&args, stdin, &dir.log(), limit).await;
         let failed = match built {
-            Ok(()) => match self.spot(sliver).await? {
+            Ok(()) => match self.just_made(record).await? {
                 Some(domain) => return Ok(domain),
                 None => PortError::later(format!("{sliver} was started, and is gone already")),
             },
@@ -359,6 +371,12 @@ impl XenDriver {
             return Ok(records);
         }
         // After the records: a domain that comes meanwhile is there.
+        let numbers = self.numbers().await?;
+        records.retain(|record| !numbers.contains_key(&record.uuid));
+        if records.is_empty() {
+            return Ok(records);
+        }
+        // That one is gone is the hypervisor's to say.
         let rows = self.rows().await?;
         records.retain(|record| rows.iter().all(|listed| listed.uuid != record.uuid));
         Ok(records)
@@ -567,7 +585,7 @@ impl Hypervisor for XenDriver {
         record.phase = Phase::Whole;
         self.remember(&record).await?;
         self.give_ports(&mut record, &spec.publish).await?;
-        self.let_go(sliver, &domain).await
+        self.set_free(sliver, &domain).await
     }
 
     async fn shutdown(&self, sliver: &SliverId, grace: Grace) -> PortResult<()> {

@@ -33,7 +33,6 @@ use crate::blocking;
 use crate::domain::{Domain, RunState};
 use crate::driver::{XenDriver, io_failed};
 use crate::record::{Moving, Record};
-use crate::spec;
 
 /// All moves that this driver drives.
 pub(crate) type Moves = xeno_kept::underway::Moves<Moving>;
@@ -69,7 +68,12 @@ impl MoveMemory for XenDriver {
 
     async fn clear(&self, sliver: &SliverId, migration: MigrationId, tuning: &Tuning) -> PortResult<()> {
         let lock = self.lock(sliver).await?;
-        let Some(mut domain) = self.spot(sliver).await? else {
+        let arrived = self.has_arrived(sliver, migration).await?;
+        let found = match arrived {
+            Some(domain) => Some(domain),
+            None => self.spot(sliver).await?,
+        };
+        let Some(mut domain) = found else {
             return Err(PortError::later(format!("{sliver} has no copy here")));
         };
         match (domain.record.moving, domain.state) {
@@ -159,37 +163,21 @@ impl XenDriver {
         self.forget_move(&domain).await
     }
 
-    /// Lets a guest that stands still because of a move go on, with its ports, and the rest behind; it is an ordinary
-    /// domain then. What it cannot be given now it lacks in the next observation, which is enough for somebody to try
-    /// again: the guest must not wait for it.
+    /// Lets a guest that stands still because of a move go on, with its ports; it is an ordinary domain then. Its limits it has
+    /// from its configuration. What it cannot be given now, or should have instead, it lacks in the next observation, which is
+    /// enough for somebody to try again: the guest must not wait for it.
     async fn set_going(&self, _lock: &Lock, mut domain: Domain, tuning: &Tuning) -> PortResult<()> {
         let sliver = domain.record.sliver.clone();
-        let lacks = |error: &PortError| tracing::warn!(%sliver, %error, "a moved guest runs without all it should have");
         if matches!(domain.state, RunState::Running) {
             tracing::debug!(%sliver, "it runs already");
         } else {
-            self.let_go(&sliver, &domain).await?;
+            self.set_free(&sliver, &domain).await?;
         }
         if domain.record.moving.take().is_some() {
             self.remember(&domain.record).await?;
         }
         if let Err(error) = self.give_ports(&mut domain.record, &tuning.publish).await {
-            lacks(&error);
-        }
-        let most = domain.record.memory_max_mib;
-        let tuning = Tuning {
-            memory_mib: tuning.memory_mib.clamp(*spec::MEMORY_MIB.start(), most),
-            ..tuning.clone()
-        };
-        // Looked at anew, with its limits, which the guest need not wait for.
-        let told = async {
-            match self.find(&sliver).await? {
-                Some(domain) => self.tune(&domain, &tuning).await,
-                None => Ok(()),
-            }
-        };
-        if let Err(error) = told.await {
-            lacks(&error);
+            tracing::warn!(%sliver, %error, "a moved guest runs without its ports");
         }
         Ok(())
     }

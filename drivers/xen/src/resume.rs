@@ -64,6 +64,10 @@ impl XenDriver {
         fits(&image, spec)?;
         self.check_link(spec, &inventory)?;
         self.load(&lock, spec, &image).await?;
+        if image.memory_mib == spec.memory_mib {
+            // All else it has from its configuration.
+            return Ok(());
+        }
         self.tell(spec).await
     }
 
@@ -106,7 +110,7 @@ impl XenDriver {
         domain.record.phase = Phase::Whole;
         self.give_ports(&mut domain.record, &spec.publish).await?;
         // Where this fails nobody knows whether the guest has run: the image is not put back.
-        self.let_go(sliver, &domain).await?;
+        self.set_free(sliver, &domain).await?;
         self.on_images(lock, sliver, "delete the image", Images::clean)
             .await
     }

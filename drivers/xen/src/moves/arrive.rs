@@ -13,9 +13,10 @@ use xeno_reconciler::ports::{DomainSpec, Pipe, PortError, PortResult};
 use super::preamble::Preamble;
 use super::unless_stopped;
 use crate::chain;
-use crate::driver::{Build, Memory, XenDriver, in_the_way, io_failed};
+use crate::domain::Domain;
+use crate::driver::{Build, Memory, XenDriver, in_the_way, io_failed, store_failed};
 use crate::images::Images;
-use crate::record::{Moving, Phase, Record};
+use crate::record::{Moving, Phase, Record, path_of};
 
 /// Bytes taken from the other node at a time.
 const CHUNK: usize = 256 << 10;
@@ -129,7 +130,35 @@ impl XenDriver {
             () = carrying => return Err(PortError::later(format!("nothing comes of {sliver}"))),
         };
         domain.record.phase = Phase::Whole;
-        self.remember(&domain.record).await
+        self.remember(&domain.record).await?;
+        self.arrived().insert(sliver.clone(), spec.uuid);
+        Ok(())
+    }
+
+    /// The copy of this migration, if it arrived while this driver has been there, and stands still since. Its guest waits: no
+    /// listing is made.
+    pub(super) async fn has_arrived(
+        &self,
+        sliver: &SliverId,
+        migration: MigrationId,
+    ) -> PortResult<Option<Domain>> {
+        let Some(uuid) = self.arrived().remove(sliver) else {
+            return Ok(None);
+        };
+        let mut store = self.store().await?;
+        let stored = store.read(&path_of(&uuid)).await;
+        let stored = stored.map_err(|error| store_failed(&error))?;
+        let record = stored.and_then(|stored| Record::read(&stored).ok());
+        let is_it = |record: &Record| {
+            record.owner == self.owner()
+                && record.sliver == *sliver
+                && record.phase == Phase::Whole
+                && record.moving == Some(Moving::Arriving { migration })
+        };
+        match record.filter(is_it) {
+            Some(record) => self.just_made(&record).await,
+            None => Ok(None),
+        }
     }
 
     /// Takes away what came of a guest that did not arrive. Its xl has lost its pipe.
