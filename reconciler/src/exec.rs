@@ -374,6 +374,18 @@ impl Run {
         self.plan.actions.iter().zip(&self.state)
     }
 
+    /// Whether this run has begun, or is to begin, anything that changes a sliver. Waiting for its guest to become healthy does
+    /// not.
+    #[must_use]
+    pub fn concerns(&self, sliver: &SliverId) -> bool {
+        self.actions().any(|(planned, state)| {
+            let of = planned.action.sliver().map(SliverId::itself);
+            !state.is_final()
+                && of.as_ref() == Some(sliver)
+                && !matches!(planned.action, Action::AwaitHealthy { .. })
+        })
+    }
+
     /// What keeps a sliver's change from being done: its first action that failed, was blocked or is trying again.
     #[must_use]
     pub fn trouble(&self, sliver: &SliverId) -> Option<(ActionKey, &ActionState)> {

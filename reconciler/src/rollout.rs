@@ -24,6 +24,7 @@
 //! The words of a record are for machines and for people: its history says who did what when, and decides nothing.
 
 mod begin;
+mod condition;
 mod decide;
 mod people;
 mod says;
@@ -44,6 +45,7 @@ use xeno_model::desired::Rollout;
 use xeno_model::id::{Digest, NodeName, Revision, Timestamp};
 
 pub use begin::{Wanted, begin, wanted};
+pub use condition::condition;
 pub use decide::{Decision, Hold, Proposal, decide};
 pub use slots::Refused;
 pub use step::{Step, step};

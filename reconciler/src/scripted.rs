@@ -32,7 +32,8 @@ use crate::ports::{
 };
 
 pub use fault::Fault;
-pub use moves::Life;
+pub use layers::LayersRound;
+pub use moves::{GuestMemory, Life};
 
 /// A node in memory.
 #[derive(Debug)]

@@ -19,17 +19,30 @@
 //! 4. A holder that others may replace (`failover`) answers its guest only while its lease lasts, by a clock that knows no
 //!    jumps, and is replaced only once its lease is gone from the board *and* a fence is confirmed.
 //!
+//! [`Sight`] makes a view of what was observed, [`leave()`] says what the planner may do meanwhile, [`Order`] whose turn it is where a
+//! commit says so, and [`Host`] whether what is offered can be taken: agents and simulated nodes go by the same.
+//!
 //! `model.rs` beside this file plays every interleaving of two nodes, the board, storage, a link and a person through
 //! [`next()`], with crashes, lost and late messages, and processes that stop between deciding and doing.
 
+mod doing;
 mod holding;
+mod leave;
 #[cfg(test)]
 mod model;
 mod next;
+mod offer;
+mod order;
+mod sight;
 #[cfg(test)]
 mod tests;
 
+pub use doing::{close, serve};
+pub use leave::{Leave, is_the_planners, leave};
 pub use next::next;
+pub use offer::{Host, Offer, Taking};
+pub use order::{Keeps, Order, seat};
+pub use sight::{ANY_EPOCH, Facets, Sight, has_forgotten, place};
 
 pub use xeno_model::id::MigrationId;
 use xeno_model::id::{Epoch, NodeName};

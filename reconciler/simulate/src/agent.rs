@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use xeno_model::desired::{DesiredNode, LayerRef};
-use xeno_model::id::{Generation, SliverId, Timestamp};
-use xeno_model::normal::held_back;
+use xeno_model::id::{Epoch, Generation, SliverId, Timestamp};
+use xeno_model::normal::{boot_digest, held_back};
 use xeno_model::observed::{Ability, DomainState, HealthVerdict, ObservedNode, Seen};
 use xeno_reconciler::action::{Action, ActionKey, ActionKind};
 use xeno_reconciler::assume;
@@ -17,8 +17,10 @@ use xeno_reconciler::plan::{self, Basis, Plan, PlanInput};
 use xeno_reconciler::ports::PortError;
 use xeno_reconciler::ports::Retry;
 use xeno_reconciler::record::{Settlement, settlements};
-use xeno_reconciler::rollout::Condition;
+use xeno_reconciler::rollout::{Condition, condition};
 use xeno_reconciler::scripted::{Fault as Scripted, ScriptedNode};
+use xeno_reconciler::serving;
+use xeno_reconciler::tenure::{Journal, Leave};
 
 use crate::node::{BackOff, Ending, Running};
 use crate::trace::Shade;
@@ -57,8 +59,25 @@ impl World<'_> {
         for (sliver, applied) in &applied {
             node.epochs.insert(sliver.clone(), applied.epoch);
             self.safety.begins(n, sliver, applied.epoch);
+            if self.movers.contains_key(sliver) {
+                let journal = Journal {
+                    began: Some(applied.epoch),
+                    offered: None,
+                };
+                node.rights.journals.insert(sliver.clone(), journal);
+            }
         }
-        node.machine = Some(ScriptedNode::like(&observed, memory));
+        let machine = ScriptedNode::like(&observed, memory);
+        for sliver in &self.movers_on[n] {
+            let keeps = applied.get(sliver).is_some_and(|applied| {
+                let mut mounts = applied.desired.mounts.iter();
+                mounts.any(|mount| mount.writable.is_kept())
+            });
+            if keeps && let Some(layers) = machine.written(sliver) {
+                self.safety.layers.insert(sliver.clone(), layers);
+            }
+        }
+        node.machine = Some(machine);
         node.applied = applied;
     }
 
@@ -67,9 +86,8 @@ impl World<'_> {
         let node = &self.nodes[n];
         let view = &self.views[node.head];
         let mut desired = view.by_node.project(&node.name, view.revision);
-        for sliver in &node.awaits {
-            // It comes to be only when its turn has come.
-            desired.slivers.remove(sliver);
+        if !node.rights.order.stages.is_empty() {
+            desired = desired.staged(&node.rights.order.stages);
         }
         for (sliver, follows) in &node.follows {
             let (Some(now), Some(then)) = (desired.slivers.get(sliver), self.asked(sliver, *follows)) else {
@@ -93,6 +111,17 @@ impl World<'_> {
 
     /// What a node sees when it looks at itself.
     pub(crate) fn look(&self, n: usize) -> Option<ObservedNode> {
+        let mut observed = self.look_at_all(n)?;
+        if self.nodes[n].blind {
+            observed.domains = Seen::Unknown {
+                why: "the hypervisor does not answer".to_owned(),
+            };
+        }
+        Some(observed)
+    }
+
+    /// What there is to see on a node.
+    pub(crate) fn look_at_all(&self, n: usize) -> Option<ObservedNode> {
         let node = &self.nodes[n];
         let mut observed = node.machine.as_ref()?.observed(&node.name);
         observed.at = self.wall(n);
@@ -107,11 +136,6 @@ impl World<'_> {
                         .insert(sliver.clone(), HealthVerdict::Unhealthy { why });
                 }
             }
-        }
-        if node.blind {
-            observed.domains = Seen::Unknown {
-                why: "the hypervisor does not answer".to_owned(),
-            };
         }
         Some(observed)
     }
@@ -130,17 +154,19 @@ impl World<'_> {
         if !self.nodes[n].agent {
             return;
         }
+        self.materialise(n);
+        self.advance(n);
         if self.nodes[n].run.is_some() {
             return self.pump(n);
         }
-        self.materialise(n);
         let desired = Arc::new(self.wanted(n));
         let Some(observed) = self.look(n) else { return };
         let now = self.wall(n);
         if let Some(machine) = &self.nodes[n].machine {
             machine.set_now(now);
         }
-        let (held, again) = self.held(n);
+        let (mut held, again) = self.held(n);
+        let epochs = self.held_elsewhere(n, &desired, &observed, &mut held);
         let node = &mut self.nodes[n];
         let window = desired.delete_budget.window.0;
         let at = self.now;
@@ -155,7 +181,7 @@ impl World<'_> {
             removed_recently: u32::try_from(node.removals.len()).unwrap_or(u32::MAX),
             tombstone_ms: TOMBSTONE_MS,
             backing_off: &held,
-            epochs: &node.epochs,
+            epochs: &epochs,
             restarts: const { &BTreeMap::new() },
             freezes: &[],
             now,
@@ -173,7 +199,7 @@ impl World<'_> {
         }
         let room = node.removals.values().min().map(|first| first + window + 1);
         self.count_reasons(&plan);
-        self.learn_conditions(n, &plan);
+        self.learn_conditions(n, &plan, &observed);
         let again = again
             .into_iter()
             .chain(room.filter(|_| waits_for_room(&plan)))
@@ -214,20 +240,48 @@ impl World<'_> {
         (waits.map(reason).collect(), first)
     }
 
+    /// The epochs under which a node may run slivers. Those that it may not go to the `held`, as do those that are new here and wait
+    /// for their rollouts.
+    pub(crate) fn held_elsewhere(
+        &self,
+        n: usize,
+        desired: &DesiredNode,
+        observed: &ObservedNode,
+        held: &mut BTreeMap<SliverId, Reason>,
+    ) -> BTreeMap<SliverId, Epoch> {
+        let node = &self.nodes[n];
+        for sliver in &node.awaits {
+            let why = "the board is asked how far it is".to_owned();
+            held.insert(sliver.clone(), Reason::RolloutWaits { why });
+        }
+        let mut epochs = node.epochs.clone();
+        for (sliver, leave) in self.may_plan(n, desired, observed) {
+            match leave {
+                Leave::Held(epoch) => {
+                    epochs.insert(sliver, epoch);
+                }
+                Leave::Not(reason) => {
+                    held.insert(sliver, reason);
+                }
+            }
+        }
+        epochs
+    }
+
     /// What a plan says of how slivers are.
-    fn learn_conditions(&mut self, n: usize, plan: &Plan) {
+    fn learn_conditions(&mut self, n: usize, plan: &Plan, observed: &ObservedNode) {
         for sliver in self.nodes[n].active.clone() {
             let node = &self.nodes[n];
             let held = node.back_off.get(&sliver).filter(|held| held.until_ms > self.now);
-            let condition = match (held, plan.changes.get(&sliver)) {
-                (Some(held), _) => Condition::Failed {
-                    why: held.why.clone(),
-                },
-                (None, Some(change)) if change.class == ChangeClass::Keep => Condition::Healthy,
-                // Nothing of it is wanted here.
-                (None, None) => continue,
-                (None, Some(_)) => Condition::Changing,
-            };
+            let failure = held.map(|held| held.why.clone());
+            // Nothing of it is wanted here.
+            let change = plan.changes.get(&sliver);
+            if failure.is_none() && change.is_none() {
+                continue;
+            }
+            let domains = observed.domains.known();
+            let serving = domains.map_or_else(|| sliver.clone(), |domains| serving(domains, &sliver));
+            let condition = condition(failure, change, observed.health.get(&serving));
             self.condition(n, &sliver, condition);
         }
     }
@@ -429,6 +483,16 @@ impl World<'_> {
         domain.is_some_and(|domain| self.bad.contains(&(sliver.itself(), domain.booted)))
     }
 
+    /// Whether what is asked of a sliver on a node never becomes healthy.
+    pub(crate) fn is_hopeless(&self, n: usize, sliver: &SliverId) -> bool {
+        if self.bad.is_empty() {
+            return false;
+        }
+        let wanted = self.wanted(n);
+        let asked = wanted.slivers.get(sliver).map(boot_digest);
+        asked.is_some_and(|asked| self.bad.contains(&(sliver.clone(), asked)))
+    }
+
     fn ending(&mut self, n: usize, action: &Action) -> Ending {
         if let Action::AwaitHealthy { sliver } = action
             && self.is_bad(n, sliver)
@@ -439,6 +503,11 @@ impl World<'_> {
                 retry: Retry::Never,
             });
         }
+        self.some_ending(n)
+    }
+
+    /// How a call of a driver ends.
+    pub(crate) fn some_ending(&mut self, n: usize) -> Ending {
         let node = &mut self.nodes[n];
         if node.drivers_permille == 0 || !node.draw.permille(node.drivers_permille) {
             return Ending::Well;
@@ -538,18 +607,13 @@ impl World<'_> {
                 machine.perform(action, desired)
             }
         };
-        if let Some(violation) = machine.violations().into_iter().next() {
-            self.safety.broken(format!("{}: {violation}", node.name));
-        }
         if let Some(sliver) = action.sliver() {
-            let itself = sliver.itself();
-            let runs = [itself.clone(), itself.beside()]
-                .iter()
-                .any(|berth| machine.domain_state(berth) == Some(DomainState::Running));
-            self.safety.runs(n, &itself, runs);
+            self.note_running(n, sliver);
             if let Action::OpenWritable { epoch, .. } = action {
-                self.safety.opens(n, &itself, *epoch);
+                self.safety.opens(n, &sliver.itself(), *epoch);
             }
+        } else if let Some(violation) = machine.violations().into_iter().next() {
+            self.safety.broken(format!("{}: {violation}", node.name));
         }
         outcome.unwrap_or_else(|| failed("no answer in time"))
     }

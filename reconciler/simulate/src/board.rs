@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use xeno_model::id::NodeName;
+use xeno_model::id::{NodeName, SliverId};
 use xeno_reconciler::rollout::{Placed, RolloutKey, RolloutRecord, Snapshot, Waves, Witness};
+use xeno_reconciler::tenure::Holder;
 
 use crate::outcome::Milestone;
 
@@ -51,6 +52,8 @@ pub(crate) struct Board {
     pub(crate) at: u64,
     /// Rollouts, by the number of the slice.
     pub(crate) records: Keys<usize, Arc<RolloutRecord>>,
+    /// Who has the right to run each sliver that changes nodes.
+    pub(crate) holders: Keys<SliverId, Holder>,
     /// What belongs to each slice beside its record.
     pub(crate) slices: Vec<Shared>,
     /// What was asked of it in each minute: commits, refused ones too, renewals and grants.

@@ -56,6 +56,11 @@ pub enum Trouble {
         /// How many calls of a thousand.
         permille: u64,
     },
+    /// A node sends the memory of guests that go elsewhere, and says that it could not.
+    MoveUnsaid {
+        /// Which node.
+        node: usize,
+    },
     /// A guest of a node ends by itself.
     GuestDies {
         /// Which node.
@@ -101,6 +106,7 @@ impl Trouble {
             Self::GitLost => "git lost",
             Self::Clock { .. } => "clock wrong",
             Self::Drivers { .. } => "drivers fail",
+            Self::MoveUnsaid { .. } => "moves unsaid",
             Self::GuestDies { .. } => "guest dies",
             Self::Blind { .. } => "node blind",
             Self::Bad { .. } => "bad revision",
@@ -110,7 +116,7 @@ impl Trouble {
     }
 
     /// Every name.
-    pub const WORDS: [&'static str; 14] = [
+    pub const WORDS: [&'static str; 15] = [
         "power fails",
         "agent dies",
         "node away",
@@ -120,6 +126,7 @@ impl Trouble {
         "git lost",
         "clock wrong",
         "drivers fail",
+        "moves unsaid",
         "guest dies",
         "node blind",
         "bad revision",
@@ -141,7 +148,7 @@ pub fn drawn(draw: &mut Draw, nodes: usize, slices: usize, horizon_ms: u64) -> V
 
 fn one(draw: &mut Draw, nodes: usize, slices: usize, horizon_ms: u64) -> Fault {
     let node = draw.index(nodes);
-    let (trouble, longest) = match draw.below(15) {
+    let (trouble, longest) = match draw.below(16) {
         0 => (Trouble::PowerFails { node }, 60 * MINUTE),
         1 => (Trouble::AgentDies { node }, MINUTE),
         2 | 3 => (Trouble::Away { node }, 240 * MINUTE),
@@ -163,6 +170,7 @@ fn one(draw: &mut Draw, nodes: usize, slices: usize, horizon_ms: u64) -> Fault {
         }
         10 => (Trouble::GuestDies { node }, MINUTE),
         11 => (Trouble::Blind { node }, 30 * MINUTE),
+        14 => (Trouble::MoveUnsaid { node }, 60 * MINUTE),
         12 => {
             let slice = draw.index(slices);
             (Trouble::Paused { slice }, 60 * MINUTE)

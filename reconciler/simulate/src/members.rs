@@ -48,6 +48,7 @@ impl World<'_> {
             return;
         }
         self.nodes[n].member = true;
+        self.nodes[n].leased = true;
         self.trace.in_reach(self.now, n, true);
         self.board.wrote(self.now, 2);
         let name = self.nodes[n].name.clone();
@@ -61,6 +62,7 @@ impl World<'_> {
             let due = node.summary.due_ms().unwrap_or(self.now).max(self.now);
             self.queue.at(due, Event::Say(n));
         }
+        self.read_records(n);
         self.consider_soon(n, 0);
     }
 
@@ -70,6 +72,7 @@ impl World<'_> {
             return;
         }
         self.reach.hit("lease ran out");
+        self.nodes[n].leased = false;
         let name = self.nodes[n].name.clone();
         for slice in self.slices_of[n].clone() {
             let slots: Vec<u32> = {

@@ -14,6 +14,7 @@ use xeno_reconciler::scripted::ScriptedNode;
 use xeno_state::board::pace::{Pace, Summary};
 
 use crate::draw::Draw;
+use crate::rights::Rights;
 
 /// A node of the fleet.
 pub(crate) struct Node {
@@ -28,8 +29,12 @@ pub(crate) struct Node {
     pub(crate) agent: bool,
     /// Whether it reaches nobody.
     pub(crate) away: bool,
-    /// Whether it has a lease on the board.
+    /// Whether it has a lease on the board, and knows it.
     pub(crate) member: bool,
+    /// Whether the board has a sign of life of it.
+    pub(crate) leased: bool,
+    /// Which life of its machine this is.
+    pub(crate) life: u8,
     /// Counts its leaving and returning.
     pub(crate) membership: u64,
     /// The last time it left.
@@ -48,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) generation: u64,
     /// Which commit's word counts for slivers that differ between commits; for others it makes no difference.
     pub(crate) follows: BTreeMap<SliverId, usize>,
+    /// What those were when they were last proven good, before they became that.
+    pub(crate) goods: BTreeMap<SliverId, usize>,
     /// Slivers that a commit brings here, and that wait for their turn.
     pub(crate) awaits: BTreeSet<SliverId>,
     /// Slivers whose rollouts are not through with them.
@@ -64,6 +71,8 @@ pub(crate) struct Node {
     /// When it looks at rollouts next.
     pub(crate) consider_at: Option<u64>,
     pub(crate) epochs: BTreeMap<SliverId, Epoch>,
+    /// Slivers that change nodes.
+    pub(crate) rights: Rights,
     pub(crate) back_off: BTreeMap<SliverId, BackOff>,
     /// When slivers were removed.
     pub(crate) removals: BTreeMap<SliverId, u64>,
@@ -127,6 +136,8 @@ impl Node {
             agent: true,
             away: false,
             member: true,
+            leased: true,
+            life: 0,
             membership: 0,
             left: 0,
             blind: false,
@@ -137,6 +148,7 @@ impl Node {
             head: 0,
             generation: 1,
             follows: BTreeMap::new(),
+            goods: BTreeMap::new(),
             awaits: BTreeSet::new(),
             active: BTreeSet::new(),
             conditions: BTreeMap::new(),
@@ -146,6 +158,7 @@ impl Node {
             refusals: 0,
             consider_at: None,
             epochs: BTreeMap::new(),
+            rights: Rights::default(),
             back_off: BTreeMap::new(),
             removals: BTreeMap::new(),
             run: None,

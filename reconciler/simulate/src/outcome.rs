@@ -19,8 +19,8 @@ pub struct Outcome {
     pub seed: u64,
     /// When each commit was pushed, how it is called, and how many slivers on how many nodes it touches.
     pub pushes: Vec<Pushed>,
-    /// How many moves between nodes were left out: those slivers stayed where they were.
-    pub left_out: usize,
+    /// How many slivers have gone to another node.
+    pub moved: usize,
     /// The nodes, as steps of the trace number them, and their sites.
     pub nodes: Vec<(NodeName, Option<SiteName>)>,
     /// How many slivers are asked for at the end.
@@ -185,7 +185,7 @@ impl World<'_> {
             .sum();
         Outcome {
             seed: self.story.seed,
-            left_out: self.story.left_out,
+            moved: self.moved.len(),
             pushes,
             nodes: self
                 .nodes

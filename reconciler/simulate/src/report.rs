@@ -36,6 +36,9 @@ pub fn text(outcome: &Outcome) -> String {
         .actions()
         .map(|(kind, count)| (kind.verb().to_owned(), count));
     columns("actions", actions.collect(), &mut out);
+    if outcome.moved > 0 {
+        let _ = writeln!(out, "moves: {} slivers have gone to another node", outcome.moved);
+    }
     if outcome.slices.len() <= SLICES_MAX {
         each_slice(&outcome.slices, &mut out);
     } else {
@@ -75,13 +78,6 @@ fn head(outcome: &Outcome, out: &mut String) {
             push.revision,
             push.slivers,
             push.nodes
-        );
-    }
-    if outcome.left_out > 0 {
-        let _ = writeln!(
-            out,
-            "{} slivers stay where they are: moves between nodes are not simulated",
-            outcome.left_out
         );
     }
     out.push('\n');
@@ -236,7 +232,7 @@ pub fn json(outcome: &Outcome) -> Value {
     json!({
         "formatVersion": FORMAT_VERSION,
         "seed": outcome.seed,
-        "movesLeftOut": outcome.left_out,
+        "moved": outcome.moved,
         "nodes": outcome.nodes.len(),
         "slivers": outcome.slivers,
         "pushes": pushes.collect::<Vec<_>>(),

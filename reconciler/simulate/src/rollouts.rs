@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use xeno_model::id::{NodeName, SliverId};
+use xeno_model::id::{Digest, NodeName, SliverId};
+use xeno_model::normal::rollout_digest;
 use xeno_reconciler::rollout::{
-    Aim, Condition, Decision, Hold, Outside, Own, Placed, RolloutKey, RolloutRecord, Runs, Signed,
+    Aim, Condition, Decision, Footing, Hold, Outside, Own, Placed, RolloutKey, RolloutRecord, Runs, Signed,
     SliverSummary, Step, Tally, Verdict, Wait, Wanted, Waves, begin, decide, step, wanted,
 };
 
@@ -158,7 +159,16 @@ impl World<'_> {
             return false;
         }
         let Some(record) = record else { return false };
-        let runs = self.runs(n, sliver, slice, &record);
+        let footing = self.footing(n, sliver, slice);
+        let runs = footing.runs(&record);
+        // What the rollout does not change about this sliver needs no turn.
+        if stands == Wanted::This
+            && record.aim() == Aim::To
+            && !matches!(runs, Runs::To | Runs::Nothing)
+            && self.is_the_same(n, sliver)
+        {
+            return self.may_go(n, sliver, slice, &record, Aim::To);
+        }
         let Sorted { waves, placement, .. } = self.waves(slice, &record, head);
         let away_nodes = self.board.away(slice).clone();
         let away = placement
@@ -183,7 +193,13 @@ impl World<'_> {
             .unwrap_or(Condition::Changing);
         match step(Some(&record), own, &condition, outside, signed) {
             Step::Swap(next) => {
-                self.ask(n, slice, read, *next);
+                let takes = next.slots.len() > record.slots.len();
+                if let Some(opens) = self.closed_until(n).filter(|_| takes) {
+                    self.reach.hit("wait: window");
+                    self.consider_soon(n, opens);
+                } else {
+                    self.ask(n, slice, read, *next);
+                }
                 false
             }
             Step::Change(aim) => self.may_go(n, sliver, slice, &record, aim),
@@ -210,24 +226,39 @@ impl World<'_> {
         }
     }
 
-    /// What a node last made of a sliver, as its rollout sees it.
-    fn runs(&self, n: usize, sliver: &SliverId, slice: usize, record: &RolloutRecord) -> Runs {
+    /// What a node has written down about a sliver.
+    fn footing(&self, n: usize, sliver: &SliverId, slice: usize) -> Footing {
         let node = &self.nodes[n];
         if node.awaits.contains(sliver) {
-            return Runs::Nothing;
+            return Footing::default();
         }
         let follows = node.follows.get(sliver).copied().unwrap_or(node.head);
-        let made = self.key(slice, follows).map(|key| key.revision);
-        let good = record.good.as_ref().map(|good| good.revision);
-        if made == Some(record.to.revision) {
-            Runs::To
-        } else if made.is_none() {
-            Runs::Nothing
-        } else if made == good {
-            Runs::Good
-        } else {
-            Runs::Other
+        let revision = |head: usize| self.key(slice, head).map(|key| key.revision);
+        Footing {
+            at: revision(follows),
+            good: node.goods.get(sliver).and_then(|good| revision(*good)),
         }
+    }
+
+    /// Whether a rollout changes nothing about a sliver, whatever it does to others of its slice.
+    fn is_the_same(&self, n: usize, sliver: &SliverId) -> bool {
+        let node = &self.nodes[n];
+        let Some(follows) = node.follows.get(sliver) else {
+            return false;
+        };
+        let (then, now) = (self.asked(sliver, *follows), self.asked(sliver, node.head));
+        then.zip(now)
+            .is_some_and(|(then, now)| rollout_digest(then) == rollout_digest(now))
+    }
+
+    /// How long the maintenance window of a node's site is still closed, if it is.
+    fn closed_until(&self, n: usize) -> Option<u64> {
+        let node = &self.nodes[n];
+        let fleet = &self.views[node.head].commit.fleet;
+        let site = fleet.sites.get(&fleet.nodes.get(&node.name)?.site)?;
+        let now = self.wall(n);
+        let windows = &site.policy.windows;
+        (!windows.open_at(now)).then(|| windows.opens_after(now).0.saturating_sub(now.0).max(1))
     }
 
     /// A sliver may be made what the rollout brings, or what it was before.
@@ -240,23 +271,31 @@ impl World<'_> {
         aim: Aim,
     ) -> bool {
         let head = self.nodes[n].head;
-        let revision = match aim {
-            Aim::To => Some(record.to.revision),
-            Aim::Back => record.good.as_ref().map(|good| good.revision),
-        };
-        // The newest commit that asks for it; each node keeps it, though the repository has gone on.
-        let follows = (0..=head)
-            .rev()
-            .find(|at| self.key(slice, *at).map(|key| key.revision) == revision && revision.is_some());
-        let Some(follows) = follows else { return false };
-        let node = &mut self.nodes[n];
-        if node.follows.get(sliver) == Some(&follows) {
+        let footing = self.footing(n, sliver, slice);
+        let next = footing.toward(aim, record);
+        if next.at == footing.at {
             return false;
         }
+        // The newest commit that asks for it; each node keeps it, though the repository has gone on.
+        let commit_of = |revision: Option<Digest>| {
+            let revision = revision?;
+            (0..=head)
+                .rev()
+                .find(|at| self.key(slice, *at).map(|key| key.revision) == Some(revision))
+        };
+        let Some(follows) = commit_of(next.at) else {
+            return false;
+        };
+        let good = commit_of(next.good);
+        let node = &mut self.nodes[n];
         if aim == Aim::Back {
             self.reach.hit("goes back");
         }
         node.follows.insert(sliver.clone(), follows);
+        match good {
+            Some(good) => node.goods.insert(sliver.clone(), good),
+            None => node.goods.remove(sliver),
+        };
         node.awaits.remove(sliver);
         if let Some(running) = &mut node.run {
             running.stale.insert(sliver.clone());
@@ -336,6 +375,15 @@ impl World<'_> {
         self.after(wait, Event::Asked(Box::new(ask)));
     }
 
+    /// How many of a thousand answers of the board are lost now, if any.
+    pub(crate) fn loses_answers(&self) -> Option<u64> {
+        let mut lasting = self.lasting.iter();
+        lasting.find_map(|fault| match self.story.faults[*fault].trouble {
+            Trouble::AnswersLost { permille } => Some(permille),
+            _ => None,
+        })
+    }
+
     /// What was asked arrives at the board, or does not.
     pub(crate) fn asked_board(&mut self, ask: &Ask) {
         let n = ask.node;
@@ -348,13 +396,7 @@ impl World<'_> {
             self.nodes[n].asking.remove(&ask.slice);
             return;
         }
-        let lost = self
-            .lasting
-            .iter()
-            .find_map(|fault| match self.story.faults[*fault].trouble {
-                Trouble::AnswersLost { permille } => Some(permille),
-                _ => None,
-            });
+        let lost = self.loses_answers();
         let latency = self.draw.between(5, 60);
         if lost.is_some_and(|permille| self.draw.permille(permille)) {
             match self.draw.below(3) {

@@ -21,6 +21,10 @@ pub(crate) struct Safety {
     running: BTreeMap<SliverId, BTreeSet<usize>>,
     /// Under which epoch each sliver's layers were last opened, anywhere.
     epochs: BTreeMap<SliverId, (Epoch, usize)>,
+    /// Which writable layers slivers that change nodes had at the beginning.
+    pub(crate) layers: BTreeMap<SliverId, u64>,
+    /// The epoch of each record.
+    pub(crate) held: BTreeMap<SliverId, Epoch>,
     /// When each node removed a sliver.
     removals: BTreeMap<usize, BTreeMap<SliverId, u64>>,
     /// How many it may remove, within which time.
@@ -56,9 +60,15 @@ impl Safety {
 
     /// Layers of a sliver are opened under an epoch.
     pub(crate) fn opens(&mut self, n: usize, sliver: &SliverId, epoch: Epoch) {
-        let (last, _) = *self.epochs.entry(sliver.clone()).or_insert((epoch, n));
+        let (last, by) = *self.epochs.entry(sliver.clone()).or_insert((epoch, n));
         if epoch < last {
             return self.broken(format!("{sliver}: epoch {} after {}", epoch.0, last.0));
+        }
+        if epoch == last && by != n {
+            return self.broken(format!(
+                "{sliver}: two nodes open its layers under epoch {}",
+                epoch.0
+            ));
         }
         self.epochs.insert(sliver.clone(), (epoch, n));
     }

@@ -1,6 +1,10 @@
 //! Whether a story has come to its end: everything is as it should be, and planning again has nothing to do.
 
+use std::collections::BTreeMap;
+
+use xeno_model::desired::SliverState;
 use xeno_model::id::{NodeName, SliverId};
+use xeno_model::observed::DomainState;
 use xeno_reconciler::action::Action;
 use xeno_reconciler::plan::{self, PlanInput};
 use xeno_reconciler::render;
@@ -22,7 +26,7 @@ impl World<'_> {
                 !healthy
                     && !self.is_gone(**n)
                     && !record.failed.contains(number)
-                    && !self.is_bad(**n, &sliver)
+                    && !self.is_hopeless(**n, &sliver)
             });
             let held = matches!(record.verdict, Verdict::Held { .. });
             if record.verdict == Verdict::Rolling {
@@ -42,11 +46,78 @@ impl World<'_> {
                 ));
             }
         }
+        for sliver in self.movers.keys() {
+            self.settled_mover(sliver)?;
+        }
         for n in 0..self.nodes.len() {
             self.settled_node(n)
                 .map_err(|what| format!("{}: {what}", self.nodes[n].name))?;
         }
         Ok(())
+    }
+
+    /// Whether a sliver that changes nodes is where the last commit places it, and has all that it had.
+    fn settled_mover(&self, sliver: &SliverId) -> Result<(), String> {
+        let last = self.views.len() - 1;
+        let Some(n) = self.placed(sliver, last) else {
+            return Ok(());
+        };
+        let (_, holder) = self.board.holders.get(sliver);
+        let by = holder.and_then(|holder| holder.node.as_ref());
+        let from = by.and_then(|by| self.by_name.get(by));
+        if self.is_gone(n)
+            || from.is_some_and(|from| self.is_gone(*from))
+            || self.nodes[n].awaits.contains(sliver)
+        {
+            return Ok(());
+        }
+        let name = &self.nodes[n].name;
+        let there = holder.is_some_and(|holder| holder.is(name) && holder.memory.is_none());
+        if !there {
+            let ways: Vec<String> = self.movers[sliver]
+                .iter()
+                .map(|n| self.stands(*n, sliver))
+                .collect();
+            return Err(format!(
+                "{sliver} is to be on {name}, and {holder:?}; {}",
+                ways.join("; ")
+            ));
+        }
+        let machine = self.nodes[n].machine.as_ref();
+        let state = machine.and_then(|machine| {
+            let berths = [sliver.clone(), sliver.beside()];
+            berths.iter().find_map(|berth| machine.domain_state(berth))
+        });
+        let asked = self.asked(sliver, last).map(|asked| asked.state);
+        if asked == Some(SliverState::Running)
+            && state != Some(DomainState::Running)
+            && !self.is_hopeless(n, sliver)
+        {
+            return Err(format!("{sliver} on {name}: {state:?}"));
+        }
+        let had = self.safety.layers.get(sliver);
+        let has = machine.and_then(|machine| machine.written(sliver));
+        if had.is_some_and(|had| Some(*had) != has) {
+            return Err(format!("{sliver} on {name} has lost what it wrote"));
+        }
+        Ok(())
+    }
+
+    /// Where a sliver stands on a node, for people.
+    fn stands(&self, n: usize, sliver: &SliverId) -> String {
+        let node = &self.nodes[n];
+        let machine = node.machine.as_ref();
+        format!(
+            "{}: commit {}, knows {:?}, journal {:?}, session {:?}, at {:?}, paused {:?}, guest {:?}",
+            node.name,
+            node.head,
+            node.rights.record(sliver),
+            node.rights.journals.get(sliver),
+            node.rights.sessions.get(sliver).map(|open| open.end),
+            node.rights.stepping.get(sliver).map(|stepping| &stepping.step),
+            node.rights.pauses.get(sliver),
+            machine.and_then(|machine| machine.domain_state(sliver)),
+        )
     }
 
     /// Whether a node reaches nobody for ever.
@@ -116,7 +187,9 @@ impl World<'_> {
         if let Some(running) = &self.nodes[n].run {
             let actions = &running.run.plan().actions;
             let hopeless = |at: &usize| match &actions[*at].action {
-                Action::AwaitHealthy { sliver } => self.is_bad(n, sliver),
+                Action::AwaitHealthy { sliver } => {
+                    self.is_bad(n, sliver) || self.is_hopeless(n, &sliver.itself())
+                }
                 _ => false,
             };
             if !running.in_flight.keys().all(hopeless) {
@@ -126,9 +199,12 @@ impl World<'_> {
         let wanted = self.wanted(n);
         let observed = self.look(n).ok_or("it cannot be looked at")?;
         let now = self.wall(n);
+        let mut held = BTreeMap::new();
+        let epochs = self.held_elsewhere(n, &wanted, &observed, &mut held);
         let node = &self.nodes[n];
         let input = PlanInput {
-            epochs: &node.epochs,
+            epochs: &epochs,
+            backing_off: &held,
             ..PlanInput::plain(&wanted, &node.applied, &observed, now)
         };
         let plan = plan::build(&input).map_err(|error| error.to_string())?;
@@ -136,7 +212,7 @@ impl World<'_> {
             .actions
             .iter()
             .flat_map(|planned| &planned.serves)
-            .find(|sliver| !self.is_bad(n, sliver));
+            .find(|sliver| !self.is_hopeless(n, sliver));
         match left {
             None => Ok(()),
             Some(_) => Err(render::text(&plan, render::Colour::Plain)),

@@ -1,10 +1,7 @@
 //! A story: what is pushed to a fleet, and what goes wrong.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::Arc;
 
-use xeno_model::desired::{DesiredFleet, DesiredSliver};
 use xeno_model::id::{NodeName, SliceName};
 
 use crate::draw::Draw;
@@ -20,8 +17,6 @@ pub struct Story {
     pub before: Commit,
     /// What is pushed, and when.
     pub pushes: Vec<(u64, Commit)>,
-    /// How many moves between nodes were left out of it.
-    pub left_out: usize,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// How long after the last push and the last fault that ends everything is as it should be, in milliseconds.
@@ -44,14 +39,15 @@ impl Story {
         let mut at = PUSH_MS;
         for number in 1..=draw.between(1, 2) {
             let count = u32::try_from(draw.between(1, 4)).unwrap_or(1);
-            let push = match draw.below(10) {
+            let push = match draw.below(13) {
                 0..=2 => Push::TemplateForAll,
                 3 | 4 => Push::Template(count),
                 5 => Push::Weight(count),
                 6 => Push::Remove(count),
                 7 => Push::Weight(1),
                 8 => Push::Grow(count),
-                _ => Push::Stop(1),
+                9 => Push::Stop(1),
+                _ => Push::Move(count),
             };
             last = pushed(&last, push, number, &mut draw);
             let commit = Commit {
@@ -63,7 +59,6 @@ impl Story {
         }
         let faults = drawn(&mut draw, before.nodes.len(), before.slices.len(), 6 * HOUR);
         Self {
-            left_out: 0,
             seed,
             before: Commit {
                 revision: revision(seed, 0),
@@ -75,12 +70,10 @@ impl Story {
         }
     }
 
-    /// One push to a fleet, and nothing that goes wrong. Moves between nodes are left out: those slivers stay where they are.
+    /// One push to a fleet, and nothing that goes wrong.
     #[must_use]
-    pub fn pushing(before: Commit, mut after: Commit, seed: u64) -> Self {
-        let left_out = stay(&before.fleet, &mut after.fleet);
+    pub fn pushing(before: Commit, after: Commit, seed: u64) -> Self {
         Self {
-            left_out,
             seed,
             before,
             pushes: vec![(PUSH_MS, after)],
@@ -173,54 +166,5 @@ impl Story {
     /// The commit before, and all that are pushed.
     pub fn commits(&self) -> impl Iterator<Item = &Commit> {
         std::iter::once(&self.before).chain(self.pushes.iter().map(|(_, commit)| commit))
-    }
-}
-
-/// Has slivers stay that a commit places on other nodes; how many those are.
-fn stay(before: &DesiredFleet, after: &mut DesiredFleet) -> usize {
-    let mut moved = 0;
-    let mut kept: BTreeSet<NodeName> = BTreeSet::new();
-    for (name, slice) in &mut after.slices {
-        let Some(old) = before.slices.get(name).filter(|old| !Arc::ptr_eq(old, slice)) else {
-            continue;
-        };
-        let goes = |(number, (node, _)): (&u32, &(NodeName, DesiredSliver))| {
-            let (was, _) = old.slivers.get(number)?;
-            (was != node).then(|| (*number, was.clone()))
-        };
-        let going: Vec<(u32, NodeName)> = slice.slivers.iter().filter_map(goes).collect();
-        moved += going.len();
-        for (number, was) in going {
-            kept.insert(was.clone());
-            if let Some((node, _)) = Arc::make_mut(slice).slivers.get_mut(&number) {
-                *node = was;
-            }
-        }
-    }
-    for name in kept {
-        let Some(node) = before
-            .nodes
-            .get(&name)
-            .filter(|_| !after.nodes.contains_key(&name))
-        else {
-            continue;
-        };
-        if let (Some(site), false) = (before.sites.get(&node.site), after.sites.contains_key(&node.site)) {
-            after.sites.insert(node.site.clone(), site.clone());
-        }
-        after.nodes.insert(name, node.clone());
-    }
-    moved
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slivers_that_would_move_stay() {
-        let story = Story::generated(30, Push::Move(3), 1);
-        assert!((1..=3).contains(&story.left_out), "{}", story.left_out);
-        assert_eq!(story.before.fleet, story.pushes[0].1.fleet);
     }
 }

@@ -20,6 +20,7 @@ impl World<'_> {
             Trouble::Away { node } => {
                 self.nodes[node].cut_off += 1;
                 self.nodes[node].away = true;
+                self.cut_all(node);
                 self.leaves(node);
             }
             Trouble::Clock { node, by_ms } => self.nodes[node].skew_ms = by_ms,
@@ -33,7 +34,10 @@ impl World<'_> {
                 self.lasting.insert(fault);
                 self.board_is(false);
             }
-            Trouble::AnswersLost { .. } | Trouble::GitSlow | Trouble::GitLost => {
+            Trouble::AnswersLost { .. }
+            | Trouble::GitSlow
+            | Trouble::GitLost
+            | Trouble::MoveUnsaid { .. } => {
                 self.lasting.insert(fault);
             }
             Trouble::Bad { .. } => {}
@@ -71,7 +75,10 @@ impl World<'_> {
                 self.lasting.remove(&fault);
                 self.board_is(true);
             }
-            Trouble::AnswersLost { .. } | Trouble::GitSlow | Trouble::GitLost => {
+            Trouble::AnswersLost { .. }
+            | Trouble::GitSlow
+            | Trouble::GitLost
+            | Trouble::MoveUnsaid { .. } => {
                 self.lasting.remove(&fault);
             }
             Trouble::Paused { slice } => self.person(slice, |record, signed| match record.verdict {
@@ -116,8 +123,16 @@ impl World<'_> {
 
     fn stop_agent(&mut self, n: usize, goes_on: bool) {
         self.leaves(n);
+        self.nodes[n].agent = false;
+        self.cut_all(n);
+        let stepping = std::mem::take(&mut self.nodes[n].rights.stepping);
+        for (sliver, stepping) in stepping {
+            if goes_on && self.nodes[n].draw.permille(500) {
+                let _ = self.do_step(n, &sliver, &stepping.step);
+            }
+        }
         let node = &mut self.nodes[n];
-        node.agent = false;
+        node.rights.forget();
         let Some(running) = node.run.take() else { return };
         for at in running.in_flight.keys() {
             let action: Action = running.run.plan().actions[*at].action.clone();
@@ -147,6 +162,7 @@ impl World<'_> {
             return self.start_agent(n);
         }
         self.nodes[n].off += 1;
+        self.nodes[n].life = self.nodes[n].life.wrapping_add(1);
         self.turn_off(n);
     }
 

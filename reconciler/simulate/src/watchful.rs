@@ -4,6 +4,7 @@
 use xeno_model::id::SliverId;
 use xeno_reconciler::change::{Cause, ChangeClass};
 use xeno_reconciler::rollout::{Aim, RolloutRecord, Verdict};
+use xeno_reconciler::tenure::Holder;
 
 use crate::board::Sorted;
 use crate::world::World;
@@ -102,33 +103,49 @@ impl World<'_> {
             ChangeClass::Reboot | ChangeClass::Replace => cause == Cause::Change,
             _ => false,
         };
-        let Ok(slice) = self.slices.binary_search(&sliver.slice) else {
-            return;
-        };
         if !rolled {
             return;
         }
+        let change = self.nodes[n]
+            .run
+            .as_ref()
+            .and_then(|running| running.run.plan().changes.get(sliver));
+        let why = change
+            .map(|change| format!("is disturbed: {:?}", change.reasons))
+            .unwrap_or_default();
+        self.needs_slot(n, sliver, &why);
+    }
+
+    /// Something is about to happen to a sliver that its rollout has to allow.
+    pub(crate) fn needs_slot(&mut self, n: usize, sliver: &SliverId, what: &str) {
+        let Ok(slice) = self.slices.binary_search(&sliver.slice) else {
+            return;
+        };
         let Some(record) = self.board.records.get(&slice).1 else {
             return self
                 .safety
-                .broken(format!("{sliver} is disturbed, and there is no rollout"));
+                .broken(format!("{sliver} {what}, and there is no rollout"));
         };
         let slotted = record.slots.get(&sliver.number) == Some(&self.nodes[n].name);
         let broken_already = record.failed.contains(&sliver.number);
         if !slotted && !broken_already {
             let node = &self.nodes[n];
-            let name = &node.name;
-            let change = node
-                .run
-                .as_ref()
-                .and_then(|running| running.run.plan().changes.get(sliver));
-            let why = change
-                .map(|change| format!("{:?}", change.reasons))
-                .unwrap_or_default();
             let follows = node.follows.get(sliver);
             self.safety.broken(format!(
-                "{name} disturbs {sliver} without a slot: {}; it follows {follows:?} of {}, {why}",
-                record.verdict, node.head
+                "{}: {sliver} {what}, without a slot: {}; it follows {follows:?} of {}",
+                node.name, record.verdict, node.head
+            ));
+        }
+    }
+
+    /// A sliver has another holder.
+    pub(crate) fn watch_holder(&mut self, sliver: &SliverId, now: &Holder) {
+        let last = self.safety.held.insert(sliver.clone(), now.epoch);
+        if last.is_some_and(|last| last > now.epoch) {
+            self.safety.broken(format!(
+                "{sliver}: its record falls from epoch {} to {}",
+                last.map_or(0, |last| last.0),
+                now.epoch.0
             ));
         }
     }

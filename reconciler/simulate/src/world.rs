@@ -5,18 +5,21 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use xeno_model::desired::{ByNode, DesiredFleet, DesiredSliver, HypervisorKind, Slice};
-use xeno_model::id::{Digest, NodeName, Revision, SliceName, SliverId, Timestamp};
+use xeno_model::id::{Digest, Epoch, NodeName, Revision, SliceName, SliverId, Timestamp};
 use xeno_model::normal::{boot_digest, rollout_revision};
 use xeno_reconciler::change::ChangeClass;
 use xeno_reconciler::rollout::{RolloutKey, Signed, begin};
+use xeno_reconciler::tenure::{BootId, Holder};
 
 use crate::board::{Ask, Board, Shared};
 use crate::draw::Draw;
 use crate::fault::Trouble;
 use crate::fleet::Commit;
+use crate::moves::{Link, Passing};
 use crate::node::Node;
 use crate::queue::Queue;
 use crate::reach::Reach;
+use crate::rights::{HolderAsk, movers};
 use crate::safety::{Broken, Safety};
 use crate::story::Story;
 use crate::trace::Trace;
@@ -64,6 +67,25 @@ pub(crate) enum Event {
     Asked(Box<Ask>),
     /// A node has the board's answer, or has given up waiting for it.
     Answered { node: usize, slice: usize, done: bool },
+    /// A change of a holder that was asked arrives at the board.
+    AskedHolder(Box<HolderAsk>),
+    /// A node hears that the holder of a sliver is another.
+    Hears { node: usize, sliver: SliverId },
+    /// A step about the right to run a sliver has ended.
+    Stepped {
+        node: usize,
+        sliver: SliverId,
+        number: u32,
+    },
+    /// Something comes to pass between the two ends of a move.
+    Passing { link: u64, what: Passing },
+    /// An end of a move hears that its line is gone.
+    HungUp {
+        node: usize,
+        link: u64,
+        sliver: SliverId,
+        why: String,
+    },
     /// A node reaches the board again.
     Arrives { node: usize, number: u64 },
     /// A lease runs out.
@@ -92,6 +114,18 @@ pub(crate) struct World<'a> {
     /// The slices that have slivers on each node, in any commit.
     pub(crate) slices_of: Vec<BTreeSet<usize>>,
     pub(crate) board: Board,
+    /// Slivers that change nodes, and the nodes that they come by.
+    pub(crate) movers: BTreeMap<SliverId, BTreeSet<usize>>,
+    /// The same by node.
+    pub(crate) movers_on: Vec<BTreeSet<SliverId>>,
+    /// Whose records each node reads, and by whom each is read: those that come by, and those that they wait for.
+    pub(crate) followed_by: Vec<BTreeSet<SliverId>>,
+    pub(crate) followers: BTreeMap<SliverId, BTreeSet<usize>>,
+    /// Moves under way, and how many there were.
+    pub(crate) links: BTreeMap<u64, Link>,
+    pub(crate) links_made: u64,
+    /// Slivers that have gone to another node.
+    pub(crate) moved: BTreeSet<SliverId>,
     /// What never becomes healthy: which sliver, booted as what.
     pub(crate) bad: BTreeSet<(SliverId, Digest)>,
     /// Faults of the whole fleet that last.
@@ -167,7 +201,39 @@ impl<'a> World<'a> {
                 }
             }
         }
+        let movers = movers(commits.iter().copied(), &by_name);
+        let mut movers_on = vec![BTreeSet::new(); names.len()];
+        for (sliver, on) in &movers {
+            for n in on {
+                movers_on[*n].insert(sliver.clone());
+            }
+        }
+        let mut followed_by = movers_on.clone();
+        for turns in commits.iter().map(|commit| &commit.fleet.turns) {
+            for name in turns
+                .slivers()
+                .flat_map(|sliver| turns.way(sliver))
+                .collect::<BTreeSet<_>>()
+            {
+                if let Some(n) = by_name.get(name) {
+                    followed_by[*n].extend(turns.watched(name));
+                }
+            }
+        }
+        let mut followers: BTreeMap<SliverId, BTreeSet<usize>> = BTreeMap::new();
+        for (n, slivers) in followed_by.iter().enumerate() {
+            for sliver in slivers {
+                followers.entry(sliver.clone()).or_default().insert(n);
+            }
+        }
         let mut world = Self {
+            movers,
+            movers_on,
+            followed_by,
+            followers,
+            links: BTreeMap::new(),
+            links_made: 0,
+            moved: BTreeSet::new(),
             story,
             now: 0,
             queue: Queue::default(),
@@ -217,8 +283,22 @@ impl<'a> World<'a> {
             .values()
             .flat_map(|slice| slice.slivers.values());
         for (node, sliver) in placed {
-            if let Some(n) = self.by_name.get(node) {
-                self.trace.begin.push((*n, sliver.id.clone()));
+            let Some(n) = self.by_name.get(node) else { continue };
+            self.trace.begin.push((*n, sliver.id.clone()));
+            if self.movers.contains_key(&sliver.id) {
+                let holder = Holder {
+                    node: Some(node.clone()),
+                    boot: BootId::default(),
+                    epoch: Epoch(1),
+                    memory: None,
+                };
+                let board = &mut self.board;
+                board.holders.put_if(0, sliver.id.clone(), holder, &mut board.at);
+            }
+        }
+        for n in 0..self.nodes.len() {
+            for sliver in self.followed_by[n].clone() {
+                self.read_record(n, &sliver);
             }
         }
         for (at, (when, _)) in self.story.pushes.iter().enumerate() {
@@ -314,6 +394,16 @@ impl<'a> World<'a> {
             Event::Say(node) => self.say(node),
             Event::Asked(ask) => self.asked_board(&ask),
             Event::Answered { node, slice, done } => self.answered(node, slice, done),
+            Event::AskedHolder(ask) => self.asked_holder(&ask),
+            Event::Hears { node, sliver } => self.hears(node, &sliver),
+            Event::Stepped { node, sliver, number } => self.stepped(node, &sliver, number),
+            Event::Passing { link, what } => self.passing(link, what),
+            Event::HungUp {
+                node,
+                link,
+                sliver,
+                why,
+            } => self.hung_up(node, link, &sliver, &why),
             Event::Arrives { node, number } => self.arrives(node, number),
             Event::LeaseEnds { node, number } => self.lease_ends(node, number),
             Event::Turn(node) => self.turn(node),

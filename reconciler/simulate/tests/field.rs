@@ -75,7 +75,6 @@ fn patched(before: DesiredFleet, times: u64) -> Story {
     }
     Story {
         seed: 1,
-        left_out: 0,
         before: commit(0, before),
         pushes,
         faults: Vec::new(),

@@ -44,7 +44,7 @@ impl MoveLayers for ScriptedNode {
                     "{sliver} is being served: park it first"
                 )));
             }
-            state.round_of(sliver, last)
+            state.round_of(sliver, last).bytes()
         };
         pipe.set_nonblocking(true).map_err(broken)?;
         let mut sent = 0;
@@ -79,7 +79,7 @@ impl MoveLayers for ScriptedNode {
         pipe.set_nonblocking(true).map_err(broken)?;
         let (mut round, mut chunk) = (Vec::new(), [0; 4096]);
         let came = loop {
-            if let Some(came) = Came::read(&round) {
+            if let Some(came) = LayersRound::read(&round) {
                 break came;
             }
             match read_some(&mut pipe, &mut chunk).await? {
@@ -94,6 +94,61 @@ impl MoveLayers for ScriptedNode {
                 return Err(PortError::never("what comes are no layers"));
             }
         };
+        self.put_in_place(sliver, &came).await?;
+        pipe.write_all(&[IN_PLACE]).map_err(broken)
+    }
+}
+
+async fn read_some(pipe: &mut Pipe, chunk: &mut [u8]) -> PortResult<usize> {
+    loop {
+        match pipe.read(chunk) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => next_turn().await,
+            read => return read.map_err(broken),
+        }
+    }
+}
+
+/// A round of writable layers between two nodes: what they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayersRound {
+    last: bool,
+    epoch: Epoch,
+    written: u64,
+    bytes: u64,
+    mark: Digest,
+}
+
+/// The same as the port does, for whoever has many nodes in one thread and hands over at once what goes through a pipe
+/// elsewhere.
+impl ScriptedNode {
+    /// What there is to send of the layers of a sliver; `None`: there are none.
+    ///
+    /// # Errors
+    /// A last round of layers that are in use, or it is scripted so.
+    pub async fn round_of_layers(&self, sliver: &SliverId, last: bool) -> PortResult<Option<LayersRound>> {
+        let round = {
+            let mut state = self.state();
+            let storage = state.storage(sliver);
+            if !storage.on_disk {
+                return Ok(None);
+            }
+            if last && storage.exported && !storage.parked {
+                return Err(PortError::never(format!(
+                    "{sliver} is being served: park it first"
+                )));
+            }
+            state.round_of(sliver, last)
+        };
+        let verb = if last { "send-last" } else { "send" };
+        self.call(verb, &sliver.to_string(), |_| ()).await?;
+        Ok(Some(round))
+    }
+
+    /// Puts a round of layers in its place.
+    ///
+    /// # Errors
+    /// Layers of the sliver are open here, or newer, or it is scripted so.
+    pub async fn put_in_place(&self, sliver: &SliverId, came: &LayersRound) -> PortResult<()> {
         let effect = |state: &mut State| {
             if state.storage(sliver).open.is_some() {
                 return state.refuse(PortError::later(format!("layers of {sliver} are open here")));
@@ -110,30 +165,24 @@ impl MoveLayers for ScriptedNode {
             }
         };
         let verb = if came.last { "receive-last" } else { "receive" };
-        self.call(verb, &sliver.to_string(), effect).await?;
-        pipe.write_all(&[IN_PLACE]).map_err(broken)
+        self.call(verb, &sliver.to_string(), effect).await
     }
 }
 
-async fn read_some(pipe: &mut Pipe, chunk: &mut [u8]) -> PortResult<usize> {
-    loop {
-        match pipe.read(chunk) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => next_turn().await,
-            read => return read.map_err(broken),
-        }
+impl LayersRound {
+    fn bytes(&self) -> Vec<u8> {
+        let Self {
+            last,
+            epoch,
+            written,
+            bytes,
+            mark,
+        } = self;
+        let mut round = format!("{last} {} {written} {bytes} {mark}\n", epoch.0).into_bytes();
+        round.resize(ROUND_LEN[usize::from(*last)], b'.');
+        round
     }
-}
 
-/// What a round begins with.
-struct Came {
-    last: bool,
-    epoch: Epoch,
-    written: u64,
-    bytes: u64,
-    mark: Digest,
-}
-
-impl Came {
     /// `None` until it is whole.
     fn read(round: &[u8]) -> Option<Self> {
         let end = round.iter().position(|byte| *byte == b'\n')?;
@@ -151,15 +200,16 @@ impl Came {
 }
 
 impl State {
-    fn round_of(&mut self, sliver: &SliverId, last: bool) -> Vec<u8> {
+    fn round_of(&mut self, sliver: &SliverId, last: bool) -> LayersRound {
         let written = self.written.get(sliver).copied().unwrap_or_default();
         let opened = self.moves.epochs.get(sliver).copied();
         let storage = self.storage(sliver);
-        let epoch = storage.open.or(opened).unwrap_or(Epoch(0)).0;
-        let mark = storage.mark.unwrap_or(Digest([0; 32]));
-        let bytes = storage.bytes;
-        let mut round = format!("{last} {epoch} {written} {bytes} {mark}\n").into_bytes();
-        round.resize(ROUND_LEN[usize::from(last)], b'.');
-        round
+        LayersRound {
+            last,
+            epoch: storage.open.or(opened).unwrap_or(Epoch(0)),
+            written,
+            bytes: storage.bytes,
+            mark: storage.mark.unwrap_or(Digest([0; 32])),
+        }
     }
 }

@@ -80,7 +80,7 @@ impl MoveMemory for ScriptedNode {
                 other => return Err(PortError::later(format!("{sliver} cannot leave: {other:?}"))),
             }
             state.moves.leaving.insert(sliver.clone(), false);
-            state.memory_of(sliver)
+            state.memory_of(sliver).bytes()
         };
         let leaving = Leaving { node: self, sliver };
         let turn = departure.bandwidth.map_or(TURN_LEN, |bytes| {
@@ -99,15 +99,8 @@ impl MoveMemory for ScriptedNode {
             next_turn().await;
         }
         drop(out);
-        let effect = |state: &mut State| match state.domains.ours.get_mut(sliver) {
-            Some(domain) if domain.state == DomainState::Running => {
-                domain.state = kept;
-                domain.publish.clear();
-            }
-            _ => state.refuse(PortError::later(format!("{sliver} has ended"))),
-        };
         leaving.goes_on()?;
-        self.call("depart", &sliver.to_string(), effect).await
+        self.stand_still(sliver, departure.epoch).await
     }
 
     async fn call_off(&self, sliver: &SliverId) -> PortResult<()> {
@@ -121,23 +114,7 @@ impl MoveMemory for ScriptedNode {
 
     async fn arrive(&self, spec: &DomainSpec, migration: MigrationId, mut from: Pipe) -> PortResult<()> {
         let sliver = &spec.sliver;
-        {
-            let mut state = self.state();
-            if state.has_domain(sliver) || state.domains.images.contains_key(sliver) {
-                return Err(PortError::never(format!("{sliver} has something here already")));
-            }
-            let copy = ObservedDomain {
-                uuid: spec.uuid,
-                state: DomainState::Copy { migration },
-                booted: spec.boot,
-                memory_mib: spec.memory_mib,
-                memory_max_mib: spec.memory_max_mib,
-                vcpus: spec.vcpus,
-                limits: Limits::default(),
-                publish: Vec::new(),
-            };
-            state.domains.ours.insert(sliver.clone(), copy);
-        }
+        self.expect_copy(spec, migration)?;
         let arriving = Arriving { node: self, sliver };
         from.set_nonblocking(true).map_err(broken)?;
         let (mut memory, mut chunk) = (Vec::new(), [0; 4096]);
@@ -153,25 +130,9 @@ impl MoveMemory for ScriptedNode {
                 Err(error) => return Err(broken(error)),
             }
         }
-        let (life, came) = Came::read(&memory)
+        let memory = GuestMemory::read(&memory)
             .ok_or_else(|| PortError::later(format!("the memory of {sliver} did not come to its end")))?;
-        if came.uuid != spec.uuid || came.boot != spec.boot || came.vcpus != spec.vcpus {
-            return Err(PortError::never(format!(
-                "what comes for {sliver} is another guest"
-            )));
-        }
-        let effect = |state: &mut State| {
-            let Some(copy) = state.domains.ours.get_mut(sliver) else {
-                return state.refuse(PortError::later(format!("the copy of {sliver} has ended")));
-            };
-            (copy.memory_mib, copy.memory_max_mib) = (came.memory_mib, came.memory_max_mib);
-            state.moves.whole.insert(sliver.clone());
-            state.moves.lives.insert(sliver.clone(), life);
-        };
-        let arrived = self.call("arrive", &sliver.to_string(), effect).await;
-        if arrived.is_err() {
-            self.state().moves.whole.remove(sliver);
-        }
+        let arrived = self.complete(spec, &memory).await;
         drop(arriving);
         arrived
     }
@@ -253,15 +214,14 @@ struct Arriving<'a> {
 
 impl Drop for Arriving<'_> {
     fn drop(&mut self) {
-        let mut state = self.node.state();
-        if !state.moves.whole.contains(self.sliver) {
-            state.domains.ours.remove(self.sliver);
-        }
+        self.node.drop_copy(self.sliver);
     }
 }
 
-/// What a guest's memory begins with.
-struct Came {
+/// A guest's memory between two nodes: who it is, and what it remembers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestMemory {
+    life: Life,
     uuid: DomainUuid,
     boot: Digest,
     memory_mib: u64,
@@ -269,8 +229,106 @@ struct Came {
     vcpus: u32,
 }
 
-impl Came {
-    fn read(memory: &[u8]) -> Option<(Life, Self)> {
+/// The same as the port does, for whoever has many nodes in one thread and hands over at once what goes through a pipe
+/// elsewhere.
+impl ScriptedNode {
+    /// Makes room for a copy that is about to come.
+    ///
+    /// # Errors
+    /// Something of the sliver is here.
+    pub fn expect_copy(&self, spec: &DomainSpec, migration: MigrationId) -> PortResult<()> {
+        let sliver = &spec.sliver;
+        let mut state = self.state();
+        if state.has_domain(sliver) || state.domains.images.contains_key(sliver) {
+            return Err(PortError::never(format!("{sliver} has something here already")));
+        }
+        let copy = ObservedDomain {
+            uuid: spec.uuid,
+            state: DomainState::Copy { migration },
+            booted: spec.boot,
+            memory_mib: spec.memory_mib,
+            memory_max_mib: spec.memory_max_mib,
+            vcpus: spec.vcpus,
+            limits: Limits::default(),
+            publish: Vec::new(),
+        };
+        state.domains.ours.insert(sliver.clone(), copy);
+        Ok(())
+    }
+
+    /// Ends a copy that did not become whole.
+    pub fn drop_copy(&self, sliver: &SliverId) {
+        let mut state = self.state();
+        let copy = matches!(state.does(sliver), Some(DomainState::Copy { .. }));
+        if copy && !state.moves.whole.contains(sliver) {
+            state.domains.ours.remove(sliver);
+        }
+    }
+
+    /// The memory of a guest, as it is now.
+    #[must_use]
+    pub fn memory(&self, sliver: &SliverId) -> GuestMemory {
+        self.state().memory_of(sliver)
+    }
+
+    /// Has a running guest stand still, all of its memory sent.
+    ///
+    /// # Errors
+    /// It does not run, or it is scripted so.
+    pub async fn stand_still(&self, sliver: &SliverId, epoch: Epoch) -> PortResult<()> {
+        let effect = |state: &mut State| match state.domains.ours.get_mut(sliver) {
+            Some(domain) if domain.state == DomainState::Running => {
+                domain.state = DomainState::Kept { epoch };
+                domain.publish.clear();
+            }
+            _ => state.refuse(PortError::later(format!("{sliver} has ended"))),
+        };
+        self.call("depart", &sliver.to_string(), effect).await
+    }
+
+    /// Has the copy that is expected be whole.
+    ///
+    /// # Errors
+    /// None is expected, or it is of another guest, or it is scripted so.
+    pub async fn complete(&self, spec: &DomainSpec, memory: &GuestMemory) -> PortResult<()> {
+        let sliver = &spec.sliver;
+        if memory.uuid != spec.uuid || memory.boot != spec.boot || memory.vcpus != spec.vcpus {
+            return Err(PortError::never(format!(
+                "what comes for {sliver} is another guest"
+            )));
+        }
+        let effect = |state: &mut State| {
+            let Some(copy) = state.domains.ours.get_mut(sliver) else {
+                return state.refuse(PortError::later(format!("the copy of {sliver} has ended")));
+            };
+            (copy.memory_mib, copy.memory_max_mib) = (memory.memory_mib, memory.memory_max_mib);
+            state.moves.whole.insert(sliver.clone());
+            state.moves.lives.insert(sliver.clone(), memory.life);
+        };
+        let arrived = self.call("arrive", &sliver.to_string(), effect).await;
+        if arrived.is_err() {
+            self.state().moves.whole.remove(sliver);
+        }
+        arrived
+    }
+}
+
+impl GuestMemory {
+    fn bytes(&self) -> Vec<u8> {
+        let Self {
+            life: Life { boot: boots, beats },
+            uuid,
+            boot,
+            memory_mib,
+            memory_max_mib,
+            vcpus,
+        } = self;
+        let mut memory = format!("{boots} {beats} {uuid} {boot} {memory_mib} {memory_max_mib} {vcpus}\n");
+        memory.extend(std::iter::repeat_n('.', MEMORY_LEN - memory.len()));
+        memory.into_bytes()
+    }
+
+    fn read(memory: &[u8]) -> Option<Self> {
         let end = memory.iter().position(|byte| *byte == b'\n')?;
         let line = std::str::from_utf8(&memory[..end]).ok()?;
         let mut words = line.split(' ');
@@ -279,13 +337,14 @@ impl Came {
             beats: words.next()?.parse().ok()?,
         };
         let came = Self {
+            life,
             uuid: DomainUuid::parse(words.next()?).ok()?,
             boot: Digest::parse(words.next()?).ok()?,
             memory_mib: words.next()?.parse().ok()?,
             memory_max_mib: words.next()?.parse().ok()?,
             vcpus: words.next()?.parse().ok()?,
         };
-        (memory.len() == MEMORY_LEN).then_some((life, came))
+        (memory.len() == MEMORY_LEN).then_some(came)
     }
 }
 
@@ -298,22 +357,17 @@ impl State {
         self.refused.get_or_insert(error);
     }
 
-    fn memory_of(&self, sliver: &SliverId) -> Vec<u8> {
-        let life = self.moves.lives.get(sliver);
-        let (boot, beats) = life.map_or((0, 0), |life| (life.boot, life.beats));
-        let mut memory = self.domains.ours.get(sliver).map_or_else(String::new, |domain| {
-            let ObservedDomain {
-                uuid,
-                booted,
-                memory_mib,
-                memory_max_mib,
-                vcpus,
-                ..
-            } = domain;
-            format!("{boot} {beats} {uuid} {booted} {memory_mib} {memory_max_mib} {vcpus}\n")
-        });
-        memory.extend(std::iter::repeat_n('.', MEMORY_LEN - memory.len()));
-        memory.into_bytes()
+    fn memory_of(&self, sliver: &SliverId) -> GuestMemory {
+        let life = self.moves.lives.get(sliver).copied();
+        let domain = self.domains.ours.get(sliver);
+        GuestMemory {
+            life: life.unwrap_or(Life { boot: 0, beats: 0 }),
+            uuid: domain.map_or(DomainUuid([0; 16]), |domain| domain.uuid),
+            boot: domain.map_or(Digest([0; 32]), |domain| domain.booted),
+            memory_mib: domain.map_or(0, |domain| domain.memory_mib),
+            memory_max_mib: domain.map_or(0, |domain| domain.memory_max_mib),
+            vcpus: domain.map_or(0, |domain| domain.vcpus),
+        }
     }
 
     fn set_going(&mut self, verb: &'static str, sliver: &SliverId, tuning: &Tuning) {

@@ -13,10 +13,10 @@ use xeno_reconciler::check;
 use xeno_reconciler::plan::{self, Basis, Plan, PlanInput};
 use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_reconciler::record::{Settlement, settlements};
+use xeno_reconciler::tenure::Leave;
 use xeno_state::record::EventKind;
 use xeno_state::time::NodeTime;
 
-use super::rights::Verdict;
 use super::{Agent, Stage};
 use crate::health;
 
@@ -89,10 +89,10 @@ where
         let mut epochs = BTreeMap::new();
         for (sliver, verdict) in self.verdicts(observed) {
             match verdict {
-                Verdict::Held(epoch) => {
+                Leave::Held(epoch) => {
                     epochs.insert(sliver, epoch);
                 }
-                Verdict::Not(reason) => {
+                Leave::Not(reason) => {
                     held.insert(sliver, reason);
                 }
             }

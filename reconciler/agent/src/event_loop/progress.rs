@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use xeno_model::desired::DesiredNode;
 use xeno_model::id::{SliverId, Timestamp};
 use xeno_reconciler::action::{Action, ActionKey};
-use xeno_reconciler::exec::{ActionState, Outcome, Run};
+use xeno_reconciler::exec::{Outcome, Run};
 use xeno_reconciler::ports::Retry;
 use xeno_reconciler::record::Settlement;
 
@@ -92,18 +92,6 @@ impl Progress {
             (!matches!(action, Action::AwaitHealthy { .. })).then(|| (sliver, one.key.clone()))
         };
         self.in_flight.values().filter_map(one).collect()
-    }
-
-    /// Whether this run has begun, or is to begin, anything that changes a sliver.
-    pub(super) fn concerns(&self, sliver: &SliverId) -> bool {
-        self.run.actions().any(|(planned, state)| {
-            let of = planned.action.sliver().map(SliverId::itself);
-            let open = matches!(
-                state,
-                ActionState::Waiting | ActionState::InFlight | ActionState::Pausing { .. }
-            );
-            open && of.as_ref() == Some(sliver) && !matches!(planned.action, Action::AwaitHealthy { .. })
-        })
     }
 
     /// Goes on without those that are late: they end by themselves, and count no more in this run.

@@ -14,13 +14,14 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Duration, Instant};
-use xeno_model::id::{Digest, Epoch, MigrationId, NodeName, SliverId};
+use xeno_model::id::{MigrationId, NodeName, SliverId};
 use xeno_model::observed::ObservedNode;
 use xeno_reconciler::change::Reason;
 use xeno_reconciler::exec::RetryPolicy;
 use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_reconciler::tenure::{
-    BootId, Disk, Guest, Leaving, Next, Place, Record, Session, Step, View, Why, next,
+    BootId, Facets, Guest, Leave, Leaving, Next, Place, Record, Session, Step, Why, has_forgotten,
+    is_the_planners, leave, next,
 };
 use xeno_state::record::EventKind;
 
@@ -67,25 +68,6 @@ pub(crate) struct Rights {
     staged: turns::Staged,
 }
 
-/// What is known of a sliver here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Facets {
-    guest: Guest,
-    disk: Disk,
-    /// Its domain's name: that of the sliver, or of its second berth.
-    embodiment: SliverId,
-    /// What its domain was started as.
-    booted: Option<Digest>,
-    /// Whether its memory is stored here.
-    image: bool,
-    /// Whether layers of it lie here, closed or not.
-    on_disk: bool,
-    /// Whether layers of it were set aside here.
-    set_aside: bool,
-    /// Whether memory can be moved.
-    movable: bool,
-}
-
 /// A move under way.
 struct Open {
     migration: MigrationId,
@@ -126,15 +108,6 @@ struct Pause {
     why: String,
     /// Where the sliver was to go, where that is what failed.
     to: Option<NodeName>,
-}
-
-/// What the planner may do with a sliver.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// All it wants, under this epoch.
-    Held(Epoch),
-    /// Nothing.
-    Not(Reason),
 }
 
 /// Something that happened to the rights of slivers.
@@ -322,12 +295,12 @@ where
             .follow(concerned.iter().cloned().chain(watched).collect());
         let seen = concerned
             .iter()
-            .filter_map(|sliver| Some((sliver.clone(), views::facets(sliver, observed)?)));
+            .filter_map(|sliver| Some((sliver.clone(), Facets::of(sliver, observed)?)));
         rights.note(number, seen.collect());
     }
 
     /// What the planner may do with each sliver that concerns this node; nothing where there is no board to ask.
-    pub(super) fn verdicts(&self, observed: &ObservedNode) -> BTreeMap<SliverId, Verdict> {
+    pub(super) fn verdicts(&self, observed: &ObservedNode) -> BTreeMap<SliverId, Leave> {
         let Some(rights) = &self.rights else {
             return BTreeMap::new();
         };
@@ -341,10 +314,10 @@ where
             .collect()
     }
 
-    fn verdict(&self, rights: &Rights, sliver: &SliverId) -> Verdict {
-        let changes = |what: String| Verdict::Not(Reason::RightChanges { what });
+    fn verdict(&self, rights: &Rights, sliver: &SliverId) -> Leave {
+        let changes = |what: String| Leave::Not(Reason::RightChanges { what });
         if let Some(step) = rights.stepping.get(sliver) {
-            return changes(steps::says(step));
+            return changes(step.to_string());
         }
         if rights.fresh_from.contains_key(sliver) {
             return changes("what was done a moment ago is being looked at".to_owned());
@@ -352,8 +325,8 @@ where
         let Some(view) = self.view(rights, sliver) else {
             // The planner says itself what it cannot see.
             return match rights.fleet.member.record(sliver) {
-                Record::Is(holder) if holder.is(&self.settings.node) => Verdict::Held(holder.epoch),
-                Record::Is(_) | Record::Absent | Record::Unknown => Verdict::Not(Reason::RightUnknown {
+                Record::Is(holder) if holder.is(&self.settings.node) => Leave::Held(holder.epoch),
+                Record::Is(_) | Record::Absent | Record::Unknown => Leave::Not(Reason::RightUnknown {
                     why: "what is here of it could not be seen".to_owned(),
                 }),
             };
@@ -361,7 +334,7 @@ where
         if let Some(pause) = rights.paused(sliver)
             && let Some(to) = &pause.to
         {
-            return Verdict::Not(Reason::MoveFailed {
+            return Leave::Not(Reason::MoveFailed {
                 to: to.clone(),
                 why: pause.why.clone(),
                 until: self.wall_at(pause.until),
@@ -370,49 +343,19 @@ where
         if let Some(open) = rights.sessions.get(sliver) {
             return changes(open.says());
         }
-        let epoch = match &view.record {
-            Record::Is(holder) => holder.epoch,
-            Record::Absent | Record::Unknown => view.journal.began.unwrap_or_default(),
-        };
-        let said = rights.fleet.member.record(sliver);
         let unread = || {
-            if views::has_forgotten(&said, view.journal) {
-                return Verdict::Not(Reason::RightUnknown {
-                    why: "the board says less of it than it has said before, as if it had been put back to an earlier day; \
-                          see docs/operations.md"
-                        .to_owned(),
-                });
+            let said = rights.fleet.member.record(sliver);
+            if has_forgotten(&said, view.journal) {
+                return "the board says less of it than it has said before, as if it had been put back to an earlier day; \
+                        see docs/operations.md"
+                    .to_owned();
             }
-            Verdict::Not(Reason::RightUnknown {
-                why: rights.fleet.member.standing().failure.unwrap_or_else(|| {
-                    "its record on the board has not been read since the agent started".to_owned()
-                }),
+            rights.fleet.member.standing().failure.unwrap_or_else(|| {
+                "its record on the board has not been read since the agent started".to_owned()
             })
         };
-        match next(&view) {
-            Next::Run { epoch } => Verdict::Held(epoch),
-            // What is to go elsewhere is removed by nobody, and what is to go away only by one who knows that it may.
-            Next::Wait(Why::Settled) => match &view.place {
-                Place::At(to) => changes(format!("it is to go to {to}")),
-                Place::Nowhere if view.record == Record::Unknown => unread(),
-                Place::Here | Place::Nowhere => Verdict::Held(epoch),
-            },
-            Next::Do(step) if is_the_planners(&view, &step) => Verdict::Held(epoch),
-            Next::Do(Step::Depart { to }) => changes(format!("it is to go to {to}")),
-            Next::Do(step) => match rights.paused(sliver) {
-                Some(pause) => changes(format!("{}: {}; tried again soon", steps::says(&step), pause.why)),
-                None => changes(steps::says(&step)),
-            },
-            Next::Wait(Why::HeldBy(by) | Why::Unfenced(by)) => Verdict::Not(Reason::HeldElsewhere { by }),
-            Next::Wait(Why::Outcome(by)) => changes(format!(
-                "{by} has the right to run it, and has not said yet whether it goes on there"
-            )),
-            Next::Wait(Why::Board | Why::Lease) => unread(),
-            Next::Wait(Why::Underway) => changes("it is being moved".to_owned()),
-            Next::Wait(Why::Vacant) => Verdict::Not(Reason::RightUnknown {
-                why: "nobody has it, and it is not wanted here".to_owned(),
-            }),
-        }
+        let paused = rights.paused(sliver).map(|pause| pause.why.as_str());
+        leave(&view, paused, unread)
     }
 
     /// Takes every step that is due.
@@ -451,7 +394,7 @@ where
                 return;
             }
             if let Stage::Running(progress) = &self.stage
-                && progress.concerns(sliver)
+                && progress.run.concerns(sliver)
             {
                 // What is under way ends first; nothing more of it is begun.
                 return self.supersede().await;
@@ -607,15 +550,6 @@ where
         let after = at.saturating_duration_since(Instant::now());
         xeno_model::id::Timestamp(self.clock.now().0.saturating_add(crate::clock::millis(after)))
     }
-}
-
-/// Whether a step mends the storage below a guest that runs where it should: that is the planner's, which knows how. Below one
-/// that is to go it is done here, since the planner leaves that alone.
-fn is_the_planners(view: &View<'_>, step: &Step) -> bool {
-    matches!(step, Step::Serve { .. })
-        && view.guest == Guest::Running
-        && view.place == Place::Here
-        && !matches!(view.disk, Disk::Parked { .. })
 }
 
 impl Open {

@@ -19,12 +19,10 @@ use tokio::time::{Duration, Instant, sleep_until};
 use xeno_model::desired::{DesiredNode, DesiredSliver, Rollout};
 use xeno_model::id::{Digest, NodeName, Revision, SliceName, SliverId};
 use xeno_model::normal::{rollout_digest, rollout_revision};
-use xeno_model::observed::HealthVerdict;
-use xeno_reconciler::change::{ChangeClass, Reason};
 use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_reconciler::rollout::{
     Aim, Condition, Decision, Outside, Own, Placed, Proposal, RolloutKey, RolloutRecord, Runs, Signed,
-    SliverSummary, Step, Tally, Wanted, Waves, Witness, begin, decide, step, wanted,
+    SliverSummary, Step, Tally, Wanted, Waves, Witness, begin, condition, decide, step, wanted,
 };
 use xeno_state::board::pace::Pace;
 use xeno_state::record::{EventKind, Stand};
@@ -563,22 +561,9 @@ where
         if stale {
             return Condition::Changing;
         }
-        if let Some(back_off) = self.memory.backing_off.get(sliver) {
-            let why = format!("{}: {}", back_off.action, back_off.why);
-            return Condition::Failed { why };
-        }
-        let Some(change) = self.plan.as_ref().and_then(|plan| plan.changes.get(sliver)) else {
-            return Condition::Changing;
-        };
-        let waits = |reason: &Reason| matches!(reason, Reason::RolloutWaits { .. });
-        let kept = match change.class {
-            ChangeClass::Keep => true,
-            ChangeClass::Wait => !change.reasons.is_empty() && change.reasons.iter().all(waits),
-            _ => false,
-        };
-        if !kept {
-            return Condition::Changing;
-        }
+        let back_off = self.memory.backing_off.get(sliver);
+        let failure = back_off.map(|back_off| format!("{}: {}", back_off.action, back_off.why));
+        let change = self.plan.as_ref().and_then(|plan| plan.changes.get(sliver));
         let embodiment = self
             .observed
             .as_ref()
@@ -587,13 +572,7 @@ where
                 || sliver.clone(),
                 |domains| xeno_reconciler::serving(domains, sliver),
             );
-        match self.health_seen.get(&embodiment) {
-            None | Some(HealthVerdict::Healthy) => Condition::Healthy,
-            Some(HealthVerdict::Starting) => Condition::Changing,
-            Some(HealthVerdict::Unhealthy { why }) => Condition::Failed {
-                why: format!("its health check fails: {why}"),
-            },
-        }
+        condition(failure, change, self.health_seen.get(&embodiment))
     }
 
     /// What the board says of a slice, with what this node knows better of its own.

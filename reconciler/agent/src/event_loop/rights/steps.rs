@@ -6,13 +6,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, timeout};
 use xeno_model::desired::{DesiredSliver, MigrationPolicy, WritableKind};
 use xeno_model::id::{Epoch, MigrationId, NodeName, SliverId};
-use xeno_model::normal::{boot_digest, stack_digest};
+use xeno_model::normal::boot_digest;
 use xeno_reconciler::change::AppliedSliver;
-use xeno_reconciler::ports::{Departure, MountSpec, MoveLayers, MoveMemory, PortResult, Tuning};
-use xeno_reconciler::tenure::{Act, Disk, Guest, Journal, Leaving, Place, Record, Step};
+use xeno_reconciler::ports::{Departure, MoveLayers, MoveMemory, PortResult, Tuning};
+use xeno_reconciler::tenure::{
+    Act, Disk, Guest, Host, Journal, Leaving, Offer, Place, Record, Step, Taking, close, place, serve,
+};
 use xeno_state::record::EventKind;
 
-use super::{Agent, End, Open, Rights, Stepped, views};
+use super::{Agent, End, Open, Rights, Stepped};
 use crate::crash;
 use crate::fleet::arriving::{Arrive, Stream, arrive};
 use crate::fleet::leaving::{Command, Leave, Traffic, leave};
@@ -22,32 +24,6 @@ use crate::fleet::{Call, News, Teller};
 
 /// Orders to the task of a move that may wait; there is one at a time.
 const COMMANDS_MAX: usize = 4;
-
-/// What a step does, for people.
-pub(super) fn says(step: &Step) -> String {
-    match step {
-        Step::Swap { act, .. } => match act {
-            Act::Claim => "the right to run it is being taken",
-            Act::HandOver => "the right to run it is being handed over",
-            Act::TakeBack => "the right to run it is being taken back",
-            Act::HandBack => "the right to run it is being handed back",
-            Act::Settle => "it is being said that it goes on here",
-            Act::TakeOver => "the right to run it is being taken over",
-        },
-        Step::Note(_) => "it is being written down",
-        Step::Serve { .. } => "its root file system is being taken into service",
-        Step::Park => "its calls are being held still",
-        Step::Close => "its writable layers are being closed",
-        Step::Travel => "the rest of its writable layers goes over",
-        Step::Depart { .. } => "it is about to go",
-        Step::PassReady | Step::PassGo { .. } => "the other node is being told",
-        Step::CallOff | Step::LetGo => "its move is being ended",
-        Step::Wake => "it is being let go on here",
-        Step::Clear => "the copy is being let run",
-        Step::Destroy => "what has no right to run is being ended",
-    }
-    .to_owned()
-}
 
 /// What a laboratory calls a step.
 fn word(step: &Step) -> &'static str {
@@ -311,7 +287,7 @@ where
         rights.stepping.remove(&sliver);
         rights.fresh_from.insert(sliver.clone(), self.looks_begun + 1);
         if let Err(why) = result {
-            let text = format!("{sliver}: {} failed: {why}", says(&step));
+            let text = format!("{sliver}: {} failed: {why}", step);
             tracing::warn!("{text}");
             if matches!(step, Step::Travel)
                 && let Some(open) = rights.sessions.get_mut(&sliver)
@@ -516,7 +492,7 @@ where
         mut wire: Wire,
     ) {
         let taken = self.takes(&from, &sliver, (memory, booted.as_deref())).await;
-        let (takes_memory, leftovers) = match taken {
+        let taking = match taken {
             Ok(taken) => taken,
             Err(why) => {
                 tokio::spawn(async move { say(&mut wire, &Reply::Refused { why }).await });
@@ -540,10 +516,10 @@ where
         let coming = Arrive {
             sliver: sliver.clone(),
             migration,
-            memory: takes_memory,
+            memory: taking.memory,
             boot: rights.boot,
             desired: Arc::clone(desired),
-            leftovers,
+            leftovers: taking.leftovers,
         };
         let ports = Arc::clone(&self.ports);
         let task = tokio::spawn(async move {
@@ -599,50 +575,42 @@ where
         from: &NodeName,
         sliver: &SliverId,
         (memory, booted): (bool, Option<&str>),
-    ) -> Result<(bool, bool), String> {
+    ) -> Result<Taking, String> {
         let me = &self.settings.node;
-        let desired = self
-            .desired
-            .as_ref()
-            .filter(|_| views::place(self.desired.as_deref(), sliver) == Place::Here);
-        let desired =
-            desired.ok_or_else(|| format!("{me} has read no commit yet that places {sliver} there"))?;
-        let wanted = desired.slivers.get(sliver).ok_or("it is not wanted there")?;
-        let boots_as = boot_digest(wanted);
-        let runs = wanted.state == xeno_model::desired::SliverState::Running;
         let rights = self.rights.as_ref().ok_or("it is no member of a fleet")?;
-        self.has_room(rights, desired, sliver)?;
-        let fits = booted
-            .map(digest)
-            .transpose()?
-            .is_some_and(|booted| booted == boots_as);
         if rights.sessions.contains_key(sliver) || rights.stepping.contains_key(sliver) {
             return Err(format!("{me} is busy with {sliver}"));
         }
-        let facets = rights
-            .facets
-            .get(sliver)
-            .ok_or_else(|| format!("{me} cannot see what it has of {sliver}"))?;
-        if facets.guest != Guest::Absent || facets.disk != Disk::Closed || facets.image {
-            return Err(format!("something of {sliver} is still on {me}"));
-        }
-        let (movable, leftovers) = (facets.movable, facets.set_aside);
+        let host = Host {
+            me,
+            desired: self.desired.as_deref(),
+            observed: self.observed.as_ref(),
+        };
+        let offer = Offer {
+            memory,
+            booted: booted.map(digest).transpose()?,
+        };
+        let coming = |of: &SliverId| {
+            let mine = || matches!(rights.fleet.member.record(of), Record::Is(holder) if holder.is(me));
+            rights.sessions.contains_key(of) || mine()
+        };
+        let waits = self.waits_for_rollout(sliver);
+        let taking = host.takes(sliver, offer, rights.facets.get(sliver), coming, waits.as_deref())?;
         // Whoever receives a sliver reads the record before it agrees to: it would judge its copy by another time's else.
         let member = Arc::clone(&rights.fleet.member);
         let read = timeout(SWAP_MAX, member.read(sliver)).await;
         let record = read.map_err(|_| "the board does not answer".to_owned())?;
         match record.map_err(|error| error.to_string())? {
-            Record::Is(holder) if holder.is(from) => {}
+            Record::Is(holder) if holder.is(from) => Ok(taking),
             Record::Is(_) | Record::Absent | Record::Unknown => {
-                return Err(format!("{from} has not the right to run {sliver}"));
+                Err(format!("{from} has not the right to run {sliver}"))
             }
         }
-        Ok((memory && fits && runs && movable, leftovers))
     }
 
     /// Whether layers of a sliver are left that another node goes on with.
     pub(super) fn is_left_over(&self, rights: &Rights, sliver: &SliverId) -> bool {
-        let gone = views::place(self.desired.as_deref(), sliver) != Place::Here;
+        let gone = place(self.desired.as_deref(), sliver) != Place::Here;
         let Some(facets) = rights.facets.get(sliver) else {
             return false;
         };
@@ -716,30 +684,4 @@ async fn travel(command: Option<mpsc::Sender<Command>>) -> Result<(), String> {
     let command = command.ok_or_else(ended)?;
     command.send(Command::Travel(reply)).await.map_err(|_| ended())?;
     sent.await.map_err(|_| ended())?.map(|_| ())
-}
-
-/// Opens the layers of a sliver under `epoch`, and answers its calls.
-async fn serve<S: MoveLayers>(
-    storage: &S,
-    sliver: &DesiredSliver,
-    epoch: Epoch,
-    disk: Disk,
-) -> PortResult<()> {
-    let id = &sliver.id;
-    match disk {
-        Disk::Parked { epoch: has } if has == epoch => return storage.unpark(id).await,
-        // Opened, and no further.
-        Disk::Lapsed { epoch: has } if has == epoch => {}
-        Disk::Parked { .. } | Disk::Serving { .. } | Disk::Lapsed { .. } => close(storage, id).await?,
-        Disk::Closed => {}
-    }
-    let mounts = MountSpec::of(sliver);
-    storage.open_writable(id, epoch, &mounts).await?;
-    storage.stack(id, &stack_digest(sliver), &mounts).await?;
-    storage.export(id, &mounts).await
-}
-
-async fn close<S: MoveLayers>(storage: &S, sliver: &SliverId) -> PortResult<()> {
-    storage.unexport(sliver).await?;
-    storage.close_writable(sliver).await
 }

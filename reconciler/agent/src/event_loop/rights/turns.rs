@@ -1,20 +1,19 @@
 //! Whose turn it is, where a commit says in which order slivers move: what is wanted here for now, between where slivers are
 //! and where they are placed.
 //!
-//! The order itself is the model's (`DesiredNode::staged`). What this node adds: one move at a time leaves it, and a slice whose
-//! guests stood still for longer than it wants has its next move wait for calmer times.
+//! The order itself is `xeno_reconciler::tenure::Order`; here is what it is told, and what becomes of what it says.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::time::{Duration, Instant};
-use xeno_model::desired::{DesiredNode, MigrationPolicy, Seat, SliverState, Stage, Standing};
+use xeno_model::desired::{DesiredNode, MigrationPolicy};
 use xeno_model::id::{SliceName, SliverId};
 use xeno_reconciler::exec::RetryPolicy;
 use xeno_reconciler::ports::{MoveLayers, MoveMemory};
-use xeno_reconciler::tenure::Record;
+use xeno_reconciler::tenure::{Keeps, Order, seat};
 
-use super::{Agent, End, Rights};
+use super::{Agent, End, Open, Rights};
 
 /// Pauses between moves of a slice whose guests stand still for too long.
 const CALM_AGAIN: RetryPolicy = RetryPolicy {
@@ -26,12 +25,9 @@ const CALM_AGAIN: RetryPolicy = RetryPolicy {
 /// Where slivers that have turns are to be for now.
 #[derive(Default)]
 pub(super) struct Staged {
-    /// By what was read from the board last.
-    stages: BTreeMap<SliverId, Stage>,
-    /// The commit that they are of.
+    order: Order,
+    /// The commit that it is of.
     of: Option<Arc<DesiredNode>>,
-    /// What those wait for that do not go yet.
-    waits: BTreeMap<SliverId, String>,
     /// Slices of which a guest stood still for too long.
     paces: BTreeMap<SliceName, Pace>,
 }
@@ -51,12 +47,12 @@ impl Staged {
 
     /// What those wait for that do not go yet.
     pub(super) fn waits(&self) -> &BTreeMap<SliverId, String> {
-        &self.waits
+        &self.order.waits
     }
 
     /// What keeps a sliver from going where it is to go in the end.
     pub(super) fn wait_of(&self, sliver: &SliverId) -> Option<&String> {
-        self.waits.get(sliver)
+        self.order.waits.get(sliver)
     }
 
     fn calm(&self, slice: &SliceName) -> Option<&Pace> {
@@ -119,107 +115,45 @@ where
             return false;
         }
         let placed = Arc::clone(placed);
-        let (stages, waits) = self.whose_turn(rights, &placed);
-        let changed = !same || rights.staged.stages != stages;
+        let order = self.whose_turn(rights, &placed);
+        let changed = !same || rights.staged.order.stages != order.stages;
         if changed {
-            let staged = placed.staged(&stages);
+            let staged = placed.staged(&order.stages);
             self.staged = Some(Arc::new(staged));
             self.gate_staged();
         }
         if let Some(rights) = &mut self.rights {
-            rights.staged.stages = stages;
-            rights.staged.waits = waits;
+            rights.staged.order = order;
             rights.staged.of = Some(placed);
         }
         changed
     }
 
     /// Where the slivers that come by are to be for now, and what those wait for that are here.
-    fn whose_turn(
-        &self,
-        rights: &Rights,
-        placed: &DesiredNode,
-    ) -> (BTreeMap<SliverId, Stage>, BTreeMap<SliverId, String>) {
+    fn whose_turn(&self, rights: &Rights, placed: &DesiredNode) -> Order {
         let me = &self.settings.node;
-        let turns = &placed.turns;
-        let seat = |sliver: &SliverId| match rights.fleet.member.record(sliver) {
-            Record::Is(holder) => match holder.node {
-                Some(node) => Seat::On {
-                    node,
-                    settled: holder.memory.is_none(),
-                },
-                None => Seat::Nobody,
-            },
-            // What was made here is here until the board says otherwise.
-            Record::Absent | Record::Unknown if self.memory.applied.contains_key(sliver) => Seat::On {
-                node: me.clone(),
-                settled: true,
-            },
-            Record::Absent | Record::Unknown => Seat::Unknown,
+        let seat = |sliver: &SliverId| {
+            let made = self.memory.applied.contains_key(sliver);
+            seat(me, rights.fleet.member.record(sliver), made)
         };
-        let mut waits = BTreeMap::new();
-        let by_me = turns.slivers().filter(|sliver| turns.way(sliver).contains(me));
-        let mut stages: BTreeMap<SliverId, Stage> = by_me
-            .map(|sliver| (sliver.clone(), turns.stage(sliver, seat)))
-            .collect();
-        let is_here = |sliver: &SliverId| matches!(seat(sliver), Seat::On { node, .. } if node == *me);
-        let leaves = |stage: &Stage| matches!(stage, Stage::At { node, .. } if node != me);
-        let on_the_way: Option<SliverId> = rights
-            .sessions
-            .iter()
-            .find(|(sliver, open)| matches!(open.end, End::Leaving { .. }) && stages.contains_key(*sliver))
-            .map(|(sliver, _)| sliver.clone());
-        let mut going = on_the_way;
-        // In the order of their turns.
-        for turn in turns.all() {
-            let sliver = &turn.sliver;
-            let ready = stages.get(sliver).is_some_and(leaves) && is_here(sliver) && turn.from == *me;
-            if !ready || going.as_ref() == Some(sliver) || waits.contains_key(sliver) {
-                continue;
+        let keeps = |sliver: &SliverId| {
+            if let Some(other) = rights.still.keys().find(|other| other.slice == sliver.slice) {
+                return Keeps::Pace(format!(
+                    "{other} has not gone on yet, and how long it stood still is not known"
+                ));
             }
-            let pace = rights.staged.calm(&sliver.slice);
-            let unmeasured = rights.still.keys().find(|other| other.slice == sliver.slice);
-            let wait = if let Some(first) = &going {
-                format!("{first} goes first")
-            } else if let Some(other) = unmeasured {
-                format!("{other} has not gone on yet, and how long it stood still is not known")
-            } else if let Some(pace) = pace {
-                pace.why.clone()
-            } else if rights.paused(sliver).is_some() {
-                // Why it could not is said already.
-                continue;
-            } else {
-                going = Some(sliver.clone());
-                continue;
-            };
-            waits.insert(sliver.clone(), wait);
-        }
-        for (sliver, stage) in &mut stages {
-            if let Stage::At {
-                node, waits: paced, ..
-            } = stage
-                && waits.contains_key(sliver)
-            {
-                let to = std::mem::replace(node, me.clone());
-                *paced = None;
-                if let Some(why) = waits.get_mut(sliver) {
-                    *why = format!("It goes to {to} then: {why}");
-                }
-            } else if let Stage::At {
-                waits: Some(wait),
-                node,
-                ..
-            } = stage
-                && node == me
-            {
-                let why = format!(
-                    "It goes to {} once {} is on {}, so that each fits when it moves",
-                    wait.to, wait.first, wait.there
-                );
-                waits.insert(sliver.clone(), why);
+            match (rights.staged.calm(&sliver.slice), rights.paused(sliver)) {
+                (Some(pace), _) => Keeps::Pace(pace.why.clone()),
+                (None, Some(_)) => Keeps::Failed,
+                (None, None) => Keeps::Nothing,
             }
-        }
-        (stages, waits)
+        };
+        let turns = &placed.turns;
+        let on_the_way = |(sliver, open): &(&SliverId, &Open)| {
+            matches!(open.end, End::Leaving { .. }) && turns.way(sliver).contains(me)
+        };
+        let leaving = rights.sessions.iter().find(on_the_way).map(|(sliver, _)| sliver);
+        Order::of(me, turns, leaving, seat, keeps)
     }
 
     /// How long guests of a sliver that leaves may stand still, where it goes while it runs and by an order.
@@ -228,53 +162,5 @@ where
         let made = self.was_made(sliver)?;
         let counts = made.migration.policy == MigrationPolicy::Live && !turns.way(sliver).is_empty();
         counts.then_some(made.migration.downtime.0)
-    }
-
-    /// Whether there is room here for a sliver that is offered, beside what runs, what is to run, and what is coming.
-    pub(super) fn has_room(
-        &self,
-        rights: &Rights,
-        desired: &DesiredNode,
-        sliver: &SliverId,
-    ) -> Result<(), String> {
-        let me = &self.settings.node;
-        let unseen = || format!("{me} cannot see what runs there");
-        let observed = self.observed.as_ref().ok_or_else(unseen)?;
-        let domains = observed.domains.known().ok_or_else(unseen)?;
-        let Standing::Named(node) = &desired.standing else {
-            return Err(format!("the repository does not name {me}"));
-        };
-        let runs = |of: &SliverId| {
-            let wanted = desired.slivers.get(of)?;
-            (wanted.state == SliverState::Running).then(|| wanted.resources.memory.mib())
-        };
-        let Some(need) = runs(sliver) else { return Ok(()) };
-        let ports: Vec<u16> = desired.slivers.get(sliver).map_or_else(Vec::new, |wanted| {
-            wanted.publish.iter().map(|publish| publish.host).collect()
-        });
-        let published = domains.ours.values().flat_map(|domain| &domain.publish);
-        if let Some(taken) = published
-            .map(|publish| publish.host)
-            .find(|host| ports.contains(host))
-        {
-            return Err(format!("port {taken} is taken on {me} now"));
-        }
-        let strangers = desired.standing.taken_by_strangers(&domains.strangers);
-        let held = domains.ours.values().map(|domain| domain.memory_mib);
-        let coming = desired.slivers.keys().filter(|of| {
-            let mine = || matches!(rights.fleet.member.record(of), Record::Is(holder) if holder.is(me));
-            let absent = !domains.ours.keys().any(|domain| domain.itself() == **of);
-            *of != sliver && absent && (rights.sessions.contains_key(*of) || mine())
-        });
-        let taken: u64 = held
-            .chain(coming.filter_map(runs))
-            .fold(strangers, u64::saturating_add);
-        let left = node.memory.mib().saturating_sub(taken);
-        if need <= left {
-            return Ok(());
-        }
-        Err(format!(
-            "{me} has too little memory for it now: it needs {need} MiB, and {left} MiB are left"
-        ))
     }
 }

@@ -61,19 +61,24 @@ where
 
     /// New slivers whose turn has yet to come.
     pub(in crate::event_loop) fn held_by_rollouts(&self) -> Vec<(SliverId, Reason)> {
-        let (Some(rolling), Some(read)) = (&self.rolling, &self.placed) else {
+        let Some(read) = &self.placed else {
             return Vec::new();
         };
-        let is_new = |sliver: &&SliverId| {
-            !self.memory.stands.contains_key(*sliver) && !self.memory.applied.contains_key(*sliver)
-        };
-        let new = read.slivers.keys().filter(is_new);
-        new.map(|sliver| {
-            let why = rolling.waits.get(sliver).cloned();
-            let why = why.unwrap_or_else(|| "the board is asked how far it is".to_owned());
-            (sliver.clone(), Reason::RolloutWaits { why })
-        })
-        .collect()
+        let held = read.slivers.keys().filter_map(|sliver| {
+            let why = self.waits_for_rollout(sliver)?;
+            Some((sliver.clone(), Reason::RolloutWaits { why }))
+        });
+        held.collect()
+    }
+
+    /// What a sliver waits for that is new here and whose turn has yet to come.
+    pub(in crate::event_loop) fn waits_for_rollout(&self, sliver: &SliverId) -> Option<String> {
+        let (rolling, read) = (self.rolling.as_ref()?, self.placed.as_ref()?);
+        let is_new = read.slivers.contains_key(sliver)
+            && !self.memory.stands.contains_key(sliver)
+            && !self.memory.applied.contains_key(sliver);
+        let why = || rolling.waits.get(sliver).cloned();
+        is_new.then(|| why().unwrap_or_else(|| "the board is asked how far it is".to_owned()))
     }
 
     /// Says in a plan what those wait for that are kept as they were.
