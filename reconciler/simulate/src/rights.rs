@@ -205,8 +205,12 @@ impl World<'_> {
         if self.restage(n) {
             self.supersede(n);
         }
+        let (desired, observed) = (self.wanted(n), self.look(n));
+        let Some(observed) = observed else { return };
         for sliver in self.movers_on[n].clone() {
-            self.advance_one(n, &sliver);
+            if self.advances(n, &sliver, &desired, &observed) {
+                self.advance_one(n, &sliver);
+            }
         }
     }
 
@@ -215,37 +219,12 @@ impl World<'_> {
         /// More than any sliver needs without waiting for something.
         const STEPS_MAX: u32 = 16;
         for _ in 0..STEPS_MAX {
-            let node = &self.nodes[n];
-            if !node.agent || node.rights.stepping.contains_key(sliver) || self.paused(n, sliver).is_some() {
+            if !self.nodes[n].agent {
                 return;
             }
-            let Some(observed) = self.look(n) else { return };
-            let desired = self.wanted(n);
-            let Some(facets) = Facets::of(sliver, &observed) else {
-                return;
-            };
-            let view = self.sight(n, sliver, &desired, &facets);
-            let view = view.view(|node| self.alive(node));
-            let step = match next(&view) {
-                Next::Do(step) => step,
-                Next::Wait(Why::HeldBy(_)) => {
-                    if self.is_left_over(n, sliver, &view.place, &facets) {
-                        self.clear_away(n, sliver, &facets);
-                    }
-                    return;
-                }
-                Next::Run { .. } | Next::Wait(_) => return,
-            };
-            if is_the_planners(&view, &step) {
-                return;
-            }
-            if let Some(running) = &self.nodes[n].run
-                && running.run.concerns(sliver)
-            {
-                // What is under way ends first; nothing more of it is begun.
-                return self.supersede(n);
-            }
-            if !self.take_step(n, sliver, step, &desired, &facets) {
+            let (desired, observed) = (self.wanted(n), self.look(n));
+            let Some(observed) = observed else { return };
+            if !self.advances(n, sliver, &desired, &observed) {
                 return;
             }
         }
@@ -253,6 +232,46 @@ impl World<'_> {
             "{}: {sliver}: too many steps in a row",
             self.nodes[n].name
         ));
+    }
+
+    /// Takes the step about a sliver that is due; whether the next one can be decided at once.
+    fn advances(
+        &mut self,
+        n: usize,
+        sliver: &SliverId,
+        desired: &DesiredNode,
+        observed: &ObservedNode,
+    ) -> bool {
+        let stepping = self.nodes[n].rights.stepping.contains_key(sliver);
+        if stepping || self.paused(n, sliver).is_some() {
+            return false;
+        }
+        let Some(facets) = Facets::of(sliver, observed) else {
+            return false;
+        };
+        let view = self.sight(n, sliver, desired, &facets);
+        let view = view.view(|node| self.alive(node));
+        let step = match next(&view) {
+            Next::Do(step) => step,
+            Next::Wait(Why::HeldBy(_)) => {
+                if self.is_left_over(n, sliver, &view.place, &facets) {
+                    self.clear_away(n, sliver, &facets);
+                }
+                return false;
+            }
+            Next::Run { .. } | Next::Wait(_) => return false,
+        };
+        if is_the_planners(&view, &step) {
+            return false;
+        }
+        if let Some(running) = &self.nodes[n].run
+            && running.run.concerns(sliver)
+        {
+            // What is under way ends first; nothing more of it is begun.
+            self.supersede(n);
+            return false;
+        }
+        self.take_step(n, sliver, step, desired, &facets)
     }
 
     /// What a node knows of a sliver.
