@@ -12,6 +12,9 @@ use crate::writable::record::Name;
 use crate::writable::state::{Kind, State};
 use crate::writable::{Meta, WritableError, known_content, must_be_closed, replay, saved};
 
+/// Most names of a path that are shown.
+const NAMES_SHOWN: usize = 32;
+
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Damage {
@@ -199,7 +202,7 @@ fn check_names(state: &State, of: &str, report: &mut Report) {
             };
             report.names += 1;
             *names.entry(*child).or_default() += 1;
-            let shown = String::from_utf8_lossy(name);
+            let shown = shown(name);
             match state.objects.get(child) {
                 None => report.add(
                     Damage::Names,
@@ -239,7 +242,7 @@ fn check_names(state: &State, of: &str, report: &mut Report) {
 
 fn check_content(state: &State, content: &ContentStore, damage: Damage, of: &str, report: &mut Report) {
     // Only asked for once something is wrong.
-    let mut paths = None;
+    let mut names = None;
     for (key, object) in &state.objects {
         let Some(file) = object.file() else { continue };
         let mut ends: HashMap<_, u64> = HashMap::new();
@@ -261,11 +264,9 @@ fn check_content(state: &State, content: &ContentStore, damage: Damage, of: &str
                 Ok(len) => format!("has {len} bytes and should have {end}"),
                 Err(error) => format!("cannot be read: {error}"),
             };
-            let paths = paths.get_or_insert_with(|| paths_of(state));
-            let whose = paths.get(key).map_or_else(
-                || format!("object {key:?}"),
-                |path| format!("`{}`", String::from_utf8_lossy(path)),
-            );
+            let above = names.get_or_insert_with(|| above(state));
+            let whose = path_of(*key, state.root(), above)
+                .map_or_else(|| format!("object {key:?}"), |path| format!("`{path}`"));
             let path = content.path(id);
             report.add(
                 damage,
@@ -275,22 +276,79 @@ fn check_content(state: &State, content: &ContentStore, damage: Damage, of: &str
     }
 }
 
-/// A path of each object that has one, as a guest calls it.
-fn paths_of(state: &State) -> HashMap<ObjectKey, Vec<u8>> {
-    let mut paths = HashMap::from([(state.root(), Vec::new())]);
-    let mut todo = vec![state.root()];
-    while let Some(key) = todo.pop() {
-        let Some(dir) = state.objects.get(&key).and_then(|object| object.directory()) else {
-            continue;
-        };
-        let above = paths[&key].clone();
-        for (name, target) in &dir.entries {
-            let Name::Object(child) = target else { continue };
-            paths.entry(*child).or_insert_with(|| {
-                todo.push(*child);
-                [&above, b"/".as_slice(), name].concat()
-            });
+/// Where each object has a name: in which directory, and which one.
+fn above(state: &State) -> HashMap<ObjectKey, (ObjectKey, &[u8])> {
+    let mut above = HashMap::new();
+    for (key, object) in &state.objects {
+        let entries = object.directory().into_iter().flat_map(|dir| &dir.entries);
+        for (name, target) in entries {
+            if let Name::Object(child) = target {
+                above.entry(*child).or_insert((*key, &name[..]));
+            }
         }
     }
-    paths
+    above
+}
+
+/// A path of an object, as a guest calls it; `None` where there is none. A guest makes them as deep as it likes, so only the
+/// last names of a long one are shown.
+fn path_of(
+    key: ObjectKey,
+    root: ObjectKey,
+    above: &HashMap<ObjectKey, (ObjectKey, &[u8])>,
+) -> Option<String> {
+    let mut names = Vec::new();
+    let mut at = key;
+    while at != root {
+        if names.len() == NAMES_SHOWN {
+            names.push("\u{2026}".to_owned());
+            break;
+        }
+        let (parent, name) = above.get(&at)?;
+        names.push(shown(name));
+        at = *parent;
+    }
+    names.reverse();
+    Some(format!("/{}", names.join("/")))
+}
+
+/// A name on one line, whatever a guest has put into it.
+fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).replace(char::is_control, "\u{fffd}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::LayerId;
+
+    fn key(number: u64) -> ObjectKey {
+        ObjectKey {
+            layer: LayerId([1; 8]),
+            number,
+        }
+    }
+
+    #[test]
+    fn a_path_is_one_line_and_no_longer_than_can_be_read() {
+        let mut above = HashMap::from([
+            (key(1), (key(0), b"etc".as_slice())),
+            (key(2), (key(1), b"a\nhelp: b\x1b[2J".as_slice())),
+        ]);
+        let path = |number, above: &_| path_of(key(number), key(0), above);
+        assert_eq!(path(0, &above).as_deref(), Some("/"));
+        assert_eq!(
+            path(2, &above).as_deref(),
+            Some("/etc/a\u{fffd}help: b\u{fffd}[2J")
+        );
+        assert_eq!(path(9, &above), None);
+        for depth in 3..1000 {
+            above.insert(key(depth), (key(depth - 1), b"d"));
+        }
+        let deep = format!("/\u{2026}{}", "/d".repeat(NAMES_SHOWN));
+        assert_eq!(path(999, &above), Some(deep.clone()));
+        // Directories that are each other's are told as damage; asking for a path of one must end.
+        above.insert(key(3), (key(999), b"d"));
+        assert_eq!(path(999, &above), Some(deep));
+    }
 }

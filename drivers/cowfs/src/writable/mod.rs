@@ -367,12 +367,12 @@ pub(crate) fn known_content(state: &State) -> std::collections::HashSet<ContentI
 /// Refuses a layer that another process has open, as far as locks tell.
 pub(crate) fn must_be_closed(path: &Path) -> Result<(), WritableError> {
     let file = path.join(LOCK);
-    match disk::is_locked(&file).map_err(log::io_at("asking for the lock", &file))? {
-        true => Err(WritableError::Busy {
+    if disk::is_locked(&file).map_err(log::io_at("asking for the lock of", &file))? {
+        return Err(WritableError::Busy {
             path: path.to_path_buf(),
-        }),
-        false => Ok(()),
+        });
     }
+    Ok(())
 }
 
 fn lock(disk: &Disk, path: &Path) -> Result<Lock, WritableError> {
