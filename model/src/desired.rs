@@ -34,6 +34,8 @@ pub struct DesiredFleet {
     pub name: FleetName,
     /// How much may be removed at once.
     pub delete_budget: DeleteBudget,
+    /// The least disturbance of a service that waits until a person approves it; `None`: none does.
+    pub approval: Option<Disturbance>,
     /// Sites by name.
     pub sites: BTreeMap<SiteName, Site>,
     /// Nodes by name.
@@ -52,6 +54,17 @@ pub struct DesiredFleet {
     pub turns: Arc<Turns>,
     /// What they are on nodes that they come by.
     pub transit: Transit,
+}
+
+/// What a change does to a service that is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Disturbance {
+    /// It is never away, but connections to it end.
+    Reconnects,
+    /// It is away for a short time.
+    Interrupts,
+    /// It is away for good.
+    Ends,
 }
 
 /// How many slivers of a node may be removed within a window of time; what is above it waits for a person.
@@ -404,6 +417,8 @@ pub struct DesiredNode {
     pub standing: Standing,
     /// How much may be removed at once.
     pub delete_budget: DeleteBudget,
+    /// The least disturbance of a service that waits until a person approves it; `None`: none does.
+    pub approval: Option<Disturbance>,
     /// What the owner of its site allows.
     pub site: SitePolicy,
     /// Its slivers.

@@ -27,13 +27,14 @@ pub use successive::Successive;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::desired::{DeleteBudget, DesiredFleet, HypervisorKind, Node, Template};
+use crate::desired::{DeleteBudget, DesiredFleet, Disturbance, HypervisorKind, Node, Template};
 use crate::diagnostic::{self, Code, Diagnostic, Place, did_you_mean};
 use crate::id::{
     ChannelName, Digest, FleetName, NameError, NodeName, SiteName, SliceName, TemplateName, TenantName,
 };
 use crate::manifest::{
-    Body, Document, Kind, ParsedFile, RawHypervisor, RawTemplate, Short, Step, TemplateSource, Text,
+    Body, Document, Kind, ParsedFile, RawDisturbance, RawHypervisor, RawTemplate, Short, Step,
+    TemplateSource, Text,
 };
 use crate::placement::Ground;
 use crate::repository::RepositoryTree;
@@ -149,6 +150,7 @@ impl At<'_> {
 struct Head {
     name: FleetName,
     budget: DeleteBudget,
+    approval: Option<Disturbance>,
     defaults: Defaults,
 }
 
@@ -211,6 +213,7 @@ impl<'a> Resolver<'a> {
         let mut fleet = DesiredFleet {
             name: FleetName::new("none").ok()?,
             delete_budget: DeleteBudget::default(),
+            approval: None,
             sites: BTreeMap::new(),
             nodes: BTreeMap::new(),
             cordoned: BTreeSet::new(),
@@ -225,6 +228,7 @@ impl<'a> Resolver<'a> {
         let mut defaults = Defaults::unclear();
         if let Some(head) = head {
             (fleet.name, fleet.delete_budget, defaults) = (head.name, head.budget, head.defaults);
+            fleet.approval = head.approval;
         }
         for ((_, name), at) in &documents {
             // Names were checked when their file was.
@@ -401,10 +405,18 @@ impl<'a> Resolver<'a> {
                 window: budget.window.as_ref()?.0,
             })
         })?;
+        let approval = raw.approval.read(None, |from| {
+            Some(Some(match from {
+                RawDisturbance::Reconnects => Disturbance::Reconnects,
+                RawDisturbance::Interrupts => Disturbance::Interrupts,
+                RawDisturbance::Ends => Disturbance::Ends,
+            }))
+        })?;
         match FleetName::new(first.document.name.as_deref()?) {
             Ok(name) => Some(Head {
                 name,
                 budget,
+                approval,
                 defaults,
             }),
             Err(error) => {

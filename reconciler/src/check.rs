@@ -82,6 +82,13 @@ pub enum Finding {
         /// How.
         class: ChangeClass,
     },
+    /// A service is disturbed more than somebody approved.
+    Unapproved {
+        /// Whose.
+        sliver: SliverId,
+        /// How.
+        class: ChangeClass,
+    },
     /// More removals than the budget allows, or where nothing may be removed at all.
     Removals {
         /// In the plan.
@@ -116,6 +123,13 @@ impl fmt::Display for Finding {
                 write!(
                     f,
                     "`{}` disturbs {sliver} outside the maintenance windows",
+                    class.word()
+                )
+            }
+            Self::Unapproved { sliver, class } => {
+                write!(
+                    f,
+                    "`{}` disturbs {sliver}, and nobody has approved that",
                     class.word()
                 )
             }

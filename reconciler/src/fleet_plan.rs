@@ -15,6 +15,7 @@ use xeno_model::desired::{DesiredFleet, Rollout, Slice};
 use xeno_model::id::{FleetName, NodeName, Revision, SiteName, SliceName, SliverId};
 use xeno_model::normal::rollout_revision;
 
+use crate::approval::threshold;
 use crate::change::{Cause, Change, ChangeClass, Disruption};
 use crate::moving::{self, How};
 use crate::plan::{Basis, Plan};
@@ -45,6 +46,8 @@ pub struct FleetPlan {
     pub unknown: BTreeMap<SliverId, Unknown>,
     /// Slivers that are not as they should be now, whatever is planned.
     pub failed: BTreeMap<SliverId, Failed>,
+    /// The least disruption that waits until somebody approves it; `None`: nothing does.
+    pub approval: Option<Disruption>,
     /// Whether all of it is assumed, or some of it was seen.
     pub basis: Basis,
     /// What happens to slices, by name; those that stay as they are left out.
@@ -154,6 +157,7 @@ impl FleetPlan {
             silent: found.map_or_else(BTreeSet::new, |found| found.silent.clone()),
             unknown: found.map_or_else(BTreeMap::new, |found| found.unknown.clone()),
             failed: found.map_or_else(BTreeMap::new, |found| found.failed.clone()),
+            approval: after.fleet.approval.map(threshold),
             basis: if found.is_some() || plans.iter().any(|plan| plan.basis == Basis::Observed) {
                 Basis::Observed
             } else {
@@ -202,6 +206,12 @@ impl FleetPlan {
             });
         }
         fleet
+    }
+
+    /// Whether something waits until somebody approves it.
+    #[must_use]
+    pub fn needs_approval(&self, happening: Happening) -> bool {
+        self.approval.is_some_and(|from| happening.disruption() >= from)
     }
 
     /// Whether nothing happens.

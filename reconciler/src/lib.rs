@@ -11,6 +11,7 @@
 //! thing. Start reading at [`diff`].
 
 pub mod action;
+pub mod approval;
 pub mod assume;
 mod beside;
 mod capacity;

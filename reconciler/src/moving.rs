@@ -30,6 +30,15 @@ pub enum How {
 }
 
 impl How {
+    /// How a sliver goes that is the one before and the other after.
+    #[must_use]
+    pub fn of(was: &DesiredSliver, is: &DesiredSliver) -> Self {
+        match (was.state, is.state) {
+            (SliverState::Running, SliverState::Running) => Self::Running(is.migration.policy),
+            _ => Self::AtRest,
+        }
+    }
+
     /// The word for it.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -57,15 +66,10 @@ type Placed<'a> = Option<&'a (NodeName, DesiredSliver)>;
 pub fn between(before: &DesiredFleet, after: &DesiredFleet, sliver: &SliverId) -> Option<Moving> {
     let place = |fleet| -> Placed<'_> { place(fleet, sliver) };
     let ((from, was), (to, is)) = (place(before)?, place(after)?);
-    let runs = was.state == SliverState::Running && is.state == SliverState::Running;
     (from != to).then(|| Moving {
         from: from.clone(),
         to: to.clone(),
-        how: if runs {
-            How::Running(is.migration.policy)
-        } else {
-            How::AtRest
-        },
+        how: How::of(was, is),
     })
 }
 

@@ -12,6 +12,7 @@ use xeno_model::id::{Epoch, Generation, NodeName, Revision, SliverId, Timestamp}
 use xeno_model::observed::{DomainState, HealthVerdict, ObservedNode, ObservedStorage, RemoteState};
 
 use crate::action::{Action, ActionKey, Condition, Ingredients};
+use crate::approval::Leave;
 use crate::capacity;
 use crate::change::{AppliedSliver, Change, Reason};
 use crate::diff::study;
@@ -49,6 +50,8 @@ pub struct PlanInput<'a> {
     pub restarts: &'a BTreeMap<SliverId, Vec<Timestamp>>,
     /// What is to be left alone.
     pub freezes: &'a [Freeze],
+    /// How far services may be disturbed by what somebody asked for.
+    pub leave: &'a Leave,
     /// Now.
     pub now: Timestamp,
 }
@@ -76,6 +79,12 @@ impl<'a> PlanInput<'a> {
             epochs: const { &BTreeMap::new() },
             restarts: const { &BTreeMap::new() },
             freezes: &[],
+            leave: const {
+                &Leave {
+                    from: None,
+                    granted: BTreeMap::new(),
+                }
+            },
             now,
         }
     }

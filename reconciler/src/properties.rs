@@ -31,7 +31,7 @@ const NAMES: [&str; 6] = ["api/0", "db/0", "db/1", "web/0", "web/1", "web/10"];
 
 /// The ways in which a sliver of these tests can differ.
 #[derive(Clone, Debug)]
-struct Variant {
+pub(crate) struct Variant {
     memory_mib: u64,
     content: u8,
     files: u8,
@@ -49,17 +49,17 @@ struct Variant {
 
 /// What of a sliver lies in remote directories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Afar {
+pub(crate) enum Afar {
     Nothing,
     Layer,
     Writes,
 }
 
 /// On disk, open, stack, exported, tombstone, limit; its share follows from the limit.
-type Kept = (bool, Option<u64>, Option<u8>, bool, Option<u64>, Option<u64>);
+pub(crate) type Kept = (bool, Option<u64>, Option<u8>, bool, Option<u64>, Option<u64>);
 
 #[derive(Clone, Debug)]
-struct Sight {
+pub(crate) struct Sight {
     domain: Option<(DomainState, u8, u64)>,
     storage: Option<Kept>,
     /// Of which boot, and how sealed: not, with the disk that is there, with another.
@@ -221,14 +221,14 @@ fn checkpoints(
 }
 
 /// Desired, applied, and what is seen in both berths.
-type Sides = (
+pub(crate) type Sides = (
     Option<Variant>,
     Option<(Variant, bool, u64)>,
     Sight,
     Option<Sight>,
 );
 
-fn sides() -> impl Strategy<Value = Vec<Sides>> {
+pub(crate) fn sides() -> impl Strategy<Value = Vec<Sides>> {
     let applied = prop::option::of((variant(), any::<bool>(), 1u64..3));
     let second = prop::option::weighted(0.3, sight());
     prop::collection::vec(
@@ -238,7 +238,7 @@ fn sides() -> impl Strategy<Value = Vec<Sides>> {
 }
 
 #[derive(Clone, Debug)]
-struct Surroundings {
+pub(crate) struct Surroundings {
     capacity_mib: u64,
     stranger_mib: u64,
     budget: u32,
@@ -254,7 +254,7 @@ struct Surroundings {
     restarts: u64,
 }
 
-fn surroundings() -> impl Strategy<Value = Surroundings> {
+pub(crate) fn surroundings() -> impl Strategy<Value = Surroundings> {
     (
         prop::sample::select(vec![256u64, 640, 1024, 4096]),
         prop::sample::select(vec![0u64, 64, 300]),
@@ -295,7 +295,7 @@ fn surroundings() -> impl Strategy<Value = Surroundings> {
         )
 }
 
-fn world(sides: &[Sides], around: &Surroundings) -> World {
+pub(crate) fn world(sides: &[Sides], around: &Surroundings) -> World {
     let desired = NAMES
         .iter()
         .zip(sides)

@@ -10,7 +10,7 @@ use xeno_model::desired::HypervisorKind;
 use xeno_model::observed::{DomainState, LayerLimits};
 pub use xeno_model::time::utc;
 
-use crate::change::{Change, ImageMisfit, Reason};
+use crate::change::{Change, Disruption, ImageMisfit, Reason};
 use crate::ports::Retry;
 
 /// Why a change happens or waits: a sentence for each reason, the one that it waits for first.
@@ -163,6 +163,16 @@ pub fn sentence(reason: &Reason) -> String {
         Reason::OutsideWindow { site, opens } => format!(
             "would disturb a service, and the maintenance window of site {site} opens on {}",
             utc(*opens)
+        ),
+        Reason::Unapproved { disruption } => format!(
+            "what is asked of it {}, and nobody has approved that",
+            match disruption {
+                Disruption::None => "does not disturb it",
+                Disruption::Reconnects => "ends connections to the service",
+                Disruption::Interrupts => "interrupts the service",
+                Disruption::Ends => "ends the service",
+                Disruption::Destroys => "destroys what it wrote",
+            }
         ),
         Reason::Crashing { restarts, until } => {
             let times = if *restarts == 1 {

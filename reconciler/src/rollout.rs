@@ -26,6 +26,7 @@
 mod begin;
 mod condition;
 mod decide;
+mod patience;
 mod people;
 mod says;
 mod slots;
@@ -47,6 +48,7 @@ use xeno_model::id::{Digest, NodeName, Revision, Timestamp};
 pub use begin::{Wanted, begin, wanted};
 pub use condition::condition;
 pub use decide::{Decision, Hold, Proposal, decide};
+pub use patience::{PATIENCE_MS, Patience};
 pub use slots::Refused;
 pub use step::{Step, step};
 pub use tally::{Condition, SliverSummary, Snapshot, Tally, Witness};

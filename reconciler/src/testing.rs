@@ -7,6 +7,7 @@ use xeno_model::id::*;
 use xeno_model::observed::*;
 use xeno_model::units::*;
 
+use crate::approval::Leave;
 use crate::change::{AppliedSliver, ChangeClass, Reason};
 use crate::freeze::{Freeze, FreezeScope};
 use crate::plan::{Basis, Plan, PlanInput, build};
@@ -20,6 +21,7 @@ pub(crate) struct World {
     pub(crate) removed_recently: u32,
     pub(crate) restarts: BTreeMap<SliverId, Vec<Timestamp>>,
     pub(crate) freezes: Vec<Freeze>,
+    pub(crate) leave: Leave,
     pub(crate) backing_off: BTreeMap<SliverId, Reason>,
     pub(crate) now: u64,
 }
@@ -148,6 +150,7 @@ impl World {
                     vcpus: 8,
                 }),
                 delete_budget: DeleteBudget::default(),
+                approval: None,
                 site: SitePolicy::default(),
                 ruled_out: BTreeMap::new(),
                 slivers,
@@ -169,6 +172,7 @@ impl World {
             removed_recently: 0,
             restarts: BTreeMap::new(),
             freezes: vec![],
+            leave: Leave::default(),
             backing_off: BTreeMap::new(),
             now: 10_000_000,
         }
@@ -188,6 +192,7 @@ impl World {
             epochs: const { &BTreeMap::new() },
             restarts: &self.restarts,
             freezes: &self.freezes,
+            leave: &self.leave,
             now: Timestamp(self.now),
         }
     }

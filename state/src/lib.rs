@@ -9,6 +9,7 @@
 //! came to be as they are.
 
 pub mod abandoned;
+pub mod approvals;
 pub mod board;
 pub mod error;
 pub mod holders;

@@ -204,6 +204,7 @@ impl DesiredFleet {
                 .cloned()
                 .map_or(Standing::NotNamed, Standing::Named),
             delete_budget: self.delete_budget,
+            approval: self.approval,
             files: files.collect(),
             site: self.policy_at(node),
             ruled_out: ruled_out.collect(),

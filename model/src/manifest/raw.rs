@@ -25,6 +25,8 @@ pub(crate) struct RawFleet {
     #[serde(default)]
     pub(crate) delete_budget: Stated<RawDeleteBudget>,
     #[serde(default)]
+    pub(crate) approval: Stated<RawDisturbance>,
+    #[serde(default)]
     pub(crate) defaults: Stated<RawDefaults>,
 }
 
@@ -42,6 +44,14 @@ pub(crate) struct RawDefaults {
     pub(crate) migration: Stated<RawMigration>,
     #[serde(default)]
     pub(crate) rollback: Stated<RawRollback>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum RawDisturbance {
+    Reconnects,
+    Interrupts,
+    Ends,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -7,6 +7,7 @@
 
 mod answers;
 mod applying;
+mod approving;
 mod chapters;
 mod freezing;
 mod hearing;
@@ -174,6 +175,8 @@ pub(crate) struct Agent<H, S> {
     placed: Option<Arc<DesiredNode>>,
     /// What is wanted for now, whatever rollouts say.
     staged: Option<Arc<DesiredNode>>,
+    /// What of it waits until somebody approves it.
+    approvals: approving::Approvals,
     /// Desired state that could not be written down yet.
     unwritten: Option<Box<DesiredNode>>,
     source: SourceState,
@@ -281,6 +284,7 @@ where
             desired: None,
             placed: None,
             staged: None,
+            approvals: approving::Approvals::default(),
             unwritten: None,
             source: SourceState::default(),
             waiting_for_source: Vec::new(),

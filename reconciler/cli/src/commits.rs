@@ -213,6 +213,7 @@ pub(crate) fn empty(like: &DesiredFleet) -> DesiredFleet {
     DesiredFleet {
         name: like.name.clone(),
         delete_budget: DeleteBudget::default(),
+        approval: None,
         sites: like.sites.clone(),
         nodes: like.nodes.clone(),
         cordoned: like.cordoned.clone(),

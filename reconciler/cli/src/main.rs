@@ -31,8 +31,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    abandon, agent, apply, completion, console, cordon, cowfs, describe, diff, doctor, evacuate, events,
-    freeze, get, history, hook, init, man, migrate, overlay, place, plan, reconcile, rollout, schema,
+    abandon, agent, apply, approve, completion, console, cordon, cowfs, describe, diff, doctor, evacuate,
+    events, freeze, get, history, hook, init, man, migrate, overlay, place, plan, reconcile, rollout, schema,
     simulate, status, suspend, template, tree, undelete, validate, version, why,
 };
 use exit::Exit;
@@ -54,6 +54,7 @@ enum Command {
     Place(place::Place),
     Plan(plan::PlanArgs),
     Apply(apply::Apply),
+    Approve(approve::Approve),
     Diff(diff::DiffArgs),
     Simulate(simulate::Simulate),
     Status(status::StatusArgs),
@@ -126,6 +127,7 @@ fn run(command: &Command) -> Outcome {
         Command::Place(args) => place::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Apply(args) => apply::run(args),
+        Command::Approve(args) => approve::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Simulate(args) => simulate::run(args),
         Command::Status(args) => status::run(args),

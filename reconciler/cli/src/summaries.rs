@@ -68,7 +68,7 @@ pub(crate) fn table(said: &Said) -> Table {
             if alive { "yes" } else { "no" }.to_owned(),
             is.to_owned(),
             output::ago(summary.since.0, now),
-            summary.revision.short().to_owned(),
+            summary.revision.short(),
             output::clean(why.unwrap_or_default()),
         ]);
     }

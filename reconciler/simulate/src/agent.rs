@@ -182,9 +182,7 @@ impl World<'_> {
             tombstone_ms: TOMBSTONE_MS,
             backing_off: &held,
             epochs: &epochs,
-            restarts: const { &BTreeMap::new() },
-            freezes: &[],
-            now,
+            ..PlanInput::plain(&desired, &node.applied, &observed, now)
         };
         let plan = match plan::build(&input) {
             Ok(plan) => plan,

@@ -101,6 +101,7 @@ pub fn fleet(nodes: u32, seed: u64) -> DesiredFleet {
     }
     DesiredFleet {
         name,
+        approval: None,
         delete_budget: DeleteBudget {
             slivers: 2,
             window: Millis(1_800_000),

@@ -6,7 +6,7 @@ use xeno_model::normal::Difference;
 use xeno_model::observed::{DomainState, LayerLimits};
 use xeno_model::units::Bytes;
 
-use super::{ImageMisfit, Reason};
+use super::{Disruption, ImageMisfit, Reason};
 use crate::action::ActionKey;
 use crate::ports::Retry;
 
@@ -229,6 +229,9 @@ impl Reason {
                 why: "connect to nyc-02:7046: connection refused".to_owned(),
                 until: at,
             },
+            Reason::Unapproved {
+                disruption: Disruption::Interrupts,
+            },
             Reason::RolloutWaits {
                 why: "it changes in wave 2 of 3, and wave 1 is under way".to_owned(),
             },
@@ -300,6 +303,7 @@ impl Reason {
             Self::RightChanges { .. } => 57,
             Self::MoveFailed { .. } => 58,
             Self::RolloutWaits { .. } => 59,
+            Self::Unapproved { .. } => 60,
         }
     }
 }
@@ -311,7 +315,7 @@ mod tests {
     use super::*;
 
     /// How many reasons there are: one more than the last place.
-    const COUNT: usize = 60;
+    const COUNT: usize = 61;
 
     #[test]
     fn no_reason_is_forgotten() {

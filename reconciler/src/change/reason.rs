@@ -5,6 +5,7 @@ use xeno_model::id::{Digest, DomainUuid, NodeName, SiteName, SliverId, Timestamp
 use xeno_model::normal::Difference;
 use xeno_model::observed::{DomainState, LayerLimits};
 
+use super::Disruption;
 use crate::action::ActionKey;
 use crate::ports::Retry;
 
@@ -230,6 +231,11 @@ pub enum Reason {
         /// When the next window opens.
         opens: Timestamp,
     },
+    /// Waits: nobody has approved what this commit asks of it.
+    Unapproved {
+        /// What that does to its service.
+        disruption: Disruption,
+    },
     /// It is kept stopped: the site allows less.
     SiteCap {
         /// The site.
@@ -338,6 +344,16 @@ pub enum ImageMisfit {
 }
 
 impl Reason {
+    /// How much the change disturbs that waits for approval.
+    #[must_use]
+    pub fn unapproved(&self) -> Option<Disruption> {
+        if let Self::Unapproved { disruption } = self {
+            Some(*disruption)
+        } else {
+            None
+        }
+    }
+
     /// A word for programs, as in JSON: it stays the same when the sentence is put in better words.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -388,6 +404,7 @@ impl Reason {
             Self::ImageStale { .. } => "imageStale",
             Self::Frozen { .. } => "frozen",
             Self::OutsideWindow { .. } => "outsideWindow",
+            Self::Unapproved { .. } => "unapproved",
             Self::SiteCap { .. } => "siteCap",
             Self::Crashing { .. } => "crashing",
             Self::Together { .. } => "together",
@@ -420,6 +437,7 @@ impl Reason {
             | Self::ImageStale { .. }
             | Self::Frozen { .. }
             | Self::OutsideWindow { .. }
+            | Self::Unapproved { .. }
             | Self::Crashing { .. }
             | Self::Together { .. }
             | Self::HeldElsewhere { .. }

@@ -1,4 +1,4 @@
-//! What must not happen now: freezes and maintenance windows.
+//! What must not happen now: freezes, maintenance windows, and what nobody approved.
 
 use std::collections::BTreeSet;
 
@@ -16,6 +16,17 @@ pub(super) fn check(plan: &Plan, input: &PlanInput<'_>, findings: &mut BTreeSet<
         let frozen = |sliver: &SliverId| input.freezes.iter().any(|freeze| freeze.holds(sliver, input.now));
         if planned.serves.iter().any(frozen) || action.sliver().is_some_and(|of| frozen(&of.itself())) {
             findings.insert(Finding::Frozen(action.key()));
+        }
+    }
+    for change in plan.changes.values() {
+        let (sliver, class) = (change.sliver.clone(), change.class);
+        let needs = input
+            .leave
+            .from
+            .is_some_and(|from| class.disruption() >= from && class.disruption() != Disruption::Destroys);
+        let granted = input.leave.granted.get(&sliver);
+        if needs && !repairs(input, change) && granted.is_none_or(|most| *most < class.disruption()) {
+            findings.insert(Finding::Unapproved { sliver, class });
         }
     }
     let site = &input.desired.site;

@@ -29,6 +29,7 @@ pub(super) fn hold_back(
         let blocker = frozen(input, sliver)
             .or_else(|| input.backing_off.get(sliver).cloned())
             .or_else(|| outside_window(input, study))
+            .or_else(|| unapproved(input, study))
             .or_else(|| crashing(input, sliver, study));
         if let Some(blocker) = blocker {
             study.hold(vec![blocker]);
@@ -59,6 +60,13 @@ fn outside_window(input: &PlanInput<'_>, study: &Study) -> Option<Reason> {
         site: site.site.clone()?,
         opens: site.windows.opens_after(input.now),
     })
+}
+
+/// What somebody asked for and nobody granted. Slivers are kept as they were before it comes to this, unless it only shows on the node
+/// how much it disturbs.
+fn unapproved(input: &PlanInput<'_>, study: &Study) -> Option<Reason> {
+    let disruption = study.change.class.disruption();
+    (!input.leave.allows(&study.change)).then_some(Reason::Unapproved { disruption })
 }
 
 /// A service that ends by itself again and again is started with growing pauses. Restarts that lie ahead of now do not

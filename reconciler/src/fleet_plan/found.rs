@@ -301,6 +301,7 @@ mod tests {
         DesiredFleet {
             name: FleetName::new("acme").unwrap(),
             delete_budget: DeleteBudget::default(),
+            approval: None,
             sites: [(
                 site,
                 Site {

@@ -12,7 +12,7 @@ use crate::render::{FORMAT_VERSION, basis_word, code_of, disruption_code};
 /// # Shape
 /// `formatVersion`, `fleet`, `from` (40 digits, or null), `to`, `basis` (`observed` or `assumed`), `summary`, `nodes`, `touched`
 /// and `silent` (names; `silent` are those without a sign of life), `unknown` and `failed` (`sliver`, `why`), `unchanged` (how many slivers), `changes`: `slice`, `change` (as in the plan of a node, or `move`),
-/// `policy` of a move (or null), `disruption`, `wave` (0 is the first; null where no rollout orders it), `canary`, `reasons`, and
+/// `policy` of a move (or null), `disruption`, `needsApproval`, `wave` (0 is the first; null where no rollout orders it), `canary`, `reasons`, and
 /// `slivers`: `sliver`, `node`, `from` (null unless it moves), `site`, `basis`.
 ///
 /// # Panics
@@ -44,7 +44,9 @@ pub fn json(plan: &FleetPlan) -> String {
             .map(|(sliver, failed)| RemarkRecord::new(sliver, format!("on {}: {}", failed.node, failed.why)))
             .collect(),
         unchanged: plan.kept,
-        changes: groups.flat_map(|(slice, group)| changes(slice, group)).collect(),
+        changes: groups
+            .flat_map(|(slice, group)| changes(plan, slice, group))
+            .collect(),
     };
     let mut text = serde_json::to_string_pretty(&document)
         .expect("structs of strings, numbers and sequences are always JSON");
@@ -77,6 +79,7 @@ struct ChangeRecord<'a> {
     change: &'static str,
     policy: Option<&'static str>,
     disruption: &'static str,
+    needs_approval: bool,
     wave: Option<u32>,
     canary: bool,
     reasons: &'a [String],
@@ -107,7 +110,11 @@ impl RemarkRecord {
     }
 }
 
-fn changes<'a>(slice: &'a str, group: &'a Group) -> impl Iterator<Item = ChangeRecord<'a>> {
+fn changes<'a>(
+    plan: &'a FleetPlan,
+    slice: &'a str,
+    group: &'a Group,
+) -> impl Iterator<Item = ChangeRecord<'a>> {
     group.waves.iter().map(move |(wave, affected)| ChangeRecord {
         slice,
         change: match group.happening {
@@ -119,6 +126,7 @@ fn changes<'a>(slice: &'a str, group: &'a Group) -> impl Iterator<Item = ChangeR
             Happening::Change(_) => None,
         },
         disruption: disruption_code(group.happening.disruption()),
+        needs_approval: plan.needs_approval(group.happening),
         wave: wave.map(|wave| wave.number),
         canary: wave.is_some_and(|wave| wave.canary),
         reasons: &group.reasons,

@@ -55,8 +55,13 @@ fn table(out: &mut String, plan: &FleetPlan) {
                     Happening::Move(how) => format!(", {}", how.word()),
                     Happening::Change(_) => String::new(),
                 };
+                let waits = if plan.needs_approval(group.happening) {
+                    ", waits for approval"
+                } else {
+                    ""
+                };
                 let what = format!(
-                    "{}{how}{}",
+                    "{}{how}{}{waits}",
                     group.happening.word(),
                     note(group.happening.disruption())
                 );

@@ -19,13 +19,7 @@ pub fn text(plan: &FleetPlan, colour: Colour) -> String {
     for (name, slice) in &plan.slices {
         for group in &slice.groups {
             out.push('\n');
-            self::group(
-                &mut out,
-                name.as_str(),
-                slice.slivers,
-                group,
-                (plan.basis, colour),
-            );
+            self::group(&mut out, plan, (name.as_str(), slice.slivers), group, colour);
         }
     }
     for (line, note) in remarks(plan) {
@@ -176,7 +170,7 @@ fn header(plan: &FleetPlan, colour: Colour) -> String {
     format!("{}  ({basis})\n", Style::Heading.paint(colour, &head))
 }
 
-fn group(out: &mut String, slice: &str, slivers: usize, group: &Group, (basis, colour): (Basis, Colour)) {
+fn group(out: &mut String, plan: &FleetPlan, (slice, slivers): (&str, usize), group: &Group, colour: Colour) {
     let (mark, style) = match group.happening {
         Happening::Change(class) => symbol(class),
         Happening::Move(_) => (">", Style::Good),
@@ -190,12 +184,15 @@ fn group(out: &mut String, slice: &str, slivers: usize, group: &Group, (basis, c
         Happening::Move(how) => format!(", {}", how.word()),
         Happening::Change(_) => String::new(),
     };
-    let note = note(group.happening.disruption());
+    let mut note = note(group.happening.disruption()).to_owned();
+    if plan.needs_approval(group.happening) {
+        note.push_str(", waits for approval");
+    }
     let _ = writeln!(
         out,
         "{}  {count}{how}{}",
         style.paint(colour, &head),
-        Style::Faint.paint(colour, note)
+        Style::Faint.paint(colour, &note)
     );
     for reason in &group.reasons {
         let _ = writeln!(out, "           {reason}");
@@ -206,7 +203,7 @@ fn group(out: &mut String, slice: &str, slivers: usize, group: &Group, (basis, c
     let lines: Vec<_> = group
         .waves
         .iter()
-        .map(|(wave, affected)| line(*wave, affected, basis))
+        .map(|(wave, affected)| line(*wave, affected, plan.basis))
         .collect();
     let widths = [0, 1].map(|column| {
         lines

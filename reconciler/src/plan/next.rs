@@ -79,6 +79,7 @@ fn until(reason: &Reason) -> Option<Timestamp> {
         | Reason::PortTaken { .. }
         | Reason::NotSupported { .. }
         | Reason::ImageStale { .. }
+        | Reason::Unapproved { .. }
         | Reason::Together { .. }
         | Reason::HeldElsewhere { .. }
         | Reason::RightUnknown { .. }

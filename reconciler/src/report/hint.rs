@@ -106,6 +106,9 @@ pub fn next_step(reason: &Reason, sliver: &str) -> String {
         Reason::OutsideWindow { site, .. } => {
             format!("wait for the window, or ask the owner of site {site} for an earlier one")
         }
+        Reason::Unapproved { .. } => {
+            format!("`xeno approve` shows what waits so, `xeno approve {sliver}` lets just that happen")
+        }
         Reason::SiteCap { site, .. } => {
             format!("ask for less, or ask the owner of site {site}, whose `policy.caps` say so")
         }

@@ -19,8 +19,8 @@ pub fn condition(
     let Some(change) = change else {
         return Condition::Changing;
     };
-    // One that waits for its rollout is as it should be until then.
-    let waits = |reason: &Reason| matches!(reason, Reason::RolloutWaits { .. });
+    // One that waits for its rollout, or for somebody to approve what comes, is as it should be until then.
+    let waits = |reason: &Reason| matches!(reason, Reason::RolloutWaits { .. } | Reason::Unapproved { .. });
     let kept = match change.class {
         ChangeClass::Keep => true,
         ChangeClass::Wait => !change.reasons.is_empty() && change.reasons.iter().all(waits),

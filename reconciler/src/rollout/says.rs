@@ -48,7 +48,7 @@ impl fmt::Display for Wait {
             Self::Slots { max, by } => {
                 write!(f, "at most {max} may be down at once")?;
                 if !by.is_empty() {
-                    write!(f, ", and {} is being changed", numbers(by))?;
+                    write!(f, ", and {} being changed", numbers(by))?;
                 }
                 Ok(())
             }
@@ -72,7 +72,7 @@ impl fmt::Display for Hold {
                 let all = healthy.saturating_add(*pending);
                 write!(f, "wave {wave} of {of}: {healthy} of {all} are healthy")?;
                 if !waits_for.is_empty() {
-                    write!(f, ", and {} is not yet", numbers(waits_for))?;
+                    write!(f, ", and {} not yet", numbers(waits_for))?;
                 }
                 Ok(())
             }
@@ -101,7 +101,11 @@ fn away_text(f: &mut fmt::Formatter<'_>, away: u32, max: u32) -> fmt::Result {
     )
 }
 
+/// Slivers by number, and that they are.
 fn numbers(numbers: &[u32]) -> String {
-    let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
-    format!("sliver {}", numbers.join(", "))
+    let all: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    match all.as_slice() {
+        [one] => format!("sliver {one} is"),
+        several => format!("slivers {} are", several.join(", ")),
+    }
 }

@@ -146,5 +146,5 @@ pub fn broken(step: &Step<'_>) -> String {
     let more = "              /etc/apache2/conf-enabled/tidy.conf: { text: \"Redirect 503 /\\n\" }\n          - template:";
     slice(step)
         .replacen("          - template:", more, 1)
-        .replace("grace: 180s", "grace: 60s")
+        .replace("grace: 180s", "grace: 45s")
 }

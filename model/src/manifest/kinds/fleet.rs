@@ -34,6 +34,12 @@ static SPEC: MapShape = MapShape {
         )
         .default("{ slivers: 2, window: 1h }"),
         optional(
+            "approval",
+            Shape::Word(&["reconnects", "interrupts", "ends"]),
+            "The least that a change does to a service that is up for which it waits until somebody approves it.",
+        )
+        .default("none waits"),
+        optional(
             "defaults",
             Shape::Map(&map(&[
                 optional("start", Shape::Word(slice::STARTS), "How slivers start."),

@@ -8,6 +8,7 @@ use xeno_model::id::{Generation, SliverId, Timestamp};
 use xeno_model::normal::current_boot;
 use xeno_model::observed::{DomainState, ObservedNode, Seen};
 use xeno_reconciler::action::{Action, ActionKey};
+use xeno_reconciler::approval::Ask;
 use xeno_reconciler::change::{Change, Reason};
 use xeno_reconciler::check;
 use xeno_reconciler::plan::{self, Basis, Plan, PlanInput};
@@ -30,6 +31,8 @@ pub(super) struct Planned {
     pub(super) settlements: BTreeMap<SliverId, Settlement>,
     /// When the delete budget has room again, where something waits for that.
     pub(super) room_at: Option<NodeTime>,
+    /// What waits for approval.
+    pub(super) asks: BTreeMap<SliverId, Ask>,
 }
 
 impl<H, S> Agent<H, S>
@@ -86,6 +89,7 @@ where
             held.insert(sliver.clone(), Reason::RunUnderway { action });
         }
         held.extend(self.held_by_rollouts());
+        held.extend(self.held_unread());
         let mut epochs = BTreeMap::new();
         for (sliver, verdict) in self.verdicts(observed) {
             match verdict {
@@ -111,6 +115,7 @@ where
             epochs: &epochs,
             restarts: &restarts,
             freezes: &freezes,
+            leave: &self.approvals.kept.leave,
             now,
         };
         let mut plan = plan::build(&input).map_err(|error| error.to_string())?;
@@ -120,6 +125,8 @@ where
             .collect();
         let settlements = settlements(&input, &plan);
         self.tell_rollouts(&mut plan);
+        let mut kept = self.approvals.kept.clone();
+        kept.tell(&mut plan, &input);
         let waits_for_room = |change: &Change| {
             let mut reasons = change.reasons.iter();
             reasons.any(|reason| matches!(reason, Reason::DeleteBudget { .. }))
@@ -133,6 +140,7 @@ where
             findings,
             settlements,
             room_at,
+            asks: kept.asks,
         })
     }
 
@@ -165,6 +173,14 @@ where
     pub(super) async fn looked(&mut self, observed: ObservedNode) {
         self.tell_blindness(&observed).await;
         self.end_freezes().await;
+        // What is carried through by now needs approval no more.
+        if self
+            .staged
+            .as_ref()
+            .is_some_and(|staged| staged.approval.is_some())
+        {
+            self.gate_staged();
+        }
         let Some(desired) = self.desired.clone() else {
             self.observed = Some(observed);
             self.rest();
@@ -183,6 +199,7 @@ where
         self.calm(&planned.plan).await;
         self.plan = Some(planned.plan.clone());
         self.rollouts_seen();
+        self.note_unapproved(planned.asks.clone());
         self.room_at = planned.room_at;
         self.due_at = self.due(&planned.plan);
         self.forget_restarts(&planned.plan).await;

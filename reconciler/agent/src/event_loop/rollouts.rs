@@ -21,8 +21,8 @@ use xeno_model::id::{Digest, NodeName, Revision, SliceName, SliverId};
 use xeno_model::normal::{rollout_digest, rollout_revision};
 use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_reconciler::rollout::{
-    Aim, Condition, Decision, Outside, Own, Placed, Proposal, RolloutKey, RolloutRecord, Runs, Signed,
-    SliverSummary, Step, Tally, Wanted, Waves, Witness, begin, condition, decide, step, wanted,
+    Aim, Condition, Decision, Outside, Own, Patience, Placed, Proposal, RolloutKey, RolloutRecord, Runs,
+    Signed, SliverSummary, Step, Tally, Wanted, Waves, Witness, begin, condition, decide, step, wanted,
 };
 use xeno_state::board::pace::Pace;
 use xeno_state::record::{EventKind, Stand};
@@ -63,6 +63,8 @@ struct Outline {
     /// The waves of the rollout that is on the board.
     waves: Option<(RolloutKey, Rollout, Waves)>,
     witness: Witness,
+    /// For how long slivers of this node have been on their way.
+    patience: Patience,
     /// Why the rollout does not go on, as this witness sees it.
     holds: Option<String>,
     /// A change of the record is under way.
@@ -111,6 +113,11 @@ impl Rolling {
             stale: BTreeSet::new(),
             not_before: Instant::now(),
         }
+    }
+
+    /// What the board says.
+    pub(super) fn board(&self) -> &Rollouts {
+        &self.board
     }
 
     /// The next thing that happens. Nothing is lost when it is dropped.
@@ -180,6 +187,7 @@ impl Rolling {
                     .get(name)
                     .map(|before| before.witness.clone())
                     .unwrap_or_default(),
+                patience: Patience::default(),
                 holds: None,
                 swapping: before.get(name).is_some_and(|before| before.swapping),
                 refused: 0,
@@ -361,6 +369,7 @@ where
         } else if told {
             self.wake();
         }
+        self.regrant().await;
     }
 
     /// Decides about one slice.
@@ -495,10 +504,22 @@ where
                 wanted: about,
             };
             let condition = self.condition(&sliver.id, rolling.stale.contains(&sliver.id));
+            let slotted = record.slots.get(&own.number) == Some(own.node);
+            let grace_ms = sliver.health.as_ref().map_or(0, |health| health.grace.0);
+            let now_ms = crate::clock::millis(now.saturating_duration_since(rolling.began));
+            let waits = || self.waiting.get(&sliver.id).cloned();
+            let patience = &mut outline.patience;
+            let condition = patience.look(own.number, slotted, condition, grace_ms, now_ms, waits);
+            if let Some(due_ms) = patience.due_ms(grace_ms) {
+                let due = rolling.began + Duration::from_millis(due_ms);
+                outline.due = Some(outline.due.map_or(due, |before| before.min(due)));
+            }
             match step(Some(record), own, &condition, outside, signed) {
                 Step::Swap(next) => {
                     let takes = next.slots.len() > record.slots.len();
-                    if let Some(why) = self.not_now(read, &sliver.id).filter(|_| takes) {
+                    let approval = (record.aim() == Aim::To).then(|| self.waits_for_approval(&sliver.id));
+                    let why = self.not_now(read, &sliver.id).or(approval.flatten());
+                    if let Some(why) = why.filter(|_| takes) {
                         outcome.waits.insert(sliver.id.clone(), why);
                     } else if free && outcome.swap.is_none() {
                         outcome.swap = Some((seen.known.clone(), *next));

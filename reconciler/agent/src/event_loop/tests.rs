@@ -112,6 +112,7 @@ fn desired(
             vcpus: 8,
         }),
         delete_budget: DeleteBudget::default(),
+        approval: None,
         site: SitePolicy::default(),
         ruled_out: BTreeMap::new(),
         slivers: slivers.into_iter().map(|s| (s.id.clone(), s)).collect(),

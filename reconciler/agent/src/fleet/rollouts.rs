@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Duration, Instant, sleep, timeout};
-use xeno_model::id::{NodeName, SliceName};
+use xeno_model::id::{NodeName, SliceName, SliverId};
+use xeno_reconciler::approval::{Ask, Grant};
 use xeno_reconciler::rollout::{RolloutRecord, SliverSummary, Verdict};
+use xeno_state::approvals;
 use xeno_state::board::pace::{Pace, Summary};
 use xeno_state::board::{BoardError, BoardResult};
 use xeno_state::presence::{alive, presence};
@@ -37,11 +39,22 @@ struct Inner {
     own: Said,
     /// It has not been said yet.
     unsaid: bool,
+    /// What this node waits for until somebody approves it.
+    asks: BTreeMap<SliverId, Ask>,
+    /// It has not been said yet.
+    unasked: bool,
+    /// What was approved of that, once it was read.
+    grants: Option<BTreeMap<SliverId, Grant>>,
     /// Something is under way: read more often.
     busy: bool,
 }
 
 impl Inner {
+    /// Whether something is under way here, or waits for a person.
+    fn is_busy(&self) -> bool {
+        self.busy || !self.asks.is_empty()
+    }
+
     /// Sorts by slice what is said by node.
     fn sort(&mut self) {
         let mut of_slices: BTreeMap<SliceName, BTreeMap<u32, SliverSummary>> = BTreeMap::new();
@@ -139,6 +152,23 @@ impl Rollouts {
         self.asked.notify_one();
     }
 
+    /// Says what this node waits for until somebody approves it.
+    pub(crate) fn ask(&self, asks: BTreeMap<SliverId, Ask>) {
+        let mut inner = self.lock();
+        if inner.asks == asks {
+            return;
+        }
+        inner.asks = asks;
+        inner.unasked = true;
+        drop(inner);
+        self.asked.notify_one();
+    }
+
+    /// What was approved of what this node has asked for; `None`: it has not been read.
+    pub(crate) fn grants(&self) -> Option<BTreeMap<SliverId, Grant>> {
+        self.lock().grants.clone()
+    }
+
     /// Changes the record of a slice, if it still is what `known` says; either way it is known again afterwards.
     ///
     /// # Errors
@@ -216,7 +246,7 @@ impl Rollouts {
                     continue;
                 }
             }
-            let every = if self.lock().busy || self.is_under_way() {
+            let every = if self.lock().is_busy() || self.is_under_way() {
                 pace.summary_every()
             } else {
                 pace.renew_every()
@@ -252,7 +282,41 @@ impl Rollouts {
             }
             turn.written(now_ms);
         }
+        self.ask_people().await?;
         self.read().await
+    }
+
+    /// Says what waits for approval, and reads what was approved.
+    async fn ask_people(&self) -> BoardResult<()> {
+        let board = self.member.board();
+        let (asks, unasked, known) = {
+            let mut inner = self.lock();
+            let unasked = std::mem::take(&mut inner.unasked);
+            (inner.asks.clone(), unasked, inner.grants.clone())
+        };
+        if unasked && let Err(error) = approvals::write_asks(board, &self.me, &asks).await {
+            self.lock().unasked = true;
+            return Err(error);
+        }
+        // What was granted is no longer asked for, and counts until it is carried through.
+        let slivers: BTreeSet<&SliverId> = asks.keys().chain(known.iter().flat_map(BTreeMap::keys)).collect();
+        let mut grants = BTreeMap::new();
+        for sliver in slivers {
+            match approvals::approved(board, sliver).await {
+                Ok(approval) => {
+                    let grant = approval.map(|approval| approval.grant);
+                    grants.extend(grant.map(|grant| (sliver.clone(), grant)));
+                }
+                // What is not understood is not approved.
+                Err(error @ BoardError::Never { .. }) => tracing::error!("{sliver}: {error}"),
+                Err(error) => return Err(error),
+            }
+        }
+        if known.as_ref() != Some(&grants) {
+            self.lock().grants = Some(grants);
+            self.tell();
+        }
+        Ok(())
     }
 
     async fn read(&self) -> BoardResult<()> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use xeno_model::desired::DesiredNode;
+use xeno_model::desired::{DesiredFleet, DesiredNode};
 use xeno_model::id::{NodeName, Revision, SliverId};
 use xeno_model::manifest::parse_file;
 use xeno_model::repository::{FileMode, RepositoryTree, TreeEntry};
@@ -191,6 +191,11 @@ pub(crate) fn commit(number: u8, slices: &[Slice]) -> DesiredNode {
 
 /// What commit `number` asks of one node.
 pub(crate) fn commit_at(node: &str, number: u8, slices: &[Slice]) -> DesiredNode {
+    fleet_of(slices).project(&NodeName::new(node).unwrap(), &revision(number))
+}
+
+/// What a commit with these slices asks of all nodes.
+pub(crate) fn fleet_of(slices: &[Slice]) -> DesiredFleet {
     let yaml = manifests(slices);
     let entry = TreeEntry {
         blob: "0".repeat(40),
@@ -201,6 +206,5 @@ pub(crate) fn commit_at(node: &str, number: u8, slices: &[Slice]) -> DesiredNode
         entries: BTreeMap::from([("fleet.yaml".to_owned(), entry)]),
     };
     let file = parse_file("fleet.yaml", yaml.as_bytes());
-    let fleet = resolve(&[&file], &tree).unwrap_or_else(|findings| panic!("{findings:#?}\n{yaml}"));
-    fleet.project(&NodeName::new(node).unwrap(), &revision(number))
+    resolve(&[&file], &tree).unwrap_or_else(|findings| panic!("{findings:#?}\n{yaml}"))
 }

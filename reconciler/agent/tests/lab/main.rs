@@ -2,6 +2,7 @@
 //! from real manifests, and a clock that only moves when everybody waits. What the node below it does wrong, and when,
 //! is the test's to say.
 
+mod approvals;
 mod checkpoints;
 mod crash;
 mod deletion;

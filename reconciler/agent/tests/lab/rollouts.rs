@@ -3,34 +3,38 @@
 use std::time::Duration;
 
 use xeno_agent::lab::{LabFleet, LabNetwork, ScriptedBoard};
+use xeno_model::desired::Disturbance;
 use xeno_model::id::{NodeName, SliceName};
 use xeno_model::observed::DomainState;
+use xeno_reconciler::fleet_plan::{NodeSaid, RolloutSaid, Said, find};
 use xeno_reconciler::ports::PortError;
 use xeno_reconciler::rollout::{RolloutRecord, Signed, Verdict};
 use xeno_reconciler::scripted::Fault;
-use xeno_state::rollouts;
+use xeno_state::{presence, rollouts, summaries};
 
-use crate::fleet::{Slice, commit_at, id, revision, slice};
+use crate::fleet::{Slice, commit_at, fleet_of, id, revision, slice};
 use crate::runtime::on_a_clock;
 use crate::world::World;
 
 const NODES: [&str; 2] = ["cam-01", "cam-02"];
 
 /// One slice with a sliver on each of two nodes.
-struct Fleet {
-    worlds: Vec<World>,
-    board: ScriptedBoard,
+pub(crate) struct Fleet {
+    pub(crate) worlds: Vec<World>,
+    pub(crate) board: ScriptedBoard,
     /// The number of the last commit.
-    pushed: u8,
+    pub(crate) pushed: u8,
+    /// What waits for approval, as commits from now on say.
+    pub(crate) approval: Option<Disturbance>,
 }
 
-fn web(page: &'static str) -> Slice {
+pub(crate) fn web(page: &'static str) -> Slice {
     slice("web").on("cam-01, cam-02").page(page)
 }
 
 impl Fleet {
     /// Both run page `one`.
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let board = ScriptedBoard::new("a");
         let network = LabNetwork::default();
         let mut worlds = Vec::new();
@@ -48,6 +52,7 @@ impl Fleet {
             worlds,
             board,
             pushed: 0,
+            approval: None,
         };
         fleet.push(&[web("one")]).await;
         fleet.converged().await;
@@ -55,21 +60,23 @@ impl Fleet {
         fleet
     }
 
-    async fn push(&mut self, slices: &[Slice]) {
+    pub(crate) async fn push(&mut self, slices: &[Slice]) {
         self.pushed += 1;
         for (world, node) in self.worlds.iter_mut().zip(NODES) {
-            world.push(commit_at(node, self.pushed, slices)).await;
+            let mut desired = commit_at(node, self.pushed, slices);
+            desired.approval = self.approval;
+            world.push(desired).await;
         }
     }
 
-    async fn converged(&self) {
+    pub(crate) async fn converged(&self) {
         for world in &self.worlds {
             world.converged().await;
         }
     }
 
     /// What the board says.
-    async fn record(&self) -> RolloutRecord {
+    pub(crate) async fn record(&self) -> RolloutRecord {
         let known = rollouts::read(&self.board, &SliceName::new("web").unwrap()).await;
         known.unwrap().record.expect("the slice has begun")
     }
@@ -91,7 +98,7 @@ impl Fleet {
     }
 
     /// Whether each runs, and how often it has booted.
-    fn guests(&self) -> Vec<(bool, usize)> {
+    pub(crate) fn guests(&self) -> Vec<(bool, usize)> {
         let guest = |(number, world): (u32, &World)| {
             let sliver = id(&format!("web/{number}"));
             let observed = world.node.observed(&NodeName::new(NODES[0]).unwrap());
@@ -106,12 +113,12 @@ impl Fleet {
         (0..).zip(&self.worlds).map(guest).collect()
     }
 
-    fn boots(&self) -> Vec<usize> {
+    pub(crate) fn boots(&self) -> Vec<usize> {
         self.guests().into_iter().map(|(_, boots)| boots).collect()
     }
 
     /// Waits until the record is as wanted; never are both down.
-    async fn until(&self, what: &str, wanted: impl Fn(&RolloutRecord) -> bool) -> RolloutRecord {
+    pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&RolloutRecord) -> bool) -> RolloutRecord {
         for _ in 0..20_000 {
             let record = self.record().await;
             assert!(
@@ -136,27 +143,27 @@ impl Fleet {
     }
 
     /// Waits until the rollout of the last commit is on the board.
-    async fn begun(&self) {
+    pub(crate) async fn begun(&self) {
         let commit = revision(self.pushed);
         self.until("the beginning", |record| record.to.commit == commit)
             .await;
     }
 
     /// Waits until the rollout of the last commit is through.
-    async fn through(&self) -> RolloutRecord {
+    pub(crate) async fn through(&self) -> RolloutRecord {
         let commit = revision(self.pushed);
         let through = |record: &RolloutRecord| record.to.commit == commit && record.verdict == Verdict::Done;
         self.until("the end", through).await
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         for mut world in self.worlds {
             world.kill().await;
         }
     }
 }
 
-fn minute() -> Duration {
+pub(crate) fn minute() -> Duration {
     Duration::from_secs(60)
 }
 
@@ -326,6 +333,104 @@ fn an_agent_that_dies_in_the_middle_goes_on_where_it_was() {
         fleet.through().await;
         fleet.converged().await;
         assert_eq!(fleet.boots(), [2, 2]);
+        fleet.end().await;
+    });
+}
+
+#[test]
+fn what_nodes_say_tells_what_runs() {
+    on_a_clock(async {
+        let mut fleet = Fleet::new().await;
+        fleet.push(&[web("two")]).await;
+        let second = fleet.until("the second wave", |record| record.wave == 1).await;
+        assert_eq!(second.verdict, Verdict::Rolling);
+        fleet.press(|record, ada| record.pause(ada).unwrap()).await;
+        fleet.until("calm", |record| record.slots.is_empty()).await;
+        tokio::time::sleep(minute()).await;
+        let boots = fleet.boots();
+        let mut said = Said::default();
+        for (node, slivers) in summaries::all(&fleet.board).await.unwrap() {
+            let slivers = Some(slivers.unwrap());
+            said.nodes.insert(node, NodeSaid { alive: true, slivers });
+        }
+        assert_eq!(presence::alive(&fleet.board).await.unwrap().len(), 2);
+        for (slice, known) in rollouts::all(&fleet.board).await.unwrap() {
+            let record = known.unwrap().record.unwrap();
+            let rollout = RolloutSaid {
+                to: record.to,
+                good: record.good,
+                verdict: record.verdict,
+            };
+            said.rollouts.insert(slice, rollout);
+        }
+        let (one, two) = (fleet_of(&[web("one")]), fleet_of(&[web("two")]));
+        let found = find(&said, &one, &two, &[]);
+        assert!(found.unknown.is_empty(), "{:?}", found.unknown);
+        assert!(found.held[&SliceName::new("web").unwrap()].contains("paused by ada"));
+        // Who has booted twice is what is asked for, who has once what was before.
+        for (number, boots) in (0u32..).zip(boots) {
+            let of = |fleet: &xeno_model::desired::DesiredFleet| {
+                fleet.slices[&SliceName::new("web").unwrap()].slivers[&number].clone()
+            };
+            let wanted = of(if boots == 2 { &two } else { &one });
+            assert_eq!(of(&found.fleet), wanted, "{boots} boots");
+        }
+        fleet.end().await;
+    });
+}
+
+#[test]
+fn who_never_ran_as_the_new_one_has_nothing_to_take_back() {
+    on_a_clock(async {
+        let mut fleet = Fleet::new().await;
+        let restoring = |page| web(page).with("rollback: { data: restore }");
+        fleet.push(&[restoring("one")]).await;
+        fleet.converged().await;
+        // It is kept what it wrote, and then it never starts.
+        for world in &fleet.worlds {
+            let fault = PortError::never("the kernel does not start");
+            world.node.script("boot", Fault::Fails(fault));
+        }
+        fleet.push(&[restoring("two")]).await;
+        let failed = |record: &RolloutRecord| {
+            matches!(record.verdict, Verdict::Failed { .. }) && record.slots.is_empty()
+        };
+        fleet.until("all back", failed).await;
+        tokio::time::sleep(10 * minute()).await;
+        assert!(fleet.guests().iter().all(|(runs, _)| *runs));
+        for (number, world) in (0..).zip(&fleet.worlds) {
+            let effects = world.all_effects();
+            let of = |verb: &str| effects.keys().filter(|key| key.starts_with(verb)).count();
+            let canary = fleet.boots()[number] == 2;
+            assert_eq!(of("checkpoint:"), usize::from(canary), "{effects:?}");
+            assert_eq!(of("restore:"), 0, "{effects:?}");
+        }
+        fleet.end().await;
+    });
+}
+
+#[test]
+fn who_is_on_its_way_for_ever_has_failed() {
+    on_a_clock(async {
+        let mut fleet = Fleet::new().await;
+        for (number, world) in (0..).zip(&fleet.worlds) {
+            let sliver = id(&format!("web/{number}"));
+            world.node.hide_storage(&sliver, Some("its server is away"));
+        }
+        fleet.push(&[web("two")]).await;
+        fleet.until("a turn", |record| !record.slots.is_empty()).await;
+        // Nothing is done about what cannot be seen, and others wait for it.
+        tokio::time::sleep(14 * minute()).await;
+        assert_eq!(fleet.record().await.verdict, Verdict::Rolling);
+        let failed = |record: &RolloutRecord| matches!(record.verdict, Verdict::Failed { .. });
+        let record = fleet.until("the verdict", failed).await;
+        assert_eq!(record.failed.len(), 1, "{record:#?}");
+        let said = record
+            .history
+            .iter()
+            .any(|line| line.what.contains("on its way for 15 minutes"));
+        assert!(said, "{record:#?}");
+        assert_eq!(fleet.boots(), [1, 1]);
         fleet.end().await;
     });
 }

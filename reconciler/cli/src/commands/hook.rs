@@ -9,7 +9,10 @@ use clap::{Args, Subcommand};
 use xeno_agent::api_client::ApiClient;
 use xeno_agent::snapshot::Snapshot;
 use xeno_agent::source::Reader;
+use xeno_model::desired::Disturbance;
 use xeno_model::id::Revision;
+use xeno_reconciler::approval::threshold;
+use xeno_reconciler::change::{Cause, Disruption};
 use xeno_reconciler::moving;
 use xeno_reconciler::plan::{Basis, Plan};
 use xeno_reconciler::render::{self, Colour};
@@ -251,7 +254,7 @@ fn pre_receive(args: &Run) -> Outcome {
     if let Some(before) = &before {
         moving::tell(&before.fleet, &after.fleet, &mut plans);
     }
-    answer(&plans)?;
+    answer(&plans, after.fleet.approval)?;
     Ok(Exit::Done)
 }
 
@@ -272,7 +275,7 @@ fn seen(socket: &Path) -> Result<Snapshot, String> {
 }
 
 /// The plan of every node, observed where its agent was asked, else on what the commit before asked for.
-fn answer(plans: &[Plan]) -> Outcome<()> {
+fn answer(plans: &[Plan], approval: Option<Disturbance>) -> Outcome<()> {
     let (same, changed): (Vec<_>, Vec<_>) = plans.iter().partition(|plan| render::is_empty(plan));
     let mut text = String::new();
     for (i, plan) in changed.iter().enumerate() {
@@ -300,11 +303,36 @@ fn answer(plans: &[Plan]) -> Outcome<()> {
             ));
         }
     }
+    let waiting = approval.map_or(0, |from| waiting(plans, threshold(from)));
+    if waiting > 0 {
+        let slivers = output::count(waiting, "sliver waits", "slivers wait");
+        text.push_str(&format!(
+            "\n{slivers} until somebody approves what disturbs {}: `xeno approve` on a node of the fleet.\n",
+            if waiting == 1 { "it" } else { "them" }
+        ));
+    }
     if plans.iter().any(|plan| !plan.moves.is_empty()) {
         text.push_str("\nSlivers move by way of the fleet's board. Nodes without one make them anew, and set aside what they wrote.\n");
     }
     text.push('\n');
     output::text(&text)
+}
+
+/// How many slivers are disturbed at least so, each counted once: one that moves is in two plans.
+fn waiting(plans: &[Plan], from: Disruption) -> usize {
+    let disturbed = |plan: &Plan| {
+        let changes = plan
+            .changes
+            .values()
+            .filter(|change| change.cause == Cause::Change);
+        changes.filter(|change| change.class.disruption() >= from).count()
+            + plan
+                .moves
+                .values()
+                .filter(|moving| moving.from == plan.node && moving.how.disruption() >= from)
+                .count()
+    };
+    plans.iter().map(disturbed).sum()
 }
 
 /// What a statement about several plans is based on.

@@ -3,6 +3,7 @@
 pub(crate) mod abandon;
 pub(crate) mod agent;
 pub(crate) mod apply;
+pub(crate) mod approve;
 mod checkpoints;
 pub(crate) mod completion;
 pub(crate) mod console;

@@ -173,7 +173,7 @@ fn history(args: &History) -> Outcome {
             let now = output::now_ms();
             let lines = lines.map(|line| {
                 let (by, what) = (output::clean(&line.by), output::clean(&line.what));
-                format!("{:>9}  {by}: {what}\n", ago(line.at_ms, now))
+                format!("{:>11}  {by}: {what}\n", ago(line.at_ms, now))
             });
             output::text(&lines.collect::<String>())?;
         }

@@ -6,12 +6,14 @@ use xeno_agent::source::{Manifests, Reader};
 use xeno_model::desired::Rollout;
 use xeno_model::id::{Digest, Epoch, MigrationId, NodeName, Revision, SliceName, SliverId, Timestamp};
 use xeno_model::normal::rollout_revision;
+use xeno_reconciler::approval::{Ask, Grant};
+use xeno_reconciler::change::Disruption;
 use xeno_reconciler::rollout::{Condition, RolloutKey, Signed, SliverSummary, Verdict, begin};
 use xeno_reconciler::tenure::{Act, BootId, Holder, Memory, Record};
 use xeno_state::board::{AnyBoard, Board, BoardConfig, Txn, Write};
 use xeno_state::holders::{self, Known};
 use xeno_state::presence::Presence;
-use xeno_state::{rollouts, summaries};
+use xeno_state::{approvals, rollouts, summaries};
 
 use crate::world::{Said, World};
 
@@ -446,4 +448,69 @@ fn a_fleet_is_planned_from_what_its_nodes_say() {
         wrong.code == Some(1) && words.contains("xeno get summaries -o json"),
         "{wrong:?}"
     );
+}
+
+#[test]
+fn what_waits_is_shown_and_just_that_is_approved() {
+    let fleet = Fleet::new();
+    fleet.check(&["approve"], 0, &["nothing waits for approval"]);
+    fleet.check(&["approve", "web"], 1, &["none of that waits for approval"]);
+    let asks = |to: u8| {
+        let ask = Ask {
+            from: Digest([1; 32]),
+            to: Some(Digest([to; 32])),
+            disruption: Disruption::Interrupts,
+        };
+        let gone = Ask {
+            to: None,
+            disruption: Disruption::Ends,
+            ..ask
+        };
+        let all = [(sliver("web/0"), ask), (sliver("db/0"), gone)].into();
+        fleet
+            .runtime
+            .block_on(approvals::write_asks(&fleet.board, &node("node-a"), &all))
+            .expect("the board answers");
+        ask
+    };
+    let approved = |of: &str| {
+        let of = sliver(of);
+        let read = approvals::approved(&fleet.board, &of);
+        fleet.runtime.block_on(read).expect("the board answers")
+    };
+    let first = asks(2);
+    fleet.check(
+        &["approve"],
+        0,
+        &[
+            "web/0 node-a interrupts 010101010101 020202020202",
+            "db/0 node-a ends",
+        ],
+    );
+    let plan = |words: &[&str]| {
+        let said = fleet.check(&[words, &["-o", "json"]].concat(), 0, &[]);
+        let json: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+        json["plan"].as_str().expect("a name").to_owned()
+    };
+    let shown = plan(&["approve"]);
+    assert_eq!(approved("web/0"), None, "showing approves nothing");
+    // Meanwhile somebody pushes.
+    let second = asks(3);
+    fleet.check(
+        &["approve", "--all", "--plan", &shown],
+        1,
+        &["what waits is not that plan any more"],
+    );
+    assert_eq!(approved("web/0"), None);
+    let shown = plan(&["approve"]);
+    let words = ["approve", "web", "--by", "ada", "--plan", &shown];
+    fleet.check(&words, 0, &["approved by ada"]);
+    let approval = approved("web/0").expect("it is approved");
+    assert_eq!((approval.grant, approval.by.as_str()), (Grant(second), "ada"));
+    assert!(!approval.grant.covers(&first), "and nothing else is");
+    assert_eq!(approved("db/0"), None);
+    let shown = plan(&["approve"]);
+    fleet.check(&["approve", "--all", "--plan", &shown[..6]], 0, &["approved by"]);
+    assert!(approved("db/0").is_some());
+    fleet.check(&["approve", "a b"], 2, &["a b"]);
 }

@@ -166,3 +166,25 @@ fn a_fleet_may_lie_deeper_in_its_repository() {
     assert_eq!(push.code, Some(0), "{push:?}");
     assert!(push.err.contains("create   web/0"), "{}", push.err);
 }
+
+#[test]
+fn what_waits_for_approval_is_said() {
+    let world = World::with_hook();
+    world.edit("work/fleet.yaml", "spec:\n", "spec:\n  approval: interrupts\n");
+    world.commit("careful");
+    let first = world.push(&["main"]);
+    assert!(
+        !first.err.contains("until somebody approves"),
+        "what is new disturbs nobody: {}",
+        first.err
+    );
+    world.edit("work/slices/web.yaml", "vcpus: 1", "vcpus: 2");
+    world.commit("more");
+    let second = world.push(&["main"]);
+    assert_eq!(second.code, Some(0), "{second:?}");
+    let part = "1 sliver waits until somebody approves what disturbs it: `xeno approve`";
+    assert!(second.err.contains(part), "{}", second.err);
+    let plan = world.xeno("work", &["plan", "--fleet"]);
+    let part = "interrupts the service, waits for approval";
+    assert!(plan.out.contains(part), "{plan:?}");
+}

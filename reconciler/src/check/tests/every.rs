@@ -6,7 +6,7 @@ use xeno_model::id::Digest;
 use xeno_model::observed::{DomainState, LayerLimits};
 
 use super::*;
-use crate::change::Reason;
+use crate::change::{Disruption, Reason};
 
 macro_rules! kinds {
     ($($name:ident)+) => {
@@ -29,7 +29,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Twice Order Blind NoChange Misfit NoReason Lacking Unsafe Memory Port Frozen OutsideWindow Removals
+    Twice Order Blind NoChange Misfit NoReason Lacking Unsafe Memory Port Frozen OutsideWindow Unapproved Removals
 }
 
 /// A good plan and the node that it is for, before they are broken.
@@ -70,7 +70,8 @@ fn broken_by_hand(kind: Kind) -> (World, Plan) {
         | Kind::Unsafe
         | Kind::Memory
         | Kind::Frozen
-        | Kind::OutsideWindow => rebooting(),
+        | Kind::OutsideWindow
+        | Kind::Unapproved => rebooting(),
     });
     match kind {
         Kind::Twice => plan.actions.push(plan.actions[1].clone()),
@@ -92,6 +93,7 @@ fn broken_by_hand(kind: Kind) -> (World, Plan) {
         }
         Kind::Frozen => world.freeze("web/0"),
         Kind::OutsideWindow => world.close_windows(),
+        Kind::Unapproved => world.leave.from = Some(Disruption::Interrupts),
         Kind::Removals => world.removed_recently = 1,
     }
     (world, plan)

@@ -394,6 +394,7 @@ fn lasts(reason: &Reason) -> bool {
         | Reason::PortTaken { .. }
         | Reason::NotSupported { .. }
         | Reason::ImageStale { .. }
+        | Reason::Unapproved { .. }
         | Reason::SiteCap { .. } => true,
         Reason::New
         | Reason::OutsideWindow { .. }

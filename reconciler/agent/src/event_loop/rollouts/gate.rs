@@ -30,7 +30,8 @@ where
         let Some(staged) = self.staged.clone() else {
             return false;
         };
-        let desired = self.gate(&staged).map_or(staged, Arc::new);
+        let gated = self.gate(&staged).map_or(staged, Arc::new);
+        let desired = self.keep_unapproved(gated);
         if self.desired.as_deref() == Some(&*desired) {
             return false;
         }

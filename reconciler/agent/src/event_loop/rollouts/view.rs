@@ -6,8 +6,8 @@ use std::sync::Arc;
 use xeno_model::id::SliceName;
 use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_reconciler::rollout::{
-    Condition, Outside, Own, Refused, RolloutRecord, Runs, Signed, Snapshot, Tally, Turn, Verdict, Wanted,
-    Waves, may_change,
+    Aim, Condition, Outside, Own, Refused, RolloutRecord, Runs, Signed, Snapshot, Tally, Turn, Verdict,
+    Wanted, Waves, may_change,
 };
 
 use super::super::Agent;
@@ -192,7 +192,6 @@ fn state_of(
     placed: &xeno_reconciler::rollout::Placed,
     outside: Outside<'_>,
 ) -> (RolloutState, Option<String>) {
-    use xeno_reconciler::rollout::Aim;
     let said = seen.slivers.get(&number);
     let failure = match said.map(|said| &said.condition) {
         Some(Condition::Failed { why }) => Some(why.clone()),
@@ -224,7 +223,13 @@ fn state_of(
         return (RolloutState::Changing, None);
     }
     if record.failed.contains(&number) {
-        return (RolloutState::Failed, failure);
+        return match record.aim() {
+            Aim::To => (RolloutState::Failed, failure),
+            Aim::Back => (
+                RolloutState::Changing,
+                Some("it failed, and goes back".to_owned()),
+            ),
+        };
     }
     let own = Own {
         number,
