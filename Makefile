@@ -95,7 +95,7 @@ test-crash: image ## every kind of action once on a real guest, its agent ended 
 
 test-setbacks: image ## disks below a whole node that are full, read-only or from another day (root)
 	$(CARGO) build --locked --workspace --bins
-	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test setbacks -- --nocapture
+	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test setbacks -- --nocapture --test-threads=1
 
 test-posix: image ## what programs expect of a root file system: 723 cases on four kinds of objects in a guest, and on ext4 (root)
 	$(CARGO) build --locked --workspace --bins

@@ -1,6 +1,7 @@
 //! One node through what goes wrong with its disks: full and read-only ones below templates and below images, and a
 //! writable layer that somebody puts back to an earlier day while the guest's memory is stored. Nothing is lost, nothing
-//! is half done, every wait says why, and the node goes on by itself once the disk is right again.
+//! is half done, every wait says why, and the node goes on by itself once the disk is right again. And two nodes, of which one
+//! has no room for the layer of a guest that is to move to it.
 //!
 //! Needs root: the disks are small file systems in memory.
 #![cfg(feature = "guest")]
@@ -13,6 +14,7 @@ use xeno_tests::demo::manifests::{self, PORT, Step};
 use xeno_tests::demo::{report::Report, run, stop};
 use xeno_tests::lab::{
     LabError, LabResult, ensure, http, node::Node, repository::Repository, scratch::Scratch, wait_for,
+    witness,
 };
 
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -48,6 +50,14 @@ while :; do
   echo "kept without a name $n" >&4
   sleep 1
 done
+"#;
+
+/// Writes so much that a small disk does not hold it, and says what it is.
+const FILL: &str = r#"#!/bin/sh
+printf 'Content-Type: text/plain\r\n\r\n'
+[ "$QUERY_STRING" != start ] || { head -c 25165824 /dev/urandom >/var/tmp/big; sync; }
+set -- $(sha256sum /var/tmp/big)
+echo "sum $1"
 "#;
 
 /// A file system in memory, which can be made small, read-only and well again.
@@ -114,11 +124,24 @@ fn boot_id() -> LabResult<String> {
     ask("/cgi-bin/guest", "boot_id ")
 }
 
+/// What the page of another port says after `word`.
+fn said(port: u16, path: &str, word: &str) -> LabResult<String> {
+    wait_for(&format!("{path} to say its {word}"), DEADLINE, || {
+        let page = http::get(port, path, DEADLINE)?;
+        let value = page.body.lines().find_map(|line| line.strip_prefix(word));
+        value
+            .map(str::to_owned)
+            .ok_or_else(|| format!("it answers {}: {}", page.status, page.body))
+    })
+}
+
 /// Waits until `xeno why` names each of these words.
 fn says_why(node: &Node, words: &[&str]) -> LabResult<String> {
     wait_for(&format!("`xeno why web/0` to say {words:?}"), DEADLINE, || {
         let why = node.xeno(&["why", "web/0"]).map_err(|error| error.to_string())?;
-        let why = String::from_utf8_lossy(&why.stdout).into_owned();
+        // As it was before its lines were broken.
+        let why = String::from_utf8_lossy(&why.stdout);
+        let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
         if words.iter().all(|word| why.contains(word)) {
             Ok(why)
         } else {
@@ -280,6 +303,71 @@ fn story(options: &run::Options) -> LabResult<()> {
     node.await_converged(DEADLINE)?;
     let Story { mut node, .. } = story;
     node.stop()
+}
+
+#[test]
+fn a_guest_that_does_not_fit_where_it_is_to_go_stays_until_it_does() -> LabResult<()> {
+    Scratch::on_disk().tell(|scratch| to_a_full_disk(&scratch.options()))
+}
+
+fn to_a_full_disk(options: &run::Options) -> LabResult<()> {
+    /// Apart from the other guest.
+    const PORT_HERE: u16 = PORT + 70;
+    let dir = &options.dir;
+    let parts = run::import(&mut Report::default(), options, dir)?;
+    let repository = Repository::create(dir, &parts.xeno)?;
+    manifests::write_fleet(&repository, &parts)?;
+    repository.write_executable("overlays/cgi/fill", FILL)?;
+    let disk = SmallDisk::mount(dir.join("nyc-02/state/writable"), "16m")?;
+    let mut nodes = Vec::new();
+    for name in ["cam-01", "nyc-02"] {
+        nodes.push(Node::start_in_fleet(dir, name, &repository.bare, &parts)?);
+        stop::record(dir, &nodes)?;
+    }
+    let push = |place: &str, why: &str| -> LabResult<()> {
+        let step = Step {
+            nonce: "a-large-guest",
+            nodes: &[place],
+            state: "running",
+            memory: "192MiB",
+        };
+        manifests::write_page(&repository, &step)?;
+        let text = manifests::slice(&step).replace(&format!("host: {PORT}"), &format!("host: {PORT_HERE}"));
+        repository.write("slices/web.yaml", &text)?;
+        let push = repository.push(why)?;
+        ensure(push.accepted, || push.output.clone())
+    };
+    push("cam-01", "One guest")?;
+    nodes[0].await_converged(DEADLINE)?;
+    let boot = witness::says(PORT_HERE, "boot_id", DEADLINE)?;
+    let sum = said(PORT_HERE, "/cgi-bin/fill?start", "sum ")?;
+
+    push("nyc-02", "Elsewhere, where there is no room")?;
+    says_why(&nodes[0], &["nyc-02", "no space left on device"])?;
+    // It goes on where it is, and can write there.
+    witness::write(PORT_HERE, "stayed", DEADLINE)?;
+    assert_eq!(
+        witness::says(PORT_HERE, "boot_id", DEADLINE)?,
+        boot,
+        "the guest was rebooted"
+    );
+
+    disk.turn("size=1g")?;
+    nodes[1].await_event("web/0 has arrived", 1, DEADLINE)?;
+    for node in &nodes {
+        node.await_converged(DEADLINE)?;
+    }
+    assert_eq!(
+        witness::says(PORT_HERE, "boot_id", DEADLINE)?,
+        boot,
+        "the guest was rebooted"
+    );
+    assert_eq!(said(PORT_HERE, "/cgi-bin/fill", "sum ")?, sum);
+    assert_eq!(witness::ledger(PORT_HERE, DEADLINE)?, ["stayed"]);
+    for node in &mut nodes {
+        node.stop()?;
+    }
+    Ok(())
 }
 
 /// A copy of all writable layers of a node, as they are now; times stay what they are.

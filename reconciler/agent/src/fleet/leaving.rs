@@ -33,6 +33,9 @@ const DEPART_MAX: Duration = Duration::from_secs(3600);
 /// How long one round of the layers may take.
 const LAYERS_MAX: Duration = Duration::from_secs(4 * 3600);
 
+/// How long it may take to hear why the other end took no more: a guest may stand still meanwhile.
+const LAST_WORD_MAX: Duration = Duration::from_secs(2);
+
 /// How long a guest may take to be gone, beyond its grace.
 const STOP_MAX: Duration = Duration::from_secs(30);
 
@@ -106,7 +109,7 @@ pub(crate) async fn leave<H: MoveMemory, S: MoveLayers>(
         why = hung_up => Err(why),
     };
     if let Err(why) = rested {
-        return why;
+        return last_word(&mut session.replies).await.unwrap_or(why);
     }
     tell.say(News::Given { memory });
     loop {
@@ -114,7 +117,12 @@ pub(crate) async fn leave<H: MoveMemory, S: MoveLayers>(
             command = commands.recv() => match command {
                 None => return "it was called off".to_owned(),
                 Some(Command::Travel(reply)) => {
-                    let sent = send_layers(&ports, &fleet, &leave, true).await;
+                    let mut sent = send_layers(&ports, &fleet, &leave, true).await;
+                    if sent.is_err()
+                        && let Some(why) = last_word(&mut session.replies).await
+                    {
+                        sent = Err(why);
+                    }
                     let failed = sent.as_ref().err().cloned();
                     // The loop that asked may have ended.
                     let _ = reply.send(sent);
@@ -213,6 +221,20 @@ async fn bring_to_rest<H: MoveMemory, S: MoveLayers>(
             WHOLE_MAX.as_secs()
         )),
     }
+}
+
+/// Why the other end takes no more, if it has said so: that it has hung up, or that a connection broke, follows from that.
+async fn last_word(replies: &mut Lines<Reply>) -> Option<String> {
+    let refused = async {
+        loop {
+            match replies.next().await {
+                Ok(Reply::Refused { why }) => return Some(why),
+                Ok(Reply::Ready { .. } | Reply::Whole) => {}
+                Err(_) => return None,
+            }
+        }
+    };
+    tokio::time::timeout(LAST_WORD_MAX, refused).await.ok().flatten()
 }
 
 /// One round of the writable layers.

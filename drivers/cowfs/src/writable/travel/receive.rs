@@ -444,7 +444,10 @@ impl<'a> Receiver<'a> {
     fn check_room(&self, bytes: u64) -> Result<(), TravelError> {
         let space = self.disk.space(self.dir).map_err(file_error(self.dir))?;
         if bytes.saturating_add(ROOM_LEFT) > space.free {
-            let text = format!("{bytes} bytes come, and there is room for {}", space.free);
+            let text = format!(
+                "no space left on device: {bytes} bytes come, {} are free, and {ROOM_LEFT} are kept free for others",
+                space.free
+            );
             return Err(refuses(Refusal::NoRoom, text));
         }
         Ok(())

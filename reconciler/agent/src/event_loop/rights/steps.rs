@@ -289,14 +289,16 @@ where
         if let Err(why) = result {
             let text = format!("{sliver}: {} failed: {why}", step);
             tracing::warn!("{text}");
-            if matches!(step, Step::Travel)
-                && let Some(open) = rights.sessions.get_mut(&sliver)
-            {
-                // Its task ends, and says why.
-                open.task.abort();
-                let peer = open.peer.clone();
-                rights.sessions.remove(&sliver);
-                rights.pause(&sliver, why, Some(peer));
+            if matches!(step, Step::Travel) {
+                let open = rights.sessions.remove(&sliver);
+                let said = rights.pauses.get(&sliver).is_some_and(|pause| pause.to.is_some());
+                if let Some(open) = open {
+                    // Its task ends, and says why.
+                    open.task.abort();
+                    rights.pause(&sliver, why, Some(open.peer));
+                } else if !said {
+                    rights.pause(&sliver, why, None);
+                }
             } else {
                 rights.pause(&sliver, why, None);
             }
