@@ -166,7 +166,7 @@ impl World<'_> {
                 .and_then(|placed| self.by_name.get(&placed.node))?;
             let node = &self.nodes[*n];
             Some(format!(
-                "{sliver} on {}: member {}, commit {}, {:?}, follows {:?}, said {:?}, slot {}",
+                "{sliver} on {}: member {}, commit {}, {:?}, follows {:?}, said {:?}, slot {}; {}",
                 node.name,
                 node.member,
                 node.head,
@@ -174,10 +174,36 @@ impl World<'_> {
                 node.follows.get(&sliver),
                 shared.snapshot.slivers.get(number).map(|said| &said.condition),
                 record.slots.contains_key(number),
+                self.plan_of(*n, &sliver),
             ))
         };
         let slivers: Vec<String> = tally.waits_for.iter().filter_map(of).collect();
         format!("is in wave {}: {waits}; {}", record.wave + 1, slivers.join("; "))
+    }
+
+    /// What its node would do about a sliver, in words.
+    fn plan_of(&self, n: usize, sliver: &SliverId) -> String {
+        let wanted = self.wanted(n);
+        let Some(observed) = self.look(n) else {
+            return "nothing was ever done on its node".to_owned();
+        };
+        let mut held = BTreeMap::new();
+        let epochs = self.held_elsewhere(n, &wanted, &observed, &mut held);
+        let node = &self.nodes[n];
+        let input = PlanInput {
+            epochs: &epochs,
+            backing_off: &held,
+            ..PlanInput::plain(&wanted, &node.applied, &observed, self.wall(n))
+        };
+        let plan = plan::build(&input).map(|plan| plan.changes.get(sliver).cloned());
+        let waits = node.awaits.contains(sliver);
+        format!(
+            "waits {waits}, agent {}, run {}, idle {}, placed {:?}, {plan:?}",
+            node.agent,
+            node.run.is_some(),
+            node.idle,
+            self.placed(sliver, node.head)
+        )
     }
 
     fn settled_node(&self, n: usize) -> Result<(), String> {

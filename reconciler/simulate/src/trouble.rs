@@ -89,21 +89,23 @@ impl World<'_> {
         }
     }
 
-    /// A person says something about the rollout of a slice, where that makes sense.
+    /// A person says something about the rollout of a slice, or of the next one of which it makes sense.
     fn person(
         &mut self,
         slice: usize,
         say: impl Fn(&RolloutRecord, Signed<'_>) -> Result<RolloutRecord, Refused>,
     ) {
-        let slice = slice % self.slices.len().max(1);
-        let (read, Some(record)) = self.board.records.get(&slice) else {
-            return;
-        };
         let signed = Signed {
             at: Timestamp(BEGIN_MS + self.now),
             by: "ada",
         };
-        if let Ok(next) = say(record, signed) {
+        let many = self.slices.len();
+        let heard = (0..many).map(|i| (slice + i) % many).find_map(|slice| {
+            let (read, record) = self.board.records.get(&slice);
+            let next = say(record?, signed).ok()?;
+            Some((slice, read, next))
+        });
+        if let Some((slice, read, next)) = heard {
             self.reach.hit("a person was heard");
             self.commit(&Ask {
                 node: 0,

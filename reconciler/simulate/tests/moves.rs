@@ -256,3 +256,17 @@ fn four_nearly_full_hosts_are_emptied_one_by_one() {
     assert_eq!(boots(&outcome), 0, "each goes while it runs");
     assert!(outcome.ended_ms < 5 * HOUR, "{}", outcome.ended_ms);
 }
+
+#[test]
+fn and_so_they_are_while_much_goes_wrong() {
+    let (story, _) = emptied_one_by_one();
+    for seed in 1..6 {
+        let mut story = story.clone();
+        story.seed = seed;
+        let story = story.with_faults();
+        let outcome = story
+            .tell()
+            .unwrap_or_else(|broken| panic!("seed {seed}: {broken}: {:?}", story.faults));
+        assert!(outcome.moved > 0);
+    }
+}

@@ -494,3 +494,31 @@ fn records_stay_small() {
     };
     assert_eq!(begin(None, key(1), &none, true, signed("n0")).slots_max(6), 1);
 }
+
+#[test]
+fn a_slot_goes_with_its_sliver_to_the_node_that_a_commit_places_it_on() {
+    let mut story = Story::new(&policy());
+    let canary = story.waves.order()[0];
+    story.takes(canary, Runs::Good);
+    // The next commit places it elsewhere, in the middle of its change.
+    let (from, to) = (node(canary), node(40));
+    let here = |story: &Story, runs| {
+        story.with_own(canary, runs, |own, outside| {
+            may_change(Some(&story.record), Own { node: &to, ..own }, outside)
+        })
+    };
+    assert_eq!(here(&story, Runs::Nothing), Turn::Take(Aim::To));
+    // Whoever has made something of it before waits until the slot is given back.
+    assert!(matches!(here(&story, Runs::Good), Turn::Wait(Wait::Slots { .. })));
+    let next = story.with_own(canary, Runs::Nothing, |own, outside| {
+        story.record.take_slot(Own { node: &to, ..own }, outside)
+    });
+    story.record = next.unwrap();
+    assert_eq!(story.record.slots, BTreeMap::from([(canary, to.clone())]));
+    assert_eq!(here(&story, Runs::Nothing), Turn::Go(Aim::To));
+    // The one that had it does not take it back.
+    assert!(
+        matches!(story.turn(canary, Runs::Good), Turn::Wait(Wait::Slots { .. })),
+        "{from}"
+    );
+}

@@ -208,11 +208,14 @@ pub fn may_change(record: Option<&RolloutRecord>, own: Own<'_>, outside: Outside
     let in_reach = record
         .slots
         .iter()
-        .filter(|(_, node)| !outside.away_nodes.contains(*node));
+        .filter(|(number, node)| **number != own.number && !outside.away_nodes.contains(*node));
     let by: Vec<u32> = in_reach.map(|(number, _)| *number).collect();
     // Those out of reach hold up nobody, as far as the record has room for them. Nor does a node that is, and had the sliver.
     let left = record.slots.get(&own.number);
-    let left_behind = left.is_none_or(|by| outside.away_nodes.contains(by));
+    // A commit may have placed it here since that node took the slot, which then never gives it back: it is the sliver's, and goes on
+    // with it. Only to whoever has yet to make anything of it, so that two nodes never take it from each other.
+    let moved_here = own.runs == Runs::Nothing;
+    let left_behind = left.is_none_or(|by| moved_here || outside.away_nodes.contains(by));
     let room = left_behind && (left.is_some() || record.slots.len() < super::SLOTS_MAX as usize);
     if by.len() < max as usize && room {
         Turn::Take(aim)

@@ -125,6 +125,10 @@ fn leaving(view: &View<'_>, epoch: Epoch, session: &Session, guest: Guest) -> Ne
             take_back(view, epoch, memory_of(guest).map(|_| *migration))
         }
         Leaving::Given | Leaving::Passed if *called_off => Next::Do(Step::CallOff),
+        // Nothing is served that calls could come to: who parks it does nothing, and what was written is not durable for that.
+        Leaving::Given if guest == Guest::Absent && matches!(view.disk, Disk::Lapsed { .. }) => {
+            Next::Do(Step::Close)
+        }
         Leaving::Held | Leaving::Given if matches!(view.disk, Disk::Serving { .. } | Disk::Lapsed { .. }) => {
             Next::Do(Step::Park)
         }

@@ -168,6 +168,26 @@ fn the_right_goes_only_after_the_guest_stands_still_the_disk_is_parked_and_the_o
 }
 
 #[test]
+fn layers_that_nobody_is_served_are_closed_before_the_last_of_them_goes() {
+    let given = |view: &mut View<'_>| {
+        view.record = Record::Is(held("a", E1));
+        view.place = Place::At(node("b"));
+        view.journal = began(E1);
+        view.disk = Disk::Lapsed { epoch: E1 };
+        view.session = Some(leaving(Leaving::Given));
+    };
+    // Whoever parks what is not served changes nothing, and would do it for ever.
+    check(given, &Next::Do(Step::Close));
+    check(
+        |view| {
+            given(view);
+            view.guest = Guest::Kept { epoch: E1 };
+        },
+        &Next::Do(Step::Park),
+    );
+}
+
+#[test]
 fn what_was_offered_is_taken_back_before_the_guest_wakes() {
     let left = |view: &mut View<'_>| {
         view.record = Record::Is(held("a", E1));
