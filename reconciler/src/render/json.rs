@@ -17,7 +17,7 @@ pub const FORMAT_VERSION: u32 = 1;
 /// `formatVersion`, `node`, `revision` (40 digits), `generation` and `appliedGeneration`, `basis` (`observed` or
 /// `assumed`), `summary` (the closing line of the text), `memoryMib` (`capacity`, `now`, `after`; null where the domains
 /// could not be seen), `next` (milliseconds since 1970 at which time alone may change the plan, or null), `changes` by sliver: `sliver`, `class` (`keep`, `inPlace`, `create`, `start`, `resume`, `reboot`, `handOver`,
-/// `suspend`, `stop`, `remove`, `purge`, `wait`, `move`), `from` and `to` (nodes; null unless it moves), `cause` (`change`, `drift`, `schedule`), `disruption` (`none`, `interrupts`, `ends`,
+/// `suspend`, `stop`, `remove`, `purge`, `wait`, `move`), `from` and `to` (nodes; only where it moves), `cause` (`change`, `drift`, `schedule`), `disruption` (`none`, `interrupts`, `ends`,
 /// `destroys`), `reasons` (each a `code` that stays and a `text` that may get better; what a `wait` waits for comes
 /// first); `actions` in order: `key`, `verb`, `sliver` (null where several share it),
 /// `serves`, `after` (keys), `bytes` (null: unknown), `memoryMib`.
@@ -75,7 +75,9 @@ struct MemoryRecord {
 struct ChangeRecord {
     sliver: String,
     class: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     to: Option<String>,
     cause: &'static str,
     disruption: &'static str,
