@@ -73,12 +73,13 @@ cowfs-crash-long: ## crashes of writable layers at every moment, thoroughly (WAY
 	XENO_COWFS_CRASHES=$(or $(WAYS),2000) XENO_COWFS_STORIES=$(or $(STORIES),400) XENO_SEED=$(or $(SEED),1) \
 		$(CARGO) test --locked --release -p cowfs --lib durability -- --nocapture
 
-guest: image ## real guests: the QEMU driver, one push followed to its page, one guest that moves there and back, a minute of chaos
+guest: image ## real guests: the QEMU driver, one push followed to its page, one guest that moves there and back, one whose node is replaced, a minute of chaos
 	@tools/fetch-etcd target/etcd
 	$(CARGO) build --locked --workspace --bins
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-qemu --features guest -- --test-threads=1
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test guest -- --nocapture
 	XENO_IMAGES=$(abspath $(IMAGES)) $(CARGO) test --locked -p xeno-tests --features guest --test moves -- --nocapture
+	XENO_IMAGES=$(abspath $(IMAGES)) XENO_ETCD=$(abspath target/etcd/etcd) $(CARGO) test --locked -p xeno-tests --features guest --test failover -- --nocapture
 	XENO_IMAGES=$(abspath $(IMAGES)) XENO_ETCD=$(abspath target/etcd/etcd) $(CARGO) test --locked -p xeno-tests --features guest --test chaos -- --nocapture
 
 test-chaos: image ## six nodes over an etcd: agents, file servers and the etcd killed while guests move (SECONDS=600, SEED=1)

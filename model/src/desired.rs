@@ -194,6 +194,8 @@ pub struct DesiredSliver {
     pub rollout: Rollout,
     /// How it moves to another node.
     pub migration: Migration,
+    /// Whether another node may take it over without the word of the one that runs it: see [`Self::fails_over`].
+    pub failover: bool,
     /// What going back to an earlier revision does with what it has written.
     pub rollback: RollbackData,
     /// How many checkpoints are kept of those that are made before it boots as something else.
@@ -206,6 +208,13 @@ impl DesiredSliver {
     pub fn writes(&self) -> bool {
         let mut mounts = self.mounts.iter();
         mounts.any(|mount| mount.writable == WritableKind::Local)
+    }
+
+    /// Whether another node may take it over: that is asked for, and nothing of it lies on the node's own disk. A sliver that waits
+    /// for its turn in a rollout may still have layers there. One that is in its second berth keeps nothing, and goes home first.
+    #[must_use]
+    pub fn fails_over(&self) -> bool {
+        self.failover && !self.writes() && self.id.berth() == Berth::First
     }
 
     /// Whether nothing that it writes outlives its domain: two of it at once can do each other no harm.

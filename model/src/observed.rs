@@ -246,6 +246,8 @@ pub struct ObservedStorage {
     pub exported: bool,
     /// Whether the calls of its guest wait, and nothing is under way.
     pub parked: bool,
+    /// Whether they are answered only under a lease.
+    pub lease: Leasing,
     /// Bytes its writable layers hold.
     pub bytes: u64,
     /// Set aside by a removal, at this time.
@@ -267,6 +269,18 @@ impl ObservedStorage {
             Some(_) | None => Some(Digest::of(b"no writable layer")),
         }
     }
+}
+
+/// Whether the calls of a guest are answered only while its node has a lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Leasing {
+    /// They need none.
+    #[default]
+    Free,
+    /// They are, and one lasts.
+    Holds,
+    /// They wait: none lasts under which they may be answered.
+    Lapsed,
 }
 
 /// How a mounted remote directory is.

@@ -294,6 +294,7 @@ impl<'a> Resolver<'a> {
         self.check_ports(&drafts);
         self.check_addresses(&drafts, &fleet);
         self.check_writables(&drafts);
+        self.check_failover(&drafts);
         self.check_heirs(&drafts);
         self.check_claims(&drafts);
         self.check_quotas(&drafts);

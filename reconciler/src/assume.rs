@@ -7,8 +7,8 @@ use xeno_model::desired::{DesiredNode, HypervisorKind, Mount, SliverState, Stand
 use xeno_model::id::{Digest, Epoch, NodeName, SliverId, Timestamp};
 use xeno_model::normal::{boot_digest_on, stack_digest};
 use xeno_model::observed::{
-    DomainState, Domains, HealthVerdict, ObservedDomain, ObservedImage, ObservedNode, ObservedStorage,
-    RemoteState, Seen,
+    DomainState, Domains, HealthVerdict, Leasing, ObservedDomain, ObservedImage, ObservedNode,
+    ObservedStorage, RemoteState, Seen,
 };
 
 use crate::action::Ingredients;
@@ -107,6 +107,7 @@ pub fn observed_from(
             stack: runs.then_some(stack),
             exported: runs,
             parked: false,
+            lease: Leasing::Free,
             bytes: 0,
             tombstone: None,
             mark: Some(UNTOUCHED),

@@ -293,6 +293,7 @@ fn candidate<'a>(input: &PlanInput<'a>, study: &Study) -> Option<Candidate<'a>> 
     let ported = from.able.contains(&Ability::Ports);
     let publishes = !desired.publish.is_empty() || from.domain.is_some_and(|d| !d.publish.is_empty());
     let sound = desired.keeps_nothing()
+        && !desired.failover
         && from.keeps_nothing()
         && to.keeps_nothing()
         && from.applied.is_some_and(|applied| applied.complete)

@@ -3,7 +3,7 @@
 
 mod moving;
 
-pub use moving::{Departure, MoveLayers, MoveMemory, Pipe};
+pub use moving::{BootInstant, Departure, MoveLayers, MoveMemory, Pipe};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -241,6 +241,8 @@ pub struct MountSpec {
     pub quota_inodes: Option<u64>,
     /// Its share of the file server beside other busy guests: see [`share`].
     pub share: u32,
+    /// Whether it is answered only under a lease, since others may take it over: see [`MoveLayers::answer_until`].
+    pub leased: bool,
 }
 
 /// Most that the file server knows of a share.
@@ -277,6 +279,7 @@ impl MountSpec {
             quota_bytes: sliver.resources.disk.map(|disk| disk.0),
             quota_inodes: sliver.resources.inodes,
             share: share(sliver),
+            leased: sliver.fails_over(),
         });
         mounts.collect()
     }

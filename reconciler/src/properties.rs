@@ -10,8 +10,8 @@ use xeno_model::desired::{
 use xeno_model::id::{Digest, DomainUuid, Epoch, FleetName, NodeName, SiteName, SliverId, Timestamp};
 use xeno_model::normal::{boot_digest, stack_digest};
 use xeno_model::observed::{
-    DomainState, LayerLimits, Limits, ObservedDomain, ObservedImage, ObservedStorage, RemoteState, Seen,
-    Stranger,
+    DomainState, LayerLimits, Leasing, Limits, ObservedDomain, ObservedImage, ObservedStorage, RemoteState,
+    Seen, Stranger,
 };
 use xeno_model::units::Bytes;
 
@@ -421,6 +421,7 @@ pub(crate) fn world(sides: &[Sides], around: &Surroundings) -> World {
                     stack: stack.map(|which| pick(which, stack_digest)),
                     exported,
                     parked: false,
+                    lease: Leasing::Free,
                     bytes: 0,
                     tombstone: tombstone.filter(|_| !beside).map(Timestamp),
                     mark: Some(Digest([7; 32])),

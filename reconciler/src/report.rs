@@ -116,6 +116,14 @@ pub fn sentence(reason: &Reason) -> String {
             ),
         },
         Reason::HeldElsewhere { by } => format!("node {by} has the right to run it"),
+        Reason::Unfenced { by, fence } => {
+            let fence = fence
+                .as_ref()
+                .map_or_else(String::new, |fence| format!(": {fence}"));
+            format!(
+                "node {by} has the right to run it and no sign of life, and nobody has confirmed that it is off{fence}"
+            )
+        }
         Reason::RightUnknown { why } => format!("nobody here knows who has the right to run it: {why}"),
         Reason::RightChanges { what } => what.clone(),
         Reason::MoveFailed { to, why, until } => {

@@ -8,6 +8,7 @@
 mod domains;
 mod fault;
 mod layers;
+mod leases;
 mod moves;
 mod remotes;
 mod storage;
@@ -22,7 +23,8 @@ use std::task::{Context, Poll, Waker};
 use xeno_model::desired::{DesiredNode, DesiredSliver, Publish, Remote};
 use xeno_model::id::{Digest, NodeName, SliverId, Timestamp};
 use xeno_model::observed::{
-    Ability, DomainState, Domains, HealthVerdict, ObservedNode, ObservedStorage, RemoteState, Seen, Stranger,
+    Ability, DomainState, Domains, HealthVerdict, Leasing, ObservedNode, ObservedStorage, RemoteState, Seen,
+    Stranger,
 };
 
 use crate::action::{Action, PortsFrom};
@@ -74,6 +76,7 @@ struct State {
     refused: Option<PortError>,
     violations: Vec<String>,
     moves: moves::Moves,
+    leases: leases::Leases,
 }
 
 struct Clock(Box<dyn Fn() -> Timestamp + Send + Sync>);
@@ -200,7 +203,9 @@ impl ScriptedNode {
             storage.stack = None;
             storage.exported = false;
             storage.parked = false;
+            storage.lease = Leasing::Free;
         }
+        self.state().leases.lose();
     }
 
     /// Calls so far that change something, as action keys, those that failed included.

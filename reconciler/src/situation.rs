@@ -9,7 +9,7 @@ use xeno_model::desired::{DesiredSliver, Remote, SliverState, Start};
 use xeno_model::id::{Digest, DomainUuid, Epoch, SliverId};
 use xeno_model::normal::{boot_digest, boot_digest_on, stack_digest};
 use xeno_model::observed::{
-    Ability, DomainState, HealthVerdict, ObservedDomain, ObservedImage, ObservedStorage, Seen,
+    Ability, DomainState, HealthVerdict, Leasing, ObservedDomain, ObservedImage, ObservedStorage, Seen,
 };
 
 use crate::action::ActionKind;
@@ -336,7 +336,10 @@ impl<'a> Situation<'a> {
         let limit_wrong =
             storage.open == Some(self.epoch) && storage.limits.iter().any(|limit| *limit != limits);
         let share_wrong = storage.exported && !stack && self.share_foreign(desired).is_some();
-        add(!apart && (limit_wrong || share_wrong), Step::Limit);
+        // That it needs one from now on is for whoever has the lease.
+        let lease_wrong =
+            storage.exported && !stack && storage.lease != Leasing::Free && !desired.fails_over();
+        add(!apart && (limit_wrong || share_wrong || lease_wrong), Step::Limit);
         add(stack || !storage.exported, Step::Export);
         add(anew && !resume, Step::Boot);
         add(resume, Step::Resume);

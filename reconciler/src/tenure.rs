@@ -17,7 +17,8 @@
 //! 3. What takes over writes *began* into its journal before the guest's first instruction. Memory that was handed over is gone on
 //!    with only by a holder that has not begun otherwise, so never over a disk that has changed since.
 //! 4. A holder that others may replace (`failover`) answers its guest only while its lease lasts, by a clock that knows no
-//!    jumps, and is replaced only once its lease is gone from the board *and* a fence is confirmed.
+//!    jumps, and is replaced only once its lease is gone from the board *and* a fence is confirmed. That it may be replaced is in
+//!    the record, said after it is bound by its lease and taken back before it is not: others may have read another commit.
 //!
 //! [`Sight`] makes a view of what was observed, [`leave()`] says what the planner may do meanwhile, [`Order`] whose turn it is where a
 //! commit says so, and [`Host`] whether what is offered can be taken: agents and simulated nodes go by the same.
@@ -26,6 +27,7 @@
 //! [`next()`], with crashes, lost and late messages, and processes that stop between deciding and doing.
 
 mod doing;
+mod failover;
 mod holding;
 mod leave;
 #[cfg(test)]
@@ -37,7 +39,8 @@ mod sight;
 #[cfg(test)]
 mod tests;
 
-pub use doing::{close, serve};
+pub use doing::{Warrant, close, serve};
+pub use failover::Failover;
 pub use leave::{Leave, is_the_planners, leave};
 pub use next::next;
 pub use offer::{Host, Offer, Taking};
@@ -63,6 +66,9 @@ pub struct Holder {
     pub epoch: Epoch,
     /// The guest's memory, where the holder is to go on with it and has not yet said that it did.
     pub memory: Option<Memory>,
+    /// Whether the holder answers its guest only while its lease lasts, so that others may take over. Said only once it is so, and
+    /// so until nobody says it any more.
+    pub failover: bool,
 }
 
 /// The memory of a guest that stands still while the right to run changes hands.
@@ -207,8 +213,11 @@ pub struct View<'a> {
     pub me: &'a NodeName,
     /// Its life.
     pub boot: BootId,
-    /// Whether others may take the sliver over without this node.
+    /// Whether others may take the sliver over without this node, as far as it knows, or are to be able to: its calls are answered
+    /// only under a lease.
     pub failover: bool,
+    /// Whether others are to be able to: what the record is to say of it in the end. Never without `failover`.
+    pub promise: bool,
     /// Whether this node's lease lasts, and the record was read since it began; only asked where `failover`.
     pub leased: bool,
     /// Where the sliver is wanted.
@@ -302,6 +311,8 @@ pub enum Act {
     HandBack,
     /// The memory is gone on with, or will not be: whoever keeps it may forget it.
     Settle,
+    /// The holder says that others may take over from now on, or may not.
+    Promise,
     /// The right is taken from a holder that cannot have it any more. In the same transaction its lease must be absent.
     TakeOver,
 }
@@ -347,6 +358,8 @@ pub fn abandoned(holder: &Holder, travels: bool) -> Holder {
         boot: BootId::default(),
         epoch: after(holder.epoch),
         memory: kept.cloned(),
+        // Whoever has it next says it anew.
+        failover: false,
     }
 }
 

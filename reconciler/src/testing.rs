@@ -79,6 +79,7 @@ pub(crate) fn sliver(name: &str) -> DesiredSliver {
         tenant: None,
         start: Start::Boot,
         expires: None,
+        failover: false,
         moved_from: None,
         rollout: Rollout::default(),
         migration: Migration::default(),

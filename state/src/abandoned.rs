@@ -218,6 +218,7 @@ mod tests {
             boot: BootId([1; 16]),
             epoch: Epoch(3),
             memory: None,
+            failover: false,
         };
         let none = holders::read(board, &web()).await.unwrap();
         holders::change(board, &web(), &none, &holder, Act::Claim)

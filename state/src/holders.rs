@@ -160,7 +160,13 @@ fn transaction(sliver: &SliverId, known: &Known, to: &Holder, act: Act) -> Board
             guards.push(Guard::Absent(sign_of_life(rival)?));
         }
         (
-            Act::Claim | Act::HandOver | Act::TakeBack | Act::HandBack | Act::Settle | Act::TakeOver,
+            Act::Claim
+            | Act::HandOver
+            | Act::TakeBack
+            | Act::HandBack
+            | Act::Settle
+            | Act::Promise
+            | Act::TakeOver,
             Record::Unknown | Record::Absent | Record::Is(_),
         ) => {}
     }
@@ -185,6 +191,9 @@ struct Stored {
     boot: String,
     epoch: u64,
     memory: Option<StoredMemory>,
+    /// Younger than the format, and left out where it is not so: what does not know it leaves such a record alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    failover: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -206,6 +215,7 @@ fn encode(holder: &Holder) -> BoardResult<Value> {
             epoch: memory.epoch.0,
             keeper: memory.keeper.to_string(),
         }),
+        failover: holder.failover,
     };
     let bytes = serde_json::to_vec(&stored).map_err(|error| BoardError::never(CHANGE, error.to_string()))?;
     Value::new(bytes).map_err(|error| BoardError::never(CHANGE, error.to_string()))
@@ -243,6 +253,7 @@ fn decode(sliver: &SliverId, bytes: &[u8]) -> BoardResult<Holder> {
         boot: BootId(id(&stored.boot)?),
         epoch: Epoch(stored.epoch),
         memory: memory.transpose()?,
+        failover: stored.failover,
     })
 }
 
@@ -271,6 +282,7 @@ mod tests {
             boot: BootId([0xab; 16]),
             epoch: Epoch(epoch),
             memory: None,
+            failover: false,
         }
     }
 
@@ -307,6 +319,7 @@ mod tests {
         assert_eq!(changed, Changed::Done(known.clone()));
         let given_up = Holder {
             node: None,
+            failover: true,
             ..held("b", 3)
         };
         change(&board, &web(), &known, &given_up, Act::Settle)

@@ -12,6 +12,7 @@ pub mod abandoned;
 pub mod approvals;
 pub mod board;
 pub mod error;
+pub mod fences;
 pub mod holders;
 mod keep;
 mod lock;

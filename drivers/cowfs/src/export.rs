@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::lease::{Bond, Instant, Lease, NotRenewed, Pass};
 use crate::link::LinkName;
 use crate::metrics::Metrics;
 use crate::nfs::pages::Pages;
@@ -335,6 +336,7 @@ pub struct Export {
     clients: Vec<ClientAddress>,
     link: Option<LinkName>,
     state: watch::Sender<Standing>,
+    bond: Bond,
     weight: AtomicU32,
     parked: Semaphore,
     running: Arc<Semaphore>,
@@ -376,6 +378,7 @@ impl Export {
             clients,
             link: None,
             state: watch::Sender::new(Standing { state, parked: false }),
+            bond: Bond::free(Arc::default()),
             weight: AtomicU32::new(Weight::default().get()),
             parked: Semaphore::new(PARKED_UNITS),
             running: Arc::new(Semaphore::new(usize::try_from(RUNNING_MAX).unwrap_or(1))),
@@ -390,6 +393,13 @@ impl Export {
     #[must_use]
     pub fn on_link(mut self, link: Option<LinkName>) -> Self {
         self.link = link;
+        self
+    }
+
+    /// The same, under the lease of its server: to be said before it is served.
+    #[must_use]
+    pub fn under(mut self, lease: &Arc<Lease>) -> Self {
+        self.bond = Bond::free(Arc::clone(lease));
         self
     }
 
@@ -429,10 +439,53 @@ impl Export {
         &self.metrics
     }
 
-    /// Whether it answers.
+    /// Whether it answers. One that is leased is as good as in standby without a lease that it has [entered](Self::enter).
     #[must_use]
     pub fn state(&self) -> State {
-        self.state.borrow().answers()
+        let standing = *self.state.borrow();
+        self.answers(standing)
+    }
+
+    fn answers(&self, standing: Standing) -> State {
+        match standing.answers() {
+            State::Active if !self.bond.holds() => State::Standby,
+            state => state,
+        }
+    }
+
+    /// Has it answer only while a lease of the server lasts that it has entered, or without one. One that is leased already goes
+    /// on as it was.
+    pub fn set_leased(&self, leased: bool) {
+        self.bond.bind(leased);
+        self.state.send_modify(|_| {});
+    }
+
+    /// Whether it answers only while a lease lasts.
+    #[must_use]
+    pub fn is_leased(&self) -> bool {
+        self.bond.is_leased()
+    }
+
+    /// Whether it does not answer because it has entered no lease that lasts.
+    #[must_use]
+    pub fn is_lapsed(&self) -> bool {
+        !self.bond.holds()
+    }
+
+    /// Has a leased export answer under the lease of the server, which lasts until `until` at least. To be said by whoever knows
+    /// that until then nobody else goes on with what it serves.
+    ///
+    /// # Errors
+    /// [`NotRenewed`], in particular where that instant is over.
+    pub fn enter(&self, until: Instant) -> Result<(), NotRenewed> {
+        self.bond.enter(until)?;
+        self.state.send_modify(|_| {});
+        Ok(())
+    }
+
+    /// What a call that is let in now must still have when its reply is sent.
+    pub(crate) fn pass(&self) -> Pass {
+        self.bond.pass()
     }
 
     /// Changes whether it answers. Sealing closes its connections; parked calls go on or are dropped.
@@ -487,7 +540,8 @@ impl Export {
         let mut state = self.state.subscribe();
         let mut waited = false;
         loop {
-            let now = state.borrow_and_update().answers();
+            let standing = *state.borrow_and_update();
+            let now = self.answers(standing);
             if waited && sender.has_changed().is_err() {
                 return Admission::Abandoned;
             }
@@ -498,7 +552,7 @@ impl Export {
                         return Admission::Closed;
                     };
                     // The state may have changed while the call waited for its turn.
-                    if state.borrow().answers() == State::Active {
+                    if self.state() == State::Active {
                         return Admission::Run(permit);
                     }
                 }
@@ -544,7 +598,8 @@ impl Export {
             .count()
     }
 
-    fn close_connections(&self) {
+    /// Closes its connections: what was to be sent on them is not, and their clients ask again.
+    pub(crate) fn close_connections(&self) {
         let connections =
             std::mem::take(&mut *self.connections.lock().unwrap_or_else(PoisonError::into_inner));
         for closer in connections.iter().filter_map(Weak::upgrade) {

@@ -21,6 +21,7 @@ pub mod handle;
 pub mod import;
 pub mod inspect;
 pub mod layer;
+pub mod lease;
 pub mod lend;
 pub mod link;
 pub mod memory;

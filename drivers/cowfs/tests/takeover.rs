@@ -114,6 +114,7 @@ impl Server {
             peer_uid: None,
             clients: Vec::new(),
             link: None,
+            leased: false,
             state: State::Active,
             weight: Default::default(),
         };

@@ -220,6 +220,13 @@ pub enum Difference {
         /// After.
         to: Migration,
     },
+    /// Whether another node may take it over.
+    Failover {
+        /// Before.
+        from: bool,
+        /// After.
+        to: bool,
+    },
     /// What going back does with its data.
     Rollback {
         /// Before.
@@ -281,6 +288,7 @@ pub fn differences(from: &DesiredSliver, to: &DesiredSliver) -> Vec<Difference> 
     plain!(MovedFrom, moved_from);
     plain!(Rollout, rollout);
     plain!(Migration, migration);
+    plain!(Failover, failover);
     plain!(Rollback, rollback);
     plain!(Checkpoints, checkpoints);
     found
@@ -489,6 +497,8 @@ impl fmt::Display for Difference {
             Self::MovedFrom { to: None, .. } => f.write_str("says no more what it was before"),
             Self::Rollout { .. } => f.write_str("is rolled out otherwise"),
             Self::Migration { .. } => f.write_str("moves to other nodes otherwise"),
+            Self::Failover { to: true, .. } => f.write_str("another node may take it over"),
+            Self::Failover { to: false, .. } => f.write_str("no other node takes it over any more"),
             Self::Checkpoints { from, to } => write!(f, "checkpoints kept {from} → {to}"),
             Self::Rollback { from, to } => write!(f, "data in a rollback {from} → {to}"),
         }

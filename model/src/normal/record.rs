@@ -117,6 +117,9 @@ struct SliverRecord {
     /// Younger too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     addresses: Vec<IpAddr>,
+    /// And this.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    failover: bool,
 }
 
 fn usual_checkpoints() -> u32 {
@@ -252,6 +255,7 @@ impl From<&DesiredSliver> for SliverRecord {
             rollback: sliver.rollback.into(),
             checkpoints: sliver.checkpoints,
             addresses: sliver.addresses.clone(),
+            failover: sliver.failover,
         }
     }
 }
@@ -368,6 +372,7 @@ impl TryFrom<SliverRecord> for DesiredSliver {
             rollback: record.rollback.into(),
             checkpoints: record.checkpoints,
             addresses: record.addresses,
+            failover: record.failover,
         })
     }
 }

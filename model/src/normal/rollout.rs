@@ -54,6 +54,7 @@ fn rolled(sliver: &DesiredSliver) -> DesiredSliver {
         moved_from: None,
         rollout: Rollout::default(),
         migration: Migration::default(),
+        failover: false,
         rollback: RollbackData::Keep,
         checkpoints: CHECKPOINTS,
         ..sliver.clone()

@@ -67,6 +67,7 @@ pub(super) fn web() -> DesiredSliver {
         moved_from: None,
         rollout: Rollout::default(),
         migration: Migration::default(),
+        failover: false,
         rollback: RollbackData::Keep,
         checkpoints: CHECKPOINTS,
     }
@@ -156,6 +157,7 @@ fn how_it_is_managed_disturbs_nothing() {
             s.moved_from = Some(SliverId::parse("www/0").unwrap());
             s.rollout.canary = 0;
             s.migration.downtime = Millis(1);
+            s.failover = true;
             s.rollback = RollbackData::Restore;
             s.checkpoints = 1;
         },
@@ -168,6 +170,7 @@ fn how_it_is_managed_disturbs_nothing() {
             "was www/0 before",
             "is rolled out otherwise",
             "moves to other nodes otherwise",
+            "another node may take it over",
             "data in a rollback keep → restore",
             "checkpoints kept 3 → 1",
         ],
@@ -438,6 +441,7 @@ fn managed() -> impl Strategy<Value = DesiredSliver> {
     let rollback = (
         prop_oneof![Just(RollbackData::Keep), Just(RollbackData::Restore)],
         2u32..5,
+        any::<bool>(),
     );
     (
         proptest::option::of("[a-z]{1,2}"),
@@ -449,7 +453,7 @@ fn managed() -> impl Strategy<Value = DesiredSliver> {
         rollback,
     )
         .prop_map(
-            |(tenant, start, expires, moved_from, rollout, migration, (rollback, checkpoints))| {
+            |(tenant, start, expires, moved_from, rollout, migration, (rollback, checkpoints, failover))| {
                 DesiredSliver {
                     tenant: tenant.map(|name| TenantName::new(&name).unwrap()),
                     start,
@@ -459,6 +463,7 @@ fn managed() -> impl Strategy<Value = DesiredSliver> {
                     migration,
                     rollback,
                     checkpoints,
+                    failover,
                     ..web()
                 }
             },

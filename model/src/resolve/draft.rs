@@ -390,6 +390,7 @@ pub(super) struct Draft<'a> {
     pub(super) expires: Option<Option<Timestamp>>,
     pub(super) rollout: Option<Rollout>,
     pub(super) migration: Option<Migration>,
+    pub(super) failover: Option<bool>,
     pub(super) place: Place,
     pub(super) overrides: Vec<Override<'a>>,
     /// What its slivers have in common, the first as the slice says it, the others with overrides.

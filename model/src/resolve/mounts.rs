@@ -45,7 +45,7 @@ type Spot = (Origin, usize);
 /// One mount of a sliver.
 #[derive(Clone, Debug)]
 pub(super) struct MountDraft {
-    path: String,
+    pub(super) path: String,
     spot: Spot,
     layers: Option<Vec<LayerRef>>,
     layers_spot: Spot,

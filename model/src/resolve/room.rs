@@ -244,6 +244,33 @@ impl<'a> Resolver<'a> {
         self.findings.extend(findings);
     }
 
+    /// What another node is to go on with lies where it reaches it.
+    pub(super) fn check_failover(&mut self, drafts: &[Draft<'a>]) {
+        for draft in drafts.iter().filter(|draft| draft.failover == Some(true)) {
+            let mut said = BTreeSet::new();
+            for mount in draft.patterns.iter().flat_map(|pattern| &pattern.mounts.all) {
+                if mount.writable != Some(Writable::Local) || !said.insert(mount.path.as_str()) {
+                    continue;
+                }
+                let place = draft
+                    .at
+                    .place(&Pattern::mount_path(mount.writable_spot, Some("writable")));
+                let message = format!(
+                    "what `{}` writes to `{}` lies on its node's own disk, where no other node can go on with it",
+                    draft.name, mount.path
+                );
+                let finding = Diagnostic::error(Code::Writable, place, message)
+                    .related(draft.at.place(&[Step::Key("spec"), Step::Key("failover")]), "another node is to take it over")
+                    .help(format!(
+                        "write to storage that its nodes share, as in `writable: nfs://store.example/{}/{SLIVER_PLACE}`, or to \
+                         `memory`, or leave out `failover`",
+                        draft.name
+                    ));
+                self.findings.push(finding);
+            }
+        }
+    }
+
     /// Data has one heir.
     pub(super) fn check_heirs(&mut self, drafts: &[Draft<'a>]) {
         let mut heirs: BTreeMap<&str, &Draft<'a>> = BTreeMap::new();

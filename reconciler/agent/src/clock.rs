@@ -1,13 +1,18 @@
-//! Two clocks: the wall's, for people and for the moments that they name, and one that only goes forward, for pauses.
+//! Three clocks: the wall's, for people and for the moments that they name, one that only goes forward, for pauses, and one that
+//! also goes on while the machine sleeps, for leases.
 //! What must outlive the agent is counted in node time ([`xeno_state::time`]).
 
 use std::time::SystemTime;
 
 use tokio::time::{Duration, Instant};
 use xeno_model::id::Timestamp;
+use xeno_reconciler::ports::BootInstant;
 use xeno_state::time::BootMoment;
 
-/// Reads both clocks.
+#[cfg(any(test, feature = "lab"))]
+const NANOS_PER_MS: u64 = 1_000_000;
+
+/// Reads the clocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     began: Instant,
@@ -55,6 +60,12 @@ impl LabClock {
             boot: "laboratory".to_owned(),
             ms: millis(self.began.elapsed()),
         }
+    }
+
+    /// The same, as leases are counted by it.
+    #[must_use]
+    pub fn boot_now(&self) -> BootInstant {
+        BootInstant(self.boot_moment().ms.saturating_mul(NANOS_PER_MS))
     }
 
     /// Turns it, forward or back, as somebody with a wrong idea of the time would.
@@ -105,6 +116,15 @@ impl Clock {
             }
             #[cfg(any(test, feature = "lab"))]
             Wall::Lab(clock) => clock.now(),
+        }
+    }
+
+    /// The clock that leases are counted by: the file server looks at the same.
+    pub(crate) fn boot_now(&self) -> BootInstant {
+        match self.wall {
+            Wall::System => BootInstant(cowfs::lease::now()),
+            #[cfg(any(test, feature = "lab"))]
+            Wall::Lab(clock) => clock.boot_now(),
         }
     }
 

@@ -51,6 +51,8 @@
 //! password_file = "/etc/xenoslice/etcd-password"
 //! prefix = "xenoslice/"                   # etcd: what all keys of the fleet begin with; default: this
 //! timeout = "5s"                          # etcd: how long a call may take; default: this
+//! fence = ["/etc/xenoslice/fence", "{node}"] # makes sure that a node is off which has no sign of life, and ends with 0 if it
+//!                                         # is; for slices with `failover`; default: people do
 //!
 //! [peers]                                 # where other agents reach this one; default: loopback with sqlite, else nowhere
 //! listen = "[::]:7046"
@@ -136,6 +138,8 @@ pub struct AgentConfig {
     pub ssh_key: Option<PathBuf>,
     /// What all agents of the fleet share, if they do.
     pub board: Option<BoardConfig>,
+    /// The program, and its arguments, that makes sure that a node is off, for slices that ask for `failover`.
+    pub fence: Option<Vec<String>>,
     /// Where it listens for other agents, if it does.
     pub peers: Option<PeersConfig>,
 }
@@ -409,6 +413,10 @@ impl AgentConfig {
             .map_err(|(place, message)| wrong(span(place), message))?;
         let board = raw.board.as_ref().map(|board| board.read(base)).transpose();
         let board = board.map_err(|(place, message)| wrong(span(place), message))?;
+        let fence = raw.board.as_ref().map(RawBoard::read_fence).transpose();
+        let fence = fence
+            .map_err(|(place, message)| wrong(span(place), message))?
+            .flatten();
         let peers = match (&raw.peers, &board) {
             (Some(peers), None) => {
                 let message =
@@ -459,6 +467,7 @@ impl AgentConfig {
             accept_rewrites: raw.accept_rewrites,
             ssh_key: raw.ssh_key.map(at),
             board,
+            fence,
             peers,
         })
     }

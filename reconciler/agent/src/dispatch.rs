@@ -14,10 +14,11 @@ use xeno_model::observed::{ObservedStorage, Seen};
 use xeno_reconciler::action::{Action, PortsFrom};
 use xeno_reconciler::exec::Outcome;
 use xeno_reconciler::ports::{
-    DomainSpec, Grace, Hypervisor, MountSpec, PortError, PortResult, Retry, Storage, Tuning,
+    DomainSpec, Grace, Hypervisor, MountSpec, MoveLayers, PortError, PortResult, Retry, Storage, Tuning,
 };
 
 use crate::crash::{self, Moment};
+use crate::fleet::member::Member;
 use crate::health::{self, Probers};
 
 /// Most bytes that the files of one layer may have in memory while it is made.
@@ -44,6 +45,8 @@ pub(crate) struct Ports<H, S> {
     pub(crate) probers: Probers,
     /// How long a guest may take to stop by itself.
     pub(crate) shutdown_grace: Duration,
+    /// This node's lease, under which others may take slivers over; `None`: it is alone.
+    pub(crate) member: Option<Arc<Member>>,
 }
 
 /// An action with what it needs to know.
@@ -148,7 +151,7 @@ impl Work {
 }
 
 /// Carries out one action.
-pub(crate) async fn carry_out<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: Work) -> Outcome {
+pub(crate) async fn carry_out<H: Hypervisor, S: MoveLayers>(ports: &Ports<H, S>, work: Work) -> Outcome {
     let deadline = work.deadline(ports.shutdown_grace);
     let kind = work.action.kind();
     crash::at(kind, Moment::BeforeEffect);
@@ -178,7 +181,35 @@ fn late<H, S>(ports: &Ports<H, S>, work: &Work, deadline: Duration) -> PortError
     PortError::never(format!("it was not healthy within {seconds} s{last}"))
 }
 
-async fn act<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: &Work) -> PortResult<()> {
+/// The mounts of a sliver, which are answered under a lease only where there is one.
+fn mounts<H, S>(ports: &Ports<H, S>, sliver: &DesiredSliver) -> Vec<MountSpec> {
+    let mut mounts = MountSpec::of(sliver);
+    for mount in &mut mounts {
+        mount.leased &= ports.member.is_some();
+    }
+    mounts
+}
+
+/// Has what is served of a sliver answer, where that needs the lease of this node.
+async fn answer<H, S: MoveLayers>(
+    ports: &Ports<H, S>,
+    sliver: &DesiredSliver,
+    mounts: &[MountSpec],
+) -> PortResult<()> {
+    let Some(member) = ports
+        .member
+        .as_ref()
+        .filter(|_| mounts.iter().any(|mount| mount.leased))
+    else {
+        return Ok(());
+    };
+    let (epoch, until) = member.warrant(&sliver.id.itself()).ok_or_else(|| {
+        PortError::later("the lease of this node has run out, or its right to run it is not known")
+    })?;
+    ports.storage.answer_until(&sliver.id, epoch, until).await
+}
+
+async fn act<H: Hypervisor, S: MoveLayers>(ports: &Ports<H, S>, work: &Work) -> PortResult<()> {
     let storage = &*ports.storage;
     match &work.action {
         Action::FetchTemplate { digest, sources } => storage.fetch_template(digest, sources).await,
@@ -209,14 +240,20 @@ async fn act<H: Hypervisor, S: Storage>(ports: &Ports<H, S>, work: &Work) -> Por
             ..
         } => storage.restore(sliver, *epoch, name, Some(done)).await,
         Action::Limit { sliver, epoch, .. } => {
-            storage
-                .limit(sliver, *epoch, &MountSpec::of(work.sliver()?))
-                .await
+            let wanted = work.sliver()?;
+            let mounts = mounts(ports, wanted);
+            storage.limit(sliver, *epoch, &mounts).await?;
+            answer(ports, wanted, &mounts).await
         }
         Action::Stack { sliver, stack, .. } => {
             storage.stack(sliver, stack, &MountSpec::of(work.sliver()?)).await
         }
-        Action::Export { sliver, .. } => storage.export(sliver, &MountSpec::of(work.sliver()?)).await,
+        Action::Export { sliver, .. } => {
+            let wanted = work.sliver()?;
+            let mounts = mounts(ports, wanted);
+            storage.export(sliver, &mounts).await?;
+            answer(ports, wanted, &mounts).await
+        }
         Action::Boot {
             boot,
             kernel,

@@ -5,6 +5,7 @@
 //! other agents, [`leaving`] and [`arriving`] are the two ends of a move, [`wire`] is what they say to each other.
 
 pub(crate) mod arriving;
+pub(crate) mod fence;
 pub(crate) mod join;
 pub(crate) mod leaving;
 pub(crate) mod member;
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use xeno_model::id::{Digest, MigrationId, NodeName, SliverId};
 use xeno_reconciler::tenure::BootId;
 
+use fence::Fence;
 use member::Member;
 use peers::{Incoming, Network};
 use rollouts::Rollouts;
@@ -30,6 +32,8 @@ pub(crate) struct Fleet {
     pub(crate) member: Arc<Member>,
     pub(crate) network: Arc<dyn Network>,
     pub(crate) rollouts: Arc<Rollouts>,
+    /// How the site makes sure that a node is off, if it can.
+    pub(crate) fence: Option<Arc<dyn Fence>>,
 }
 
 impl Fleet {

@@ -22,9 +22,11 @@ pub use crate::clock::LabClock;
 use crate::clock::{Clock, millis};
 use crate::dispatch::{BlobReader, Ports};
 use crate::event_loop::rights::Rights;
+use crate::event_loop::rights::lease::pass_on;
 use crate::event_loop::rollouts::{Descends, Rolling};
 use crate::event_loop::{Agent, Inputs, Settings, SourceNews};
-use crate::fleet::join::{become_member, boot_id};
+use crate::fleet::fence::{Fence, Fencing};
+use crate::fleet::join::{Ways, become_member, boot_id};
 use crate::fleet::peers::{Connecting, Incoming, Network};
 use crate::fleet::wire::Wire;
 use crate::follow::Follower;
@@ -68,6 +70,33 @@ pub struct LabFleet {
     pub network: LabNetwork,
     /// Which life of its machine this node is in.
     pub life: u8,
+    /// How it makes sure that another is off, if it can.
+    pub fence: Option<LabFence>,
+}
+
+/// A way to make sure that a node is off; says why where it is not certain.
+#[derive(Clone)]
+pub struct LabFence(Arc<MakesSure>);
+
+type MakesSure = dyn Fn(&NodeName) -> Result<(), String> + Send + Sync;
+
+impl LabFence {
+    /// What is done to make sure.
+    pub fn new(fence: impl Fn(&NodeName) -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(fence))
+    }
+}
+
+impl Fence for LabFence {
+    fn fence<'a>(&'a self, node: &'a NodeName) -> Fencing<'a> {
+        Box::pin(async move { (self.0)(node) })
+    }
+}
+
+impl fmt::Debug for LabFence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LabFence")
+    }
 }
 
 /// A network between agents in memory.
@@ -231,13 +260,6 @@ impl Lab {
             };
             tokio::spawn(follower.follow(accepted.map(|accepted| accepted.revision)))
         });
-        let ports = Arc::new(Ports {
-            hypervisor,
-            storage,
-            blobs,
-            probers: Probers::new(clock),
-            shutdown_grace: Duration::from_secs(20),
-        });
         let settings = Settings {
             node: config.node,
             repository: "fleet.git".to_owned(),
@@ -269,10 +291,26 @@ impl Lab {
                 network: fleet.network,
                 certificate,
             });
-            let board = AnyBoard::Scripted(fleet.board);
-            let joined = become_member((board, end), presence, &name, incoming, &store, JoinSet::new()).await;
+            let ways = Ways {
+                board: AnyBoard::Scripted(fleet.board),
+                network: end,
+                fence: fleet.fence.map(|fence| -> Arc<dyn Fence> { Arc::new(fence) }),
+                clock,
+            };
+            let joined = become_member(ways, presence, &name, incoming, &store, JoinSet::new()).await;
             together = joined.tasks;
             rights = Some(Rights::new(joined.fleet, joined.calls));
+        }
+        let ports = Arc::new(Ports {
+            hypervisor,
+            storage: Arc::clone(&storage),
+            blobs,
+            probers: Probers::new(clock),
+            shutdown_grace: Duration::from_secs(20),
+            member: rights.as_ref().map(Rights::member),
+        });
+        if let Some(member) = &ports.member {
+            together.spawn(pass_on(Arc::clone(member), storage));
         }
         let descends: Descends = match source_of_order {
             Some(source) => descends(source),

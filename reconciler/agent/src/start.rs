@@ -22,8 +22,10 @@ use crate::clock::{Clock, boot_moment, millis};
 use crate::config::{AgentConfig, HypervisorConfig};
 use crate::dispatch::{BlobReader, Ports};
 use crate::event_loop::rights::Rights;
+use crate::event_loop::rights::lease::pass_on;
 use crate::event_loop::rollouts::{Descends, Rolling};
 use crate::event_loop::{Agent, Inputs, Settings};
+use crate::fleet::fence::{Fence, FenceCommand};
 use crate::fleet::join;
 use crate::follow::Follower;
 use crate::handle::{AgentHandle, WAITING_MAX, WATCH_EVENTS_MAX};
@@ -220,13 +222,41 @@ where
         began,
     } = parts;
     let storage = Arc::new(storage);
+    let mut joined = None;
+    if let Some(board) = &config.board {
+        let boot = join::boot_id(&began.boot);
+        let fence = config.fence.clone().map(|words| {
+            let fence: Arc<dyn Fence> = Arc::new(FenceCommand { words });
+            fence
+        });
+        let ways = (fence, clock);
+        let of = join::join(
+            board.clone(),
+            config.peers.as_ref(),
+            &config.node,
+            boot,
+            &store,
+            ways,
+        )
+        .await;
+        joined = Some(of.map_err(|why| AgentError::Fleet { why })?);
+    }
+    let mut together = JoinSet::new();
+    let rights = joined.map(|joined| {
+        together = joined.tasks;
+        Rights::new(joined.fleet, joined.calls)
+    });
     let ports = Arc::new(Ports {
         hypervisor,
         storage: Arc::clone(&storage),
         blobs: blob_reader(source.clone()),
         probers: Probers::new(clock),
         shutdown_grace: config.shutdown_grace,
+        member: rights.as_ref().map(Rights::member),
     });
+    if let Some(member) = &ports.member {
+        together.spawn(pass_on(Arc::clone(member), Arc::clone(&storage)));
+    }
     let (news, sources) = mpsc::channel(NEWS_MAX);
     let (asking, requests) = mpsc::channel(WAITING_MAX);
     let (events, _) = broadcast::channel(WATCH_EVENTS_MAX);
@@ -253,17 +283,6 @@ where
         farewell: FAREWELL,
         began,
     };
-    let mut joined = None;
-    if let Some(board) = &config.board {
-        let boot = join::boot_id(&settings.began.boot);
-        let of = join::join(board.clone(), config.peers.as_ref(), &config.node, boot, &store).await;
-        joined = Some(of.map_err(|why| AgentError::Fleet { why })?);
-    }
-    let mut together = JoinSet::new();
-    let rights = joined.map(|joined| {
-        together = joined.tasks;
-        Rights::new(joined.fleet, joined.calls)
-    });
     let rolling = rights
         .as_ref()
         .map(|rights| Rolling::new(rights.rollouts(), &settings.node, descends));

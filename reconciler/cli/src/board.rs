@@ -11,6 +11,7 @@ use xeno_model::id::{MigrationId, NodeName, SliverId};
 use xeno_reconciler::tenure::{Holder, Record};
 use xeno_state::abandoned::{self, Said};
 use xeno_state::board::{AnyBoard, Board, BoardConfig, BoardError};
+use xeno_state::fences::{self, Fence};
 use xeno_state::holders::{self, Known};
 use xeno_state::presence;
 
@@ -62,6 +63,7 @@ pub(crate) struct Tenures {
     holders: Vec<(SliverId, Known)>,
     alive: BTreeSet<NodeName>,
     said: BTreeMap<SliverId, Said>,
+    fences: BTreeMap<NodeName, Fence>,
 }
 
 impl Tenures {
@@ -72,6 +74,7 @@ impl Tenures {
             holders: holders::all(board).await.map_err(failed)?,
             alive: presence::alive(board).await.map_err(failed)?,
             said: abandoned::all(board).await.map_err(failed)?.into_iter().collect(),
+            fences: fences::all(board).await.map_err(failed)?.into_iter().collect(),
         })
     }
 
@@ -93,6 +96,13 @@ impl Tenures {
             if let Some(memory) = &holder.memory {
                 remarks.push(format!("goes on with its memory from {}", memory.keeper));
             }
+            if holder.failover {
+                remarks.push(match self.fence(known, holder) {
+                    Some(fence) => fenced(fence),
+                    None if life == "no" => "others may take over once its node is fenced".to_owned(),
+                    None => "others may take over".to_owned(),
+                });
+            }
             if let Some(said) = self.said.get(sliver) {
                 remarks.push(word(said));
             }
@@ -107,6 +117,12 @@ impl Tenures {
         table
     }
 
+    /// The word that its holder is off, where it counts.
+    fn fence(&self, known: &Known, holder: &Holder) -> Option<&Fence> {
+        let fence = self.fences.get(holder.node.as_ref()?);
+        fence.filter(|fence| fences::since(Some(fence), known))
+    }
+
     /// For programs.
     pub(crate) fn json(&self) -> Value {
         let holders = self.holders.iter().filter_map(|(sliver, known)| {
@@ -119,12 +135,16 @@ impl Tenures {
                     "reason": said.word.reason, "atMs": said.word.at_ms, "evenIfAlive": said.word.even_if_alive,
                 })
             });
+            let fence = self.fence(known, holder).map(|fence| {
+                json!({ "by": fence.word.by, "how": fence.word.how, "atMs": fence.word.at_ms })
+            });
             let mut value = record(holder);
             let own = value.as_object_mut()?;
             let alive = holder.node.as_ref().map(|node| self.alive.contains(node));
             own.insert("sliver".to_owned(), json!(sliver.to_string()));
             own.insert("signOfLife".to_owned(), json!(alive));
             own.insert("abandoned".to_owned(), json!(said));
+            own.insert("fence".to_owned(), json!(fence));
             Some(value)
         });
         let holders: Vec<Value> = holders.collect();
@@ -151,7 +171,21 @@ pub(crate) fn record(holder: &Holder) -> Value {
     json!({
         "node": holder.node.as_ref().map(ToString::to_string), "epoch": holder.epoch.0,
         "boot": MigrationId(holder.boot.0).to_string(), "memory": memory,
+        "failover": holder.failover,
     })
+}
+
+fn fenced(fence: &Fence) -> String {
+    let how = fence
+        .word
+        .how
+        .as_deref()
+        .map_or_else(String::new, |how| format!(": {how}"));
+    format!(
+        "its node is off, says {} on {}{how}",
+        fence.word.by,
+        moment(fence.word.at_ms)
+    )
 }
 
 fn word(said: &Said) -> String {

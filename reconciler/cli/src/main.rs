@@ -32,8 +32,8 @@ use clap::{Parser, Subcommand};
 
 use commands::{
     abandon, agent, apply, approve, completion, console, cordon, cowfs, describe, diff, doctor, evacuate,
-    events, freeze, get, history, hook, init, man, migrate, overlay, place, plan, reconcile, rollout, schema,
-    simulate, status, suspend, template, tree, undelete, validate, version, why,
+    events, fence, freeze, get, history, hook, init, man, migrate, overlay, place, plan, reconcile, rollout,
+    schema, simulate, status, suspend, template, tree, undelete, validate, version, why,
 };
 use exit::Exit;
 use failure::{Failure, Outcome};
@@ -67,6 +67,7 @@ enum Command {
     Uncordon(cordon::Uncordon),
     Evacuate(evacuate::Evacuate),
     Abandon(abandon::Abandon),
+    Fence(fence::Fence),
     Undelete(undelete::Undelete),
     Get(get::Get),
     Describe(describe::Describe),
@@ -140,6 +141,7 @@ fn run(command: &Command) -> Outcome {
         Command::Uncordon(args) => cordon::uncordon(args),
         Command::Evacuate(args) => evacuate::run(args),
         Command::Abandon(args) => abandon::run(args),
+        Command::Fence(args) => fence::run(args),
         Command::Undelete(args) => undelete::run(args),
         Command::Get(args) => get::run(args),
         Command::Describe(args) => describe::run(args),

@@ -260,6 +260,7 @@ impl Like {
             tenant: None,
             start: Start::Boot,
             expires: None,
+            failover: false,
             moved_from: None,
             rollout: self.rollout.clone(),
             migration: self.migration,

@@ -13,8 +13,8 @@ use xeno_model::observed::ObservedNode;
 use xeno_reconciler::change::Reason;
 use xeno_reconciler::exec::RetryPolicy;
 use xeno_reconciler::tenure::{
-    BootId, Facets, Holder, Journal, Keeps, Leave, Leaving, Next, Order, Place, Record, Session, Sight, Step,
-    Why, is_the_planners, leave, next, place, seat,
+    BootId, Facets, Failover, Holder, Journal, Keeps, Leave, Leaving, Next, Order, Place, Record, Rival,
+    Session, Sight, Step, Why, is_the_planners, leave, next, place, seat,
 };
 
 use crate::fleet::Commit;
@@ -250,7 +250,7 @@ impl World<'_> {
             return false;
         };
         let view = self.sight(n, sliver, desired, &facets);
-        let view = view.view(|node| self.alive(node));
+        let view = view.view(|node| self.rival(node));
         let step = match next(&view) {
             Next::Do(step) => step,
             Next::Wait(Why::HeldBy(_)) => {
@@ -292,12 +292,18 @@ impl World<'_> {
             record: node.rights.record(sliver),
             place,
             facets,
+            // Nothing here lies on storage that others reach.
+            failover: Failover::default(),
+            leased: true,
         }
     }
 
-    /// Whether the board has a sign of life of a node.
-    fn alive(&self, node: &NodeName) -> bool {
-        self.by_name.get(node).is_none_or(|n| self.nodes[*n].leased)
+    /// What the board says of a node.
+    fn rival(&self, node: &NodeName) -> Rival {
+        Rival {
+            alive: self.by_name.get(node).is_none_or(|n| self.nodes[*n].leased),
+            fenced: false,
+        }
     }
 
     /// What the planner may do with the slivers of a node that change nodes.
@@ -339,7 +345,7 @@ impl World<'_> {
             return changes(format!("it is on its way, with {} at the other end", open.peer));
         }
         let view = self.sight(n, sliver, desired, &facets);
-        let view = view.view(|node| self.alive(node));
+        let view = view.view(|node| self.rival(node));
         let unread = || "its record on the board has not been read since the agent started".to_owned();
         leave(&view, paused.map(|pause| pause.why.as_str()), unread)
     }

@@ -291,6 +291,7 @@ impl<'a> World<'a> {
                     boot: BootId::default(),
                     epoch: Epoch(1),
                     memory: None,
+                    failover: false,
                 };
                 let board = &mut self.board;
                 board.holders.put_if(0, sliver.id.clone(), holder, &mut board.at);

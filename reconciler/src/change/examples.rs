@@ -218,6 +218,14 @@ impl Reason {
                 action: key("boot:web/0"),
             },
             Reason::HeldElsewhere { by: node() },
+            Reason::Unfenced {
+                by: node(),
+                fence: None,
+            },
+            Reason::Unfenced {
+                by: node(),
+                fence: Some("the fence command failed: no route to ipmi-02".to_owned()),
+            },
             Reason::RightUnknown {
                 why: "the board has not been read since the agent started".to_owned(),
             },
@@ -304,6 +312,7 @@ impl Reason {
             Self::MoveFailed { .. } => 58,
             Self::RolloutWaits { .. } => 59,
             Self::Unapproved { .. } => 60,
+            Self::Unfenced { .. } => 61,
         }
     }
 }
@@ -315,7 +324,7 @@ mod tests {
     use super::*;
 
     /// How many reasons there are: one more than the last place.
-    const COUNT: usize = 61;
+    const COUNT: usize = 62;
 
     #[test]
     fn no_reason_is_forgotten() {

@@ -260,6 +260,13 @@ pub enum Reason {
         /// Which.
         by: NodeName,
     },
+    /// Waits: another node has the right to run it and has no sign of life, but may still be running it.
+    Unfenced {
+        /// Which.
+        by: NodeName,
+        /// What is being done so that it certainly does not, if anything.
+        fence: Option<String>,
+    },
     /// Waits: who has the right to run it is not known.
     RightUnknown {
         /// Why not.
@@ -409,6 +416,7 @@ impl Reason {
             Self::Crashing { .. } => "crashing",
             Self::Together { .. } => "together",
             Self::HeldElsewhere { .. } => "heldElsewhere",
+            Self::Unfenced { .. } => "unfenced",
             Self::RightUnknown { .. } => "rightUnknown",
             Self::RightChanges { .. } => "rightChanges",
             Self::MoveFailed { .. } => "moveFailed",
@@ -441,6 +449,7 @@ impl Reason {
             | Self::Crashing { .. }
             | Self::Together { .. }
             | Self::HeldElsewhere { .. }
+            | Self::Unfenced { .. }
             | Self::RightUnknown { .. }
             | Self::RightChanges { .. }
             | Self::MoveFailed { .. }

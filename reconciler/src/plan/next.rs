@@ -82,6 +82,7 @@ fn until(reason: &Reason) -> Option<Timestamp> {
         | Reason::Unapproved { .. }
         | Reason::Together { .. }
         | Reason::HeldElsewhere { .. }
+        | Reason::Unfenced { .. }
         | Reason::RightUnknown { .. }
         | Reason::RightChanges { .. }
         | Reason::RunUnderway { .. }

@@ -82,6 +82,10 @@ pub trait MoveMemory: Hypervisor {
     }
 }
 
+/// An instant of a node's own clock, in nanoseconds since it started: one that knows no jumps, and goes on while the node sleeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootInstant(pub u64);
+
 /// Sends and receives writable layers.
 pub trait MoveLayers: Storage {
     /// Lets the calls of the sliver's guest wait: none is under way once this returns, and all that was answered is durable.
@@ -92,6 +96,24 @@ pub trait MoveLayers: Storage {
 
     /// Answers its calls again. Success if they are.
     fn unpark(&self, _sliver: &SliverId) -> impl Future<Output = PortResult<()>> + Send {
+        ready(Err(unable()))
+    }
+
+    /// Has the file server answer until this instant for what is served under a lease, and has entered it
+    /// ([`MoveLayers::answer_until`]). What answered under one that has run out answers no more.
+    fn renew_lease(&self, _until: BootInstant) -> impl Future<Output = PortResult<()>> + Send {
+        ready(Err(unable()))
+    }
+
+    /// Has what is served of a sliver under a lease ([`MountSpec::leased`]) answer under the one of the file server, which lasts
+    /// until this instant at least. To be called by whoever knows that until then nobody else goes on with it, under this epoch:
+    /// refused where its writable layers are open under another.
+    fn answer_until(
+        &self,
+        _sliver: &SliverId,
+        _epoch: Epoch,
+        _until: BootInstant,
+    ) -> impl Future<Output = PortResult<()>> + Send {
         ready(Err(unable()))
     }
 

@@ -119,6 +119,9 @@ pub fn next_step(reason: &Reason, sliver: &str) -> String {
         Reason::HeldElsewhere { by } => format!(
             "see there what it waits for: `xeno why {sliver}` on {by}; if that node is lost for good, `xeno abandon {sliver}` says so"
         ),
+        Reason::Unfenced { by, .. } => format!(
+            "make sure that {by} is off or cut from its storage, and say so: `xeno fence {by} --confirm`; if it comes back, it goes on there"
+        ),
         Reason::RightUnknown { .. } => {
             "see to the board: `xeno doctor` says what is wrong with it; what runs goes on running".to_owned()
         }

@@ -165,7 +165,7 @@ fn merge_storage(
                 })+
             };
         }
-        changed!(on_disk open limits shares stack exported parked bytes tombstone mark checkpoints);
+        changed!(on_disk open limits shares stack exported parked lease bytes tombstone mark checkpoints);
     }
 }
 

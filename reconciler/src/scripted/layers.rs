@@ -9,7 +9,7 @@ use xeno_model::id::{Digest, Epoch, MigrationId, SliverId};
 
 use super::moves::{broken, next_turn};
 use super::{ScriptedNode, State};
-use crate::ports::{MountSpec, MoveLayers, Pipe, PortError, PortResult};
+use crate::ports::{BootInstant, MountSpec, MoveLayers, Pipe, PortError, PortResult};
 
 /// Bytes of a round ahead, and of a last one.
 const ROUND_LEN: [usize; 2] = [300 << 10, 2 << 10];
@@ -30,6 +30,24 @@ impl MoveLayers for ScriptedNode {
     async fn unpark(&self, sliver: &SliverId) -> PortResult<()> {
         let effect = |state: &mut State| state.storage(sliver).parked = false;
         self.call("unpark", &sliver.to_string(), effect).await
+    }
+
+    async fn renew_lease(&self, until: BootInstant) -> PortResult<()> {
+        let effect = |state: &mut State| {
+            if let Err(error) = state.renew(until) {
+                state.refuse(error);
+            }
+        };
+        self.call("renew", "lease", effect).await
+    }
+
+    async fn answer_until(&self, sliver: &SliverId, epoch: Epoch, until: BootInstant) -> PortResult<()> {
+        let effect = |state: &mut State| {
+            if let Err(error) = state.enter(sliver, epoch, until) {
+                state.refuse(error);
+            }
+        };
+        self.call("answer", &sliver.to_string(), effect).await
     }
 
     async fn send_layers(&self, sliver: &SliverId, last: bool, mut pipe: Pipe) -> PortResult<u64> {

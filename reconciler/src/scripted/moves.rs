@@ -349,7 +349,7 @@ impl GuestMemory {
 }
 
 impl State {
-    fn does(&self, sliver: &SliverId) -> Option<DomainState> {
+    pub(super) fn does(&self, sliver: &SliverId) -> Option<DomainState> {
         self.domains.ours.get(sliver).map(|domain| domain.state)
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use xeno_model::desired::{FileSet, Place};
 use xeno_model::id::{Digest, Epoch, SliverId};
-use xeno_model::observed::{LayerLimits, ObservedStorage, Seen};
+use xeno_model::observed::{LayerLimits, Leasing, ObservedStorage, Seen};
 use xeno_model::units::Bytes;
 
 use super::{ScriptedNode, State};
@@ -13,6 +13,7 @@ use crate::ports::{BootFiles, GuestMount, LayerSource, MountSpec, PortError, Por
 
 impl Storage for ScriptedNode {
     async fn observe(&self) -> PortResult<BTreeMap<SliverId, Seen<ObservedStorage>>> {
+        self.state().lapse();
         self.look(|state| state.storage_seen()).await
     }
 
@@ -85,6 +86,7 @@ impl Storage for ScriptedNode {
             }
             if storage.exported {
                 storage.shares = shares(mounts);
+                state.bind(sliver, leased(mounts));
             }
         };
         self.call("limit", &sliver.to_string(), effect).await
@@ -163,6 +165,7 @@ impl Storage for ScriptedNode {
             let stacked = state.storage(sliver).stack.is_some();
             state.rule(stacked, || format!("export:{sliver} without its stack"));
             state.storage(sliver).exported = true;
+            state.bind(sliver, leased(mounts));
             state.storage(sliver).shares = shares(mounts);
         };
         self.call("export", &sliver.to_string(), effect).await
@@ -174,6 +177,7 @@ impl Storage for ScriptedNode {
             state.rule(alone, || format!("unexport:{sliver} below its domain"));
             state.storage(sliver).exported = false;
             state.storage(sliver).parked = false;
+            state.storage(sliver).lease = Leasing::Free;
             state.storage(sliver).shares.clear();
         };
         self.call("unexport", &sliver.to_string(), effect).await
@@ -278,6 +282,10 @@ fn limits(mounts: &[MountSpec]) -> BTreeSet<LayerLimits> {
         inodes: mount.quota_inodes,
     };
     writable.map(limits).collect()
+}
+
+fn leased(mounts: &[MountSpec]) -> bool {
+    mounts.iter().any(|mount| mount.leased)
 }
 
 fn shares(mounts: &[MountSpec]) -> BTreeSet<u32> {

@@ -4,10 +4,13 @@ use xeno_model::desired::DesiredSliver;
 use xeno_model::id::{Epoch, SliverId};
 use xeno_model::normal::stack_digest;
 
-use super::Disk;
-use crate::ports::{MountSpec, MoveLayers, PortResult};
+use super::{ANY_EPOCH, Disk};
+use crate::ports::{BootInstant, MountSpec, MoveLayers, PortError, PortResult};
 
-/// Opens the layers of a sliver under `epoch`, and answers its calls. `disk`: how they are.
+/// Under which epoch this node has the right to run a sliver, if it still has it, and until when its lease lasts.
+pub type Warrant<'a> = &'a (dyn Fn() -> Option<(Epoch, BootInstant)> + Send + Sync);
+
+/// Opens the layers of a sliver under `epoch`, and answers its calls; where `lent`, only under the lease. `disk`: how they are.
 ///
 /// # Errors
 /// What the file server says.
@@ -16,19 +19,40 @@ pub async fn serve<S: MoveLayers>(
     sliver: &DesiredSliver,
     epoch: Epoch,
     disk: Disk,
+    lent: Option<Warrant<'_>>,
 ) -> PortResult<()> {
     let id = &sliver.id;
+    let mut mounts = MountSpec::of(sliver);
+    for mount in &mut mounts {
+        mount.leased = lent.is_some();
+    }
+    let right = |has| has == epoch || (has == ANY_EPOCH && lent.is_some());
     match disk {
-        Disk::Parked { epoch: has } if has == epoch => return storage.unpark(id).await,
+        Disk::Parked { epoch: has } if right(has) => {
+            if lent.is_some() {
+                storage.export(id, &mounts).await?;
+                answer(storage, id, lent).await?;
+            }
+            return storage.unpark(id).await;
+        }
         // Opened, and no further.
-        Disk::Lapsed { epoch: has } if has == epoch => {}
+        Disk::Lapsed { epoch: has } if right(has) => {}
         Disk::Parked { .. } | Disk::Serving { .. } | Disk::Lapsed { .. } => close(storage, id).await?,
         Disk::Closed => {}
     }
-    let mounts = MountSpec::of(sliver);
     storage.open_writable(id, epoch, &mounts).await?;
     storage.stack(id, &stack_digest(sliver), &mounts).await?;
-    storage.export(id, &mounts).await
+    storage.export(id, &mounts).await?;
+    answer(storage, id, lent).await
+}
+
+/// Has what is served answer under the lease. Whether it lasts is looked at only now: what came before may have taken long.
+async fn answer<S: MoveLayers>(storage: &S, sliver: &SliverId, lent: Option<Warrant<'_>>) -> PortResult<()> {
+    match lent.map(|warrant| warrant()) {
+        None => Ok(()),
+        Some(Some((epoch, until))) => storage.answer_until(sliver, epoch, until).await,
+        Some(None) => Err(PortError::later("the lease of this node has run out meanwhile")),
+    }
 }
 
 /// Closes the layers of a sliver.

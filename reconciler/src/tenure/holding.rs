@@ -58,6 +58,7 @@ fn going_on(view: &View<'_>, holder: &Holder, memory: &Memory) -> Next {
                         boot: BootId::default(),
                         epoch: after(epoch),
                         memory: Some(memory.clone()),
+                        failover: holder.failover,
                     },
                     act: Act::HandBack,
                 })
@@ -76,7 +77,7 @@ fn settled(view: &View<'_>, epoch: Epoch) -> Next {
             Some(next) => next,
             None => match &view.place {
                 Place::At(to) => Next::Do(Step::Depart { to: to.clone() }),
-                Place::Here | Place::Nowhere => Next::Wait(Why::Settled),
+                Place::Here | Place::Nowhere => said(view, epoch).unwrap_or(Next::Wait(Why::Settled)),
             },
         },
         (None, Guest::Kept { epoch: ran }) if ran == epoch => {
@@ -89,11 +90,27 @@ fn settled(view: &View<'_>, epoch: Epoch) -> Next {
         (None, Guest::Kept { .. } | Guest::Copy { .. }) => Next::Do(Step::Destroy),
         (None, Guest::Absent) if offered => take_back(view, epoch, None),
         (None, Guest::Absent) => match &view.place {
-            Place::Here => view.begin(epoch).unwrap_or(Next::Run { epoch }),
+            Place::Here => view
+                .begin(epoch)
+                .or_else(|| said(view, epoch))
+                .unwrap_or(Next::Run { epoch }),
             Place::At(to) => reopened(view, epoch).unwrap_or(Next::Do(Step::Depart { to: to.clone() })),
             Place::Nowhere => Next::Wait(Why::Settled),
         },
     }
+}
+
+/// What the record is to say of others who may take over, if it says otherwise. By now it is so, or is so still.
+fn said(view: &View<'_>, epoch: Epoch) -> Option<Next> {
+    (view.promised() != view.promise).then(|| {
+        Next::Do(Step::Swap {
+            to: Holder {
+                failover: view.promise,
+                ..view.mine(epoch, None)
+            },
+            act: Act::Promise,
+        })
+    })
 }
 
 /// What is to be done before closed layers leave, if anything: whoever was offered the right and handed it back may have opened
@@ -169,6 +186,7 @@ fn hand_over(
             epoch,
             keeper: view.me.clone(),
         }),
+        failover: view.promised(),
     }
 }
 

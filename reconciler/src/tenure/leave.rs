@@ -40,11 +40,17 @@ pub fn leave(view: &View<'_>, paused: Option<&str>, unread: impl FnOnce() -> Str
             Some(why) => changes(format!("{step}: {why}; tried again soon")),
             None => changes(step.to_string()),
         },
-        Next::Wait(Why::HeldBy(by) | Why::Unfenced(by)) => Leave::Not(Reason::HeldElsewhere { by }),
+        Next::Wait(Why::HeldBy(by)) => Leave::Not(Reason::HeldElsewhere { by }),
+        Next::Wait(Why::Unfenced(by)) => Leave::Not(Reason::Unfenced { by, fence: None }),
         Next::Wait(Why::Outcome(by)) => changes(format!(
             "{by} has the right to run it, and has not said yet whether it goes on there"
         )),
-        Next::Wait(Why::Board | Why::Lease) => unread(),
+        Next::Wait(Why::Board) => unread(),
+        Next::Wait(Why::Lease) => Leave::Not(Reason::RightUnknown {
+            why: "the lease of this node has run out, so that another may take it over, and its calls wait until the board has \
+                  been read"
+                .to_owned(),
+        }),
         Next::Wait(Why::Underway) => changes("it is being moved".to_owned()),
         Next::Wait(Why::Vacant) => Leave::Not(Reason::RightUnknown {
             why: "nobody has it, and it is not wanted here".to_owned(),
@@ -53,13 +59,14 @@ pub fn leave(view: &View<'_>, paused: Option<&str>, unread: impl FnOnce() -> Str
 }
 
 /// Whether a step mends the storage below a guest that runs where it should: that is the planner's, which knows how. Below one
-/// that is to go it is not, since the planner leaves that alone.
+/// that is to go it is not, since the planner leaves that alone; nor is what waits for a lease, which is no matter of storage.
 #[must_use]
 pub fn is_the_planners(view: &View<'_>, step: &Step) -> bool {
     matches!(step, Step::Serve { .. })
         && view.guest == Guest::Running
         && view.place == Place::Here
         && !matches!(view.disk, Disk::Parked { .. })
+        && !(view.failover && matches!(view.disk, Disk::Lapsed { .. }))
 }
 
 impl fmt::Display for Step {
@@ -71,6 +78,7 @@ impl fmt::Display for Step {
                 Act::TakeBack => "the right to run it is being taken back",
                 Act::HandBack => "the right to run it is being handed back",
                 Act::Settle => "it is being said that it goes on here",
+                Act::Promise => "it is being said whether others may take it over",
                 Act::TakeOver => "the right to run it is being taken over",
             },
             Self::Note(_) => "it is being written down",

@@ -25,7 +25,7 @@ use xeno_model::id::{Epoch, NodeName};
 
 use super::{
     Act, BootId, Disk, Guest, Holder, Journal, Leaving, Memory, MigrationId, Next, Place, Record, Rival,
-    Session, Step, View, abandoned, next,
+    Session, Step, View, Why, abandoned, next,
 };
 
 mod effects;
@@ -49,6 +49,7 @@ const SOME: Budget = Budget {
     moves: 1,
     writes: 1,
     leases: 0,
+    flips: 0,
     calls: 1,
     abandons: 0,
 };
@@ -121,6 +122,23 @@ fn holders_that_others_may_replace() {
             moves: 0,
             faults: 1,
             ..replaced
+        },
+    );
+}
+
+#[test]
+fn holders_of_which_not_all_nodes_know_that_they_may_be_replaced() {
+    holds(
+        Storage::Failover,
+        Budget {
+            leases: 1,
+            flips: 2,
+            calls: 0,
+            moves: u8::from(THOROUGH),
+            faults: u8::from(THOROUGH),
+            late: u8::from(THOROUGH),
+            pauses: 0,
+            ..SOME
         },
     );
 }

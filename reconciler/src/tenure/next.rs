@@ -64,8 +64,12 @@ fn unheld(view: &View<'_>, last: Epoch) -> Next {
         return Next::Do(Step::Destroy);
     }
     match view.place {
+        // Nothing is answered yet, so nothing is answered without a lease.
         Place::Here => Next::Do(Step::Swap {
-            to: view.mine(after(last), None),
+            to: Holder {
+                failover: view.promise,
+                ..view.mine(after(last), None)
+            },
             act: Act::Claim,
         }),
         Place::At(_) | Place::Nowhere => view.closed().unwrap_or(Next::Wait(Why::Vacant)),
@@ -102,7 +106,7 @@ fn held_elsewhere(view: &View<'_>, holder: &Holder) -> Next {
         }
         (None, Guest::Running | Guest::Kept { .. } | Guest::Copy { .. }) => Next::Do(Step::Destroy),
         (None, Guest::Absent) => {
-            if view.failover && view.place == Place::Here && view.leased && !view.rival.alive {
+            if holder.failover && view.place == Place::Here && view.leased && !view.rival.alive {
                 return if view.rival.fenced {
                     Next::Do(Step::Swap {
                         to: view.mine(after(holder.epoch), None),
@@ -125,7 +129,13 @@ impl View<'_> {
             boot: self.boot,
             epoch,
             memory,
+            failover: self.promised(),
         }
+    }
+
+    /// Whether the record says that others may take over.
+    pub(super) fn promised(&self) -> bool {
+        matches!(&self.record, Record::Is(holder) if holder.failover)
     }
 
     /// What is to be done before the sliver's calls are answered under `epoch`, if anything.

@@ -2,9 +2,9 @@
 
 use xeno_model::desired::{DesiredNode, Standing};
 use xeno_model::id::{Digest, Epoch, NodeName, SliverId};
-use xeno_model::observed::{Ability, DomainState, ObservedNode};
+use xeno_model::observed::{Ability, DomainState, Leasing, ObservedNode};
 
-use super::{BootId, Disk, Guest, Journal, Place, Record, Rival, Session, View};
+use super::{BootId, Disk, Failover, Guest, Journal, Place, Record, Rival, Session, View};
 
 /// Stands for whichever epoch is asked for: layers that nothing is written to are open under none, and as good as under any.
 pub const ANY_EPOCH: Epoch = Epoch(u64::MAX);
@@ -16,6 +16,8 @@ pub struct Facets {
     pub guest: Guest,
     /// Its writable layers.
     pub disk: Disk,
+    /// Whether they are answered only under a lease, and one lasts.
+    pub lease: Leasing,
     /// Its domain's name: that of the sliver, or of its second berth.
     pub embodiment: SliverId,
     /// What its domain was started as.
@@ -64,6 +66,7 @@ impl Facets {
         Some(Self {
             guest,
             disk,
+            lease: storage.lease,
             embodiment,
             booted: domain.map(|domain| domain.booted),
             image: domains.images.contains_key(sliver),
@@ -115,12 +118,16 @@ pub struct Sight<'a> {
     pub facets: &'a Facets,
     /// The migration under way here.
     pub session: Option<Session>,
+    /// Whether others may take it over, and are to be able to.
+    pub failover: Failover,
+    /// Whether this node's lease lasts, and the record was read since it began.
+    pub leased: bool,
 }
 
 impl<'a> Sight<'a> {
-    /// What a decision rests on. `alive`: whether the board has a sign of life of a node.
+    /// What a decision rests on. `rival`: what the board says of another node.
     #[must_use]
-    pub fn view(self, alive: impl Fn(&NodeName) -> bool) -> View<'a> {
+    pub fn view(self, rival: impl Fn(&NodeName) -> Rival) -> View<'a> {
         let Self {
             me,
             boot,
@@ -129,6 +136,8 @@ impl<'a> Sight<'a> {
             mut journal,
             facets,
             session,
+            failover,
+            leased,
         } = self;
         let record = if has_forgotten(&record, journal) {
             Record::Unknown
@@ -147,7 +156,7 @@ impl<'a> Sight<'a> {
                 found
             }
         };
-        let mut disk = match facets.disk {
+        let mut disk = match failover.disk(facets) {
             Disk::Serving { epoch } => Disk::Serving { epoch: any(epoch) },
             Disk::Parked { epoch } => Disk::Parked { epoch: any(epoch) },
             Disk::Lapsed { epoch } => Disk::Lapsed { epoch: any(epoch) },
@@ -171,28 +180,33 @@ impl<'a> Sight<'a> {
             // A board that has just been joined knows of no epoch, and what ran before it had none.
             journal.offered = None;
         }
-        let rival = match &record {
+        let other = match &record {
             Record::Is(holder) => holder
                 .memory
                 .as_ref()
                 .map(|memory| &memory.keeper)
-                .filter(|keeper| *keeper != me)
+                .filter(|keeper| *keeper != me && holder.is(me))
                 .or(holder.node.as_ref()),
             Record::Absent | Record::Unknown => None,
         };
-        let alive = rival.is_none_or(alive);
+        let nobody = Rival {
+            alive: true,
+            fenced: false,
+        };
+        let rival = other.map_or(nobody, rival);
         View {
             me,
             boot,
-            failover: false,
-            leased: true,
+            failover: failover.bound,
+            promise: failover.promise,
+            leased,
             place,
             record,
             journal,
             guest: facets.guest,
             disk,
             session,
-            rival: Rival { alive, fenced: false },
+            rival,
         }
     }
 }
@@ -214,6 +228,7 @@ mod tests {
                 boot: BootId::default(),
                 epoch: Epoch(epoch),
                 memory: None,
+                failover: false,
             })
         };
         for (record, began, forgotten) in [

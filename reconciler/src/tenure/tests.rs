@@ -18,6 +18,7 @@ fn held(by: &str, epoch: Epoch) -> Holder {
         boot: LIFE,
         epoch,
         memory: None,
+        failover: false,
     }
 }
 
@@ -40,6 +41,7 @@ fn check(change: impl FnOnce(&mut View<'_>), expected: &Next) {
         me: &me,
         boot: LIFE,
         failover: false,
+        promise: false,
         leased: true,
         place: Place::Here,
         record: Record::Absent,
@@ -278,11 +280,20 @@ fn the_keeper_waits_until_the_other_runs_or_gives_back() {
     );
 }
 
+/// Of a holder that says that others may take over.
+fn replaceable(by: &str, epoch: Epoch) -> Holder {
+    Holder {
+        failover: true,
+        ..held(by, epoch)
+    }
+}
+
 #[test]
 fn a_replacement_needs_a_lease_that_is_gone_and_a_fence_that_is_confirmed() {
     let away = |view: &mut View<'_>| {
         view.failover = true;
-        view.record = Record::Is(held("b", E1));
+        view.promise = true;
+        view.record = Record::Is(replaceable("b", E1));
         view.rival.alive = false;
     };
     check(away, &Next::Wait(Why::Unfenced(node("b"))));
@@ -291,7 +302,7 @@ fn a_replacement_needs_a_lease_that_is_gone_and_a_fence_that_is_confirmed() {
             away(view);
             view.rival.fenced = true;
         },
-        &swap(held("a", E2), Act::TakeOver),
+        &swap(replaceable("a", E2), Act::TakeOver),
     );
     check(
         |view| {
@@ -302,6 +313,71 @@ fn a_replacement_needs_a_lease_that_is_gone_and_a_fence_that_is_confirmed() {
             };
         },
         &Next::Wait(Why::HeldBy(node("b"))),
+    );
+    // It has read another commit, or none, and is bound by no lease.
+    check(
+        |view| {
+            away(view);
+            view.rival.fenced = true;
+            view.record = Record::Is(held("b", E1));
+        },
+        &Next::Wait(Why::HeldBy(node("b"))),
+    );
+}
+
+#[test]
+fn that_others_may_take_over_is_said_after_it_is_so_and_taken_back_before_it_is_not() {
+    let runs = |view: &mut View<'_>| {
+        view.failover = true;
+        view.promise = true;
+        view.record = Record::Is(held("a", E1));
+        view.journal = began(E1);
+        view.guest = Guest::Running;
+        view.disk = Disk::Lapsed { epoch: E1 };
+    };
+    check(runs, &Next::Do(Step::Serve { epoch: E1 }));
+    let served = |view: &mut View<'_>| {
+        runs(view);
+        view.disk = Disk::Serving { epoch: E1 };
+    };
+    check(served, &swap(replaceable("a", E1), Act::Promise));
+    check(
+        |view| {
+            served(view);
+            view.leased = false;
+        },
+        &Next::Wait(Why::Lease),
+    );
+    check(
+        |view| {
+            served(view);
+            view.promise = false;
+            view.record = Record::Is(replaceable("a", E1));
+        },
+        &swap(held("a", E1), Act::Promise),
+    );
+    // What is claimed while nothing is answered is said with the claim.
+    check(
+        |view| {
+            view.failover = true;
+            view.promise = true;
+        },
+        &swap(replaceable("a", E1), Act::Claim),
+    );
+    // It goes on with whoever it is handed over to.
+    check(
+        |view| {
+            view.failover = true;
+            view.record = Record::Is(replaceable("a", E1));
+            view.place = Place::At(node("b"));
+            view.journal = Journal {
+                began: Some(E1),
+                offered: Some(E1),
+            };
+            view.disk = Disk::Parked { epoch: E1 };
+            view.session = Some(leaving(Leaving::Given));
+        },
+        &swap(replaceable("b", E2), Act::HandOver),
     );
 }
 

@@ -66,6 +66,7 @@ fn sliver(text: &str) -> DesiredSliver {
         tenant: None,
         start: Start::Boot,
         expires: None,
+        failover: false,
         moved_from: None,
         rollout: Rollout::default(),
         migration: Migration::default(),

@@ -80,6 +80,26 @@ impl Node {
         Ok((Self::start_with(dir, name, repository, parts, &fleet)?, link))
     }
 
+    /// The same, with a program that makes sure that a node is off.
+    ///
+    /// # Errors
+    /// If one of its daemons does not come up; the message shows what it said.
+    pub fn start_with_fence(
+        dir: &Path,
+        name: &str,
+        repository: &Path,
+        parts: &Parts,
+        (endpoint, fence): (&str, &Path),
+    ) -> LabResult<Self> {
+        let listen = free_port()?;
+        let fence = format!(
+            "timeout = \"2s\"\nfence = [\"{}\", \"{{node}}\"]\n",
+            fence.display()
+        );
+        let fleet = with_etcd(endpoint, listen, listen).replace("timeout = \"2s\"\n", &fence);
+        Self::start_with(dir, name, repository, parts, &fleet)
+    }
+
     fn start_with(dir: &Path, name: &str, repository: &Path, parts: &Parts, more: &str) -> LabResult<Self> {
         let dir = dir.join(name);
         std::fs::create_dir_all(&dir).map_err(LabError::io(format!("making {}", dir.display())))?;
@@ -91,7 +111,7 @@ impl Node {
             &dir.join("agent.toml"),
             &format!(
                 "node = \"{name}\"\nrepository = \"{}\"\nstate_dir = \"state\"\nsocket = \"agent.sock\"\npoll = \"30s\"\n\
-                 overlay_roots = [\"../overlays\"]\n\n\
+                 overlay_roots = [\"../overlays\"]\nwritable_roots = [\"../shared\"]\n\n\
                  [cowfs]\nsocket = \"cowfs.sock\"\nstore = \"templates\"\n\n\
                  [hypervisor]\nkind = \"qemu\"\nshutdown_grace = \"20s\"\n{more}",
                 repository.display()
@@ -206,6 +226,22 @@ impl Node {
                 self.name
             ))
         })
+    }
+
+    /// What its file server says of its exports.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn file_server(&self) -> LabResult<serde_json::Value> {
+        let control = self.dir.join(COWFS_SOCKET);
+        self.json(&[
+            "cowfs",
+            "stat",
+            "-o",
+            "json",
+            "--control",
+            &control.to_string_lossy(),
+        ])
     }
 
     /// Waits until planning anew finds nothing to do.

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::control::api::ExportSpec;
 use crate::export::{Export, ExportName, State};
+use crate::lease::Instant;
 use crate::service::StackOpener;
 
 impl<O: StackOpener> Assembly<O> {
@@ -39,7 +40,9 @@ impl<O: StackOpener> Assembly<O> {
         };
         let export = Export::new(export_name.clone(), service, clients, spec.state);
         let export = export.map_err(|error| failed(error.into(), false))?;
-        let export = Arc::new(export.on_link(spec.link.clone()));
+        let export = export.on_link(spec.link.clone()).under(self.server.lease());
+        let export = Arc::new(export);
+        export.set_leased(spec.leased);
         export.set_weight(spec.weight);
         let registered = self.server.exports().add(Arc::clone(&export));
         registered.map_err(|error| failed(error.into(), false))?;
@@ -66,8 +69,8 @@ impl<O: StackOpener> Assembly<O> {
         Ok(())
     }
 
-    /// The export `name` if it is there already; it may differ from `spec` in its state and weight alone. The weight is
-    /// changed at once.
+    /// The export `name` if it is there already; it may differ from `spec` in its state, its weight and whether it is leased
+    /// alone. The latter two are changed at once.
     fn restate(&self, name: &str, spec: &ExportSpec) -> AssemblyResult<Option<Arc<Export>>> {
         let mut parts = self.lock();
         let Some(there) = parts.exports.get_mut(name) else {
@@ -76,15 +79,18 @@ impl<O: StackOpener> Assembly<O> {
         let same = ExportSpec {
             state: spec.state,
             weight: spec.weight,
+            leased: spec.leased,
             ..there.spec.clone()
         };
         if same != *spec {
             return Err(AssemblyError::Conflict(format!(
-                "export `{name}` is there and differs in more than its state and weight"
+                "export `{name}` is there and differs in more than its state, weight and lease"
             )));
         }
         there.spec.state = spec.state;
         there.spec.weight = spec.weight;
+        there.spec.leased = spec.leased;
+        there.export.set_leased(spec.leased);
         there.export.set_weight(spec.weight);
         Ok(Some(Arc::clone(&there.export)))
     }
@@ -151,6 +157,21 @@ impl<O: StackOpener> Assembly<O> {
     pub fn unpark(&self, name: &str) -> AssemblyResult<()> {
         self.exported(name)?.set_parked(false);
         Ok(())
+    }
+
+    /// Has the server's lease last until this instant.
+    pub fn renew_lease(&self, until: Instant) -> AssemblyResult<()> {
+        let renewed = self.server.renew_lease(until);
+        renewed.map_err(|why| AssemblyError::Invalid(why.to_string()))
+    }
+
+    /// Has a leased export answer under the server's lease, which lasts until this instant at least.
+    pub fn enter_lease(&self, name: &str, until: Instant) -> AssemblyResult<()> {
+        let export = self.exported(name)?;
+        // Others have to learn of a lapse too.
+        self.renew_lease(until)?;
+        let entered = export.enter(until);
+        entered.map_err(|why| AssemblyError::Invalid(why.to_string()))
     }
 
     fn exported(&self, name: &str) -> AssemblyResult<Arc<Export>> {

@@ -337,6 +337,7 @@ impl<O: StackOpener> Assembly<O> {
             let view = ExportView {
                 spec: part.spec.clone(),
                 parked: part.export.is_parked(),
+                lapsed: part.export.is_lapsed(),
                 connections: part.export.connections(),
             };
             (name.clone(), view)
@@ -369,6 +370,7 @@ impl<O: StackOpener> Assembly<O> {
             ExportStats {
                 state: part.export.state(),
                 parked: part.export.is_parked(),
+                lapsed: part.export.is_lapsed(),
                 connections: part.export.connections(),
                 procedures: counts
                     .map(|(procedure, counts)| (procedure_name(procedure).to_owned(), counts))

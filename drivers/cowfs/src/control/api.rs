@@ -60,10 +60,14 @@ pub struct ExportSpec {
     /// The link that leads to it, where the server has a table of links.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<LinkName>,
-    /// Its share of the server beside other exports that want it at the same time: twice the weight, twice the bytes. The
-    /// only part beside the state that can be changed.
+    /// Its share of the server beside other exports that want it at the same time: twice the weight, twice the bytes. It
+    /// can be changed, as the state can.
     #[serde(default, skip_serializing_if = "Weight::is_default")]
     pub weight: Weight,
+    /// Whether it answers only while a lease of the server lasts that it has entered. It can be changed; from then on it has to
+    /// enter one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leased: bool,
     /// Whether it answers.
     #[serde(default)]
     pub state: State,
@@ -78,6 +82,9 @@ pub struct ExportView {
     /// Whether it is held still: calls wait although its state may be active.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub parked: bool,
+    /// Whether it is leased and has entered no lease that lasts: calls wait until it enters one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lapsed: bool,
     /// Open connections that have used it.
     pub connections: usize,
 }
@@ -125,6 +132,9 @@ pub struct ExportStats {
     /// Whether it is held still, so that calls wait.
     #[serde(default)]
     pub parked: bool,
+    /// Whether it is leased and has entered no lease that lasts, so that calls wait.
+    #[serde(default)]
+    pub lapsed: bool,
     /// Open connections that have used it.
     pub connections: usize,
     /// By the name of the procedure in RFC 1813.
@@ -177,6 +187,14 @@ pub struct LookedAt {
     /// What it holds, 64 hexadecimal digits; where it was asked for, could be told and is not as it was before.
     #[serde(default)]
     pub mark: Option<String>,
+}
+
+/// Until when a server may answer for exports that are leased.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct LeaseSpec {
+    /// Nanoseconds since the machine started (`CLOCK_BOOTTIME`, clock_gettime(2)).
+    pub until_nanos: u64,
 }
 
 /// A checkpoint to make, remove or go back to.
@@ -279,6 +297,9 @@ pub struct Status {
     /// What keeps it from files that it does not need: the sandbox in words.
     #[serde(default)]
     pub sandbox: String,
+    /// How long it may still answer for exports that are leased, in nanoseconds; `None`: it may not.
+    #[serde(default)]
+    pub lease_nanos: Option<u64>,
     /// Whether the lender of private files answers; `None` where none is configured.
     #[serde(default)]
     pub lender: Option<bool>,

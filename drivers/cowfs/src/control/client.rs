@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::api::{
-    CheckpointName, Checkpoints, ExportSpec, Journey, Listing, LookAt, LookedAt, Marks, Outcome, Problem,
-    ReceiveSpec, SendSpec, StackSpec, Stats, Status, WritableSpec,
+    CheckpointName, Checkpoints, ExportSpec, Journey, LeaseSpec, Listing, LookAt, LookedAt, Marks, Outcome,
+    Problem, ReceiveSpec, SendSpec, StackSpec, Stats, Status, WritableSpec,
 };
 use super::journey;
 
@@ -197,6 +197,19 @@ impl Client {
     /// Lets an export that was parked answer again.
     pub async fn unpark(&self, name: &str) -> Result<(), ClientError> {
         self.change::<()>(Method::POST, format!("/v1/exports/{name}/unpark"), None)
+            .await
+    }
+
+    /// Has the server's lease last until this instant. What answered under one that has lapsed answers no more.
+    pub async fn renew_lease(&self, lease: LeaseSpec) -> Result<(), ClientError> {
+        self.change(Method::PUT, "/v1/lease".to_owned(), Some(&lease))
+            .await
+    }
+
+    /// Has a leased export answer under the server's lease, which lasts until this instant at least. To be asked by whoever knows
+    /// that until then nobody else goes on with what is exported.
+    pub async fn enter_lease(&self, name: &str, lease: LeaseSpec) -> Result<(), ClientError> {
+        self.change(Method::PUT, format!("/v1/leases/{name}"), Some(&lease))
             .await
     }
 

@@ -15,8 +15,8 @@ use axum::routing::{get, post, put};
 use tokio::sync::Semaphore;
 
 use super::api::{
-    CheckpointName, Checkpoints, ExportSpec, Listing, LookAt, LookedAt, Marks, Problem, ReceiveSpec,
-    SendSpec, StackSpec, Stats, Status, WritableSpec,
+    CheckpointName, Checkpoints, ExportSpec, LeaseSpec, Listing, LookAt, LookedAt, Marks, Problem,
+    ReceiveSpec, SendSpec, StackSpec, Stats, Status, WritableSpec,
 };
 use super::exposition;
 use super::journey::{self, ReadWrite};
@@ -73,6 +73,8 @@ pub(super) fn router<O: StackOpener>(
                 .delete(delete_export::<O>)
                 .post(on_export::<O>),
         )
+        .route("/v1/lease", put(renew_lease::<O>))
+        .route("/v1/leases/{*name}", put(enter_lease::<O>))
         .route("/v1/journeys/send", post(send::<O>))
         .route("/v1/journeys/receive", post(receive::<O>))
         .fallback(nothing_here)
@@ -101,6 +103,12 @@ async fn status<O: StackOpener>(State(app): App<O>) -> Json<Status> {
         exports: app.assembly.server().exports().all().len(),
         user: rustix::process::geteuid().as_raw(),
         sandbox: crate::confine::sandbox().to_string(),
+        lease_nanos: app
+            .assembly
+            .server()
+            .lease()
+            .left()
+            .map(|left| u64::try_from(left.as_nanos()).unwrap_or(u64::MAX)),
         lender: app.lender.as_deref().map(crate::lend::answers),
     })
 }
@@ -308,6 +316,27 @@ async fn on_export<O: StackOpener>(State(app): App<O>, Path(path): Path<String>)
         "park" => step(async move { app.assembly.park(&name).await }).await,
         "unpark" => step(async move { app.assembly.unpark(&name) }).await,
         _ => nothing_here().await,
+    }
+}
+
+async fn renew_lease<O: StackOpener>(
+    State(app): App<O>,
+    body: Result<Json<LeaseSpec>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(lease)) => step(async move { app.assembly.renew_lease(lease.until_nanos) }).await,
+        Err(why) => rejected(&why),
+    }
+}
+
+async fn enter_lease<O: StackOpener>(
+    State(app): App<O>,
+    Path(name): Path<String>,
+    body: Result<Json<LeaseSpec>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(lease)) => step(async move { app.assembly.enter_lease(&name, lease.until_nanos) }).await,
+        Err(why) => rejected(&why),
     }
 }
 

@@ -18,6 +18,7 @@ use super::outgoing::{self, Outgoing};
 use super::pending::Pending;
 use super::{Server, UNIT, UNITS_PER_CONNECTION, answer};
 use crate::export::{Admission, ExportId, Peer};
+use crate::lease::Pass;
 use crate::nfs::mount;
 use crate::nfs::ops::{self, Procedure};
 use crate::nfs::rpc::{self, Call, Incoming, NotRpc, Records, Unaccepted};
@@ -102,6 +103,7 @@ async fn serve_until_left<R, W>(
         sender: watch::Sender::default(),
         used: BTreeSet::new(),
         batch: Writer::default(),
+        batch_pass: Pass::default(),
         batch_units: None,
         clock: Instant::now(),
         eager: Eager::default(),
@@ -150,6 +152,7 @@ struct Connection {
     used: BTreeSet<ExportId>,
     /// Replies made in place, not sent yet, and the unit that all of them together hold.
     batch: Writer,
+    batch_pass: Pass,
     batch_units: Option<Units>,
     /// When the last answer was made in place, or what is being decoded was read.
     clock: Instant,
@@ -264,8 +267,10 @@ impl Connection {
             && (procedure != Procedure::Read || self.server.share.pass(id, export.weight(), room))
         {
             self.hold_batch().await?;
+            let pass = export.pass();
             let start = self.batch.position();
             if answer::in_place(&export, procedure, &call, room, &mut self.batch) {
+                self.batch_pass.with(pass);
                 // One look at the clock for each call: where one ends the next begins.
                 let begun = std::mem::replace(&mut self.clock, Instant::now());
                 let took = self.clock.saturating_duration_since(begun);
@@ -315,9 +320,11 @@ impl Connection {
         let (xid, caller, sender) = (call.xid, call.caller.clone(), self.sender.subscribe());
         tokio::spawn(async move {
             let id = place.export.id();
+            let mut pass = Pass::default();
             // In standby it waits for the export like any other call.
             let found = match place.export.admit(1, sender).await {
                 Admission::Run(running) => {
+                    pass = place.export.pass();
                     let work = tokio::task::spawn_blocking(move || {
                         let _held = running;
                         place.resolve(&caller)
@@ -330,7 +337,7 @@ impl Connection {
             };
             let mut reply = rpc::begin_success(xid, 128);
             mount::answer_mount(id, found, &mut reply);
-            outgoing::send(&replies, rpc::finish(reply), held).await;
+            outgoing::send(&replies, rpc::finish(reply), pass, held).await;
         });
         Ok(Ok(()))
     }
@@ -375,7 +382,7 @@ impl Connection {
             return Ok(());
         }
         let bytes = std::mem::take(&mut self.batch).into_bytes();
-        let outgoing = Outgoing::new(bytes, units);
+        let outgoing = Outgoing::new(bytes, std::mem::take(&mut self.batch_pass), units);
         self.replies.send(outgoing).await.map_err(|_gone| Ended::NoWriter)
     }
 }

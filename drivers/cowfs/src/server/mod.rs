@@ -32,6 +32,7 @@ pub(crate) use listen::{bind_private, peer_is};
 pub use run::{ServeError, serve, serve_with};
 
 use crate::export::{Export, Exports, Peer};
+use crate::lease::{Instant, Lease, NotRenewed, Renewed};
 use crate::link::LinkTable;
 use loops::Loops;
 use pool::Pool;
@@ -84,6 +85,7 @@ impl Default for Limits {
 /// A running file server. Listeners and exports come and go.
 pub struct Server {
     exports: Exports,
+    lease: Arc<Lease>,
     pool: Arc<Pool>,
     share: Arc<Share>,
     loops: Loops,
@@ -94,8 +96,15 @@ impl Server {
     /// A server without listeners or exports.
     #[must_use]
     pub fn new(limits: Limits) -> Arc<Self> {
+        Self::with_lease(limits, Lease::default())
+    }
+
+    /// The same, with a lease that is counted by another clock.
+    #[must_use]
+    pub fn with_lease(limits: Limits, lease: Lease) -> Arc<Self> {
         Arc::new(Self {
             exports: Exports::default(),
+            lease: Arc::new(lease),
             pool: Pool::new(POOL),
             share: Share::new(IN_SERVICE),
             loops: Loops::default(),
@@ -107,6 +116,45 @@ impl Server {
     #[must_use]
     pub fn exports(&self) -> &Exports {
         &self.exports
+    }
+
+    /// Until when it may answer for exports that are [leased](Export::set_leased), if they were made [under](Export::under) this.
+    #[must_use]
+    pub fn lease(&self) -> &Arc<Lease> {
+        &self.lease
+    }
+
+    /// Has the lease last until this instant. Where the one before has lapsed, what is under way to clients ends: no call of then
+    /// is answered.
+    ///
+    /// # Errors
+    /// [`NotRenewed`].
+    pub fn renew_lease(&self, until: Instant) -> Result<(), NotRenewed> {
+        if self.lease.renew(until)? == Renewed::Anew {
+            self.end_lapsed();
+        }
+        Ok(())
+    }
+
+    /// Ends the connections of exports that have no lease.
+    fn end_lapsed(&self) {
+        for export in self.exports.all() {
+            if export.is_lapsed() {
+                export.close_connections();
+            }
+        }
+    }
+
+    /// Ends connections as soon as the lease has lapsed under which they were answered, for ever. Nothing rests on it but that
+    /// clients learn of it at once: every reply is held against the lease by itself.
+    pub async fn watch_lease(&self) {
+        loop {
+            while let Some(left) = self.lease.left() {
+                tokio::time::sleep(left).await;
+            }
+            self.end_lapsed();
+            self.lease.changed().await;
+        }
     }
 
     /// Listens on a TCP address for all exports that name their clients by address.

@@ -7,6 +7,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::flight::Units;
+use crate::lease::Pass;
 use crate::nfs::xdr::padding;
 
 /// Replies that one write takes at most.
@@ -17,20 +18,23 @@ pub(super) struct Outgoing {
     bytes: Vec<u8>,
     /// Content that follows, and is padded.
     lent: Bytes,
+    /// Without which nothing of it is sent.
+    pass: Pass,
     _units: Units,
 }
 
 impl Outgoing {
     /// Whole replies.
-    pub(super) fn new(bytes: Vec<u8>, units: Units) -> Self {
-        Self::lending(bytes, Bytes::new(), units)
+    pub(super) fn new(bytes: Vec<u8>, pass: Pass, units: Units) -> Self {
+        Self::lending(bytes, Bytes::new(), pass, units)
     }
 
     /// A reply that ends with content that is not copied into it.
-    pub(super) fn lending(bytes: Vec<u8>, lent: Bytes, units: Units) -> Self {
+    pub(super) fn lending(bytes: Vec<u8>, lent: Bytes, pass: Pass, units: Units) -> Self {
         Self {
             bytes,
             lent,
+            pass,
             _units: units,
         }
     }
@@ -45,15 +49,19 @@ impl Outgoing {
 }
 
 /// Queues a reply.
-pub(super) async fn send(replies: &mpsc::Sender<Outgoing>, bytes: Vec<u8>, units: Units) {
+pub(super) async fn send(replies: &mpsc::Sender<Outgoing>, bytes: Vec<u8>, pass: Pass, units: Units) {
     // A connection that is gone wants no reply.
-    let _sent = replies.send(Outgoing::new(bytes, units)).await;
+    let _sent = replies.send(Outgoing::new(bytes, pass, units)).await;
 }
 
-/// Sends replies, all that are ready in one write. Ends when the last sender is gone, or the client is.
+/// Sends replies, all that are ready in one write. Ends when the last sender is gone, or the client is, or where a reply is due
+/// that the lease forbids which it was made under: whoever asked asks again, on another connection.
 pub(super) async fn write<W: AsyncWrite + Unpin>(mut writer: W, mut queue: mpsc::Receiver<Outgoing>) {
     let mut ready = Vec::with_capacity(REPLIES_PER_WRITE);
     while queue.recv_many(&mut ready, REPLIES_PER_WRITE).await > 0 {
+        if !ready.iter().all(|reply| reply.pass.holds()) {
+            return;
+        }
         if let Err(error) = write_all(&mut writer, &ready).await {
             tracing::debug!(%error, "writing replies");
             return;

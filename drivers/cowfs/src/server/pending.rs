@@ -10,6 +10,7 @@ use super::flight::Units;
 use super::outgoing::{self, Outgoing};
 use super::{Server, answer};
 use crate::export::{Admission, Export, State};
+use crate::lease::Pass;
 use crate::nfs::ops::Procedure;
 use crate::nfs::replay;
 use crate::nfs::rpc::{self, Call, Unaccepted};
@@ -47,15 +48,17 @@ impl Pending {
             Admission::Abandoned => return,
             Admission::Later => {
                 let reply = answer::refusal(&call, procedure, Status::Jukebox);
-                return outgoing::send(&self.replies, reply, self.held).await;
+                return outgoing::send(&self.replies, reply, Pass::default(), self.held).await;
             }
         };
+        let pass = self.export.pass();
         let (id, weight) = (self.export.id(), self.export.weight());
         let turn = self.server.share.turn(id, weight, self.units).await;
         let place = self.server.pool.place().await;
         let reply = Reply {
             xid: call.xid,
             replies: self.replies,
+            pass,
             held: Some(self.held),
         };
         let (export, begun) = (self.export, self.begun);
@@ -78,6 +81,7 @@ impl Pending {
 struct Reply {
     xid: u32,
     replies: mpsc::Sender<Outgoing>,
+    pass: Pass,
     held: Option<Units>,
 }
 
@@ -89,7 +93,8 @@ impl Reply {
     fn put(&mut self, bytes: Vec<u8>, lent: Bytes) {
         if let Some(units) = self.held.take() {
             // Never full: every reply in it holds a unit. A connection that is gone wants no reply.
-            let _sent = self.replies.try_send(Outgoing::lending(bytes, lent, units));
+            let pass = self.pass.clone();
+            let _sent = self.replies.try_send(Outgoing::lending(bytes, lent, pass, units));
         }
     }
 }

@@ -84,7 +84,10 @@ pub async fn serve_with<O: StackOpener>(
     let result = match started {
         Ok(started) => {
             ready(started.tcp.as_ref().and_then(super::Listening::address));
-            shutdown.await;
+            tokio::select! {
+                () = server.watch_lease() => {}
+                () = shutdown => {}
+            }
             drop(started);
             Ok(())
         }
@@ -182,6 +185,7 @@ async fn set_up<O: StackOpener>(assembly: &Assembly<O>, export: &ExportConfig) -
         clients: export.clients.clone(),
         link: export.link.clone(),
         weight: export.weight,
+        leased: false,
         state: State::Active,
     };
     assembly.put_export(name, spec).await

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cowfs::config::{self, Config};
-use cowfs::control::api::{ExportSpec, StackSpec, WritableSpec};
+use cowfs::control::api::{ExportSpec, LeaseSpec, StackSpec, WritableSpec};
 use cowfs::control::client::{Client, ClientError};
 use cowfs::export::{State, Weight};
 use cowfs::memory::Memory;
@@ -154,6 +154,7 @@ async fn an_export_is_built_up_and_taken_down_step_by_step() {
         clients: Vec::new(),
         link: None,
         weight: Weight::default(),
+        leased: false,
         state: State::Standby,
     };
     let name = "acme/web/0";
@@ -217,6 +218,39 @@ async fn an_export_is_built_up_and_taken_down_step_by_step() {
     client.put_export(name, &heavy).await.unwrap();
     assert_eq!(client.list().await.unwrap().exports[name].spec, heavy);
     client.put_export(name, &active).await.unwrap();
+
+    // And whether it needs a lease: from then on it has to enter one, and without it waits.
+    let leased = ExportSpec {
+        leased: true,
+        ..active.clone()
+    };
+    for _again in 0..2 {
+        client.put_export(name, &leased).await.unwrap();
+        assert!(client.list().await.unwrap().exports[name].lapsed);
+    }
+    assert_eq!(client.status().await.unwrap().lease_nanos, None);
+    let lease = |until_nanos| LeaseSpec { until_nanos };
+    let soon = lease(cowfs::lease::now() + 3_600_000_000_000);
+    client.renew_lease(soon).await.unwrap();
+    assert!(client.status().await.unwrap().lease_nanos.is_some());
+    assert!(client.stats().await.unwrap().exports[name].lapsed);
+    client.enter_lease(name, soon).await.unwrap();
+    client.put_export(name, &leased).await.unwrap();
+    assert!(!client.list().await.unwrap().exports[name].lapsed);
+    // What was connected before the lease began was not to be answered any more.
+    let guest = UnixStream::connect(running.path("s")).await.unwrap();
+    let guest = NfsClient::new(guest, "guest", &Caller::root());
+    guest.getattr(&root).await.unwrap();
+    refused(client.renew_lease(lease(1)).await, 400, "has run out already");
+    refused(
+        client.enter_lease(name, lease(1)).await,
+        400,
+        "has run out already",
+    );
+    refused(client.renew_lease(lease(u64::MAX)).await, 400, "more than a day");
+    refused(client.enter_lease("other", soon).await, 404, "no export `other`");
+    client.put_export(name, &active).await.unwrap();
+    assert!(!client.list().await.unwrap().exports[name].lapsed);
 
     // Nothing else changes under a name that is taken, and nothing goes while it is used.
     let later = WritableSpec {
@@ -320,6 +354,7 @@ async fn requests_that_cannot_be_carried_out_say_why() {
         clients: clients.iter().map(|&client| client.to_owned()).collect(),
         link: None,
         weight: Weight::default(),
+        leased: false,
         state: State::Active,
     };
     refused(

@@ -304,6 +304,7 @@ async fn a_checkpoint_is_made_while_serving_and_gone_back_to() {
         peer_uid: None,
         clients: vec!["127.0.0.1".to_owned()],
         link: None,
+        leased: false,
         state: State::Active,
         weight: Default::default(),
     };

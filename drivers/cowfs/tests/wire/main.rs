@@ -4,6 +4,7 @@ mod control;
 mod disk;
 mod flood;
 mod hostile;
+mod lease;
 mod lent;
 mod procedures;
 mod support;

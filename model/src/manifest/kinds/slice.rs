@@ -93,6 +93,13 @@ static SPEC: MapShape = MapShape {
             "How slivers move to other nodes.",
         ),
         optional(
+            "failover",
+            Shape::Flag,
+            "Whether another node may take slivers over from one that is certainly off. Needs the fleet's board, and that nothing is \
+             written to the node's own disk.",
+        )
+        .default("false"),
+        optional(
             "rollback",
             Shape::Map(&ROLLBACK),
             "What going back to an earlier revision does.",
@@ -112,7 +119,7 @@ static SPEC: MapShape = MapShape {
             "What is otherwise for some slivers, applied in order.",
         ),
     ],
-    later: &["failover"],
+    later: &[],
     one_of: &[],
 };
 

@@ -37,6 +37,8 @@ pub(crate) struct RawSlice {
     #[serde(default)]
     pub(crate) rollback: Stated<RawRollback>,
     #[serde(default)]
+    pub(crate) failover: Stated<bool>,
+    #[serde(default)]
     pub(crate) expiry: Stated<Text<Moment>>,
     #[serde(default)]
     pub(crate) overrides: Stated<Vec<Option<RawOverride>>>,

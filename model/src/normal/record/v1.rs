@@ -69,6 +69,7 @@ impl TryFrom<SliverRecordV1> for DesiredSliver {
             rollback: RollbackData::default().into(),
             checkpoints: CHECKPOINTS,
             addresses: Vec::new(),
+            failover: false,
         }
         .try_into()
     }

@@ -172,18 +172,7 @@ impl NodeStorage {
 
     /// Names of what the file server holds of a sliver, exports, stacks and writable layers.
     async fn open_of(&self, sliver: &SliverId) -> PortResult<[Vec<String>; 3]> {
-        fn ours<V>(map: &BTreeMap<String, V>, sliver: &SliverId) -> Vec<String> {
-            let mine = map
-                .keys()
-                .filter(|name| read_mount_name(name).is_some_and(|(of, _)| of == *sliver));
-            mine.cloned().collect()
-        }
-        let listing = self.listing().await?;
-        Ok([
-            ours(&listing.exports, sliver),
-            ours(&listing.stacks, sliver),
-            ours(&listing.writables, sliver),
-        ])
+        Ok(names_of(&self.listing().await?, sliver))
     }
 
     /// A layer as the file server takes it.
@@ -323,6 +312,7 @@ impl NodeStorage {
             peer_uid: None,
             clients: Vec::new(),
             link: LinkName::parse(&sliver.label()).ok(),
+            leased: mount.leased,
             state: State::default(),
         };
         let put = self.client.put_export(&name, &spec).await;
@@ -391,6 +381,7 @@ impl Storage for NodeStorage {
             storage.stack = parts.stack();
             storage.exported = parts.exported();
             storage.parked = parts.parked;
+            storage.lease = parts.lease;
         }
         let mut all: BTreeMap<_, _> = all.into_iter().map(|(of, one)| (of, Seen::Known(one))).collect();
         // Whatever else is known of such a sliver is not enough to judge it by.
@@ -670,6 +661,21 @@ impl Storage for NodeStorage {
             cmdline,
         })
     }
+}
+
+/// Names of what the file server holds of a sliver, exports, stacks and writable layers.
+fn names_of(listing: &Listing, sliver: &SliverId) -> [Vec<String>; 3] {
+    fn ours<V>(map: &BTreeMap<String, V>, sliver: &SliverId) -> Vec<String> {
+        let mine = map
+            .keys()
+            .filter(|name| read_mount_name(name).is_some_and(|(of, _)| of == *sliver));
+        mine.cloned().collect()
+    }
+    [
+        ours(&listing.exports, sliver),
+        ours(&listing.stacks, sliver),
+        ours(&listing.writables, sliver),
+    ]
 }
 
 fn refused(error: &ClientError) -> PortError {

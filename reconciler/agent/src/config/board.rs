@@ -10,6 +10,8 @@ use xeno_model::units::Millis;
 use xeno_state::board::etcd::EtcdConfig;
 use xeno_state::board::{BoardConfig, Prefix};
 
+use crate::fleet::fence::NODE;
+
 /// Calls that may take longer would hold up what waits for them for no good.
 const TIMEOUT_MS_MAX: u64 = 60_000;
 
@@ -29,6 +31,7 @@ pub(super) struct RawBoard {
     password_file: Option<Spanned<PathBuf>>,
     prefix: Option<Spanned<String>>,
     timeout: Option<Spanned<String>>,
+    fence: Option<Spanned<Vec<String>>>,
 }
 
 /// A mistake, and where it is.
@@ -61,6 +64,23 @@ impl RawBoard {
                 })
             }
             _ => Ok(BoardConfig::Etcd(Box::new(self.etcd(base)?))),
+        }
+    }
+
+    /// The command that makes sure that a node is off, if there is one.
+    pub(super) fn read_fence(&self) -> Result<Option<Vec<String>>, Wrong> {
+        let Some(fence) = &self.fence else { return Ok(None) };
+        let words = fence.get_ref();
+        let wrong = |message: &str| Err((fence.span(), message.to_owned()));
+        match words.split_first() {
+            None => wrong("it needs a program: `fence = [\"/etc/xenoslice/fence\", \"{node}\"]`"),
+            Some((program, _)) if program.is_empty() || program.contains(NODE) => {
+                wrong("its first word is the program, and no node")
+            }
+            Some((_, rest)) if !rest.iter().any(|word| word.contains(NODE)) => {
+                wrong("it must say which node is to be made sure of: one of its words holds `{node}`")
+            }
+            Some(_) => Ok(Some(words.clone())),
         }
     }
 
@@ -180,6 +200,32 @@ mod tests {
         );
         let said = "[board]\nkind = \"sqlite\"\npath = \"/var/lib/x/b.db\"";
         assert_eq!(parse(said), sqlite("/var/lib/x/b.db"));
+    }
+
+    #[test]
+    fn a_fence_names_the_node() {
+        let fence = |fence: &str| {
+            let text = format!(
+                "node = \"cam-01\"\nrepository = \"/srv/fleet.git\"\nboard = {{ kind = \"sqlite\", fence = {fence} }}\n"
+            );
+            AgentConfig::parse(Path::new("agent.toml"), &text, Path::new("/etc/xenoslice"))
+                .map(|config| config.fence)
+                .map_err(|error| error.to_string())
+        };
+        let words = ["fence-ipmi", "--off", "{node}-ipmi"].map(str::to_owned).to_vec();
+        assert_eq!(
+            fence(r#"["fence-ipmi", "--off", "{node}-ipmi"]"#),
+            Ok(Some(words))
+        );
+        for (wrong, says) in [
+            ("[]", "it needs a program"),
+            (r#"["", "{node}"]"#, "its first word is the program"),
+            (r#"["{node}"]"#, "its first word is the program"),
+            (r#"["reboot", "cam-02"]"#, "one of its words holds `{node}`"),
+        ] {
+            let error = fence(wrong).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
     }
 
     #[test]

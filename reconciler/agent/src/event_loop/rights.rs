@@ -4,6 +4,8 @@
 //! look in between; the next look that began after the step puts that right. Slivers that have no right to run here, or of
 //! which a step is under way, are left alone by the planner (`Agent::verdicts`).
 
+mod fencing;
+pub(crate) mod lease;
 mod steps;
 mod turns;
 mod views;
@@ -66,6 +68,7 @@ pub(crate) struct Rights {
     /// Since when the guest stands still, or may, of each that leaves. It may go on elsewhere only after its move has ended here.
     still: BTreeMap<SliverId, Instant>,
     staged: turns::Staged,
+    fencing: fencing::Fencing,
 }
 
 /// A move under way.
@@ -116,6 +119,7 @@ pub(super) enum RightsEvent {
     Told(Told),
     Call(Box<Call>),
     Stepped(Result<Stepped, tokio::task::JoinError>),
+    Fenced(Result<fencing::Fenced, tokio::task::JoinError>),
 }
 
 impl Rights {
@@ -136,7 +140,13 @@ impl Rights {
             pauses: BTreeMap::new(),
             still: BTreeMap::new(),
             staged: turns::Staged::default(),
+            fencing: fencing::Fencing::default(),
         }
+    }
+
+    /// This node's membership of the board.
+    pub(crate) fn member(&self) -> Arc<crate::fleet::member::Member> {
+        Arc::clone(&self.fleet.member)
     }
 
     /// Why the board is not read at the moment.
@@ -155,6 +165,7 @@ impl Rights {
             biased;
             Some(told) = self.told.recv() => RightsEvent::Told(told),
             Some(stepped) = self.steps.join_next() => RightsEvent::Stepped(stepped),
+            Some(fenced) = self.fencing.next() => RightsEvent::Fenced(fenced),
             Ok(()) = self.board.changed() => RightsEvent::Board,
             Some(call) = self.calls.recv() => RightsEvent::Call(Box::new(call)),
             else => std::future::pending().await,
@@ -168,6 +179,7 @@ impl Rights {
             .values()
             .map(|pause| pause.until)
             .chain(self.staged.next_try())
+            .chain(self.fencing.tries())
             .filter(|until| *until > now)
             .min()
     }
@@ -297,6 +309,7 @@ where
             .iter()
             .filter_map(|sliver| Some((sliver.clone(), Facets::of(sliver, observed)?)));
         rights.note(number, seen.collect());
+        lease::note(rights, observed);
     }
 
     /// What the planner may do with each sliver that concerns this node; nothing where there is no board to ask.
@@ -355,7 +368,10 @@ where
             })
         };
         let paused = rights.paused(sliver).map(|pause| pause.why.as_str());
-        leave(&view, paused, unread)
+        match leave(&view, paused, unread) {
+            Leave::Not(Reason::Unfenced { by, .. }) => Leave::Not(self.unfenced(rights, by)),
+            leave => leave,
+        }
     }
 
     /// Takes every step that is due.
@@ -385,6 +401,7 @@ where
             };
             let step = match next(&view) {
                 Next::Do(step) => step,
+                Next::Wait(Why::Unfenced(node)) => return self.see_to_fence(&node),
                 Next::Wait(Why::HeldBy(_)) if self.is_left_over(rights, sliver) => {
                     return self.clear_away(sliver).await;
                 }
@@ -416,6 +433,10 @@ where
                 self.advance_one(&sliver).await;
             }
             RightsEvent::Call(call) => self.called(*call).await,
+            RightsEvent::Fenced(fenced) => {
+                self.fenced(fenced).await;
+                self.advance().await;
+            }
             RightsEvent::Stepped(Ok(stepped)) => {
                 let sliver = stepped.sliver.clone();
                 self.stepped(stepped).await;

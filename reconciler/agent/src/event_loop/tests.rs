@@ -79,6 +79,7 @@ pub(crate) fn sliver(name: &str) -> DesiredSliver {
         tenant: None,
         start: Start::Boot,
         expires: None,
+        failover: false,
         moved_from: None,
         rollout: Rollout::default(),
         migration: Migration::default(),
@@ -188,6 +189,7 @@ impl World {
         let state = self.open();
         let clock = self.clock.again();
         let ports = Arc::new(Ports {
+            member: None,
             hypervisor: Arc::clone(&self.node),
             storage: Arc::clone(&self.node),
             blobs: Arc::new(|id| Box::pin(async move { Ok(id.into_bytes()) })),

@@ -11,10 +11,12 @@ use xeno_state::board::pace::Pace;
 use xeno_state::board::{AnyBoard, BoardConfig};
 use xeno_state::presence::Presence;
 
+use super::fence::Fence;
 use super::member::{Member, random_id};
 use super::peers::{self, Identity, Incoming, Network, Tls};
 use super::rollouts::Rollouts;
 use super::{Call, Fleet, receive};
+use crate::clock::Clock;
 use crate::config::PeersConfig;
 use crate::store::Store;
 
@@ -47,6 +49,7 @@ pub(crate) async fn join(
     me: &NodeName,
     boot: BootId,
     store: &Store,
+    (fence, clock): (Option<Arc<dyn Fence>>, Clock),
 ) -> Result<Joined, String> {
     let opened = tokio::task::spawn_blocking(move || board.open()).await;
     let board = opened
@@ -74,29 +77,50 @@ pub(crate) async fn join(
         address,
         certificate: identity.digest(),
     };
-    let network = Arc::new(Tls::new(identity));
-    Ok(become_member((board, network), presence, me, incoming, store, tasks).await)
+    let network: Arc<dyn Network> = Arc::new(Tls::new(identity));
+    let ways = Ways {
+        board,
+        network,
+        fence,
+        clock,
+    };
+    Ok(become_member(ways, presence, me, incoming, store, tasks).await)
+}
+
+/// What an agent reaches the rest of its fleet by.
+pub(crate) struct Ways {
+    pub(crate) board: AnyBoard,
+    pub(crate) network: Arc<dyn Network>,
+    pub(crate) fence: Option<Arc<dyn Fence>>,
+    pub(crate) clock: Clock,
 }
 
 /// The same, over a board and a network that are there.
 pub(crate) async fn become_member(
-    (board, network): (AnyBoard, Arc<dyn Network>),
+    ways: Ways,
     presence: Presence,
     me: &NodeName,
     incoming: mpsc::Receiver<Incoming>,
     store: &Store,
     mut tasks: JoinSet<()>,
 ) -> Joined {
+    let Ways {
+        board,
+        network,
+        fence,
+        clock,
+    } = ways;
     let joined = store.read(xeno_state::node::NodeState::board).await;
     // What cannot be read now is made anew by the loop; a name that was lost is learnt again.
     let joined = joined.unwrap_or_default();
-    let member = Arc::new(Member::new(board, me.clone(), presence, joined));
+    let member = Arc::new(Member::new(board, me.clone(), presence, joined, clock));
     let rollouts = Arc::new(Rollouts::new(Arc::clone(&member), me.clone()));
     let fleet = Arc::new(Fleet {
         me: me.clone(),
         member: Arc::clone(&member),
         network,
         rollouts: Arc::clone(&rollouts),
+        fence,
     });
     let (pass, calls) = mpsc::channel(CALLS_MAX);
     tasks.spawn(receive(Arc::clone(&fleet), incoming, pass));

@@ -6,19 +6,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read as _;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Duration, Instant, sleep, sleep_until};
-use xeno_model::id::{MigrationId, NodeName, SliverId};
+use xeno_model::id::{Epoch, MigrationId, NodeName, SliverId};
+use xeno_reconciler::ports::BootInstant;
 use xeno_reconciler::tenure::{Act, Holder, Record};
 use xeno_state::board::pace::Pace;
 use xeno_state::board::{
-    AnyBoard, Board, BoardError, BoardResult, Change, LeaseId, Prefix, Revision, Txn, Watch, identity,
+    AnyBoard, Board, BoardError, BoardResult, Change, Lease, LeaseId, Prefix, Revision, Txn, Watch, identity,
 };
+use xeno_state::fences::{self, Fence, fence};
 use xeno_state::holders::{self, Changed, HOLDERS, Known, sign_of_life};
 use xeno_state::presence::{Presence, presence};
+
+use crate::clock::Clock;
 
 /// What the board says, as far as this node has read it.
 #[derive(Debug, Default)]
@@ -26,6 +30,13 @@ struct Inner {
     /// The slivers whose records are followed.
     followed: BTreeSet<SliverId>,
     known: BTreeMap<SliverId, Known>,
+    /// Under which lease of this node each of them was read.
+    under: BTreeMap<SliverId, u64>,
+    /// This node's lease: which it is of those that it had, and until when it certainly lasts.
+    lease: Option<(u64, BootInstant)>,
+    leases: u64,
+    /// The last words that nodes which are not there are off.
+    fences: BTreeMap<NodeName, Fence>,
     /// Whether nodes that those records name are there. One that is not in it counts as there.
     alive: BTreeMap<NodeName, bool>,
     /// Why the board is not read at the moment.
@@ -57,6 +68,11 @@ pub(crate) struct Member {
     asked: Notify,
     /// Counts what became known.
     news: watch::Sender<u64>,
+    /// Until when the lease lasts, at each renewal.
+    lease: watch::Sender<Option<BootInstant>>,
+    /// Whether anything is served here under the lease.
+    lends: AtomicBool,
+    clock: Clock,
 }
 
 /// What became of a wish to change a record.
@@ -69,7 +85,13 @@ pub(crate) enum Swapped {
 }
 
 impl Member {
-    pub(crate) fn new(board: AnyBoard, me: NodeName, presence: Presence, joined: Option<String>) -> Self {
+    pub(crate) fn new(
+        board: AnyBoard,
+        me: NodeName,
+        presence: Presence,
+        joined: Option<String>,
+        clock: Clock,
+    ) -> Self {
         Self {
             board,
             me,
@@ -79,6 +101,9 @@ impl Member {
             nodes: AtomicU32::new(1),
             asked: Notify::new(),
             news: watch::channel(0).0,
+            lease: watch::channel(None).0,
+            lends: AtomicBool::new(false),
+            clock,
         }
     }
 
@@ -115,6 +140,7 @@ impl Member {
         }
         let new = slivers.iter().any(|sliver| !inner.followed.contains(sliver));
         inner.known.retain(|sliver, _| slivers.contains(sliver));
+        inner.under.retain(|sliver, _| slivers.contains(sliver));
         inner.followed = slivers;
         drop(inner);
         if new {
@@ -134,6 +160,54 @@ impl Member {
         self.lock().alive.get(node).copied().unwrap_or(true)
     }
 
+    /// Whether somebody has made sure that a node is off since the record of a sliver was written.
+    pub(crate) fn fenced(&self, node: &NodeName, sliver: &SliverId) -> bool {
+        let inner = self.lock();
+        let known = inner.known.get(sliver);
+        known.is_some_and(|known| fences::since(inner.fences.get(node), known))
+    }
+
+    /// Until when this node's lease lasts, if the record of a sliver was read since it began: until then it is as it was read, but
+    /// for what this node and the people do.
+    pub(crate) fn leased(&self, sliver: &SliverId) -> Option<BootInstant> {
+        let inner = self.lock();
+        let (number, until) = inner.lease?;
+        let fresh = inner.under.get(sliver) == Some(&number);
+        (fresh && self.clock.boot_now() < until).then_some(until)
+    }
+
+    /// The same, if this node has the right to run it, and under which epoch.
+    pub(crate) fn warrant(&self, sliver: &SliverId) -> Option<(Epoch, BootInstant)> {
+        let until = self.leased(sliver)?;
+        self.lend();
+        match self.record(sliver) {
+            Record::Is(holder) if holder.is(&self.me) => Some((holder.epoch, until)),
+            Record::Is(_) | Record::Absent | Record::Unknown => None,
+        }
+    }
+
+    /// Until when the lease lasts, at each renewal.
+    pub(crate) fn lease(&self) -> watch::Receiver<Option<BootInstant>> {
+        self.lease.subscribe()
+    }
+
+    /// Something is served here under the lease, or is about to be: from now on the file server is told of renewals, and at once.
+    pub(crate) fn lend(&self) {
+        if !self.lends.swap(true, Ordering::Relaxed) {
+            self.lease.send_modify(|_| {});
+        }
+    }
+
+    /// Whether anything is.
+    pub(crate) fn lends(&self) -> bool {
+        self.lends.load(Ordering::Relaxed)
+    }
+
+    /// Has the records and the nodes that they name be looked at soon.
+    pub(crate) fn ask(&self) {
+        self.asked.notify_one();
+    }
+
     pub(crate) fn standing(&self) -> Standing {
         let inner = self.lock();
         Standing {
@@ -149,9 +223,10 @@ impl Member {
 
     /// Reads a record now.
     pub(crate) async fn read(&self, sliver: &SliverId) -> BoardResult<Record> {
+        let under = self.lease_number();
         let known = holders::read(&self.board, sliver).await?;
         let record = known.record.clone();
-        self.learn(sliver, known);
+        self.learn(sliver, known, under);
         Ok(record)
     }
 
@@ -162,11 +237,13 @@ impl Member {
             self.read(sliver).await?;
             return Ok(Swapped::Refused);
         };
+        let under = self.lease_number();
+        let before = self.lock().under.get(sliver).copied().unwrap_or_default();
         // Until it is answered nobody knows what it says; dropping this future is not knowing either.
         self.forget(sliver);
         match holders::change(&self.board, sliver, &known, to, act).await {
             Ok(Changed::Done(known)) => {
-                self.learn(sliver, known);
+                self.learn(sliver, known, under);
                 Ok(Swapped::Done)
             }
             Ok(Changed::Refused) => {
@@ -176,7 +253,7 @@ impl Member {
             Err(error) => {
                 if matches!(error, BoardError::Unavailable { .. } | BoardError::LeaseGone(_)) {
                     // Nothing was done.
-                    self.learn(sliver, known);
+                    self.learn(sliver, known, before);
                 } else {
                     self.asked.notify_one();
                 }
@@ -186,18 +263,30 @@ impl Member {
     }
 
     fn forget(&self, sliver: &SliverId) {
-        self.lock().known.remove(sliver);
+        let mut inner = self.lock();
+        inner.known.remove(sliver);
+        inner.under.remove(sliver);
     }
 
-    /// Takes note of a record; one that is older than what is known says nothing.
-    fn learn(&self, sliver: &SliverId, known: Known) {
+    /// Which lease of this node it is at the moment, whether it lasts or not.
+    fn lease_number(&self) -> u64 {
+        self.lock().lease.map_or(0, |(number, _)| number)
+    }
+
+    /// Takes note of a record that was asked for under a lease; one that is older than what is known says nothing.
+    fn learn(&self, sliver: &SliverId, known: Known, under: u64) {
         let mut inner = self.lock();
-        let newer = inner
-            .known
-            .get(sliver)
-            .is_none_or(|has| has.revision() < known.revision());
+        let has = inner.known.get(sliver).map(Known::revision);
+        let newer = has.is_none_or(|has| has < known.revision());
+        let before = inner.under.get(sliver).copied();
+        let later = has.is_none_or(|has| has <= known.revision()) && before < Some(under);
         if newer {
             inner.known.insert(sliver.clone(), known);
+        }
+        if later {
+            inner.under.insert(sliver.clone(), under);
+        }
+        if newer || later {
             drop(inner);
             self.tell();
         }
@@ -268,8 +357,14 @@ impl Member {
                 () = self.asked.notified() => self.read_all(false).await?,
                 () = sleep_until(renewal) => {
                     pace.set_nodes(self.nodes.load(Ordering::Relaxed));
+                    let before = self.lease_number();
                     lease = self.renew(lease, pace).await?;
-                    self.look_for_others().await?;
+                    if self.lease_number() == before {
+                        self.look_for_others().await?;
+                    } else {
+                        // Somebody may have taken over in between.
+                        self.read_all(true).await?;
+                    }
                     renewal = Instant::now() + pace.until_renewal();
                 }
             }
@@ -296,20 +391,48 @@ impl Member {
 
     /// Says that this node is there.
     async fn appear(&self, pace: &Pace) -> Result<LeaseId, String> {
+        let asked = self.clock.boot_now();
         let lease = self.board.grant(pace.lease_ttl()).await.map_err(text)?;
         let key = sign_of_life(&self.me).map_err(text)?;
         let value = self.presence.encode().map_err(text)?;
         let txn = Txn::put(key, value, Some(lease.id));
         self.board.commit(&txn).await.map_err(text)?;
+        self.count(asked, lease, true);
         Ok(lease.id)
     }
 
     async fn renew(&self, lease: LeaseId, pace: &Pace) -> Result<LeaseId, String> {
+        let asked = self.clock.boot_now();
         match self.board.keep_alive(lease).await {
-            Ok(_) => Ok(lease),
+            Ok(renewed) => {
+                self.count(asked, renewed, false);
+                Ok(lease)
+            }
             Err(BoardError::LeaseGone(_)) => self.appear(pace).await,
             Err(error) => Err(text(error)),
         }
+    }
+
+    /// Takes note of the lease: it lasts from the moment at which it was asked for, and somewhat less than was said, since clocks do
+    /// not go equally fast. One that is another, or had run out by this clock, is one under which nothing has been read.
+    fn count(&self, asked: BootInstant, lease: Lease, another: bool) {
+        let lasts = lease.ttl.saturating_sub((lease.ttl / 10).max(MARGIN_MIN));
+        let nanos = u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX);
+        let until = BootInstant(asked.0.saturating_add(nanos));
+        let mut inner = self.lock();
+        let goes_on = inner
+            .lease
+            .filter(|(_, before)| !another && self.clock.boot_now() < *before);
+        let number = match goes_on {
+            Some((number, _)) => number,
+            None => {
+                inner.leases += 1;
+                inner.leases
+            }
+        };
+        inner.lease = Some((number, until));
+        drop(inner);
+        self.lease.send_replace(Some(until));
     }
 
     /// Watches from now on.
@@ -329,7 +452,14 @@ impl Member {
                 continue;
             }
             match Known::of(&sliver, change.entry.clone()) {
-                Ok(known) => self.learn(&sliver, known),
+                Ok(known) => {
+                    // It is later than what was read before, and so no older than that.
+                    let under = self.lock().under.get(&sliver).copied().unwrap_or_default();
+                    self.learn(&sliver, known, under);
+                    if under < self.lease_number() {
+                        self.asked.notify_one();
+                    }
+                }
                 Err(error) => {
                     // What is not understood is not known.
                     tracing::error!("{error}");
@@ -346,7 +476,9 @@ impl Member {
             let inner = self.lock();
             let known = &inner.known;
             let missing = inner.followed.iter();
-            let missing = missing.filter(|sliver| all || !known.contains_key(*sliver));
+            let number = inner.lease.map_or(0, |(number, _)| number);
+            let fresh = |sliver: &SliverId| inner.under.get(sliver) == Some(&number);
+            let missing = missing.filter(|sliver| all || !known.contains_key(*sliver) || !fresh(sliver));
             missing.cloned().collect()
         };
         for sliver in missing {
@@ -373,7 +505,7 @@ impl Member {
             });
             named.filter(|node| *node != self.me).collect()
         };
-        let mut alive = BTreeMap::new();
+        let (mut alive, mut said) = (BTreeMap::new(), BTreeMap::new());
         for node in others {
             let there = match presence(&self.board, &node).await {
                 Ok(presence) => presence.is_some(),
@@ -381,11 +513,21 @@ impl Member {
                 Err(BoardError::Never { .. }) => true,
                 Err(error) => return Err(text(error)),
             };
+            if !there {
+                match fence(&self.board, &node).await {
+                    Ok(Some(fence)) => drop(said.insert(node.clone(), fence)),
+                    Ok(None) => {}
+                    // What is not understood confirms nothing.
+                    Err(error @ BoardError::Never { .. }) => tracing::error!("{error}"),
+                    Err(error) => return Err(text(error)),
+                }
+            }
             alive.insert(node, there);
         }
         let mut inner = self.lock();
-        if inner.alive != alive {
+        if (&inner.alive, &inner.fences) != (&alive, &said) {
             inner.alive = alive;
+            inner.fences = said;
             drop(inner);
             self.tell();
         }
@@ -404,6 +546,9 @@ pub(crate) fn random_id() -> Result<[u8; 16], String> {
 fn text(error: BoardError) -> String {
     error.to_string()
 }
+
+/// How much shorter than it is a lease is taken to be, at least.
+const MARGIN_MIN: Duration = Duration::from_secs(1);
 
 /// How long a change of a record may take before it counts as not answered.
 pub(crate) const SWAP_MAX: Duration = Duration::from_secs(20);
@@ -425,7 +570,14 @@ mod tests {
             certificate: Digest::of(name.as_bytes()),
         };
         let board = AnyBoard::Scripted(board.client(name));
-        Arc::new(Member::new(board, NodeName::new(name).unwrap(), presence, None))
+        let clock = Clock::from_ms(0);
+        Arc::new(Member::new(
+            board,
+            NodeName::new(name).unwrap(),
+            presence,
+            None,
+            clock,
+        ))
     }
 
     fn held(by: &str, epoch: u64) -> Holder {
@@ -434,6 +586,7 @@ mod tests {
             boot: BootId::default(),
             epoch: Epoch(epoch),
             memory: None,
+            failover: false,
         }
     }
 

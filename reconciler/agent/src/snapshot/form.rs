@@ -10,8 +10,8 @@ use xeno_model::id::{
 };
 use xeno_model::normal;
 use xeno_model::observed::{
-    Ability, DomainState, Domains, HealthVerdict, LayerLimits, Limits, ObservedDomain, ObservedImage,
-    ObservedNode, ObservedStorage, RemoteState, Seen, Stranger,
+    Ability, DomainState, Domains, HealthVerdict, LayerLimits, Leasing, Limits, ObservedDomain,
+    ObservedImage, ObservedNode, ObservedStorage, RemoteState, Seen, Stranger,
 };
 use xeno_model::units::{BitRate, Bytes};
 use xeno_reconciler::change::AppliedSliver;
@@ -161,10 +161,21 @@ struct StorageForm {
     exported: bool,
     #[serde(default)]
     parked: bool,
+    #[serde(default)]
+    lease: LeasingForm,
     bytes: u64,
     tombstone_ms: Option<u64>,
     #[serde(default)]
     mark: Option<String>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum LeasingForm {
+    #[default]
+    Free,
+    Holds,
+    Lapsed,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -390,6 +401,11 @@ fn write_storage(storage: &ObservedStorage) -> StorageForm {
         stack: storage.stack.map(|stack| stack.to_string()),
         exported: storage.exported,
         parked: storage.parked,
+        lease: match storage.lease {
+            Leasing::Free => LeasingForm::Free,
+            Leasing::Holds => LeasingForm::Holds,
+            Leasing::Lapsed => LeasingForm::Lapsed,
+        },
         bytes: storage.bytes,
         tombstone_ms: storage.tombstone.map(|at| at.0),
         mark: storage.mark.map(|mark| mark.to_string()),
@@ -602,6 +618,11 @@ fn read_storage(form: StorageForm) -> Result<ObservedStorage, SnapshotError> {
         stack: form.stack.as_deref().map(digest).transpose()?,
         exported: form.exported,
         parked: form.parked,
+        lease: match form.lease {
+            LeasingForm::Free => Leasing::Free,
+            LeasingForm::Holds => Leasing::Holds,
+            LeasingForm::Lapsed => Leasing::Lapsed,
+        },
         bytes: form.bytes,
         tombstone: form.tombstone_ms.map(Timestamp),
         mark: form.mark.as_deref().map(digest).transpose()?,

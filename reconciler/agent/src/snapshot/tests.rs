@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 use xeno_model::desired::{Access, Publish, Remote};
 use xeno_model::id::{Digest, DomainUuid, Epoch, FleetName, MigrationId, NodeName, SliceName};
 use xeno_model::observed::{
-    Ability, DomainState, Domains, HealthVerdict, LayerLimits, Limits, ObservedDomain, ObservedImage,
-    ObservedStorage, RemoteState, Seen, Stranger,
+    Ability, DomainState, Domains, HealthVerdict, LayerLimits, Leasing, Limits, ObservedDomain,
+    ObservedImage, ObservedStorage, RemoteState, Seen, Stranger,
 };
 use xeno_model::units::Bytes;
 use xeno_reconciler::freeze::FreezeScope;
@@ -79,6 +79,7 @@ fn everything() -> Snapshot {
         stack: Some(Digest::of(b"stack")),
         exported: true,
         parked: true,
+        lease: Leasing::Lapsed,
         bytes: 9,
         tombstone: Some(Timestamp(8)),
         mark: Some(Digest::of(b"mark")),

@@ -68,6 +68,7 @@ impl Fleet {
                 board: board.client(NODES[node]),
                 network: network.clone(),
                 life: 1,
+                fence: None,
             };
             let mut world = World::one_of_size(NODES[node], fleet, units * UNIT_MIB);
             world.start().await;

@@ -87,6 +87,11 @@ impl Slice {
         }
     }
 
+    /// With a writable layer elsewhere.
+    pub(crate) fn writable(self, writable: &'static str) -> Self {
+        Self { writable, ..self }
+    }
+
     /// With a layer from afar, nearest to the guest.
     pub(crate) fn overlay(self, overlay: &'static str) -> Self {
         Self { overlay, ..self }

@@ -7,6 +7,7 @@ mod checkpoints;
 mod crash;
 mod deletion;
 mod evacuation;
+mod failover;
 mod fleet;
 mod load;
 mod moves;

@@ -32,6 +32,7 @@ impl Pair {
             board,
             network: network.clone(),
             life: 1,
+            fence: None,
         };
         let mut a = World::one_of(A, fleet(board.client("a")));
         let mut b = World::one_of(B, fleet(board.client("b")));

@@ -43,6 +43,7 @@ impl Fleet {
                 board: board.client(node),
                 network: network.clone(),
                 life: 1,
+                fence: None,
             };
             let mut world = World::one_of(node, fleet);
             world.start().await;

@@ -76,6 +76,7 @@ impl World {
         let node = Arc::new(ScriptedNode::new(memory_mib));
         let clock = LabClock::new(START_MS);
         node.follow(move || clock.now());
+        node.set_boot_clock(move || clock.boot_now());
         let dir = in_memory_if_possible();
         node.keep_consoles_in(dir.path().join("consoles"));
         std::fs::create_dir(dir.path().join("consoles")).unwrap();

@@ -143,6 +143,7 @@ mod tests {
             exports: 0,
             user,
             sandbox: sandbox.into(),
+            lease_nanos: None,
             lender: None,
         }
     }

@@ -15,6 +15,7 @@ pub(crate) mod doctor;
 mod doctor_node;
 pub(crate) mod evacuate;
 pub(crate) mod events;
+pub(crate) mod fence;
 pub(crate) mod freeze;
 pub(crate) mod get;
 pub(crate) mod history;

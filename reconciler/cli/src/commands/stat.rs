@@ -140,6 +140,7 @@ fn value(stats: &Stats) -> Value {
             let value = json!({
                 "state": export.state,
                 "parked": export.parked,
+                "lapsed": export.lapsed,
                 "connections": export.connections,
                 "procedures": procedures,
                 "layer": export.layer,
@@ -184,6 +185,7 @@ fn heading(name: &str, export: &ExportStats) -> String {
     match export.state {
         State::Active => {}
         State::Standby if export.parked => parts.push(paint(FAIR, "parked")),
+        State::Standby if export.lapsed => parts.push(paint(FAIR, "without a lease")),
         State::Standby => parts.push(paint(FAIR, "standby")),
         State::Sealed => parts.push(paint(FAIR, "sealed")),
     }

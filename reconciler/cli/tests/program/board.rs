@@ -42,6 +42,7 @@ fn held(by: &str, epoch: u64) -> Holder {
         boot: BootId([1; 16]),
         epoch: Epoch(epoch),
         memory: None,
+        failover: false,
     }
 }
 
@@ -195,6 +196,85 @@ fn a_lost_holder_is_abandoned_once_it_shows_no_life() {
         0,
         &["web/0 nobody - 5 node-a abandoned by ", ": it burnt"],
     );
+}
+
+#[test]
+fn a_node_is_said_to_be_off_once_it_shows_no_life() {
+    let fleet = Fleet::new();
+    let replaceable = Holder {
+        failover: true,
+        ..held("node-a", 4)
+    };
+    fleet.give("web/0", &replaceable);
+    fleet.give("db/0", &held("node-a", 1));
+    fleet.wake("node-a");
+    fleet.check(
+        &["fence", "node-a", "--confirm", "--yes"],
+        1,
+        &["node-a has a sign of life", "xeno evacuate node-a"],
+    );
+    fleet.check(
+        &["get", "holders"],
+        0,
+        &["web/0 node-a yes 4 others may take over"],
+    );
+    fleet.lose("node-a");
+    fleet.check(
+        &["get", "holders"],
+        0,
+        &["web/0 node-a no 4 others may take over once its node is fenced"],
+    );
+    fleet.check(
+        &["fence", "node-a"],
+        1,
+        &[
+            "others may take over from it: web/0",
+            "`xeno abandon`: db/0",
+            "nothing was written",
+            "xeno fence node-a --confirm",
+        ],
+    );
+    fleet.check(
+        &["fence", "node-a", "--confirm"],
+        1,
+        &["nobody can be asked here", "say --yes if it is"],
+    );
+    fleet.check(
+        &[
+            "fence",
+            "node-a",
+            "--confirm",
+            "--yes",
+            "--reason",
+            "pulled the plug",
+        ],
+        0,
+        &["confirmed: node-a is off, and what it holds may be taken over"],
+    );
+    fleet.check(
+        &["get", "holders"],
+        0,
+        &["web/0 node-a no 4 its node is off, says ", ": pulled the plug"],
+    );
+    // It was back meanwhile, and holds it anew.
+    fleet.give(
+        "web/0",
+        &Holder {
+            epoch: Epoch(5),
+            ..replaceable
+        },
+    );
+    fleet.check(
+        &["get", "holders"],
+        0,
+        &["web/0 node-a no 5 others may take over once its node is fenced"],
+    );
+    let said = fleet.check(
+        &["fence", "node-a", "--confirm", "--yes", "-o", "json"],
+        0,
+        &["mayBeTakenOver"],
+    );
+    assert!(said.all().contains("web/0"), "{said:?}");
 }
 
 #[test]

@@ -166,7 +166,7 @@ impl World<'_> {
             Step::Serve { epoch } => {
                 let made = made.ok_or_else(unknown)?;
                 self.safety.opens(n, sliver, *epoch);
-                at_once(serve(machine, &made, *epoch, facets.disk))
+                at_once(serve(machine, &made, *epoch, facets.disk, None))
             }
             Step::Park => at_once(machine.park(sliver)),
             Step::Close => at_once(close(machine, sliver)),
@@ -266,6 +266,7 @@ fn word(step: &Step) -> &'static str {
             Act::TakeBack => "right: take back",
             Act::HandBack => "right: hand back",
             Act::Settle => "right: settle",
+            Act::Promise => "right: promise",
             Act::TakeOver => "right: take over",
         },
         Step::Note(_) => "move: note",

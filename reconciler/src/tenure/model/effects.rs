@@ -39,7 +39,7 @@ impl World {
         }
         let node = &mut self.nodes[n];
         node.leased = false;
-        if let (Disk::Serving { epoch }, true) = (node.disk, broken != Broken::LeaseCheck) {
+        if let (Disk::Serving { epoch }, true) = (node.disk, node.bound && broken != Broken::LeaseCheck) {
             node.disk = Disk::Lapsed { epoch };
         }
         if let Some(agent) = &mut node.agent {
@@ -153,6 +153,7 @@ impl World {
                     epoch: holder.epoch,
                     keeper: name(from),
                 }),
+                failover: holder.failover,
             });
         }
     }

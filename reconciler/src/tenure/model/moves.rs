@@ -1,7 +1,7 @@
 //! What can happen: each way from one state to the next.
 
 use super::world::{Agent, Broken, Change, Life, N, Storage, World, migration, name, number};
-use super::{Act, Disk, Epoch, Guest, Leaving, Next, Record, Step};
+use super::{Act, Disk, Epoch, Guest, Leaving, Next, Record, Step, Why};
 
 /// One thing that happened.
 pub(super) struct Happened {
@@ -101,6 +101,16 @@ impl List<'_> {
                     seen,
                 };
             }),
+            // The planner's: what nobody may take over any more is answered without a lease.
+            Some(Next::Wait(Why::Settled)) if self.world.nodes[n].bound && !self.world.binds(n) => {
+                self.fair(format!("{}: needs no lease any more", name(n)), |world| {
+                    let node = &mut world.nodes[n];
+                    node.bound = false;
+                    if let Disk::Lapsed { epoch } = node.disk {
+                        node.disk = Disk::Serving { epoch };
+                    }
+                });
+            }
             Some(Next::Wait(_)) | None => {}
         }
     }
@@ -173,6 +183,7 @@ impl List<'_> {
                 if std::mem::take(&mut world.forgiven) {
                     world.truth = found;
                 }
+                world.nodes[n].bound = world.binds(n);
                 world.nodes[n].disk = if stale {
                     Disk::Lapsed { epoch: *epoch }
                 } else {
@@ -512,6 +523,14 @@ impl List<'_> {
                 world.left.places -= 1;
                 world.place = 1 - world.place;
             });
+        }
+        for n in 0..2 {
+            if self.world.left.flips > 0 {
+                self.unfair(format!("{}: reads another commit", name(n)), |world| {
+                    world.left.flips -= 1;
+                    world.nodes[n].wants = !world.nodes[n].wants;
+                });
+            }
         }
         if self.world.left.calls > 0
             && self

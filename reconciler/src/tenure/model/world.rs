@@ -38,6 +38,8 @@ pub(super) struct Budget {
     pub(super) leases: u8,
     /// Moves that a person calls off.
     pub(super) calls: u8,
+    /// Times that a node reads a commit that changes whether others may take over.
+    pub(super) flips: u8,
     /// Times that a person declares the right abandoned, rightly (local: the node's disk is gone) or wrongly (shared).
     pub(super) abandons: u8,
 }
@@ -93,6 +95,10 @@ pub(super) struct Node {
     pub(super) journal: Journal,
     pub(super) life: Life,
     pub(super) disk: Disk,
+    /// Whether its file server answers only under the lease.
+    pub(super) bound: bool,
+    /// Whether others are to be able to take over, as the commit says that it has read.
+    pub(super) wants: bool,
     /// A call of the guest that has passed all checks and is not carried out.
     pub(super) appending: Option<Epoch>,
     pub(super) leased: bool,
@@ -177,6 +183,7 @@ impl World {
             boot: boot_id(1),
             epoch,
             memory: None,
+            failover: storage == Storage::Failover,
         };
         let node = |n: N| Node {
             up: true,
@@ -200,6 +207,8 @@ impl World {
             } else {
                 Disk::Closed
             },
+            bound: n == 0 && storage == Storage::Failover,
+            wants: storage == Storage::Failover,
             appending: None,
             leased: true,
         };
@@ -273,6 +282,19 @@ impl World {
         })
     }
 
+    /// Whether the agent of a node has the sliver's calls answered only under the lease.
+    pub(super) fn binds(&self, n: N) -> bool {
+        let node = &self.nodes[n];
+        let record = node.agent.as_ref().map(|agent| &agent.record);
+        let promised = match record {
+            Some(Record::Is(holder)) => holder.failover,
+            Some(Record::Absent) => false,
+            // As it was made.
+            Some(Record::Unknown) | None => node.bound,
+        };
+        node.wants || promised
+    }
+
     /// Asks the agent of a node for its next step.
     pub(super) fn look(&self, n: N) -> Option<super::Next> {
         let node = &self.nodes[n];
@@ -283,10 +305,16 @@ impl World {
             alive: self.leases[other] && (self.failover() || self.nodes[other].up),
             fenced: self.fences[other].is_some_and(|at| agent.version.is_some_and(|version| at >= version)),
         };
+        let disk = match node.disk {
+            // What was answered without a lease has to be taken into service anew.
+            Disk::Serving { epoch } if self.binds(n) && !node.bound => Disk::Lapsed { epoch },
+            disk => disk,
+        };
         Some(super::next(&View {
             me: &me,
             boot: boot_id(node.boot),
-            failover: self.failover(),
+            failover: self.binds(n),
+            promise: node.wants,
             leased: node.leased,
             place: if self.place == n {
                 Place::Here
@@ -296,7 +324,7 @@ impl World {
             record: agent.record.clone(),
             journal: node.journal,
             guest: node.life.guest,
-            disk: node.disk,
+            disk,
             session: self.session(n),
             rival,
         }))
@@ -309,10 +337,10 @@ impl World {
             return false;
         };
         node.life.guest == Guest::Running
-            && (!self.failover() || node.leased || broken == Broken::LeaseCheck)
+            && (!node.bound || node.leased || broken == Broken::LeaseCheck)
             // Without leases the server learns of a later epoch when it is about to write; what it reads until then from memory
             // is what the guest had.
-            && (self.failover() || epoch == self.layer_of(n).top || broken == Broken::EpochCheck)
+            && (node.bound || epoch == self.layer_of(n).top || broken == Broken::EpochCheck)
     }
 
     /// What must be so in every state.

@@ -7,7 +7,7 @@ use cowfs::control::api::Listing;
 use cowfs::export::State;
 use cowfs::service::LayerSource as Served;
 use xeno_model::id::{Digest, Epoch, SliverId};
-use xeno_model::observed::LayerLimits;
+use xeno_model::observed::{LayerLimits, Leasing};
 use xeno_model::units::Bytes;
 
 use super::names::{Label, read_mount_name};
@@ -21,6 +21,8 @@ pub(super) struct Parts {
     pub(super) exports: BTreeMap<usize, u32>,
     /// Whether calls of any wait.
     pub(super) parked: bool,
+    /// Whether any need a lease, or wait for one.
+    pub(super) lease: Leasing,
 }
 
 /// A writable layer that the file server has open.
@@ -58,6 +60,11 @@ pub(super) fn by_sliver(listing: &Listing) -> BTreeMap<SliverId, Parts> {
             let parts = all.entry(sliver).or_default();
             parts.exports.insert(i, share);
             parts.parked |= view.parked;
+            parts.lease = parts.lease.max(match (view.spec.leased, view.lapsed) {
+                (false, _) => Leasing::Free,
+                (true, false) => Leasing::Holds,
+                (true, true) => Leasing::Lapsed,
+            });
         }
     }
     all

@@ -6,15 +6,15 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cowfs::control::api::{LayerToReceive, LayerToSend, ReceiveSpec, SendSpec};
+use cowfs::control::api::{LayerToReceive, LayerToSend, LeaseSpec, ReceiveSpec, SendSpec};
 use cowfs::writable::travel::in_place;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
-use xeno_model::id::{MigrationId, SliverId};
-use xeno_reconciler::ports::{MountSpec, MoveLayers, Pipe, PortError, PortResult};
+use xeno_model::id::{Epoch, MigrationId, SliverId};
+use xeno_reconciler::ports::{BootInstant, MountSpec, MoveLayers, Pipe, PortError, PortResult};
 
 use super::names::mount_name;
-use super::{NodeStorage, blocking, refused};
+use super::{NodeStorage, blocking, names_of, refused};
 
 /// Room for a layer beyond its quota: its log, and what its checkpoints keep (64 at most, each as much as a layer may hold).
 const QUOTAS: u64 = 66;
@@ -81,6 +81,31 @@ impl MoveLayers for NodeStorage {
             }
         }
         outcome
+    }
+
+    async fn renew_lease(&self, until: BootInstant) -> PortResult<()> {
+        let lease = LeaseSpec { until_nanos: until.0 };
+        self.client
+            .renew_lease(lease)
+            .await
+            .map_err(|error| refused(&error))
+    }
+
+    async fn answer_until(&self, sliver: &SliverId, epoch: Epoch, until: BootInstant) -> PortResult<()> {
+        let listing = self.listing().await?;
+        let [exports, _, open] = names_of(&listing, sliver);
+        if open.iter().any(|name| listing.writables[name].epoch != epoch.0) {
+            return Err(PortError::later(format!(
+                "the writable layers of {sliver} are open under another epoch than {}",
+                epoch.0
+            )));
+        }
+        let lease = LeaseSpec { until_nanos: until.0 };
+        for name in exports {
+            let entered = self.client.enter_lease(&name, lease).await;
+            entered.map_err(|error| refused(&error))?;
+        }
+        Ok(())
     }
 
     async fn send_layers(&self, sliver: &SliverId, last: bool, pipe: Pipe) -> PortResult<u64> {

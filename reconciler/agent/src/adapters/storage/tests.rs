@@ -105,6 +105,7 @@ impl World {
             place: None,
             quota_bytes: None,
             quota_inodes: None,
+            leased: false,
             share: 256,
         };
         vec![mount("/", true), mount("/var/log", true), mount("/doc", false)]
@@ -372,6 +373,7 @@ async fn only_directories_below_the_roots_become_layers() {
             place: None,
             quota_bytes: None,
             quota_inodes: None,
+            leased: false,
             share: 256,
         };
         let storage = &world.storage;
@@ -432,6 +434,7 @@ async fn files_of_the_repository_become_a_layer_once() {
         place: None,
         quota_bytes: None,
         quota_inodes: None,
+        leased: false,
         share: 256,
     };
     world

@@ -438,6 +438,7 @@ fn lasts(reason: &Reason) -> bool {
         | Reason::Crashing { .. }
         | Reason::Together { .. }
         | Reason::HeldElsewhere { .. }
+        | Reason::Unfenced { .. }
         | Reason::RightUnknown { .. }
         | Reason::RightChanges { .. }
         | Reason::MoveFailed { .. }

@@ -7,10 +7,12 @@ use tokio::time::{Duration, timeout};
 use xeno_model::desired::{DesiredSliver, MigrationPolicy, WritableKind};
 use xeno_model::id::{Epoch, MigrationId, NodeName, SliverId};
 use xeno_model::normal::boot_digest;
+use xeno_model::observed::Leasing;
 use xeno_reconciler::change::AppliedSliver;
 use xeno_reconciler::ports::{Departure, MoveLayers, MoveMemory, PortResult, Tuning};
 use xeno_reconciler::tenure::{
-    Act, Disk, Guest, Host, Journal, Leaving, Offer, Place, Record, Step, Taking, close, place, serve,
+    Act, Disk, Guest, Host, Journal, Leaving, Offer, Place, Record, Step, Taking, Warrant, close, place,
+    serve,
 };
 use xeno_state::record::EventKind;
 
@@ -34,6 +36,7 @@ fn word(step: &Step) -> &'static str {
             Act::TakeBack => "take-back",
             Act::HandBack => "hand-back",
             Act::Settle => "settle",
+            Act::Promise => "promise",
             Act::TakeOver => "take-over",
         },
         Step::Note(_) => "note",
@@ -162,6 +165,7 @@ where
         if let Step::Swap { to, act: Act::Claim } = &mut step {
             to.epoch = to.epoch.max(self.epoch_alone(sliver));
         }
+        let failover = self.failover_of(sliver);
         let Some(rights) = &mut self.rights else { return };
         let Some(facets) = rights.facets.get(sliver).cloned() else {
             return;
@@ -201,7 +205,12 @@ where
                         Err(error) => Err(error.to_string()),
                     },
                     Step::Serve { epoch } => match wanted {
-                        Some(sliver) => plain(serve(storage, &sliver, *epoch, facets.disk).await),
+                        Some(sliver) => {
+                            let warrant = || member.warrant(&sliver.id);
+                            let lent = failover.bound.then_some(&warrant as Warrant<'_>);
+                            let disk = failover.disk(&facets);
+                            plain(serve(storage, &sliver, *epoch, disk, lent).await)
+                        }
                         None => unknown(),
                     },
                     Step::Park => plain(storage.park(&of).await),
@@ -283,6 +292,7 @@ where
     pub(super) async fn stepped(&mut self, stepped: Stepped) {
         let Stepped { sliver, step, result } = stepped;
         let me = self.settings.node.clone();
+        let failover = self.failover_of(&sliver);
         let Some(rights) = &mut self.rights else { return };
         rights.stepping.remove(&sliver);
         rights.fresh_from.insert(sliver.clone(), self.looks_begun + 1);
@@ -308,7 +318,14 @@ where
         let facets = rights.facets.get_mut(&sliver);
         if let Some(facets) = facets {
             match &step {
-                Step::Serve { epoch } => facets.disk = Disk::Serving { epoch: *epoch },
+                Step::Serve { epoch } => {
+                    facets.disk = Disk::Serving { epoch: *epoch };
+                    facets.lease = if failover.bound {
+                        Leasing::Holds
+                    } else {
+                        Leasing::Free
+                    };
+                }
                 Step::Park => {
                     if let Disk::Serving { epoch } | Disk::Lapsed { epoch } = facets.disk {
                         facets.disk = Disk::Parked { epoch };

@@ -6,7 +6,7 @@ use xeno_model::desired::DesiredNode;
 use xeno_model::id::SliverId;
 use xeno_model::observed::ObservedNode;
 use xeno_reconciler::ports::{MoveLayers, MoveMemory};
-use xeno_reconciler::tenure::{ANY_EPOCH, Journal, Record, Sight, View, place};
+use xeno_reconciler::tenure::{ANY_EPOCH, Journal, Record, Rival, Sight, View, place};
 
 use super::{Agent, Open, Rights};
 use crate::event_loop::memory::Memory;
@@ -47,11 +47,17 @@ where
             boot: rights.boot,
             session: rights.session(sliver, &place),
             journal: self.journal(sliver, &record),
+            failover: self.failover(sliver, &record),
+            leased: rights.fleet.member.leased(sliver).is_some(),
             place,
             record,
             facets,
         };
-        Some(sight.view(|node| rights.fleet.member.alive(node)))
+        let member = &rights.fleet.member;
+        Some(sight.view(|node| Rival {
+            alive: member.alive(node),
+            fenced: member.fenced(node, sliver),
+        }))
     }
 
     /// What this node wrote down about a sliver. Where its state was lost, it may have offered what it has.

@@ -1,0 +1,155 @@
+//! `xeno fence`: a person's word that a node is off.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use clap::Args;
+use serde_json::json;
+use xeno_agent::api::FORMAT_VERSION;
+use xeno_model::id::{NodeName, SliverId};
+use xeno_reconciler::tenure::Record;
+use xeno_state::board::BoardError;
+use xeno_state::fences::{self, TEXT_LEN_MAX, Word};
+use xeno_state::{holders, presence};
+
+use super::freeze::user;
+use crate::board::BoardArgs;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::link::wait;
+use crate::output::{self, GOOD, TextFormat, now_ms, paint};
+
+/// Says that a node is certainly off, so that others may take over what it holds.
+///
+/// Only slices with `failover` are taken over, each by the node where the repository places it. Nothing that their guests have synced
+/// is lost; their memory is. Make sure first: switch the machine off, or cut it from its storage. What it holds when it is back
+/// it has to be fenced for again. Refused as long as the node has a sign of life.
+#[derive(Args)]
+#[command(after_long_help = "\
+Exit codes: 0 it stands on the board; 1 refused, or not confirmed, and nothing is written.
+
+    xeno get holders
+    xeno migrate web/0 --to cam-02 && git push
+    xeno fence cam-01 --confirm --reason 'pulled the plug'")]
+pub(crate) struct Fence {
+    /// The node.
+    #[arg(value_parser = NodeName::new)]
+    node: NodeName,
+    #[command(flatten)]
+    board: BoardArgs,
+    /// It is off: without this, only what would be done is shown.
+    #[arg(long)]
+    confirm: bool,
+    /// How you know, for whoever wonders; it stands on the board.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Asks nothing.
+    #[arg(short, long)]
+    yes: bool,
+    /// Form of the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: TextFormat,
+}
+
+pub(crate) fn run(args: &Fence) -> Outcome {
+    let node = &args.node;
+    if args
+        .reason
+        .as_ref()
+        .is_some_and(|reason| reason.len() > TEXT_LEN_MAX)
+    {
+        return Err(Failure::said(format!(
+            "a reason has at most {TEXT_LEN_MAX} bytes"
+        )));
+    }
+    let board = args.board.open()?;
+    let failed = |error: BoardError| Failure::from(&error);
+    let (life, all) = wait(async {
+        let life = presence::presence(&board, node).await.map_err(failed)?;
+        let all = holders::all(&board).await.map_err(failed)?;
+        Ok((life, all))
+    })?;
+    let alive = || {
+        Failure::said(format!("{node} has a sign of life")).hint(format!(
+            "a node that is off has none some seconds later; one that answers gives its slivers away by itself:\nxeno evacuate {node}"
+        ))
+    };
+    if life.is_some() {
+        return Err(alive());
+    }
+    let held = all.iter().filter_map(|(sliver, known)| match &known.record {
+        Record::Is(holder) if holder.is(node) => Some((sliver, holder.failover)),
+        Record::Is(_) | Record::Absent | Record::Unknown => None,
+    });
+    let (free, bound): (Vec<_>, Vec<_>) = held.partition(|(_, failover)| *failover);
+    let names = |slivers: &[(&SliverId, bool)]| {
+        let names: Vec<String> = slivers.iter().map(|(sliver, _)| sliver.to_string()).collect();
+        names.join(" ")
+    };
+    output::note(&format!("{node} has no sign of life"));
+    if free.is_empty() {
+        output::note("it holds nothing that others may take over (`failover`)");
+    } else {
+        output::note(&format!("others may take over from it: {}", names(&free)));
+    }
+    if !bound.is_empty() {
+        output::note(&format!(
+            "what has no `failover` waits for it; if it is lost for good, `xeno abandon`: {}",
+            names(&bound)
+        ));
+    }
+    if !args.confirm {
+        return Err(
+            Failure::said(format!("nobody has said that {node} is off: nothing was written")).hint(format!(
+                "switch it off, or cut it from its storage, and then:\nxeno fence {node} --confirm"
+            )),
+        );
+    }
+    if !args.yes && !confirmed(node)? {
+        return Err(Failure::said("nothing was written"));
+    }
+    let word = Word {
+        by: user(),
+        how: args.reason.clone(),
+        at_ms: now_ms(),
+    };
+    match wait(async { fences::confirm(&board, node, &word).await.map_err(failed) })? {
+        fences::Outcome::Done => {
+            told(args, free.iter().map(|(sliver, _)| *sliver))?;
+            Ok(Exit::Done)
+        }
+        fences::Outcome::Alive => Err(alive()),
+    }
+}
+
+fn confirmed(node: &NodeName) -> Outcome<bool> {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Failure::said("nobody can be asked here whether that is so")
+            .hint("say --yes if it is; nothing was written".to_owned()));
+    }
+    let failed = |error: io::Error| Failure::doing("ask at the terminal", &error);
+    let mut terminal = io::stderr();
+    write!(
+        terminal,
+        "If it is not off, two copies of a guest may write at once. Type {node}: "
+    )
+    .map_err(failed)?;
+    terminal.flush().map_err(failed)?;
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer).map_err(failed)?;
+    Ok(answer.trim() == node.as_str())
+}
+
+fn told<'a>(args: &Fence, free: impl Iterator<Item = &'a SliverId>) -> Outcome<()> {
+    let node = &args.node;
+    if args.output == TextFormat::Json {
+        let free: Vec<String> = free.map(ToString::to_string).collect();
+        return output::json(&json!({
+            "formatVersion": FORMAT_VERSION, "node": node.to_string(), "mayBeTakenOver": free,
+        }));
+    }
+    output::styled(&format!(
+        "{}: {node} is off, and what it holds may be taken over\n",
+        paint(GOOD, "confirmed")
+    ))
+}
