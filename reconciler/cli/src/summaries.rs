@@ -201,7 +201,7 @@ pub(crate) fn json(said: &Said) -> Value {
     })
 }
 
-/// Reads what [`json`] wrote.
+/// Reads what [`json()`] wrote.
 pub(crate) fn from_json(text: &str) -> Outcome<Said> {
     let value: Value =
         serde_json::from_str(text).map_err(|error| Failure::doing("read the summaries", &error))?;
