@@ -3,11 +3,11 @@
 //! Whoever decides that says so again and again, each time as an instant of a clock that knows no jumps and goes on while the
 //! machine sleeps ([`now`]), and before each reply of a *leased* export that clock is looked at. Once the lease has lapsed, the
 //! exports that answered under it answer no more, and **a new lease changes nothing about that**: in between another server
-//! may have gone on with their layers. Only whoever knows that none has lets each of them [enter](Lease::enter) the new one. A server
+//! may have gone on with their layers. Only whoever knows that none has lets each of them enter the new one. A server
 //! that has been started anew has no lease.
 //!
-//! A lease is told from the one after its lapse by its *term*. An export remembers the term that it has entered ([`Bond`]), and
-//! a reply the term under which its call was let in ([`Pass`]); both are good as long as that term lasts.
+//! A lease is told from the one after its lapse by its *term*. An export remembers the term that it has entered (`Bond`), and
+//! a reply the term under which its call was let in (`Pass`); both are good as long as that term lasts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
