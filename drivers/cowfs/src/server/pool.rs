@@ -222,7 +222,8 @@ mod tests {
         let (done, ran) = tokio::sync::oneshot::channel();
         pool.run(pool.place().await, move || done.send(()).unwrap());
         ran.await.unwrap();
-        assert_eq!(pool.late.load(Ordering::Relaxed), 2);
+        // It found the place of the first one that was late; the other, which began after it, may not be late yet.
+        assert!((1..=2).contains(&pool.late.load(Ordering::Relaxed)));
         drop(go);
         while pool.late.load(Ordering::Relaxed) > 0 {
             tokio::task::yield_now().await;
