@@ -104,8 +104,13 @@ impl Drop for SmallDisk {
 }
 
 fn ask(path: &str, word: &str) -> LabResult<String> {
+    ask_at(OURS, FETCH, path, word)
+}
+
+/// What the page of a guest says after `word`, once it does; one answer may take `patience`.
+fn ask_at(port: u16, patience: Duration, path: &str, word: &str) -> LabResult<String> {
     wait_for(&format!("{path} to say its {word}"), DEADLINE, || {
-        let page = http::get(OURS, path, FETCH)?;
+        let page = http::get(port, path, patience)?;
         let value = page.body.lines().find_map(|line| line.strip_prefix(word));
         value
             .map(|value| value.trim().to_owned())
@@ -122,17 +127,6 @@ fn number(path: &str, word: &str) -> LabResult<u64> {
 
 fn boot_id() -> LabResult<String> {
     ask("/cgi-bin/guest", "boot_id ")
-}
-
-/// What the page of another port says after `word`.
-fn said(port: u16, path: &str, word: &str) -> LabResult<String> {
-    wait_for(&format!("{path} to say its {word}"), DEADLINE, || {
-        let page = http::get(port, path, DEADLINE)?;
-        let value = page.body.lines().find_map(|line| line.strip_prefix(word));
-        value
-            .map(str::to_owned)
-            .ok_or_else(|| format!("it answers {}: {}", page.status, page.body))
-    })
 }
 
 /// Waits until `xeno why` names each of these words.
@@ -340,7 +334,7 @@ fn to_a_full_disk(options: &run::Options) -> LabResult<()> {
     push("cam-01", "One guest")?;
     nodes[0].await_converged(DEADLINE)?;
     let boot = witness::says(PORT_HERE, "boot_id", DEADLINE)?;
-    let sum = said(PORT_HERE, "/cgi-bin/fill?start", "sum ")?;
+    let sum = ask_at(PORT_HERE, DEADLINE, "/cgi-bin/fill?start", "sum ")?;
 
     push("nyc-02", "Elsewhere, where there is no room")?;
     says_why(&nodes[0], &["nyc-02", "no space left on device"])?;
@@ -362,7 +356,7 @@ fn to_a_full_disk(options: &run::Options) -> LabResult<()> {
         boot,
         "the guest was rebooted"
     );
-    assert_eq!(said(PORT_HERE, "/cgi-bin/fill", "sum ")?, sum);
+    assert_eq!(ask_at(PORT_HERE, DEADLINE, "/cgi-bin/fill", "sum ")?, sum);
     assert_eq!(witness::ledger(PORT_HERE, DEADLINE)?, ["stayed"]);
     for node in &mut nodes {
         node.stop()?;

@@ -15,6 +15,7 @@ mod link;
 mod names;
 mod output;
 mod past;
+mod person;
 mod placing;
 mod plan_document;
 mod plan_file;

@@ -1,6 +1,5 @@
 //! `xeno abandon`: a person's word that the holder of a sliver is lost.
 
-use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -21,6 +20,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::link::wait;
 use crate::output::{self, FAIR, GOOD, TextFormat, now_ms, paint};
+use crate::person;
 
 /// Says that the node which holds a sliver is lost for good, so that another may run it.
 ///
@@ -70,15 +70,7 @@ enum Layers {
 
 pub(crate) fn run(args: &Abandon) -> Outcome {
     let sliver = &args.sliver;
-    if args
-        .reason
-        .as_ref()
-        .is_some_and(|reason| reason.len() > TEXT_LEN_MAX)
-    {
-        return Err(Failure::said(format!(
-            "a reason has at most {TEXT_LEN_MAX} bytes"
-        )));
-    }
+    person::check_reason(args.reason.as_deref(), TEXT_LEN_MAX)?;
     let board = args.board.open()?;
     let failed = |error: BoardError| Failure::from(&error);
     let known = wait(async { holders::read(&board, sliver).await.map_err(failed) })?;
@@ -109,7 +101,8 @@ pub(crate) fn run(args: &Abandon) -> Outcome {
         return Err(Failure::said(format!("nobody holds {sliver}")));
     };
     explain(args, was, life.is_some(), layers, &to);
-    if !args.yes && !confirmed(sliver)? {
+    let question = "Abandon it? This cannot be taken back.";
+    if !args.yes && !person::types(question, &sliver.to_string(), "meant", "nothing was changed")? {
         return Err(Failure::said("nothing was changed"));
     }
     let word = Word {
@@ -174,21 +167,6 @@ fn explain(args: &Abandon, was: &Holder, alive: bool, layers: Layers, to: &Holde
             );
         }
     }
-}
-
-fn confirmed(sliver: &SliverId) -> Outcome<bool> {
-    let stdin = io::stdin();
-    if !stdin.is_terminal() {
-        return Err(Failure::said("nobody can be asked here whether that is meant")
-            .hint("say --yes if it is; nothing was changed".to_owned()));
-    }
-    let failed = |error: io::Error| Failure::doing("ask at the terminal", &error);
-    let mut terminal = io::stderr();
-    write!(terminal, "Abandon it? This cannot be taken back. Type {sliver}: ").map_err(failed)?;
-    terminal.flush().map_err(failed)?;
-    let mut answer = String::new();
-    stdin.lock().read_line(&mut answer).map_err(failed)?;
-    Ok(answer.trim() == sliver.to_string())
 }
 
 /// Where the manifest has the sliver write to.

@@ -1,7 +1,5 @@
 //! `xeno fence`: a person's word that a node is off.
 
-use std::io::{self, BufRead, IsTerminal, Write};
-
 use clap::Args;
 use serde_json::json;
 use xeno_agent::api::FORMAT_VERSION;
@@ -17,6 +15,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::link::wait;
 use crate::output::{self, GOOD, TextFormat, now_ms, paint};
+use crate::person;
 
 /// Says that a node is certainly off, so that others may take over what it holds.
 ///
@@ -52,15 +51,7 @@ pub(crate) struct Fence {
 
 pub(crate) fn run(args: &Fence) -> Outcome {
     let node = &args.node;
-    if args
-        .reason
-        .as_ref()
-        .is_some_and(|reason| reason.len() > TEXT_LEN_MAX)
-    {
-        return Err(Failure::said(format!(
-            "a reason has at most {TEXT_LEN_MAX} bytes"
-        )));
-    }
+    person::check_reason(args.reason.as_deref(), TEXT_LEN_MAX)?;
     let board = args.board.open()?;
     let failed = |error: BoardError| Failure::from(&error);
     let (life, all) = wait(async {
@@ -104,7 +95,8 @@ pub(crate) fn run(args: &Fence) -> Outcome {
             )),
         );
     }
-    if !args.yes && !confirmed(node)? {
+    let question = "If it is not off, two copies of a guest may write at once.";
+    if !args.yes && !person::types(question, node.as_str(), "so", "nothing was written")? {
         return Err(Failure::said("nothing was written"));
     }
     let word = Word {
@@ -119,25 +111,6 @@ pub(crate) fn run(args: &Fence) -> Outcome {
         }
         fences::Outcome::Alive => Err(alive()),
     }
-}
-
-fn confirmed(node: &NodeName) -> Outcome<bool> {
-    let stdin = io::stdin();
-    if !stdin.is_terminal() {
-        return Err(Failure::said("nobody can be asked here whether that is so")
-            .hint("say --yes if it is; nothing was written".to_owned()));
-    }
-    let failed = |error: io::Error| Failure::doing("ask at the terminal", &error);
-    let mut terminal = io::stderr();
-    write!(
-        terminal,
-        "If it is not off, two copies of a guest may write at once. Type {node}: "
-    )
-    .map_err(failed)?;
-    terminal.flush().map_err(failed)?;
-    let mut answer = String::new();
-    stdin.lock().read_line(&mut answer).map_err(failed)?;
-    Ok(answer.trim() == node.as_str())
 }
 
 fn told<'a>(args: &Fence, free: impl Iterator<Item = &'a SliverId>) -> Outcome<()> {
