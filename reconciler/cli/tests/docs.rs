@@ -104,9 +104,13 @@ fn configurations_load() {
     let mut count = 0;
     for (path, text) in documents() {
         for block in blocks(&text, "toml") {
-            let file = scratch.path().join(&block.marks[1]);
+            let name = block
+                .marks
+                .get(1)
+                .unwrap_or_else(|| panic!("{}: whose configuration is\n{}", path.display(), block.text));
+            let file = scratch.path().join(name);
             std::fs::write(&file, &block.text).expect("write a configuration");
-            let loaded = match block.marks[1].as_str() {
+            let loaded = match name.as_str() {
                 "agent.toml" => xeno_agent::AgentConfig::read(&file)
                     .map(drop)
                     .map_err(|error| error.to_string()),
