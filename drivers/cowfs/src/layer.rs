@@ -3,6 +3,9 @@
 //! A layer is an immutable tree whose objects carry *numbers*. Numbers are the identity that handles and inode
 //! numbers are made of, so they must be the same every time the same content is opened, on any machine.
 
+use std::fs::File;
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::attr::Attr;
@@ -142,10 +145,9 @@ pub trait Layer: Send + Sync {
         false
     }
 
-    /// `count` bytes of a regular file from `offset` on, in memory and not copied, as long as they are held; `None` where the
-    /// layer cannot do so, and for every kind of failure. Such bytes are for sending, not for looking at: if the medium
-    /// loses them meanwhile, the kernel cannot send them.
-    fn lend(&self, node: NodeNumber, offset: u64, count: usize) -> Option<Bytes> {
+    /// `count` bytes of a regular file from `offset` on, in memory and not copied; `None` where the layer cannot do so, and for
+    /// every kind of failure.
+    fn lend(&self, node: NodeNumber, offset: u64, count: usize) -> Option<Lent> {
         let _ = (node, offset, count);
         None
     }
@@ -156,6 +158,18 @@ pub trait Layer: Send + Sync {
     /// Hash of a regular file's content where it is kept by hash in the node's content store (so that it stays
     /// readable after this layer has left the stack); `None` for layers that keep no such copy.
     fn content(&self, node: NodeNumber) -> Result<Option<ContentHash>, LayerError>;
+}
+
+/// Content that need not be copied before it is sent, for as long as it is held. It is for sending, not for looking at: if the
+/// medium loses it meanwhile, the kernel cannot send it.
+#[derive(Clone, Debug)]
+pub struct Lent {
+    /// It, mapped and in memory.
+    pub bytes: Bytes,
+    /// Where it lies, for whoever can send from there.
+    pub file: Arc<File>,
+    /// Where it begins in the file, in bytes.
+    pub offset: u64,
 }
 
 /// Reads file content by hash, whatever template it came with: the content store of a node.

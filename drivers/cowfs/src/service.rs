@@ -18,9 +18,8 @@ use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::attr::{Attr, Device, FileType, SetAttr, Time};
+use crate::layer::Lent;
 use crate::quota::Quota;
 use crate::writable::mark::{Mark, MarkAtOpening};
 use crate::writable::saved::{Saved, SavedError};
@@ -407,15 +406,14 @@ pub trait FileService: Send + Sync {
         None
     }
 
-    /// READ of content that need not be copied; `None` to be asked for a copy, also for every kind of failure. The bytes
-    /// are for sending, not for looking at.
+    /// READ of content that need not be copied; `None` to be asked for a copy, also for every kind of failure.
     fn read_lent(
         &self,
         caller: &Caller,
         handle: &Handle,
         offset: u64,
         count: u32,
-    ) -> Option<(ReadOutcome, Bytes)> {
+    ) -> Option<(ReadOutcome, Lent)> {
         let _ = (caller, handle, offset, count);
         None
     }

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::export::{Export, State};
+use crate::layer::Lent;
 use crate::metrics::Outcome;
 use crate::nfs::ops::{self, Context, Procedure};
 use crate::nfs::rpc::{self, Call};
-use crate::nfs::xdr::Writer;
+use crate::nfs::xdr::{Writer, padding};
 use crate::service::{CallKey, Status};
 
 /// Bytes of the reply to a READ that is answered in place if what it reads is in memory: larger ones are worth the way to
@@ -39,13 +38,13 @@ pub(super) fn answer(
     procedure: Procedure,
     call: &Call,
     key: Option<CallKey>,
-) -> (Vec<u8>, Bytes) {
+) -> (Vec<u8>, Option<Lent>) {
     let room = ops::reply_size(procedure, call.arguments());
     if procedure == Procedure::Read
         && room > IN_PLACE_MAX
-        && let Some(lent) = lent(export, call)
+        && let Some((bytes, content)) = lent(export, call)
     {
-        return lent;
+        return (bytes, Some(content));
     }
     let mut reply = rpc::begin_success(call.xid, room);
     let answered = ops::answer(
@@ -58,14 +57,15 @@ pub(super) fn answer(
         Ok(()) => rpc::finish(reply),
         Err(why) => rpc::unaccepted(call.xid, why),
     };
-    (bytes, Bytes::new())
+    (bytes, None)
 }
 
 /// The reply to a READ of content that need not be copied.
-fn lent(export: &Export, call: &Call) -> Option<(Vec<u8>, Bytes)> {
+fn lent(export: &Export, call: &Call) -> Option<(Vec<u8>, Lent)> {
     let mut reply = rpc::begin_success(call.xid, 128);
     let content = ops::answer_lent(&context(export, call, None), call.arguments(), &mut reply)?;
-    let more = content.len() + crate::nfs::xdr::padding(content.len());
+    let len = content.bytes.len();
+    let more = len + padding(len);
     rpc::finish_after(&mut reply, 0, more);
     Some((reply.into_bytes(), content))
 }

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::eager::Eager;
 use super::flight::{ClientFlight, Flight, Units};
 use super::listen::Reset;
-use super::outgoing::{self, Outgoing};
+use super::outgoing::{self, Outgoing, Outlet};
 use super::pending::Pending;
 use super::{Server, UNIT, UNITS_PER_CONNECTION, answer};
 use crate::export::{Admission, ExportId, Peer};
@@ -70,7 +70,7 @@ pub(super) async fn serve<R, W>(
     server: Arc<Server>,
     peer: Peer,
     client: ClientFlight,
-    streams: (R, W),
+    streams: (R, Outlet<W>),
     ending: Ending,
 ) where
     R: AsyncRead + Unpin,
@@ -84,7 +84,7 @@ pub(super) async fn serve<R, W>(
 async fn serve_until_left<R, W>(
     server: Arc<Server>,
     peer: Peer,
-    (reader, writer): (R, W),
+    (reader, outlet): (R, Outlet<W>),
     flight: Flight,
     Ending { closer, reset }: Ending,
 ) where
@@ -112,7 +112,7 @@ async fn serve_until_left<R, W>(
         export.on_close(&closer);
         connection.used.insert(export.id());
     }
-    let mut writing = tokio::spawn(outgoing::write(writer, queue));
+    let mut writing = tokio::spawn(outgoing::write(outlet, queue));
     let ended = tokio::select! {
         ended = connection.read(reader) => ended,
         () = closer.notified() => {

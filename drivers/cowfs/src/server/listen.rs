@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 
 use super::connection::Ending;
 use super::flight::ClientFlight;
+use super::outgoing::Outlet;
 use super::{Listening, Server, connection};
 use crate::export::{ClientAddress, Export, Peer, State};
 
@@ -172,7 +173,7 @@ pub(super) trait Stream: Send + Sized + 'static {
     /// Takes it from its loop.
     fn free(self) -> io::Result<Self::Free>;
     /// Gives it to the loop that this runs on.
-    fn settle(free: Self::Free) -> io::Result<(Self::Reader, Self::Writer)>;
+    fn settle(free: Self::Free) -> io::Result<(Self::Reader, Outlet<Self::Writer>)>;
 }
 
 impl Stream for TcpStream {
@@ -184,8 +185,13 @@ impl Stream for TcpStream {
         self.into_std()
     }
 
-    fn settle(free: Self::Free) -> io::Result<(Self::Reader, Self::Writer)> {
-        Ok(Self::from_std(free)?.into_split())
+    fn settle(free: Self::Free) -> io::Result<(Self::Reader, Outlet<Self::Writer>)> {
+        let (reader, writer) = Self::from_std(free)?.into_split();
+        let outlet = Outlet {
+            writer,
+            tcp: |writer| Some(writer.as_ref()),
+        };
+        Ok((reader, outlet))
     }
 }
 
@@ -198,8 +204,15 @@ impl Stream for UnixStream {
         self.into_std()
     }
 
-    fn settle(free: Self::Free) -> io::Result<(Self::Reader, Self::Writer)> {
-        Ok(Self::from_std(free)?.into_split())
+    fn settle(free: Self::Free) -> io::Result<(Self::Reader, Outlet<Self::Writer>)> {
+        let (reader, writer) = Self::from_std(free)?.into_split();
+        Ok((
+            reader,
+            Outlet {
+                writer,
+                tcp: |_| None,
+            },
+        ))
     }
 }
 

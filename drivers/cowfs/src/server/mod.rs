@@ -197,7 +197,11 @@ impl Server {
     {
         let flight = flight::ClientFlight::new();
         let ending = connection::Ending::default();
-        connection::serve(Arc::clone(self), peer, flight, (reader, writer), ending).await;
+        let outlet = outgoing::Outlet {
+            writer,
+            tcp: |_| None,
+        };
+        connection::serve(Arc::clone(self), peer, flight, (reader, outlet), ending).await;
     }
 
     /// Waits until the calls that run now have been answered, but not longer than `patience`.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::flight::Units;
 use super::outgoing::{self, Outgoing};
 use super::{Server, answer};
 use crate::export::{Admission, Export, State};
+use crate::layer::Lent;
 use crate::lease::Pass;
 use crate::nfs::ops::Procedure;
 use crate::nfs::replay;
@@ -65,7 +65,10 @@ impl Pending {
         self.server.pool.run(place, move || {
             let _running = running;
             let (bytes, lent) = answer::answer(&export, procedure, &call, key);
-            let (took, len) = (begun.elapsed(), bytes.len() + lent.len());
+            let (took, len) = (
+                begun.elapsed(),
+                bytes.len() + lent.as_ref().map_or(0, |lent| lent.bytes.len()),
+            );
             export
                 .metrics()
                 .note(procedure, answer::outcome(procedure, &call, &bytes, len, took));
@@ -86,11 +89,11 @@ struct Reply {
 }
 
 impl Reply {
-    fn send(mut self, bytes: Vec<u8>, lent: Bytes) {
+    fn send(mut self, bytes: Vec<u8>, lent: Option<Lent>) {
         self.put(bytes, lent);
     }
 
-    fn put(&mut self, bytes: Vec<u8>, lent: Bytes) {
+    fn put(&mut self, bytes: Vec<u8>, lent: Option<Lent>) {
         if let Some(units) = self.held.take() {
             // Never full: every reply in it holds a unit. A connection that is gone wants no reply.
             let pass = self.pass.clone();
@@ -102,7 +105,7 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if self.held.is_some() {
-            self.put(rpc::unaccepted(self.xid, Unaccepted::SystemError), Bytes::new());
+            self.put(rpc::unaccepted(self.xid, Unaccepted::SystemError), None);
         }
     }
 }

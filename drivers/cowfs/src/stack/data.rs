@@ -7,15 +7,13 @@
 use std::io;
 use std::sync::{Arc, PoisonError};
 
-use bytes::Bytes;
-
 use super::lower::trouble;
 use super::permit::{self, R, X};
 use super::resolve::Node;
 use super::{Stack, Top, time_after};
 use crate::attr::{Attr, FileType, SetAttr, SetTime, Time};
 use crate::handle::ObjectKey;
-use crate::layer::NodeNumber;
+use crate::layer::{Lent, NodeNumber};
 use crate::service::{
     Around, CallKey, Caller, Changed, FsResult, Handle, ReadOutcome, Stability, Status, Ticket, Written,
 };
@@ -154,21 +152,21 @@ impl Stack {
         there.then_some(unchanged.outcome)
     }
 
-    /// READ of a file that no guest has changed, out of mapped memory. Everything else takes the other way.
+    /// READ of a file that no guest has changed, out of the file that holds it. Everything else takes the other way.
     pub(crate) fn do_read_lent(
         &self,
         caller: &Caller,
         handle: &Handle,
         offset: u64,
         count: u32,
-    ) -> Option<(ReadOutcome, Bytes)> {
+    ) -> Option<(ReadOutcome, Lent)> {
         let unchanged = self.unchanged(caller, handle, offset, count)?;
         let wanted = usize::try_from(unchanged.outcome.count).ok()?;
         let lent = self
             .lower
             .layer(unchanged.layer)
             .lend(unchanged.number, offset, wanted)?;
-        (lent.len() == wanted).then_some((unchanged.outcome, lent))
+        (lent.bytes.len() == wanted).then_some((unchanged.outcome, lent))
     }
 
     /// What a READ will find in a file that no guest has changed, if the caller may read it.

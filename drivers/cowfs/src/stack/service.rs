@@ -2,13 +2,12 @@
 
 use std::sync::PoisonError;
 
-use bytes::Bytes;
-
 use super::Stack;
 use super::permit;
 use super::resolve::Node;
 use crate::attr::Attr;
 use crate::attr::{FileType, SetAttr, Time};
+use crate::layer::Lent;
 use crate::service::{
     Around, CallKey, Caller, Changed, CreateMode, FileService, FsResult, FsStat, Handle, InDirectory,
     ListedEntry, Object, ReadOutcome, Renamed, Replayed, Special, Stability, Stamp, Statistics, Status,
@@ -111,7 +110,7 @@ impl FileService for Stack {
         handle: &Handle,
         offset: u64,
         count: u32,
-    ) -> Option<(ReadOutcome, Bytes)> {
+    ) -> Option<(ReadOutcome, Lent)> {
         self.do_read_lent(caller, handle, offset, count)
     }
 

@@ -5,14 +5,13 @@ use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::digest::Digest;
 use super::lend::Windows;
 use super::open_files::OpenFiles;
-use crate::layer::{ContentHash, ContentSource};
+use crate::layer::{ContentHash, ContentSource, Lent};
 
 /// Reads content files, of which it keeps some open.
 pub struct ContentStore {
@@ -58,12 +57,13 @@ impl ContentStore {
 
     /// The bytes of a content from `offset` on, in memory and not copied; `None` where they cannot be had in this way. May
     /// wait for a disk.
-    pub(super) fn lend(&self, hash: &ContentHash, offset: u64, count: usize) -> Option<Bytes> {
+    pub(super) fn lend(&self, hash: &ContentHash, offset: u64, count: usize) -> Option<Lent> {
         let file = self
             .open
             .get(*hash, usize::from(hash.0[31]), || File::open(self.path(hash)))
             .ok()?;
-        self.windows.lend(hash, &file, offset, count).ok().flatten()
+        let bytes = self.windows.lend(hash, &file, offset, count).ok().flatten()?;
+        Some(Lent { bytes, file, offset })
     }
 
     /// Appends up to `count` bytes of a content to `out`; returns how many there were.

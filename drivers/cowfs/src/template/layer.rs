@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::content::ContentStore;
 use super::format::Payload;
 use super::index::Index;
 use crate::attr::{Attr, FileType};
 use crate::layer::{
-    ContentHash, ContentSource as _, Entry, Layer, LayerError, LayerId, NamedEntry, NodeNumber,
+    ContentHash, ContentSource as _, Entry, Layer, LayerError, LayerId, Lent, NamedEntry, NodeNumber,
 };
 
 /// A template: an index for everything but content, the store's content files for that.
@@ -119,7 +117,7 @@ impl Layer for TemplateLayer {
         }
     }
 
-    fn lend(&self, node: NodeNumber, offset: u64, count: usize) -> Option<Bytes> {
+    fn lend(&self, node: NodeNumber, offset: u64, count: usize) -> Option<Lent> {
         match self.index.node(node).ok()?.payload {
             Payload::Content(hash) => self.contents.lend(&hash, offset, count),
             _ => None,

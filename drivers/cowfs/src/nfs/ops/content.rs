@@ -1,9 +1,8 @@
 //! READ, WRITE, COMMIT (RFC 1813 §3.3.6, §3.3.7, §3.3.21).
 
-use bytes::Bytes;
-
 use super::Context;
 use super::wire::{FATTR3_LEN, put_ok, put_status};
+use crate::layer::Lent;
 use crate::nfs::replay::Taken;
 use crate::nfs::rpc::MAX_TRANSFER;
 use crate::nfs::xdr::{Malformed, Reader, Writer, XdrResult};
@@ -76,15 +75,15 @@ pub(super) fn read_lent(
     cx: &Context<'_>,
     arguments: &mut Reader<'_>,
     reply: &mut Writer,
-) -> XdrResult<Option<Bytes>> {
+) -> XdrResult<Option<Lent>> {
     let handle = cx.handle(arguments)?;
     let offset = arguments.u64()?;
     let count = arguments.u32()?.min(MAX_TRANSFER);
     let lent = handle
         .ok()
         .and_then(|handle| cx.service.read_lent(cx.caller, &handle, offset, count));
-    let fits = |outcome: &ReadOutcome, content: &Bytes| {
-        u32::try_from(content.len()) == Ok(outcome.count) && outcome.count <= count
+    let fits = |outcome: &ReadOutcome, content: &Lent| {
+        u32::try_from(content.bytes.len()) == Ok(outcome.count) && outcome.count <= count
     };
     let Some((outcome, content)) = lent.filter(|(outcome, content)| fits(outcome, content)) else {
         return Ok(None);

@@ -12,13 +12,12 @@ mod wire;
 
 pub use wire::{FATTR3_LEN, read_attr, read_status, write_sattr};
 
-use bytes::Bytes;
-
 use super::pages::Pages;
 use super::replay::Recent;
 use super::rpc::Unaccepted;
 use super::xdr::{Malformed, Reader, Writer, XdrResult};
 use crate::export::ExportId;
+use crate::layer::Lent;
 use crate::service::{CallKey, Caller, Changed, FileService, FsResult, Handle, Replayed, Status};
 
 /// Program number of NFS.
@@ -277,7 +276,7 @@ pub fn answer_cached(context: &Context<'_>, arguments: &[u8], reply: &mut Writer
 /// Carries out a READ of content that need not be copied: the bytes that follow `reply`, and then
 /// [padding](super::xdr::padding). `None` if it must be, and then `reply` is to be thrown away. May block.
 #[must_use]
-pub fn answer_lent(context: &Context<'_>, arguments: &[u8], reply: &mut Writer) -> Option<Bytes> {
+pub fn answer_lent(context: &Context<'_>, arguments: &[u8], reply: &mut Writer) -> Option<Lent> {
     content::read_lent(context, &mut Reader::new(arguments), reply)
         .ok()
         .flatten()
