@@ -120,7 +120,7 @@ pub trait MoveLayers: Storage {
     /// Sends what the other end lacks of the sliver's writable layers, over a two-way `pipe`; returns the bytes sent once the
     /// other end has said that it has them durably. Not `last`: ahead, of layers in use, what cannot change any more. `last`:
     /// they are parked or closed, and the other end's are equal afterwards. What does not travel (on shared storage, in
-    /// memory) is passed over.
+    /// memory) is passed over. Where the other end will not have them, this fails with what it said.
     fn send_layers(
         &self,
         _sliver: &SliverId,
@@ -131,7 +131,7 @@ pub trait MoveLayers: Storage {
     }
 
     /// The other end. What comes is kept aside until a last round is whole, and takes the place of what was there then, at
-    /// once. Refused where a layer of the sliver is open here.
+    /// once. Refused where a layer of the sliver is open here. Whoever sends is told why it failed, over the same pipe.
     fn receive_layers(
         &self,
         _sliver: &SliverId,

@@ -71,13 +71,20 @@ impl MoveLayers for ScriptedNode {
             match pipe.write(&round[sent..end]) {
                 Ok(len) => sent += len,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(broken(error)),
+                // It says why below.
+                Err(_) => break,
             }
             next_turn().await;
         }
-        let mut said = [0];
-        if read_some(&mut pipe, &mut said).await? == 0 {
-            return Err(PortError::later("the other node has not put them in their place"));
+        let (mut said, mut chunk) = (Vec::new(), [0; 4096]);
+        while said != [IN_PLACE] {
+            match read_some(&mut pipe, &mut chunk).await? {
+                0 if said.is_empty() => {
+                    return Err(PortError::later("the other node has not put them in their place"));
+                }
+                0 => return Err(PortError::later(String::from_utf8_lossy(&said))),
+                len => said.extend_from_slice(&chunk[..len]),
+            }
         }
         let verb = if last { "send-last" } else { "send" };
         self.call(verb, &sliver.to_string(), |_| ()).await?;
@@ -95,25 +102,38 @@ impl MoveLayers for ScriptedNode {
             return Ok(());
         }
         pipe.set_nonblocking(true).map_err(broken)?;
-        let (mut round, mut chunk) = (Vec::new(), [0; 4096]);
-        let came = loop {
-            if let Some(came) = LayersRound::read(&round) {
-                break came;
-            }
-            match read_some(&mut pipe, &mut chunk).await? {
-                0 => {
-                    return Err(PortError::later(format!(
-                        "the layers of {sliver} did not come to their end"
-                    )));
-                }
-                len => round.extend_from_slice(&chunk[..len]),
-            }
-            if round.len() > ROUND_LEN[0] {
-                return Err(PortError::never("what comes are no layers"));
-            }
+        let taken = match receive_round(sliver, &mut pipe).await {
+            Ok(came) => self.put_in_place(sliver, &came).await,
+            Err(error) => Err(error),
         };
-        self.put_in_place(sliver, &came).await?;
-        pipe.write_all(&[IN_PLACE]).map_err(broken)
+        match taken {
+            Ok(()) => pipe.write_all(&[IN_PLACE]).map_err(broken),
+            Err(error) => {
+                // Who has hung up meanwhile knows enough.
+                let _ = pipe.write_all(error.what.as_bytes());
+                Err(error)
+            }
+        }
+    }
+}
+
+async fn receive_round(sliver: &SliverId, pipe: &mut Pipe) -> PortResult<LayersRound> {
+    let (mut round, mut chunk) = (Vec::new(), [0; 4096]);
+    loop {
+        if let Some(came) = LayersRound::read(&round) {
+            return Ok(came);
+        }
+        match read_some(pipe, &mut chunk).await? {
+            0 => {
+                return Err(PortError::later(format!(
+                    "the layers of {sliver} did not come to their end"
+                )));
+            }
+            len => round.extend_from_slice(&chunk[..len]),
+        }
+        if round.len() > ROUND_LEN[0] {
+            return Err(PortError::never("what comes are no layers"));
+        }
     }
 }
 

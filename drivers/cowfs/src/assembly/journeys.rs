@@ -8,7 +8,7 @@ use super::{Assembly, AssemblyError, AssemblyResult, Kind, Place};
 use crate::control::api::{Journey, LayerToSend, ReceiveSpec, SendSpec};
 use crate::export::State;
 use crate::service::StackOpener;
-use crate::writable::travel::{Arrival, Ashore, Sending, TravelError, receive};
+use crate::writable::travel::{Arrival, Ashore, Refusal, Sending, TravelError, receive};
 
 /// Why layers did not travel.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,17 @@ impl<O: StackOpener> Assembly<O> {
     pub fn send_layers(&self, spec: &SendSpec, stream: impl Read + Write) -> Result<Journey, JourneyError> {
         let mut sending = Sending::begin(stream, spec.layers.len(), spec.last)?;
         for layer in &spec.layers {
-            self.send_layer(layer, &mut sending)?;
+            if let Err(error) = self.send_layer(layer, &mut sending) {
+                match &error {
+                    JourneyError::Travel(error) => sending.leave(error),
+                    // What is open here, and as what, is nothing to the other end.
+                    JourneyError::Assembly(_) => sending.leave(&TravelError::Refuses {
+                        why: Refusal::Open,
+                        text: "it is in use there; its own log says more".to_owned(),
+                    }),
+                }
+                return Err(error);
+            }
         }
         Ok(Journey {
             bytes: sending.finish()?,

@@ -13,7 +13,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 
@@ -34,16 +34,60 @@ const BUFFER: usize = 256 << 10;
 type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
 
 /// The server's end, for somebody who blocks.
-struct Stream {
+struct Stream<Io> {
     runtime: Handle,
-    io: Upgraded,
+    io: Io,
     buffer: Vec<u8>,
     at: usize,
+    /// Whether nothing comes any more, beyond what is in the buffer.
+    ended: bool,
 }
 
-impl Read for Stream {
+impl<Io: AsyncRead + Unpin> Stream<Io> {
+    fn new(io: Io) -> Self {
+        Self {
+            runtime: Handle::current(),
+            io,
+            buffer: Vec::new(),
+            at: 0,
+            ended: false,
+        }
+    }
+
+    /// Takes what has come, to know whether that was all: a layer may be large, and who has hung up reads none of it.
+    fn look_for_end(&mut self) {
+        self.buffer.drain(..self.at);
+        self.at = 0;
+        while !self.ended && self.buffer.len() < BUFFER {
+            let held = self.buffer.len();
+            self.buffer.resize(BUFFER, 0);
+            let (io, room) = (&mut self.io, &mut self.buffer[held..]);
+            let got = self.runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    got = io.read(room) => Some(got),
+                    () = std::future::ready(()) => None,
+                }
+            });
+            let more = match got {
+                Some(Ok(more @ 1..)) => more,
+                Some(Ok(0) | Err(_)) => {
+                    self.ended = true;
+                    0
+                }
+                None => 0,
+            };
+            self.buffer.truncate(held + more);
+            if more == 0 {
+                return;
+            }
+        }
+    }
+}
+
+impl<Io: AsyncRead + Unpin> Read for Stream<Io> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.buffer.len() {
+        if self.at == self.buffer.len() && !self.ended {
             self.buffer.resize(BUFFER, 0);
             self.at = 0;
             let got = self.runtime.block_on(self.io.read(&mut self.buffer));
@@ -58,8 +102,12 @@ impl Read for Stream {
     }
 }
 
-impl Write for Stream {
+impl<Io: AsyncRead + AsyncWrite + Unpin> Write for Stream<Io> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.look_for_end();
+        if self.ended {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         let chunk = &bytes[..bytes.len().min(CHUNK_MAX)];
         let Some(len) = u32::try_from(chunk.len()).ok().filter(|&len| len > 0) else {
             return Ok(0);
@@ -116,14 +164,8 @@ async fn run<T: Send + 'static>(
     spec: T,
     work: impl FnOnce(T, &mut dyn ReadWrite) -> Result<Journey, JourneyError> + Send + 'static,
 ) {
-    let runtime = Handle::current();
+    let mut stream = Stream::new(io);
     let done = tokio::task::spawn_blocking(move || {
-        let mut stream = Stream {
-            runtime,
-            io,
-            buffer: Vec::new(),
-            at: 0,
-        };
         let outcome = work(spec, &mut stream);
         (outcome, stream.io)
     });
@@ -186,5 +228,34 @@ pub(super) async fn carry(server: Upgraded, pipe: &mut UnixStream) -> io::Result
     tokio::select! {
         outcome = inward => outcome,
         () = outward => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_has_hung_up_is_sent_no_more_and_still_heard() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut stream = Stream::new(near);
+        far.write_all(b"because").await.unwrap();
+        let sending = tokio::task::spawn_blocking(move || {
+            stream.write_all(b"what is listened to").unwrap();
+            stream
+        });
+        let mut stream = sending.await.unwrap();
+        far.shutdown().await.unwrap();
+        let heard = tokio::task::spawn_blocking(move || {
+            let untaken = stream.write_all(b"what is not").unwrap_err();
+            assert_eq!(untaken.kind(), io::ErrorKind::BrokenPipe);
+            let mut heard = String::new();
+            stream.read_to_string(&mut heard).unwrap();
+            heard
+        });
+        assert_eq!(heard.await.unwrap(), "because");
+        let mut taken = String::new();
+        far.read_to_string(&mut taken).await.unwrap();
+        assert_eq!(taken, "\x13\0\0\0what is listened to");
     }
 }

@@ -143,9 +143,10 @@ async fn take<H: MoveMemory, S: MoveLayers>(
             let spec = domain_spec(ports, sliver, &boot_digest(sliver), &sliver.kernel.digest)
                 .await
                 .map_err(|error| error.what)?;
+            // Where it fails, the connection ends by itself, and not before the other end was told why.
             let whole = ports.hypervisor.arrive(&spec, arrive.migration, pipe).await;
-            carrying.abort();
             whole.map_err(|error| error.what)?;
+            carrying.abort();
             crash::after_move("arrive");
             // First here: who hears of it there may order what rests on it.
             tell.say(News::Whole);

@@ -106,10 +106,10 @@ pub(crate) async fn leave<H: MoveMemory, S: MoveLayers>(
     let hung_up = session.replies.hung_up();
     let rested = tokio::select! {
         rested = bring_to_rest(&ports, &fleet, &leave, &mut session, memory) => rested,
-        why = hung_up => Err(why),
+        why = hung_up => Err(last_word(&mut session.replies).await.unwrap_or(why)),
     };
     if let Err(why) = rested {
-        return last_word(&mut session.replies).await.unwrap_or(why);
+        return why;
     }
     tell.say(News::Given { memory });
     loop {
@@ -117,12 +117,7 @@ pub(crate) async fn leave<H: MoveMemory, S: MoveLayers>(
             command = commands.recv() => match command {
                 None => return "it was called off".to_owned(),
                 Some(Command::Travel(reply)) => {
-                    let mut sent = send_layers(&ports, &fleet, &leave, true).await;
-                    if sent.is_err()
-                        && let Some(why) = last_word(&mut session.replies).await
-                    {
-                        sent = Err(why);
-                    }
+                    let sent = send_layers(&ports, &fleet, &leave, true).await;
                     let failed = sent.as_ref().err().cloned();
                     // The loop that asked may have ended.
                     let _ = reply.send(sent);
@@ -208,7 +203,10 @@ async fn bring_to_rest<H: MoveMemory, S: MoveLayers>(
     let (pipe, carrying) = counted_pipe_over(wire, &leave.traffic.memory)?;
     ports.probers.forget(&leave.embodiment);
     let gone = ports.hypervisor.depart(&leave.embodiment, departure, pipe);
-    within(DEPART_MAX, "sending its memory", gone).await?;
+    if let Err(why) = within(DEPART_MAX, "sending its memory", gone).await {
+        // Memory goes one way: why no more of it was taken is said beside it.
+        return Err(last_word(&mut session.replies).await.unwrap_or(why));
+    }
     crash::after_move("depart");
     let whole = tokio::time::timeout(WHOLE_MAX, session.replies.next()).await;
     carrying.abort();

@@ -307,9 +307,14 @@ impl ClientCertVerifier for Pinned {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::sync::atomic::AtomicU64;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::task::spawn_blocking;
     use xeno_reconciler::tenure::BootId;
 
+    use super::super::pump::{counted_pipe_over, pipe_over};
     use super::*;
 
     async fn agent() -> (Arc<Identity>, Presence, mpsc::Receiver<Incoming>) {
@@ -367,5 +372,34 @@ mod tests {
         // It hangs up, with an alert or without.
         let _ = stream.read_to_end(&mut rest).await;
         assert!(incoming.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn why_one_end_took_no_more_is_heard_by_the_other() {
+        let (_, there, mut incoming) = agent().await;
+        let me = Tls::new(Arc::new(Identity::new().unwrap()));
+        for round in 0..12 {
+            let sent = Arc::<AtomicU64>::default();
+            let wire = me.connect(&there).await.unwrap();
+            let (mut near, _carrying) = counted_pipe_over(wire, &sent).unwrap();
+            // A layer without end: nothing is heard of the other node before it takes no more.
+            let sending = spawn_blocking(move || {
+                let much = vec![7; 1 << 20];
+                while near.write_all(&much).is_ok() {}
+                let mut heard = String::new();
+                near.read_to_string(&mut heard).map(|_| heard)
+            });
+            let (_, wire) = incoming.recv().await.unwrap();
+            let (mut far, _carrying) = pipe_over(wire).unwrap();
+            let refusing = spawn_blocking(move || {
+                far.read_exact(&mut vec![0; 3 << 20]).unwrap();
+                far.write_all(b"there is no room").unwrap();
+            });
+            refusing.await.unwrap();
+            let heard = sending.await.unwrap();
+            assert_eq!(heard.unwrap(), "there is no room", "in round {round}");
+            let bytes = sent.load(std::sync::atomic::Ordering::Relaxed);
+            assert!(bytes < 256 << 20, "{bytes} bytes went to nobody");
+        }
     }
 }

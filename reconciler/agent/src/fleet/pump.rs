@@ -1,20 +1,33 @@
 //! Carries the bytes of a driver or of the file server over a connection to another agent.
+//!
+//! # Why it does not just copy until something fails
+//! Whoever takes no more says why, and hangs up while more is coming. A connection that is closed with bytes unread is reset
+//! (RFC 1122 4.2.2.13), and a reset overtakes what was said before it: the other end would hear of the reset alone. So what
+//! comes is taken and thrown away for a while after the end here has left, and what the other end said last is carried to its
+//! reader after the connection takes no more.
 
 use std::os::unix::net::UnixStream as StdStream;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use rustix::net::{Shutdown, shutdown};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::net::UnixStream;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::{Duration, sleep};
 use xeno_reconciler::ports::Pipe;
 
 use super::wire::Wire;
 
 /// Bytes carried at a time: a guest's memory is many of them.
 const BUFFER: usize = 256 << 10;
+
+/// Bytes taken for nobody: more than is on its way on a line of 10 Gbit/s and 50 ms.
+const UNHEARD_MAX: usize = 64 << 20;
+
+/// How long the rest may take to be said, once either direction has failed.
+const REST_MAX: Duration = Duration::from_secs(10);
 
 /// A pipe whose bytes go over `wire` both ways, until both directions have ended. The end that is kept here dies with the task;
 /// aborting that is how a link is cut.
@@ -23,58 +36,90 @@ pub(crate) fn pipe_over(wire: Wire) -> Result<(Pipe, JoinHandle<()>), String> {
 }
 
 /// The same, with the bytes that go from the pipe to the wire added to `sent`.
-pub(crate) fn counted_pipe_over(
-    mut wire: Wire,
-    sent: &Arc<AtomicU64>,
-) -> Result<(Pipe, JoinHandle<()>), String> {
+pub(crate) fn counted_pipe_over(wire: Wire, sent: &Arc<AtomicU64>) -> Result<(Pipe, JoinHandle<()>), String> {
     let (theirs, ours) = StdStream::pair().map_err(|error| error.to_string())?;
     ours.set_nonblocking(true).map_err(|error| error.to_string())?;
-    let mut ours = Counted {
-        inner: UnixStream::from_std(ours).map_err(|error| error.to_string())?,
-        read: Arc::clone(sent),
+    let ours = UnixStream::from_std(ours).map_err(|error| error.to_string())?;
+    Ok((theirs, tokio::spawn(carry(ours, wire, Arc::clone(sent)))))
+}
+
+async fn carry(ours: UnixStream, wire: Wire, sent: Arc<AtomicU64>) {
+    let (mut from_pipe, mut to_pipe) = ours.into_split();
+    let (mut from_wire, mut to_wire) = split(wire);
+    let failed = Notify::new();
+    let outward = async {
+        match carry_one_way(&mut from_pipe, &mut to_wire, &sent).await {
+            Stopped::Said => {
+                // Whether the other end hears that this was all does not matter here.
+                let _ = to_wire.shutdown().await;
+            }
+            Stopped::Untaken => {
+                // Whoever writes here is told at its next attempt, and still hears what comes.
+                let _ = shutdown(from_pipe.as_ref(), Shutdown::Read);
+                failed.notify_one();
+            }
+        }
     };
-    let carrying = tokio::spawn(async move {
-        // Either end's death is the end of the other.
-        let _ = copy_bidirectional_with_sizes(&mut ours, &mut wire, BUFFER, BUFFER).await;
-    });
-    Ok((theirs, carrying))
-}
-
-/// A socket, and how much was read from it.
-struct Counted {
-    inner: UnixStream,
-    read: Arc<AtomicU64>,
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        self.read
-            .fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
-        Poll::Ready(Ok(()))
+    let inward = async {
+        match carry_one_way(&mut from_wire, &mut to_pipe, &AtomicU64::new(0)).await {
+            Stopped::Said => {
+                let _ = to_pipe.shutdown().await;
+            }
+            Stopped::Untaken => {
+                failed.notify_one();
+                discard(&mut from_wire).await;
+            }
+        }
+    };
+    let both = async { tokio::join!(outward, inward) };
+    let too_long = async {
+        failed.notified().await;
+        sleep(REST_MAX).await;
+    };
+    tokio::select! {
+        _ = both => {}
+        () = too_long => {}
     }
 }
 
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
-    }
+/// Why a direction carries no more.
+enum Stopped {
+    /// Whoever spoke has ended.
+    Said,
+    /// Whoever listened has.
+    Untaken,
+}
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+/// Carries what comes until it ends at either side, and counts it.
+async fn carry_one_way(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    count: &AtomicU64,
+) -> Stopped {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let got = match from.read(&mut buffer).await {
+            Ok(0) | Err(_) => return Stopped::Said,
+            Ok(got) => got,
+        };
+        count.fetch_add(got as u64, Ordering::Relaxed);
+        let given = async {
+            to.write_all(&buffer[..got]).await?;
+            to.flush().await
+        };
+        if given.await.is_err() {
+            return Stopped::Untaken;
+        }
     }
+}
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+/// Takes what nobody wants any more, until it ends or is too much.
+async fn discard(from: &mut (impl AsyncRead + Unpin)) {
+    let mut buffer = vec![0; BUFFER];
+    let mut left = UNHEARD_MAX;
+    while let Ok(got @ 1..) = from.read(&mut buffer).await {
+        let Some(rest) = left.checked_sub(got) else { return };
+        left = rest;
     }
 }
 

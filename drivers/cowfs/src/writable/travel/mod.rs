@@ -17,6 +17,8 @@
 //! sender    COMMIT files digest    receiver  DONE token
 //!                                  receiver  IN PLACE, said by who has renamed it
 //! ```
+//! Instead of anything, either end says REFUSED and why, and is heard no more.
+//!
 //! Files are compared by blocks of 1 MiB and their BLAKE3, so a file that has grown, a part of one, and an old copy of the
 //! layer from before it went away all save their bytes. Zeros are holes and are not sent. Both ends remember the last whole
 //! round: then neither reads again what cannot have changed, and the last round costs what has changed since. On the wire
@@ -41,6 +43,7 @@ pub use send::{Ashore, Sending};
 pub(crate) use send::{Open, Sent, Source};
 
 use super::WritableError;
+use super::disk::is_full;
 
 /// Why a round broke off.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +54,7 @@ pub enum TravelError {
     /// The other end sent something that it may not send.
     #[error("the other end does not keep to the protocol: {0}")]
     Malformed(String),
-    /// The receiver will not have it.
+    /// The other end will not have it, or cannot give it.
     #[error("the other end refuses it: {text}")]
     Refused {
         /// Why, for programs.
@@ -98,9 +101,25 @@ impl TravelError {
             Self::Malformed(_) | Self::NoLayer => false,
         }
     }
+
+    /// What the other end is told of it, where it does not know better.
+    fn told(&self) -> Option<(Refusal, String)> {
+        match self {
+            Self::Stream(_) | Self::Refused { .. } => None,
+            Self::Refuses { why, text } => Some((*why, text.clone())),
+            Self::File { source, .. } if is_full(source) => {
+                Some((Refusal::NoRoom, "there is no room".to_owned()))
+            }
+            Self::Malformed(what) => Some((Refusal::Malformed, what.clone())),
+            // Paths and causes are its own business.
+            Self::File { .. } | Self::Layer(_) | Self::Flush(_) | Self::NoLayer => {
+                Some((Refusal::Disk, "its disk fails; its own log says more".to_owned()))
+            }
+        }
+    }
 }
 
-/// Why a receiver will not have a layer.
+/// Why an end will not go on with a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// It has the same layer of a later epoch.
@@ -154,4 +173,10 @@ impl Refusal {
 #[must_use]
 pub fn in_place() -> Vec<u8> {
     wire::framed(&wire::Message::InPlace)
+}
+
+/// What they say instead where it cannot be done, or not even begun.
+#[must_use]
+pub fn refused(why: Refusal, text: &str) -> Vec<u8> {
+    wire::framed(&wire::Message::Refused(why, text.to_owned()))
 }

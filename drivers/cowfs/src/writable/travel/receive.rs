@@ -73,34 +73,11 @@ pub(crate) fn receive_on(
     let mut wire = Wire::new(stream);
     let received = receive_all(disk, &mut wire, arrivals, ledgers);
     if let Err(error) = &received
-        && let Some((why, text)) = told(error)
+        && let Some((why, text)) = error.told()
     {
         wire.refuse(why, text);
     }
     received
-}
-
-/// What the sender is told of a failure here.
-fn told(error: &TravelError) -> Option<(Refusal, String)> {
-    match error {
-        TravelError::Stream(_) | TravelError::Refused { .. } => None,
-        TravelError::Refuses { why, text } => Some((*why, text.clone())),
-        TravelError::File { source, .. } if is_full(source) => {
-            Some((Refusal::NoRoom, "there is no room".to_owned()))
-        }
-        TravelError::Malformed(what) => Some((Refusal::Malformed, what.clone())),
-        // Paths and causes are its own business.
-        TravelError::File { .. } | TravelError::Layer(_) | TravelError::Flush(_) | TravelError::NoLayer => {
-            Some((Refusal::Disk, "its disk fails; its own log says more".to_owned()))
-        }
-    }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
 }
 
 fn receive_all<S: Read + Write>(

@@ -88,6 +88,13 @@ impl<'a> Sending<'a> {
         self.last
     }
 
+    /// Leaves, and tells the other end why.
+    pub(crate) fn leave(mut self, why: &TravelError) {
+        if let Some((why, text)) = why.told() {
+            self.wire.refuse(why, text);
+        }
+    }
+
     /// Waits until all that was sent is in its place; returns how many bytes the round took.
     ///
     /// # Errors

@@ -71,7 +71,7 @@ pub(super) enum Message {
     Done(Token),
     /// All layers have arrived, and are in their place.
     InPlace,
-    /// The receiver will not have it.
+    /// The end that says it does not go on.
     Refused(Refusal, String),
 }
 

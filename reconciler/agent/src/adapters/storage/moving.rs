@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cowfs::control::api::{LayerToReceive, LayerToSend, LeaseSpec, ReceiveSpec, SendSpec};
-use cowfs::writable::travel::in_place;
+use cowfs::writable::travel::{Refusal, in_place, refused as refused_layers};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use xeno_model::id::{Epoch, MigrationId, SliverId};
-use xeno_reconciler::ports::{BootInstant, MountSpec, MoveLayers, Pipe, PortError, PortResult};
+use xeno_reconciler::ports::{BootInstant, MountSpec, MoveLayers, Pipe, PortError, PortResult, Retry};
 
 use super::names::mount_name;
 use super::{NodeStorage, blocking, names_of, refused};
@@ -147,6 +147,31 @@ impl MoveLayers for NodeStorage {
         if local.is_empty() {
             return Ok(());
         }
+        let mut pipe = own(pipe)?;
+        let taken = self.take_layers(sliver, migration, &local, &mut pipe).await;
+        let last_word = match &taken {
+            Ok(()) => in_place(),
+            // The file server may have said so already, and then this is not heard.
+            Err(error) => refused_here(error),
+        };
+        let told = async {
+            pipe.write_all(&last_word).await?;
+            pipe.shutdown().await
+        };
+        let told = told.await;
+        taken.and_then(|()| told.map_err(|error| broken(&error)))
+    }
+}
+
+impl NodeStorage {
+    /// Takes what comes of the layers with these numbers and quotas, and puts it in its place.
+    async fn take_layers(
+        &self,
+        sliver: &SliverId,
+        migration: MigrationId,
+        local: &[(usize, Option<u64>)],
+        pipe: &mut UnixStream,
+    ) -> PortResult<()> {
         let numbers: Vec<usize> = local.iter().map(|(i, _)| *i).collect();
         let _held = self.receiving.hold(sliver)?;
         self.closed(sliver).await?;
@@ -163,20 +188,24 @@ impl MoveLayers for NodeStorage {
         let spec = ReceiveSpec {
             layers: layers.collect(),
         };
-        let mut pipe = own(pipe)?;
-        let arrived = self.client.receive_layers(&spec, &mut pipe).await;
+        let arrived = self.client.receive_layers(&spec, pipe).await;
         if arrived.map_err(|error| refused(&error))?.last {
             // Once more: whatever has been opened meanwhile stays where it is.
             self.closed(sliver).await?;
             let (disk, of, now) = (self.disk.clone(), sliver.clone(), self.clock.now());
             blocking(move || disk.put_in_place(&of, migration, &numbers, now)).await?;
         }
-        let told = async {
-            pipe.write_all(&in_place()).await?;
-            pipe.shutdown().await
-        };
-        told.await.map_err(|error| broken(&error))
+        Ok(())
     }
+}
+
+/// Why layers are not taken here, for the file server of the other node.
+fn refused_here(error: &PortError) -> Vec<u8> {
+    let why = match error.retry {
+        Retry::Later => Refusal::Open,
+        Retry::Never => Refusal::Layers,
+    };
+    refused_layers(why, &error.what)
 }
 
 fn own(pipe: Pipe) -> PortResult<UnixStream> {

@@ -110,7 +110,8 @@ async fn layers_go_to_another_node_and_come_back() {
     // The way back: the old copy there is in use at first, and then saves what it has.
     let third = write(&moved, &root, "third", b"from there").await;
     let (sent, received) = round(&there, &here, SECOND, false).await;
-    assert!(sent.is_err());
+    let said = sent.unwrap_err().what;
+    assert!(said.contains("still open"), "{said}");
     assert!(received.unwrap_err().what.contains("still open"));
     here.storage.unpark(&web()).await.unwrap();
     assert!(!here.see().await.parked);
