@@ -1,6 +1,7 @@
 //! What should be: the valid desired model, without positions, defaults filled in, references resolved.
 
 mod address;
+mod matching;
 mod project;
 mod remote;
 mod service;
@@ -9,9 +10,12 @@ mod tenant;
 mod turns;
 
 pub use address::{AddressRange, is_reachable};
+pub use matching::{Matching, Whereabouts};
 pub use project::{ByNode, Elsewhere};
 pub use remote::{Access, Place, Remote};
-pub use service::{CHECKPOINTS, Migration, MigrationPolicy, OnFailure, RollbackData, Rollout, Share, Start};
+pub use service::{
+    CHECKPOINTS, Migration, MigrationPolicy, OnFailure, RollbackData, Rollout, Share, Start, Wave,
+};
 pub use site::{SiteCaps, SitePolicy, SiteRule, Vetoes, Weekday, Window, Windows};
 pub use tenant::{NamePattern, Quota, Tenant};
 pub use turns::{Seat, Stage, Transit, Turn, Turns, Wait};
@@ -442,8 +446,8 @@ pub struct DesiredNode {
     pub transit: BTreeMap<SliverId, DesiredSliver>,
     /// The slices that its slivers are of, all slivers included.
     pub slices: BTreeMap<SliceName, Arc<Slice>>,
-    /// The sites of all nodes.
-    pub sites: Arc<BTreeMap<NodeName, SiteName>>,
+    /// Where all nodes are.
+    pub whereabouts: Arc<BTreeMap<NodeName, Arc<Whereabouts>>>,
     /// Files its slivers carry.
     pub files: BTreeMap<Digest, FileSet>,
 }

@@ -29,10 +29,10 @@ pub use tree::{DEPTH_MAX, DOCUMENTS_MAX, Step, VALUES_MAX};
 pub(crate) use decode::Body;
 pub(crate) use partial::{Entries, Stated};
 pub(crate) use raw::{
-    RawDay, RawDefaults, RawDisturbance, RawFile, RawHealth, RawHypervisor, RawImage, RawLayer, RawLock,
-    RawMigration, RawMigrationPolicy, RawMount, RawMoves, RawOnFailure, RawPolicy, RawPublish, RawQuota,
-    RawResources, RawRollback, RawRollbackData, RawRollout, RawSite, RawSlice, RawSpread, RawStart, RawState,
-    RawTemplate, RawTenant, RawWindow,
+    RawDay, RawDefaults, RawDisturbance, RawFile, RawFleet, RawHealth, RawHypervisor, RawImage, RawLayer,
+    RawLock, RawMigration, RawMigrationPolicy, RawMount, RawMoves, RawOnFailure, RawPolicy, RawPublish,
+    RawQuota, RawResources, RawRollback, RawRollbackData, RawRollout, RawSite, RawSlice, RawSpread, RawStart,
+    RawState, RawTemplate, RawTenant, RawWave, RawWindow,
 };
 pub(crate) use read::{
     FilePath, FromText, NumberRange, Overlay, PublicAddress, SLIVER_PLACE, Short, TemplateChoice,

@@ -21,8 +21,9 @@ mod solve;
 #[cfg(test)]
 mod tests;
 
+pub use crate::desired::Matching;
 pub use evacuate::{How, Left, Standing, Step, Stuck, evacuate, standing};
-pub use ground::{Ask, Fixed, Ground, Matching, Size, Spot, Spread};
+pub use ground::{Ask, Fixed, Ground, Size, Spot, Spread};
 pub use lock::{MOVES_PATH, lock_path, lock_text, moves_text};
 pub use outcome::{Move, Placed, Refusal, Shortage, Why};
 pub use solve::{Effort, place};

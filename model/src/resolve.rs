@@ -33,7 +33,7 @@ use crate::id::{
     ChannelName, Digest, FleetName, NameError, NodeName, SiteName, SliceName, TemplateName, TenantName,
 };
 use crate::manifest::{
-    Body, Document, Kind, ParsedFile, RawDisturbance, RawHypervisor, RawTemplate, Short, Step,
+    Body, Document, Kind, ParsedFile, RawDisturbance, RawFleet, RawHypervisor, RawTemplate, Short, Step,
     TemplateSource, Text,
 };
 use crate::placement::Ground;
@@ -151,7 +151,6 @@ struct Head {
     name: FleetName,
     budget: DeleteBudget,
     approval: Option<Disturbance>,
-    defaults: Defaults,
 }
 
 struct Resolver<'a> {
@@ -207,7 +206,8 @@ impl<'a> Resolver<'a> {
         files: &[&'a ParsedFile],
         finish: impl FnOnce(&mut Self, Survey<'a>) -> Option<T>,
     ) -> Option<T> {
-        let head = self.head(files);
+        let described = self.described(files);
+        let head = described.and_then(|(at, raw)| self.head(at, raw));
         let documents: Vec<((Kind, &'a str), At<'a>)> =
             self.defined.iter().map(|(key, at)| (*key, *at)).collect();
         let mut fleet = DesiredFleet {
@@ -225,10 +225,8 @@ impl<'a> Resolver<'a> {
             transit: BTreeMap::new(),
         };
         let whole = head.is_some();
-        let mut defaults = Defaults::unclear();
         if let Some(head) = head {
-            (fleet.name, fleet.delete_budget, defaults) = (head.name, head.budget, head.defaults);
-            fleet.approval = head.approval;
+            (fleet.name, fleet.delete_budget, fleet.approval) = (head.name, head.budget, head.approval);
         }
         for ((_, name), at) in &documents {
             // Names were checked when their file was.
@@ -262,6 +260,8 @@ impl<'a> Resolver<'a> {
             self.knows_all(Kind::Node, fleet.nodes.len()),
             self.knows_all(Kind::Site, fleet.sites.len()),
         );
+        let defaults = described.map(|(at, raw)| self.defaults(at, &raw.defaults, &labels));
+        let defaults = defaults.filter(|_| whole).unwrap_or_else(Defaults::unclear);
         let mut drafts = Vec::new();
         for ((_, name), at) in &documents {
             if let Some(Body::Slice(raw)) = &at.document.body {
@@ -359,7 +359,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// The one fleet document, which must be in `fleet.yaml`.
-    fn head(&mut self, files: &[&'a ParsedFile]) -> Option<Head> {
+    fn described(&mut self, files: &[&'a ParsedFile]) -> Option<(At<'a>, &'a RawFleet)> {
         let mut all = Vec::new();
         for file in files {
             let fleets = file
@@ -396,10 +396,13 @@ impl<'a> Resolver<'a> {
                 .related(first.place(NAME), "the first is described here");
             self.findings.push(finding);
         }
-        let Some(Body::Fleet(raw)) = &first.document.body else {
-            return None;
-        };
-        let defaults = self.defaults(first, &raw.defaults);
+        match &first.document.body {
+            Some(Body::Fleet(raw)) => Some((first, raw)),
+            _ => None,
+        }
+    }
+
+    fn head(&mut self, first: At<'a>, raw: &RawFleet) -> Option<Head> {
         let budget = raw.delete_budget.read(DeleteBudget::default(), |budget| {
             Some(DeleteBudget {
                 slivers: budget.slivers?,
@@ -418,7 +421,6 @@ impl<'a> Resolver<'a> {
                 name,
                 budget,
                 approval,
-                defaults,
             }),
             Err(error) => {
                 self.impossible_name(first, Err(error));

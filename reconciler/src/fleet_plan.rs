@@ -10,8 +10,9 @@ mod markdown;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use xeno_model::desired::{DesiredFleet, Rollout, Slice};
+use xeno_model::desired::{DesiredFleet, Matching, Rollout, Slice};
 use xeno_model::id::{FleetName, NodeName, Revision, SiteName, SliceName, SliverId};
 use xeno_model::normal::rollout_revision;
 
@@ -88,12 +89,14 @@ pub struct Group {
 }
 
 /// A wave of a rollout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Wave {
     /// Its number; 0 is the first.
     pub number: u32,
     /// Whether it is that of the canaries.
     pub canary: bool,
+    /// Whom it takes, where the policy says that.
+    pub of: Option<Matching>,
 }
 
 /// A sliver to which something happens.
@@ -261,6 +264,7 @@ impl FleetPlan {
             Some(Wave {
                 number,
                 canary: waves.is_of_canaries(number),
+                of: waves.matching(number).cloned(),
             })
         });
         let site = [Some(after), before]
@@ -294,15 +298,10 @@ fn rolled_out(before: Option<&DesiredFleet>, after: Asked<'_>, slice: &SliceName
         revision: to,
         commit: after.revision.clone(),
     };
+    let whereabouts = after.fleet.whereabouts();
     let placed = is.slivers.iter().filter_map(|(number, (node, _))| {
-        let site = after.fleet.nodes.get(node)?.site.clone();
-        Some((
-            *number,
-            Placed {
-                node: node.clone(),
-                site,
-            },
-        ))
+        let (node, at) = (node.clone(), Arc::clone(whereabouts.get(node)?));
+        Some((*number, Placed { node, at }))
     });
     let policy = &is.slivers.values().next()?.1.rollout;
     Some(Waves::new(policy, &placed.collect(), Waves::seed(&key)))

@@ -156,7 +156,7 @@ impl World {
                 ruled_out: BTreeMap::new(),
                 slivers,
                 slices: BTreeMap::new(),
-                sites: std::sync::Arc::default(),
+                whereabouts: std::sync::Arc::default(),
                 elsewhere: [(id("other/0"), other_node())].into_iter().collect(),
                 files,
                 turns: std::sync::Arc::default(),

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use xeno_model::desired::{OnFailure, Rollout, Share};
+use xeno_model::desired::{Matching, OnFailure, Rollout, Share, Wave};
 use xeno_model::id::{Digest, NodeName, Revision, SliceName, Timestamp};
 use xeno_model::units::Millis;
 use xeno_reconciler::rollout::{
@@ -216,7 +216,7 @@ fn encode(record: &RolloutRecord) -> BoardResult<Value> {
         to: (&record.to).into(),
         policy: StoredPolicy {
             canary: policy.canary,
-            waves: policy.waves.iter().map(ToString::to_string).collect(),
+            waves: policy.waves.iter().map(wave_text).collect::<BoardResult<_>>()?,
             max_unavailable: policy.max_unavailable.to_string(),
             max_failed: policy.max_failed.to_string(),
             max_unreachable: policy.max_unreachable.to_string(),
@@ -301,7 +301,7 @@ fn understand(stored: Stored) -> Result<RolloutRecord, String> {
             waves: policy
                 .waves
                 .iter()
-                .map(|text| share(text))
+                .map(|text| wave(text))
                 .collect::<Result<_, _>>()?,
             max_unavailable: share(&policy.max_unavailable)?,
             max_failed: share(&policy.max_failed)?,
@@ -334,6 +334,24 @@ fn understand(stored: Stored) -> Result<RolloutRecord, String> {
             })
             .collect(),
     })
+}
+
+/// A share as manifests write it; labels as JSON.
+fn wave_text(wave: &Wave) -> BoardResult<String> {
+    match wave {
+        Wave::Share(share) => Ok(share.to_string()),
+        Wave::Match(Matching(labels)) => {
+            serde_json::to_string(labels).map_err(|error| BoardError::never(CHANGE, error.to_string()))
+        }
+    }
+}
+
+fn wave(text: &str) -> Result<Wave, String> {
+    if text.starts_with('{') {
+        let labels = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        return Ok(Wave::Match(Matching(labels)));
+    }
+    share(text).map(Wave::Share)
 }
 
 /// A share as manifests write it.
@@ -374,7 +392,16 @@ mod tests {
             by: "cam-01",
         };
         let first = begin(None, to(1), &Rollout::default(), true, signed);
-        let mut record = begin(Some(&first), to(2), &Rollout::default(), false, signed);
+        let lab = Wave::Match(Matching([("site".to_owned(), "\"lab\"".to_owned())].into()));
+        let policy = Rollout {
+            waves: vec![
+                lab,
+                Wave::Share(Share::Count(2)),
+                Wave::Share(Share::Percent(100)),
+            ],
+            ..Rollout::default()
+        };
+        let mut record = begin(Some(&first), to(2), &policy, false, signed);
         record.slots.insert(3, NodeName::new("cam-01").unwrap());
         record.failed.insert(4);
         record.skipped.insert(5);
@@ -439,6 +466,12 @@ mod tests {
             largest = largest.pause(signed).unwrap();
             largest = largest.resume(signed).unwrap();
         }
+        // As many labels as a manifest may name, of characters that take the most room.
+        let labels = |wave: u8| {
+            let label = move |i: u8| (format!("{:02}{}", 4 * wave + i, "\"".repeat(6)), "\"".repeat(8));
+            Wave::Match(Matching((0..4).map(label).collect()))
+        };
+        largest.policy.waves = (0..32).map(labels).collect();
         let value = encode(&largest).unwrap();
         assert_eq!(decode("web", value.as_bytes()).unwrap(), largest);
     }
@@ -451,6 +484,7 @@ mod tests {
             ("\"format\":1", "\"format\":2"),
             ("\"wave\":0", "\"wave\":0,\"more\":0"),
             ("\"100%\"", "\"101%\""),
+            ("{\\\"site\\\"", "{\\\"site"),
             ("cam-01\"}", "no node!\"}"),
         ] {
             let bad = good.replacen(from, into, 1);

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{DesiredFleet, DesiredNode, DesiredSliver, LayerRef, SitePolicy, SiteRule, Standing};
+use super::{
+    DesiredFleet, DesiredNode, DesiredSliver, LayerRef, SitePolicy, SiteRule, Standing, Whereabouts,
+};
 use crate::id::{Digest, NodeName, Revision, SiteName, SliceName, SliverId, TenantName};
 
 /// The slivers that a repository places on other nodes than one. What all its nodes have in common is one in memory.
@@ -68,7 +70,7 @@ pub struct ByNode<'a> {
     fleet: &'a DesiredFleet,
     slivers: BTreeMap<&'a NodeName, Vec<&'a DesiredSliver>>,
     all: Arc<BTreeMap<SliverId, NodeName>>,
-    sites: Arc<BTreeMap<NodeName, SiteName>>,
+    whereabouts: Arc<BTreeMap<NodeName, Arc<Whereabouts>>>,
     /// For sites that forbid something.
     ruled_out: BTreeMap<&'a SiteName, BTreeMap<SliverId, SiteRule>>,
 }
@@ -83,7 +85,7 @@ impl ByNode<'_> {
         let nothing = BTreeMap::new();
         let ruled_out = ruled_out.unwrap_or(&nothing);
         self.fleet
-            .assemble(node, revision, here, &self.all, &self.sites, ruled_out)
+            .assemble(node, revision, here, &self.all, &self.whereabouts, ruled_out)
     }
 }
 
@@ -102,7 +104,7 @@ impl DesiredFleet {
             revision,
             &here,
             &self.all_slivers(),
-            &self.all_sites(),
+            &Arc::new(self.whereabouts()),
             &ruled_out,
         )
     }
@@ -119,7 +121,7 @@ impl DesiredFleet {
             fleet: self,
             slivers,
             all: self.all_slivers(),
-            sites: self.all_sites(),
+            whereabouts: Arc::new(self.whereabouts()),
             ruled_out: sites
                 .filter(|(_, site)| !site.policy.forbids_nothing())
                 .map(|(name, site)| (name, self.ruled_out(&site.policy)))
@@ -142,15 +144,6 @@ impl DesiredFleet {
         )
     }
 
-    fn all_sites(&self) -> Arc<BTreeMap<NodeName, SiteName>> {
-        let nodes = self.nodes.iter();
-        Arc::new(
-            nodes
-                .map(|(name, node)| (name.clone(), node.site.clone()))
-                .collect(),
-        )
-    }
-
     fn policy_at(&self, node: &NodeName) -> SitePolicy {
         let site = self.nodes.get(node).and_then(|node| self.sites.get(&node.site));
         site.map_or_else(SitePolicy::default, |site| site.policy.clone())
@@ -162,7 +155,7 @@ impl DesiredFleet {
         revision: &Revision,
         here: &[&DesiredSliver],
         all: &Arc<BTreeMap<SliverId, NodeName>>,
-        sites: &Arc<BTreeMap<NodeName, SiteName>>,
+        whereabouts: &Arc<BTreeMap<NodeName, Arc<Whereabouts>>>,
         ruled_out: &BTreeMap<SliverId, SiteRule>,
     ) -> DesiredNode {
         let slivers: BTreeMap<SliverId, DesiredSliver> = here
@@ -193,7 +186,7 @@ impl DesiredFleet {
             .filter_map(|name| Some((name.clone(), Arc::clone(self.slices.get(&name)?))));
         DesiredNode {
             slices: slices.collect(),
-            sites: Arc::clone(sites),
+            whereabouts: Arc::clone(whereabouts),
             node: node.clone(),
             fleet: self.name.clone(),
             nodes: u32::try_from(self.nodes.len()).unwrap_or(u32::MAX),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::Matching;
 use crate::units::{ByteRate, Millis};
 
 /// How a sliver starts.
@@ -19,8 +20,8 @@ pub enum Start {
 pub struct Rollout {
     /// How many slivers go first, alone.
     pub canary: u32,
-    /// How far each wave after them goes, of all slivers; rising, and the last is all.
-    pub waves: Vec<Share>,
+    /// The waves after them. Whoever is in none comes last, in one more.
+    pub waves: Vec<Wave>,
     /// How many may be down at once because of it.
     pub max_unavailable: Share,
     /// How many may fail before it ends.
@@ -37,7 +38,7 @@ impl Default for Rollout {
     fn default() -> Self {
         Self {
             canary: 1,
-            waves: vec![Share::Percent(100)],
+            waves: vec![Wave::Share(Share::Percent(100))],
             max_unavailable: Share::Count(1),
             max_failed: Share::Count(0),
             max_unreachable: Share::Percent(40),
@@ -45,6 +46,15 @@ impl Default for Rollout {
             on_failure: OnFailure::Rollback,
         }
     }
+}
+
+/// One wave of a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wave {
+    /// So many of all slivers have changed when it is through; what it adds is from all sites.
+    Share(Share),
+    /// Those on nodes that match, as far as no wave before had them.
+    Match(Matching),
 }
 
 /// A part of a slice's slivers.
@@ -153,6 +163,16 @@ impl fmt::Display for Share {
         match self {
             Self::Count(count) => write!(f, "{count}"),
             Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+impl fmt::Display for Wave {
+    /// As manifests write it: `25%` or `{ match: { site: tokyo } }`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Share(share) => share.fmt(f),
+            Self::Match(matching) => write!(f, "{{ match: {matching} }}"),
         }
     }
 }

@@ -164,7 +164,7 @@ mod tests {
             while let Shape::List { item: inner, .. } | Shape::Free { value: inner, .. } = shape {
                 shape = inner;
             }
-            if let Shape::Map(map) = shape {
+            if let Shape::Map(map) | Shape::TextOrMap { map, .. } = shape {
                 fields(&path, map, all);
             }
             all.push((path, field));

@@ -4,12 +4,14 @@
 //! the items of lists. [`Stated`] and [`Entries`] are the same for optional fields and for mappings from names.
 
 mod slice;
+mod wave;
 
 pub(crate) use slice::{
     RawFile, RawHealth, RawImage, RawLayer, RawMigration, RawMigrationPolicy, RawMount, RawOnFailure,
     RawOwner, RawPublish, RawResources, RawRollback, RawRollbackData, RawRollout, RawSlice, RawSpread,
     RawStart, RawState,
 };
+pub(crate) use wave::RawWave;
 
 use serde::Deserialize;
 

@@ -106,7 +106,7 @@ impl Rows<'_> {
 /// The mapping that a value is, or is made of, and its path.
 fn inner(shape: &'static Shape, path: &str) -> (Option<&'static MapShape>, String) {
     match shape {
-        Shape::Map(map) => (Some(map), path.to_owned()),
+        Shape::Map(map) | Shape::TextOrMap { map, .. } => (Some(map), path.to_owned()),
         Shape::List { item, .. } => inner(item, &format!("{path}[]")),
         Shape::Free { value, .. } => inner(value, &format!("{path}.*")),
         Shape::Text(_) | Shape::TextOrNumber(_) | Shape::Word(_) | Shape::Number { .. } | Shape::Flag => {
@@ -133,6 +133,7 @@ fn type_of(shape: &Shape) -> String {
             item => format!("list, at most {len_max}: {}", type_of(item)),
         },
         Shape::Text(kind) | Shape::TextOrNumber(kind) => text(kind),
+        Shape::TextOrMap { text: kind, .. } => format!("{}; or a mapping", text(kind)),
         Shape::Word(words) => words
             .iter()
             .map(|word| format!("`{word}`"))

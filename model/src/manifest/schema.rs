@@ -107,6 +107,14 @@ fn value(shape: &Shape) -> Map<String, Value> {
             schema.insert("minimum".into(), 0.into());
             return schema;
         }
+        // What JSON Schema says of mappings counts for mappings alone, and what it says of texts for texts.
+        Shape::TextOrMap { text: kind, map } => {
+            let mut schema = mapping(map);
+            schema.extend(text(kind));
+            schema.insert("type".into(), json!(["string", "integer", "object"]));
+            schema.insert("minimum".into(), 0.into());
+            return schema;
+        }
         Shape::Word(words) => json!({ "type": "string", "enum": words }),
         Shape::Number { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Shape::Flag => json!({ "type": "boolean" }),
@@ -141,7 +149,7 @@ pub(super) fn written(shape: &Shape, default: &str) -> Option<Value> {
         }
         Shape::Flag => default.parse::<bool>().ok().map(Value::from),
         Shape::Text(text) => (text.read)(default).is_ok().then(|| default.into()),
-        Shape::TextOrNumber(text) => {
+        Shape::TextOrNumber(text) | Shape::TextOrMap { text, .. } => {
             (text.read)(default).ok()?;
             Some(
                 default

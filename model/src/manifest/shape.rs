@@ -27,6 +27,11 @@ pub(crate) enum Shape {
     Text(&'static TextShape),
     /// The same, also where YAML takes it for a whole number.
     TextOrNumber(&'static TextShape),
+    /// The same, or a mapping.
+    TextOrMap {
+        text: &'static TextShape,
+        map: &'static MapShape,
+    },
     /// One of these words.
     Word(&'static [&'static str]),
     /// A whole number within bounds.
@@ -145,7 +150,7 @@ impl<'a> Checker<'a> {
             return Value::Null;
         }
         match (shape, &tree.node(id).value) {
-            (Shape::Map(map), NodeValue::Map(_)) => self.map(key, id, map),
+            (Shape::Map(map) | Shape::TextOrMap { map, .. }, NodeValue::Map(_)) => self.map(key, id, map),
             (Shape::Free { key, value, len_max }, NodeValue::Map(entries)) => {
                 let within = self.check_len(id, entries.len(), *len_max, "entries");
                 let mut read = Mapping::new();
@@ -178,9 +183,10 @@ impl<'a> Checker<'a> {
             }
             (shape, _) => match (shape, tree.scalar_kind(id)) {
                 (Shape::Text(text), Some(kind)) => self.text(id, kind, text.read),
-                (Shape::TextOrNumber(text), Some(ScalarKind::Text | ScalarKind::Unsigned(_))) => {
-                    self.text(id, ScalarKind::Text, text.read)
-                }
+                (
+                    Shape::TextOrNumber(text) | Shape::TextOrMap { text, .. },
+                    Some(ScalarKind::Text | ScalarKind::Unsigned(_)),
+                ) => self.text(id, ScalarKind::Text, text.read),
                 (Shape::Word(words), Some(ScalarKind::Text)) => self.word(id, words),
                 (Shape::Number { min, max }, Some(ScalarKind::Unsigned(number))) => {
                     if number >= *min && number <= *max {
@@ -350,6 +356,7 @@ impl<'a> Checker<'a> {
             Shape::List { .. } => "a list".to_owned(),
             Shape::Text(_) => "text".to_owned(),
             Shape::TextOrNumber(text) => text.what.to_owned(),
+            Shape::TextOrMap { text, .. } => format!("{} or a mapping", text.what),
             Shape::Word(words) => format!("one of `{}`", words.join("`, `")),
             Shape::Number { min, max } => format!("a whole number from {min} to {max}"),
             Shape::Flag => "`true` or `false`".to_owned(),

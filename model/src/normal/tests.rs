@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::desired::{
-    CHECKPOINTS, CarriedFile, Health, Migration, MigrationPolicy, OnFailure, Probe, Publish, Resources,
-    RollbackData, Rollout, Share, SliverState, Start, TemplateRef,
+    CHECKPOINTS, CarriedFile, Health, Matching, Migration, MigrationPolicy, OnFailure, Probe, Publish,
+    Resources, RollbackData, Rollout, Share, SliverState, Start, TemplateRef, Wave,
 };
 use crate::id::{ChannelName, DomainUuid, FleetName, SliverId, TemplateName, TenantName, Timestamp};
 use crate::observed::DomainState;
@@ -395,9 +395,17 @@ fn any_share() -> impl Strategy<Value = Share> {
     ]
 }
 
+fn any_wave() -> impl Strategy<Value = Wave> {
+    let labels = proptest::collection::btree_map("[a-b]", "[a-b]", 1..3);
+    prop_oneof![
+        any_share().prop_map(Wave::Share),
+        labels.prop_map(|labels| Wave::Match(Matching(labels)))
+    ]
+}
+
 fn any_rollout() -> impl Strategy<Value = Rollout> {
     let on_failure = prop_oneof![Just(OnFailure::Rollback), Just(OnFailure::Hold)];
-    let waves = proptest::collection::vec(any_share(), 0..3);
+    let waves = proptest::collection::vec(any_wave(), 0..3);
     (
         0u32..2,
         waves,

@@ -8,11 +8,11 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::ground::{Ask, Ground, Matching, Size, Spread};
+use super::ground::{Ask, Ground, Size, Spread};
 use super::ledger::Ledger;
 use super::order::{self, Found, Mover};
 use super::outcome::Refusal;
-use crate::desired::{DesiredFleet, DesiredSliver, SliverState, Turn};
+use crate::desired::{DesiredFleet, DesiredSliver, Matching, SliverState, Turn};
 use crate::id::{NodeName, SliceName, SliverId};
 
 /// Most times that a sliver is put somewhere beyond the first for each, before the search gives up.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
-use crate::desired::SitePolicy;
+use crate::desired::{Matching, SitePolicy, Whereabouts};
 use crate::id::{NodeName, SiteName, SliceName, TenantName};
 use crate::units::Bytes;
 
@@ -23,12 +24,8 @@ pub struct Ground {
 /// A node, as placement sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spot {
-    /// Where it stands.
-    pub site: SiteName,
-    /// Part of the world that the site is in.
-    pub region: Option<String>,
-    /// What `match` looks at.
-    pub labels: BTreeMap<String, String>,
+    /// Where it is.
+    pub at: Arc<Whereabouts>,
     /// Memory for guests, in MiB. Virtual CPUs are shared, so they bind nothing.
     pub memory_mib: u64,
     /// Whether it takes nothing new; what is there stays.
@@ -96,38 +93,6 @@ pub enum Spread {
     Node,
     /// Not at all: chance decides, the same chance everywhere.
     None,
-}
-
-/// Labels that a node must have, all of them. `node`, `site` and `region` stand for what they say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Matching(pub BTreeMap<String, String>);
-
-impl Matching {
-    /// Whether a node has them.
-    #[must_use]
-    pub fn holds(&self, name: &NodeName, spot: &Spot) -> bool {
-        self.0.iter().all(|(key, value)| {
-            let found = match key.as_str() {
-                "node" => Some(name.as_str()),
-                "site" => Some(spot.site.as_str()),
-                "region" => spot.region.as_deref(),
-                label => spot.labels.get(label).map(String::as_str),
-            };
-            found == Some(value.as_str())
-        })
-    }
-}
-
-impl fmt::Display for Matching {
-    /// As manifests write it: `{ site: tokyo, tier: edge }`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pairs: Vec<String> = self
-            .0
-            .iter()
-            .map(|(key, value)| format!("{key}: {value}"))
-            .collect();
-        write!(f, "{{ {} }}", pairs.join(", "))
-    }
 }
 
 impl fmt::Display for Spread {

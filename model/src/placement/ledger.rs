@@ -52,7 +52,7 @@ impl Seat<'_> {
 impl<'a> Ledger<'a> {
     /// Nothing is taken but by the slivers that are where they are.
     pub(super) fn new(ground: &'a Ground) -> Self {
-        let names: BTreeSet<&SiteName> = ground.nodes.values().map(|spot| &spot.site).collect();
+        let names: BTreeSet<&SiteName> = ground.nodes.values().map(|spot| &spot.at.site).collect();
         let site_index: BTreeMap<&SiteName, usize> =
             names.iter().enumerate().map(|(i, name)| (*name, i)).collect();
         let seats: Vec<Seat<'a>> = ground
@@ -60,7 +60,7 @@ impl<'a> Ledger<'a> {
             .iter()
             .map(|(name, spot)| Seat {
                 name,
-                site: site_index[&spot.site],
+                site: site_index[&spot.at.site],
                 seed: score::seed("node", name.as_str()),
                 spot,
                 used_mib: 0,
@@ -110,7 +110,7 @@ impl<'a> Ledger<'a> {
     /// Why a node would not take a sliver of a slice if nothing else were there.
     pub(super) fn never(&self, slice: &SliceName, ask: &Ask, seat: usize) -> Option<Refusal> {
         let Seat { name, site, spot, .. } = &self.seats[seat];
-        if !ask.matching.holds(name, spot) {
+        if !ask.matching.holds(name, &spot.at) {
             return Some(Refusal::NoMatch);
         }
         let (site, policy) = self.sites[*site];

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::ground::{Matching, Spread};
-use crate::desired::SiteRule;
+use super::ground::Spread;
+use crate::desired::{Matching, SiteRule};
 use crate::id::{NodeName, SiteName, SliceName};
 
 /// Where a slice's slivers go.

@@ -1,11 +1,12 @@
 //! Stories of placements, and what holds for every one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::desired::{SiteCaps, SitePolicy};
+use crate::desired::{SiteCaps, SitePolicy, Whereabouts};
 use crate::id::{NodeName, SiteName, SliceName};
 use crate::units::Bytes;
 
@@ -24,9 +25,11 @@ fn slice(name: &str) -> SliceName {
 fn spot(at: &str, memory_mib: u64) -> Spot {
     Spot {
         cordoned: false,
-        site: site(at),
-        region: None,
-        labels: BTreeMap::new(),
+        at: Arc::new(Whereabouts {
+            site: site(at),
+            region: None,
+            labels: BTreeMap::new(),
+        }),
         memory_mib,
     }
 }
@@ -111,7 +114,7 @@ impl Ground {
         let (mut nodes, mut sites) = (BTreeMap::new(), BTreeMap::new());
         for node in self.asks[&slice(name)].previous.values() {
             *nodes.entry(node.as_str()).or_default() += 1;
-            *sites.entry(self.nodes[node].site.as_str()).or_default() += 1;
+            *sites.entry(self.nodes[node].at.site.as_str()).or_default() += 1;
         }
         (nodes, sites)
     }
@@ -243,10 +246,8 @@ fn spreading_over_nodes_looks_at_nodes_and_chance_at_nothing() {
 #[test]
 fn only_nodes_that_match_are_taken() {
     let mut ground = ground(THREE_SITES).with("web", ask(2, 128));
-    ground
-        .nodes
-        .get_mut(&node("nyc-2"))
-        .unwrap()
+    let spot = ground.nodes.get_mut(&node("nyc-2")).unwrap();
+    Arc::make_mut(&mut spot.at)
         .labels
         .insert("tier".into(), "edge".into());
     ground.ask("web").matching = Matching([("tier".into(), "edge".into())].into());
@@ -460,7 +461,7 @@ prop_compose! {
         for (i, (site, memory, edge)) in nodes.into_iter().enumerate() {
             let mut spot = spot(&format!("s{site}"), memory);
             if edge {
-                spot.labels.insert("tier".into(), "edge".into());
+                Arc::make_mut(&mut spot.at).labels.insert("tier".into(), "edge".into());
             }
             ground.nodes.insert(node(&format!("n{i}")), spot);
         }
@@ -501,9 +502,9 @@ fn allowed(ground: &Ground) {
         let mut at_site: BTreeMap<&SiteName, u32> = BTreeMap::new();
         for (number, node) in &ask.previous {
             let spot = &ground.nodes[node];
-            assert!(ask.matching.holds(node, spot));
+            assert!(ask.matching.holds(node, &spot.at));
             *memory.entry(node).or_default() += ask.size.memory_mib;
-            *at_site.entry(&spot.site).or_default() += 1;
+            *at_site.entry(&spot.at.site).or_default() += 1;
             for port in &ask.ports {
                 let port = u32::from(*port) + number;
                 assert!(

@@ -1,14 +1,14 @@
 //! A slice on its way from what its author wrote to its slivers: what holds for all of them, what is otherwise for some,
 //! and which is whose. Each value remembers where it was written, since that is where a mistake is shown.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::At;
 use super::mounts::{MountList, Mounts};
 use super::service::Defaults;
 use crate::desired::{
-    Health, Migration, Probe, Resources, RollbackData, Rollout, SliverState, Start, TemplateRef,
+    Health, Matching as NodeMatching, Migration, Probe, Resources, RollbackData, Rollout, SliverState, Start,
+    TemplateRef,
 };
 use crate::id::{NodeName, SliceName, TenantName, Timestamp};
 use crate::manifest::{
@@ -343,7 +343,7 @@ impl Pattern {
 #[derive(Clone, Debug)]
 pub(super) struct Matching {
     /// Labels of the node, and `node`, `site` and `region`.
-    pub(super) labels: BTreeMap<String, String>,
+    pub(super) labels: NodeMatching,
     /// Their numbers; `None`: all.
     pub(super) numbers: Option<NumberRange>,
 }
@@ -366,7 +366,7 @@ pub(super) enum Place {
         /// How many there are.
         replicas: u32,
         /// Labels that their nodes must have.
-        matching: Option<BTreeMap<String, String>>,
+        matching: Option<NodeMatching>,
         /// What they are spread over.
         spread: Option<crate::placement::Spread>,
         /// How many may move at once for that.

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::draft::Matching;
-use super::{At, Resolver};
-use crate::desired::DesiredFleet;
+use super::{At, Resolver, draft};
+use crate::desired::{DesiredFleet, Matching};
 use crate::diagnostic::{Code, Diagnostic, did_you_mean};
 use crate::manifest::{Entries, FromText, Kind, NumberRange, Short, Step, Text};
 
@@ -48,7 +47,7 @@ impl<'a> Resolver<'a> {
         path: &[Step<'_>],
         raw: &'a Entries<Text<Short>, Text<Short>>,
         labels: &Labels,
-    ) -> Option<Matching> {
+    ) -> Option<draft::Matching> {
         let mut numbers = Some(None);
         let mut found =
             self.entries(
@@ -67,8 +66,8 @@ impl<'a> Resolver<'a> {
                 },
             )?;
         found.remove(NUMBER);
-        Some(Matching {
-            labels: found,
+        Some(draft::Matching {
+            labels: Matching(found),
             numbers: numbers?,
         })
     }
@@ -80,13 +79,14 @@ impl<'a> Resolver<'a> {
         path: &[Step<'_>],
         raw: &'a Entries<Text<Short>, Text<Short>>,
         labels: &Labels,
-    ) -> Option<BTreeMap<String, String>> {
-        self.entries(at, path, raw, labels, |resolver, _, place| {
+    ) -> Option<Matching> {
+        let found = self.entries(at, path, raw, labels, |resolver, _, place| {
             let message = "a node has no `number`: slivers have, and are matched by it in `overrides`";
             resolver
                 .findings
                 .push(Diagnostic::error(Code::BadValue, place, message));
-        })
+        })?;
+        Some(Matching(found))
     }
 
     fn entries(

@@ -8,7 +8,7 @@ use crate::desired::{DesiredFleet, SliverState};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::id::{NodeName, SliceName};
 use crate::manifest::{Body, Kind, RawLock, Step};
-use crate::placement::{Ask, Effort, Fixed, Ground, Matching, Placed, Size, Spot, place};
+use crate::placement::{Ask, Effort, Fixed, Ground, Placed, Size, Spot, place};
 
 /// The way on from a lock that is missing or out of date.
 const PLACE_IT: &str = "in the fleet's directory: xeno place && git add placement && git commit";
@@ -81,16 +81,13 @@ impl<'a> Resolver<'a> {
     /// What placements start from. Locks of slices that have another name now are those of the new name.
     pub(super) fn ground(&self, drafts: &[Draft<'a>], fleet: &DesiredFleet) -> Ground {
         let mut ground = Ground::default();
-        for (name, node) in &fleet.nodes {
-            let site = fleet.sites.get(&node.site);
+        for ((name, at), node) in fleet.whereabouts().into_iter().zip(fleet.nodes.values()) {
             let spot = Spot {
-                site: node.site.clone(),
-                region: site.and_then(|site| site.region.clone()),
-                labels: node.labels.clone(),
+                at,
                 memory_mib: node.memory.0 >> 20,
-                cordoned: fleet.cordoned.contains(name),
+                cordoned: fleet.cordoned.contains(&name),
             };
-            ground.nodes.insert(name.clone(), spot);
+            ground.nodes.insert(name, spot);
         }
         ground.sites = fleet
             .sites
@@ -138,7 +135,7 @@ impl<'a> Resolver<'a> {
             size: base,
             size_on,
             ports: draft.base().hosts().map(|(_, host)| host).collect(),
-            matching: Matching(matching.clone()?),
+            matching: matching.clone()?,
             spread: (*spread)?,
             moves_max: (*moves_max)?,
             previous: previous.unwrap_or_default(),

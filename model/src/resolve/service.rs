@@ -1,19 +1,22 @@
 //! How slices start, change and move, with the fleet's defaults.
 
+use super::labels::Labels;
 use super::{At, Resolver};
 use crate::desired::{
-    CHECKPOINTS, Migration, MigrationPolicy, OnFailure, RollbackData, Rollout, Share, Start,
+    CHECKPOINTS, Matching, Migration, MigrationPolicy, OnFailure, RollbackData, Rollout, Share, Start, Wave,
 };
 use crate::diagnostic::{Code, Diagnostic};
 use crate::manifest::{
     RawDefaults, RawMigration, RawMigrationPolicy, RawOnFailure, RawRollbackData, RawRollout, RawStart,
-    Stated, Step,
+    RawWave, Stated, Step,
 };
 use crate::units::Millis;
 
 /// A page that answers each of these times is healthy.
 const INTERVAL: Millis = Millis(5_000);
 const THRESHOLD: u32 = 3;
+/// Most bytes of all labels that the waves of a rollout ask for: its record on the board holds them.
+const WAVE_LABELS_LEN_MAX: usize = 2048;
 /// A guest on an emulated CPU needs about half a minute to boot.
 const GRACE: Millis = Millis(120_000);
 
@@ -85,7 +88,7 @@ fn or<T: Clone, R>(stated: &Stated<R>, default: Option<T>, of: impl FnOnce(&R) -
 }
 
 impl<'a> Resolver<'a> {
-    pub(super) fn defaults(&mut self, at: At<'a>, raw: &Stated<RawDefaults>) -> Defaults {
+    pub(super) fn defaults(&mut self, at: At<'a>, raw: &'a Stated<RawDefaults>, labels: &Labels) -> Defaults {
         let raw = match raw {
             Stated::Absent => return Defaults::default(),
             Stated::Unclear => return Defaults::unclear(),
@@ -107,7 +110,7 @@ impl<'a> Resolver<'a> {
             interval,
             threshold,
             grace,
-            rollout: self.rollout(at, &base, &raw.rollout, plain.rollout.as_ref()),
+            rollout: self.rollout(at, &base, &raw.rollout, plain.rollout.as_ref(), labels),
             migration: migration(&raw.migration, plain.migration),
             rollback: or(&raw.rollback, plain.rollback, |raw| {
                 or(&raw.data, plain.rollback, |data| Some(rollback(*data)))
@@ -123,8 +126,9 @@ impl<'a> Resolver<'a> {
         &mut self,
         at: At<'a>,
         base: &[Step<'_>],
-        raw: &Stated<RawRollout>,
+        raw: &'a Stated<RawRollout>,
         default: Option<&Rollout>,
+        labels: &Labels,
     ) -> Option<Rollout> {
         let raw = match raw {
             Stated::Absent => return default.cloned(),
@@ -136,8 +140,7 @@ impl<'a> Resolver<'a> {
             Stated::Absent => default.map(|default| default.waves.clone()),
             Stated::Unclear => None,
             Stated::Given(waves) => {
-                let read = waves.iter().map(|share| Some(share.as_ref()?.0));
-                let waves: Option<Vec<Share>> = read.collect();
+                let waves = self.waves(at, &path("waves"), waves, labels);
                 if let Some(waves) = &waves {
                     self.check_waves(at, &path("waves"), waves);
                 }
@@ -188,34 +191,80 @@ impl<'a> Resolver<'a> {
         })
     }
 
-    /// Waves rise, as far as they can be compared, and reach everybody.
-    fn check_waves(&mut self, at: At<'a>, path: &[Step<'_>], waves: &[Share]) {
+    /// `None` if some of them cannot be told.
+    fn waves(
+        &mut self,
+        at: At<'a>,
+        path: &[Step<'_>],
+        raw: &'a [Option<RawWave>],
+        labels: &Labels,
+    ) -> Option<Vec<Wave>> {
+        let mut waves = Vec::with_capacity(raw.len());
+        for (i, wave) in raw.iter().enumerate() {
+            waves.push(match wave {
+                None => None,
+                Some(RawWave::Share(share)) => Some(Wave::Share(*share)),
+                Some(RawWave::Match(wave)) => wave.matching.as_ref().and_then(|matching| {
+                    let path = [path, &[Step::Index(i), Step::Key("match")]].concat();
+                    self.node_matching(at, &path, matching, labels).map(Wave::Match)
+                }),
+            });
+        }
+        waves.into_iter().collect()
+    }
+
+    /// Shares rise, as far as they can be compared, every wave can bring somebody, and all slivers are in one.
+    fn check_waves(&mut self, at: At<'a>, path: &[Step<'_>], waves: &[Wave]) {
         let step = |i| [path, &[Step::Index(i)]].concat();
-        let rises = |pair: &[Share]| match (pair[0], pair[1]) {
+        let rises = |before: Share, after: Share| match (before, after) {
             (Share::Count(before), Share::Count(after)) => before < after,
             (Share::Percent(before), Share::Percent(after)) => before < after,
             (Share::Percent(before), Share::Count(_)) => before < 100,
             (Share::Count(_), Share::Percent(after)) => after > 0,
         };
-        if let Some(i) = waves.windows(2).position(|pair| !rises(pair)) {
-            let message = format!(
-                "the wave {} goes no further than the one before, {}",
-                waves[i + 1],
-                waves[i]
-            );
-            let finding = Diagnostic::error(Code::BadValue, at.place(&step(i + 1)), message)
+        let shares: Vec<(usize, Share)> = waves.iter().enumerate().filter_map(share_of).collect();
+        let falls = |pair: &&[(usize, Share)]| !rises(pair[0].1, pair[1].1);
+        if let Some([(_, before), (i, after)]) = shares.windows(2).find(falls) {
+            let message = format!("the wave {after} goes no further than the one before, {before}");
+            let finding = Diagnostic::error(Code::BadValue, at.place(&step(*i)), message)
                 .help("each wave says how far it goes in all: waves: [10%, 50%, 100%]");
             self.findings.push(finding);
         }
-        let zero = waves
-            .iter()
-            .position(|wave| matches!(wave, Share::Count(0) | Share::Percent(0)));
-        if let Some(i) = zero {
+        let nobody = |(_, share): &&(usize, Share)| matches!(share, Share::Count(0) | Share::Percent(0));
+        if let Some((i, _)) = shares.iter().find(nobody) {
             let message = "a wave needs at least one sliver";
             self.findings
-                .push(Diagnostic::error(Code::BadValue, at.place(&step(i)), message));
+                .push(Diagnostic::error(Code::BadValue, at.place(&step(*i)), message));
         }
-        if waves.last() != Some(&Share::Percent(100)) {
+        for (i, wave) in waves.iter().enumerate() {
+            let Wave::Match(matching) = wave else { continue };
+            let message = if matching.0.is_empty() {
+                "this wave names no label, so it takes all slivers".to_owned()
+            } else if waves[..i].contains(wave) {
+                format!("the wave {matching} has come before, and left nobody")
+            } else if waves[..i].contains(&Wave::Share(Share::Percent(100))) {
+                "the wave before takes all slivers, so nobody is left".to_owned()
+            } else {
+                continue;
+            };
+            let finding = Diagnostic::error(Code::BadValue, at.place(&step(i)), message)
+                .help("those whom no wave names come last by themselves: waves: [{ match: { site: lab } }]");
+            self.findings.push(finding);
+        }
+        let bytes = waves.iter().map(|wave| match wave {
+            Wave::Share(_) => 0,
+            Wave::Match(Matching(labels)) => labels.iter().map(|(key, value)| key.len() + value.len()).sum(),
+        });
+        let bytes: usize = bytes.sum();
+        if bytes > WAVE_LABELS_LEN_MAX {
+            let message = format!(
+                "the labels of all waves are {bytes} bytes, and {WAVE_LABELS_LEN_MAX} fit on the board"
+            );
+            self.findings
+                .push(Diagnostic::error(Code::Limit, at.place(path), message));
+        }
+        // Whom no wave names comes last, but a share says how many.
+        if let None | Some(Wave::Share(Share::Count(_) | Share::Percent(..100))) = waves.last() {
             let place = match waves.len() {
                 0 => at.place(path),
                 n => at.place(&step(n - 1)),
@@ -224,6 +273,14 @@ impl<'a> Resolver<'a> {
                 .help("end with 100%: waves: [25%, 100%]");
             self.findings.push(finding);
         }
+    }
+}
+
+/// The share that a wave is, if it is one, and its place.
+fn share_of((i, wave): (usize, &Wave)) -> Option<(usize, Share)> {
+    match wave {
+        Wave::Share(share) => Some((i, *share)),
+        Wave::Match(_) => None,
     }
 }
 

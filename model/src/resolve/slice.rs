@@ -6,7 +6,7 @@ use super::draft::{Draft, Given, Origin, Override, Pattern, Place, Seat};
 use super::labels::Labels;
 use super::service::{Defaults, migration};
 use super::{At, NAME, Resolver};
-use crate::desired::{DesiredFleet, DesiredSliver, Publish, Slice};
+use crate::desired::{DesiredFleet, DesiredSliver, Matching, Publish, Slice};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::id::{DomainUuid, FleetName, NodeName, SliceName, SliverId, TenantName};
 use crate::manifest::{Kind, RawSlice, RawSpread, Stated, Step, Text};
@@ -40,7 +40,13 @@ impl<'a> Resolver<'a> {
         let base = self.follow(at, Origin::Slice, base, &image, fleet);
         let mut pattern = Pattern::new(defaults);
         pattern.apply(&base, Origin::Slice);
-        let rollout = self.rollout(at, &[Step::Key("spec")], &raw.rollout, defaults.rollout.as_ref());
+        let rollout = self.rollout(
+            at,
+            &[Step::Key("spec")],
+            &raw.rollout,
+            defaults.rollout.as_ref(),
+            labels,
+        );
         let place = self.place(at, raw, labels);
         let overrides = self.overrides(at, raw, labels, fleet);
         let mut draft = Draft {
@@ -231,7 +237,7 @@ impl<'a> Resolver<'a> {
             }
             (Stated::Absent, Stated::Given(replicas)) => {
                 let matching = match &placement.matching {
-                    Stated::Absent => Some(BTreeMap::new()),
+                    Stated::Absent => Some(Matching::default()),
                     Stated::Unclear => None,
                     Stated::Given(matching) => self.node_matching(at, &path("match"), matching, labels),
                 };
@@ -323,19 +329,12 @@ impl<'a> Resolver<'a> {
             {
                 continue;
             }
-            let matches = matching.labels.is_empty() || {
+            let matches = matching.labels.0.is_empty() || {
                 let name = node?;
                 let node = fleet.nodes.get(name)?;
                 let site = fleet.sites.get(&node.site);
-                matching.labels.iter().all(|(key, value)| {
-                    let found = match key.as_str() {
-                        "node" => Some(name.as_str()),
-                        "site" => Some(node.site.as_str()),
-                        "region" => site.and_then(|site| site.region.as_deref()),
-                        label => node.labels.get(label).map(String::as_str),
-                    };
-                    found == Some(value.as_str())
-                })
+                let region = site.and_then(|site| site.region.as_deref());
+                matching.labels.holds_for(name, &node.site, region, &node.labels)
             };
             if matches {
                 mask |= 1 << i;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use xeno_model::desired::{
     DeleteBudget, DesiredFleet, DesiredSliver, Health, HypervisorKind, LayerRef, Migration, MigrationPolicy,
     Mount, Node, OnFailure, Probe, Resources, RollbackData, Rollout, Share, Site, SitePolicy, Slice,
-    SliverState, Start, TemplateRef, WritableKind,
+    SliverState, Start, TemplateRef, Wave, WritableKind,
 };
 use xeno_model::id::{
     ChannelName, Digest, DomainUuid, FleetName, NodeName, Revision, SiteName, SliceName, SliverId,
@@ -176,10 +176,11 @@ impl Like {
             MigrationPolicy::Suspend,
             MigrationPolicy::Restart,
         ];
+        let share = |percent| Wave::Share(Share::Percent(percent));
         let waves = [
-            vec![Share::Percent(100)],
-            vec![Share::Percent(25), Share::Percent(100)],
-            vec![Share::Percent(10), Share::Percent(50), Share::Percent(100)],
+            vec![share(100)],
+            vec![share(25), share(100)],
+            vec![share(10), share(50), share(100)],
         ];
         let unavailable = [
             Share::Count(1),

@@ -54,10 +54,11 @@ impl World<'_> {
             .get(&self.slices[slice])
             .into_iter()
             .flat_map(|slice| &slice.slivers);
+        let whereabouts = &self.views[head].whereabouts;
         let placed = |(number, (node, _)): (&u32, &(NodeName, _))| {
-            let site = fleet.nodes.get(node)?.site.clone();
+            let at = Arc::clone(whereabouts.get(node)?);
             let node = node.clone();
-            Some((*number, Placed { node, site }))
+            Some((*number, Placed { node, at }))
         };
         let placement: Arc<BTreeMap<u32, Placed>> = Arc::new(slivers.filter_map(placed).collect());
         let waves = Arc::new(Waves::new(&record.policy, &placement, Waves::seed(&record.to)));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use xeno_model::desired::{ByNode, DesiredFleet, DesiredSliver, HypervisorKind, Slice};
+use xeno_model::desired::{ByNode, DesiredFleet, DesiredSliver, HypervisorKind, Slice, Whereabouts};
 use xeno_model::id::{Digest, Epoch, NodeName, Revision, SliceName, SliverId, Timestamp};
 use xeno_model::normal::{boot_digest, rollout_revision};
 use xeno_reconciler::change::ChangeClass;
@@ -38,6 +38,8 @@ pub(crate) struct View<'a> {
     pub(crate) revision: &'a Revision,
     pub(crate) commit: &'a Commit,
     pub(crate) by_node: ByNode<'a>,
+    /// Where its nodes are.
+    pub(crate) whereabouts: BTreeMap<NodeName, Arc<Whereabouts>>,
     /// What it asks each slice to be, by the slice's number.
     pub(crate) keys: BTreeMap<usize, RolloutKey>,
     /// Which slivers this commit makes different from the one before, and on which nodes.
@@ -187,6 +189,7 @@ impl<'a> World<'a> {
                 revision: &commit.revision,
                 commit,
                 by_node: commit.fleet.by_node(),
+                whereabouts: commit.fleet.whereabouts(),
                 keys,
                 touched: u32::try_from(slivers.len()).unwrap_or(u32::MAX),
                 touches,

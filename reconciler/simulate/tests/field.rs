@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use xeno_model::desired::{DesiredFleet, OnFailure, Rollout, Share, Slice};
+use xeno_model::desired::{DesiredFleet, OnFailure, Rollout, Share, Slice, Wave};
 use xeno_model::id::{DomainUuid, SliceName, SliverId};
 use xeno_model::normal::rollout_revision;
 use xeno_model::units::Millis;
@@ -15,7 +15,7 @@ const HOUR: u64 = 3_600_000;
 fn policy() -> Rollout {
     Rollout {
         canary: 1,
-        waves: vec![Share::Percent(25), Share::Percent(75), Share::Percent(100)],
+        waves: [25, 75, 100].map(|all| Wave::Share(Share::Percent(all))).into(),
         max_unavailable: Share::Count(2),
         max_failed: Share::Count(0),
         max_unreachable: Share::Percent(40),
@@ -107,9 +107,10 @@ fn a_bad_revision_that_shows_at_the_77th_of_100() {
     let story = patched(services(100, 1, 100, &policy()), 1);
     let after = &story.pushes[0].1;
     let (name, slice) = after.fleet.slices.first_key_value().unwrap();
+    let whereabouts = after.fleet.whereabouts();
     let placed = slice.slivers.iter().map(|(number, (node, _))| {
-        let (node, site) = (node.clone(), after.fleet.nodes[node].site.clone());
-        (*number, Placed { node, site })
+        let (node, at) = (node.clone(), whereabouts[node].clone());
+        (*number, Placed { node, at })
     });
     let key = RolloutKey {
         revision: rollout_revision(slice.slivers.values().map(|(_, sliver)| sliver)),

@@ -12,7 +12,8 @@ use crate::render::{FORMAT_VERSION, basis_word, code_of, disruption_code};
 /// # Shape
 /// `formatVersion`, `fleet`, `from` (40 digits, or null), `to`, `basis` (`observed` or `assumed`), `summary`, `nodes`, `touched`
 /// and `silent` (names; `silent` are those without a sign of life), `unknown` and `failed` (`sliver`, `why`), `unchanged` (how many slivers), `changes`: `slice`, `change` (as in the plan of a node, or `move`),
-/// `policy` of a move (or null), `disruption`, `needsApproval`, `wave` (0 is the first; null where no rollout orders it), `canary`, `reasons`, and
+/// `policy` of a move (or null), `disruption`, `needsApproval`, `wave` (0 is the first; null where no rollout orders it), `canary`, `of` (whom
+/// the wave takes, as manifests write it; null where its policy does not say that), `reasons`, and
 /// `slivers`: `sliver`, `node`, `from` (null unless it moves), `site`, `basis`.
 ///
 /// # Panics
@@ -82,6 +83,7 @@ struct ChangeRecord<'a> {
     needs_approval: bool,
     wave: Option<u32>,
     canary: bool,
+    of: Option<String>,
     reasons: &'a [String],
     slivers: Vec<SliverRecord<'a>>,
 }
@@ -127,8 +129,12 @@ fn changes<'a>(
         },
         disruption: disruption_code(group.happening.disruption()),
         needs_approval: plan.needs_approval(group.happening),
-        wave: wave.map(|wave| wave.number),
-        canary: wave.is_some_and(|wave| wave.canary),
+        wave: wave.as_ref().map(|wave| wave.number),
+        canary: wave.as_ref().is_some_and(|wave| wave.canary),
+        of: wave
+            .as_ref()
+            .and_then(|wave| wave.of.as_ref())
+            .map(ToString::to_string),
         reasons: &group.reasons,
         slivers: affected.iter().map(sliver).collect(),
     })

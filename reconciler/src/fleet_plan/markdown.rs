@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::text::{named, note, remarks, sites, summary};
-use super::{FleetPlan, Happening};
+use super::{FleetPlan, Happening, Wave};
 
 /// Most rows of the table; a comment on most forges holds 65,536 characters.
 const ROWS_MAX: usize = 200;
@@ -65,7 +65,7 @@ fn table(out: &mut String, plan: &FleetPlan) {
                     group.happening.word(),
                     note(group.happening.disruption())
                 );
-                let wave = wave.map_or_else(String::new, |wave| wave.says());
+                let wave = wave.as_ref().map_or_else(String::new, Wave::says);
                 let mut why = group.reasons.clone();
                 why.extend(group.policy());
                 let cells = [

@@ -142,12 +142,13 @@ impl Group {
 }
 
 impl Wave {
-    /// Its name.
-    pub(super) fn says(self) -> String {
-        if self.canary {
-            "canary".to_owned()
-        } else {
-            format!("wave {}", self.number)
+    /// Its name, by which `xeno rollout status` knows it too.
+    pub(super) fn says(&self) -> String {
+        let number = self.number + 1;
+        match &self.of {
+            _ if self.canary => "canary".to_owned(),
+            Some(of) => format!("wave {number} {of}"),
+            None => format!("wave {number}"),
         }
     }
 }
@@ -200,10 +201,12 @@ fn group(out: &mut String, plan: &FleetPlan, (slice, slivers): (&str, usize), gr
     if let Some(policy) = group.policy() {
         let _ = writeln!(out, "           {}", Style::Faint.paint(colour, &policy));
     }
+    let names: Vec<String> = group.waves.keys().flatten().map(Wave::says).collect();
+    let width = names.iter().map(String::len).max().unwrap_or(0).max(7);
     let lines: Vec<_> = group
         .waves
         .iter()
-        .map(|(wave, affected)| line(*wave, affected, plan.basis))
+        .map(|(wave, affected)| line((wave.as_ref(), width), affected, plan.basis))
         .collect();
     let widths = [0, 1].map(|column| {
         lines
@@ -220,9 +223,9 @@ fn group(out: &mut String, plan: &FleetPlan, (slice, slivers): (&str, usize), gr
 }
 
 /// A wave, its slivers, and where they are.
-fn line(wave: Option<Wave>, affected: &[Affected], basis: Basis) -> [String; 3] {
+fn line((wave, width): (Option<&Wave>, usize), affected: &[Affected], basis: Basis) -> [String; 3] {
     let wave = wave.map_or_else(String::new, |wave| {
-        format!("{:<7} {:>4}", wave.says(), affected.len())
+        format!("{:<width$} {:>4}", wave.says(), affected.len())
     });
     let slivers: Vec<_> = affected
         .iter()

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xeno_model::desired::{OnFailure, Rollout, Share};
+use xeno_model::desired::{Matching, OnFailure, Rollout, Share, Wave};
 use xeno_model::id::{Digest, Timestamp};
 use xeno_model::units::Millis;
 
@@ -74,6 +74,28 @@ struct World {
     story: Vec<String>,
 }
 
+/// Waves by numbers, by site and by label.
+fn waves(chance: &mut Chance) -> Vec<Wave> {
+    let named = |key: &str, value: u64| {
+        let value = if key == "site" {
+            format!("s{value}")
+        } else {
+            value.to_string()
+        };
+        Wave::Match(Matching([(key.to_owned(), value)].into()))
+    };
+    let share = Wave::Share(Share::Count(u32::try_from(chance.below(5)).unwrap()));
+    match chance.below(4) {
+        0 => vec![named("site", chance.below(4))],
+        1 => vec![
+            named("rack", chance.below(3)),
+            named("site", chance.below(3)),
+            share,
+        ],
+        _ => vec![share, Wave::Share(Share::Percent(100))],
+    }
+}
+
 impl World {
     fn new(seed: u64) -> Self {
         let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -81,7 +103,7 @@ impl World {
         let share = |chance: &mut Chance, most: u64| Share::Count(u32::try_from(chance.below(most)).unwrap());
         let policy = Rollout {
             canary: u32::try_from(chance.below(3)).unwrap(),
-            waves: vec![share(&mut chance, 5), Share::Percent(100)],
+            waves: waves(&mut chance),
             max_unavailable: share(&mut chance, 4),
             max_failed: share(&mut chance, 3),
             max_unreachable: Share::Percent(40),
@@ -271,7 +293,8 @@ impl World {
             "{}",
             self.told()
         );
-        self.sim(number).strayed = false;
+        // One that others do not see already holds up nobody from the beginning.
+        self.sim(number).strayed = !self.nodes[number as usize].alive;
     }
 
     fn change(&mut self, number: u32, aim: Aim, record: &RolloutRecord) {

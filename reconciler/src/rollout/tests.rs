@@ -1,8 +1,9 @@
 //! Rollouts step by step, with one hand on everything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use xeno_model::desired::{OnFailure, Rollout, Share};
+use xeno_model::desired::{Matching, OnFailure, Rollout, Share, Wave, Whereabouts};
 use xeno_model::id::{Digest, NodeName, Revision, SiteName, Timestamp};
 use xeno_model::units::Millis;
 
@@ -27,7 +28,11 @@ pub(super) fn signed(by: &str) -> Signed<'_> {
 pub(super) fn placement(slivers: u32, sites: u32) -> BTreeMap<u32, Placed> {
     let placed = |number| Placed {
         node: node(number),
-        site: SiteName::new(&format!("s{}", number % sites)).unwrap(),
+        at: Arc::new(Whereabouts {
+            site: SiteName::new(&format!("s{}", number % sites)).unwrap(),
+            region: None,
+            labels: [("rack".to_owned(), (number / sites).to_string())].into(),
+        }),
     };
     (0..slivers).map(|number| (number, placed(number))).collect()
 }
@@ -35,7 +40,7 @@ pub(super) fn placement(slivers: u32, sites: u32) -> BTreeMap<u32, Placed> {
 fn policy() -> Rollout {
     Rollout {
         canary: 1,
-        waves: vec![Share::Percent(50), Share::Percent(100)],
+        waves: vec![Wave::Share(Share::Percent(50)), Wave::Share(Share::Percent(100))],
         max_unavailable: Share::Count(1),
         ..Rollout::default()
     }
@@ -422,7 +427,9 @@ fn canaries_are_spread_over_sites_and_waves_over_all() {
     let placement = placement(12, 4);
     let policy = Rollout {
         canary: 4,
-        waves: vec![Share::Count(2), Share::Percent(50), Share::Percent(100)],
+        waves: [Share::Count(2), Share::Percent(50), Share::Percent(100)]
+            .map(Wave::Share)
+            .into(),
         ..policy()
     };
     let waves = Waves::new(&policy, &placement, 7);
@@ -449,6 +456,67 @@ fn canaries_are_spread_over_sites_and_waves_over_all() {
             .iter()
             .all(|number| waves.of(*number, &skipped) == Some(1))
     );
+}
+
+#[test]
+fn waves_take_sites_and_labels_and_the_rest_comes_last() {
+    // Racks 0 to 2, each with a sliver at each of four sites.
+    let placement = placement(12, 4);
+    let matching = |key: &str, value: &str| Wave::Match(Matching([(key.into(), value.into())].into()));
+    let policy = Rollout {
+        waves: vec![
+            matching("site", "s1"),
+            matching("site", "nowhere"),
+            matching("rack", "0"),
+            Wave::Share(Share::Percent(75)),
+        ],
+        ..policy()
+    };
+    let waves = Waves::new(&policy, &placement, 7);
+    let of = |waves: &Waves| {
+        let all = 0..waves.count();
+        all.map(|wave| {
+            let numbers = placement.keys().copied();
+            numbers
+                .filter(|number| waves.of(*number, &BTreeSet::new()) == Some(wave))
+                .collect()
+        })
+        .collect::<Vec<Vec<u32>>>()
+    };
+    let found = of(&waves);
+    assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 3, 3, 3]);
+    let s1 = [&found[0][..], &found[1]].concat();
+    assert!(
+        s1.iter().all(|number| number % 4 == 1),
+        "the canary is of the first wave"
+    );
+    // The one at that site has had its turn.
+    assert_eq!(found[2], [0, 2, 3]);
+    let rest = |number: &u32| number % 4 != 1 && number / 4 > 0;
+    assert!(found[3].iter().chain(&found[4]).all(rest), "{found:?}");
+    let says = (0..waves.count()).map(|wave| waves.matching(wave).map(ToString::to_string));
+    let site = Some("{ site: s1 }".to_owned());
+    assert_eq!(
+        says.collect::<Vec<_>>(),
+        [None, site.clone(), Some("{ rack: 0 }".into()), None, None]
+    );
+    // A first wave with too few for all canaries: others go with them, and nobody of it is left for later.
+    let many = Rollout { canary: 5, ..policy };
+    let waves = Waves::new(&many, &placement, 7);
+    let found = of(&waves);
+    assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [5, 1, 3, 3]);
+    assert!([1, 5, 9].iter().all(|number| found[0].contains(number)));
+    assert_eq!(
+        waves.matching(1).map(ToString::to_string),
+        Some("{ rack: 0 }".into())
+    );
+    // All in one wave by its name: nobody is left for another.
+    let one = Rollout {
+        canary: 0,
+        waves: vec![Wave::Match(Matching::default())],
+        ..many
+    };
+    assert_eq!(Waves::new(&one, &placement, 7).count(), 1);
 }
 
 #[test]

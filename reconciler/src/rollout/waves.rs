@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use xeno_model::desired::Rollout;
+use std::sync::Arc;
+
+use xeno_model::desired::{Matching, Rollout, Wave, Whereabouts};
 use xeno_model::id::{NodeName, SiteName};
 
 use super::RolloutKey;
@@ -12,8 +14,8 @@ use super::RolloutKey;
 pub struct Placed {
     /// Its node.
     pub node: NodeName,
-    /// The node's site.
-    pub site: SiteName,
+    /// Where that is.
+    pub at: Arc<Whereabouts>,
 }
 
 /// The order in which slivers go, and how far each wave goes.
@@ -21,20 +23,21 @@ pub struct Placed {
 pub struct Waves {
     /// The place of each sliver in the order.
     ranks: BTreeMap<u32, u32>,
-    /// How many slivers there are up to each wave's end; rising.
-    bounds: Vec<u32>,
+    /// How many slivers there are up to each wave's end, rising; and whom the wave takes, where its policy says that.
+    bounds: Vec<(u32, Option<Matching>)>,
     /// How many of the first wave are canaries; 0: it is a wave like any other.
     canaries: u32,
 }
 
 impl Waves {
-    /// Sorts the slivers of a slice into waves. Each wave takes in turn from all sites, so that what goes wrong at one of them
-    /// alone shows early, and no site is changed as a whole before the others.
+    /// Sorts the slivers of a slice into waves. Each wave takes in turn from all sites that it may take from, so that what goes wrong
+    /// at one of them alone shows early, and no site is changed as a whole before the others. Canaries are of the first wave, as far
+    /// as that has so many. Whom no wave takes comes last, in one more; a wave that brings nobody is none.
     #[must_use]
     pub fn new(policy: &Rollout, placement: &BTreeMap<u32, Placed>, seed: u64) -> Self {
         let mut sites: BTreeMap<&SiteName, Vec<u32>> = BTreeMap::new();
         for (number, placed) in placement {
-            sites.entry(&placed.site).or_default().push(*number);
+            sites.entry(&placed.at.site).or_default().push(*number);
         }
         // By how many of its site come before it; then by chance, in which each seed is another.
         let mut order = Vec::with_capacity(placement.len());
@@ -53,21 +56,40 @@ impl Waves {
         }
         order.sort_unstable();
         let all = u32::try_from(order.len()).unwrap_or(u32::MAX);
-        let ranks = order
-            .into_iter()
-            .zip(0u32..)
-            .map(|((.., number), rank)| (number, rank));
         let canaries = policy.canary.min(all);
-        let mut bounds = Vec::new();
-        let shares = policy.waves.iter().map(|share| share.of(all));
-        for bound in [canaries].into_iter().chain(shares).chain([all]) {
-            // A wave that brings nobody is none.
-            if bound > bounds.last().copied().unwrap_or(0) {
-                bounds.push(bound);
-            }
+        let mut left: Vec<u32> = order.into_iter().map(|(.., number)| number).collect();
+        let mut ranks = BTreeMap::new();
+        let mut bounds = vec![(canaries, None)];
+        for wave in &policy.waves {
+            let (taken, matching) = match wave {
+                Wave::Share(share) => {
+                    let more = share.of(all).saturating_sub(len(&ranks));
+                    let more = usize::try_from(more).unwrap_or(usize::MAX);
+                    (left.drain(..more.min(left.len())).collect(), None)
+                }
+                Wave::Match(matching) => {
+                    let holds = |number: &u32| {
+                        let placed = placement.get(number);
+                        placed.is_some_and(|placed| matching.holds(&placed.node, &placed.at))
+                    };
+                    let (taken, others): (Vec<u32>, _) = left.into_iter().partition(holds);
+                    left = others;
+                    (taken, Some(matching.clone()))
+                }
+            };
+            ranks.extend(taken.into_iter().zip(len(&ranks)..));
+            bounds.push((len(&ranks), matching));
         }
+        ranks.extend(left.into_iter().zip(len(&ranks)..));
+        bounds.push((all, None));
+        let mut reached = 0;
+        bounds.retain(|(bound, _)| {
+            let brings = *bound > reached;
+            reached = reached.max(*bound);
+            brings
+        });
         Self {
-            ranks: ranks.collect(),
+            ranks,
             canaries: if bounds.len() > 1 { canaries } else { 0 },
             bounds,
         }
@@ -100,6 +122,13 @@ impl Waves {
         self.count().saturating_sub(1)
     }
 
+    /// Whom a wave takes, where the policy says that.
+    #[must_use]
+    pub fn matching(&self, wave: u32) -> Option<&Matching> {
+        let (_, matching) = self.bounds.get(usize::try_from(wave).ok()?)?;
+        matching.as_ref()
+    }
+
     /// Whether a wave is that of the canaries.
     #[must_use]
     pub fn is_of_canaries(&self, wave: u32) -> bool {
@@ -117,7 +146,7 @@ impl Waves {
                 return Some(0);
             }
         }
-        let wave = self.bounds.partition_point(|bound| *bound <= rank);
+        let wave = self.bounds.partition_point(|(bound, _)| *bound <= rank);
         let wave = u32::try_from(wave).unwrap_or(u32::MAX);
         Some(if self.canaries > 0 { wave.max(1) } else { wave })
     }
@@ -129,6 +158,10 @@ impl Waves {
         order.sort_unstable();
         order.into_iter().map(|(_, number)| number).collect()
     }
+}
+
+fn len(ranks: &BTreeMap<u32, u32>) -> u32 {
+    u32::try_from(ranks.len()).unwrap_or(u32::MAX)
 }
 
 /// The finish of SplitMix64 (<https://prng.di.unimi.it/splitmix64.c>): numbers that are near each other get far apart.

@@ -14,6 +14,8 @@ const ADDRESSES_MAX: usize = 16;
 const MATCHES_MAX: usize = 32;
 /// Most waves of a rollout.
 const WAVES_MAX: usize = 32;
+/// Most labels that a wave asks for: the record of a rollout holds all of them, and has to fit on the board.
+const WAVE_MATCHES_MAX: usize = 4;
 
 const PORT: Shape = Shape::Number { min: 1, max: 65_535 };
 const STATES: &[&str] = &["running", "suspended", "stopped"];
@@ -425,10 +427,13 @@ pub(super) static ROLLOUT: MapShape = map(&[
     optional(
         "waves",
         Shape::List {
-            item: &Shape::TextOrNumber(&text::SHARE),
+            item: &Shape::TextOrMap {
+                text: &text::SHARE,
+                map: &WAVE,
+            },
             len_max: WAVES_MAX,
         },
-        "How far each wave after them goes, of all slivers; rising, and the last is 100%.",
+        "The waves after them: how far each goes, of all slivers (rising, the last is 100%), or whom it takes.",
     )
     .default("[100%]"),
     optional(
@@ -462,6 +467,16 @@ pub(super) static ROLLOUT: MapShape = map(&[
     )
     .default("rollback"),
 ]);
+
+static WAVE: MapShape = map(&[required(
+    "match",
+    Shape::Free {
+        key: &text::SHORT,
+        value: &Shape::Text(&text::SHORT),
+        len_max: WAVE_MATCHES_MAX,
+    },
+    "Slivers on nodes with these labels (or `node`, `site`, `region`), all of which must hold; others come last, in one more wave.",
+)]);
 
 pub(super) static MIGRATION: MapShape = map(&[
     optional(

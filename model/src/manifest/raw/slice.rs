@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::RawWave;
 use crate::desired::Share;
 use crate::id::{NodeName, SliceName, TenantName};
 use crate::manifest::partial::{Entries, Stated};
@@ -215,7 +216,7 @@ pub(crate) struct RawRollout {
     #[serde(default)]
     pub(crate) canary: Stated<u32>,
     #[serde(default)]
-    pub(crate) waves: Stated<Vec<Option<Text<Share>>>>,
+    pub(crate) waves: Stated<Vec<Option<RawWave>>>,
     #[serde(default)]
     pub(crate) max_unavailable: Stated<Text<Share>>,
     #[serde(default)]

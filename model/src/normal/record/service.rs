@@ -1,8 +1,12 @@
 //! The records of how a slice starts, changes and moves.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::desired::{Migration, MigrationPolicy, OnFailure, RollbackData, Rollout, Share, Start};
+use crate::desired::{
+    Matching, Migration, MigrationPolicy, OnFailure, RollbackData, Rollout, Share, Start, Wave,
+};
 use crate::units::{ByteRate, Millis};
 
 #[derive(Serialize, Deserialize)]
@@ -16,12 +20,21 @@ pub(super) enum StartRecord {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct RolloutRecord {
     canary: u32,
-    waves: Vec<ShareRecord>,
+    waves: Vec<WaveRecord>,
     max_unavailable: ShareRecord,
     max_failed: ShareRecord,
     max_unreachable: ShareRecord,
     bake_ms: u64,
     on_failure: OnFailureRecord,
+}
+
+/// A wave that is a share is written as one.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum WaveRecord {
+    Count(u32),
+    Percent(u8),
+    Match(BTreeMap<String, String>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -93,6 +106,26 @@ alike!(
 );
 alike!(RollbackRecord = RollbackData { Keep, Restore });
 
+impl From<&Wave> for WaveRecord {
+    fn from(wave: &Wave) -> Self {
+        match wave {
+            Wave::Share(Share::Count(count)) => Self::Count(*count),
+            Wave::Share(Share::Percent(percent)) => Self::Percent(*percent),
+            Wave::Match(Matching(labels)) => Self::Match(labels.clone()),
+        }
+    }
+}
+
+impl From<WaveRecord> for Wave {
+    fn from(record: WaveRecord) -> Self {
+        match record {
+            WaveRecord::Count(count) => Self::Share(Share::Count(count)),
+            WaveRecord::Percent(percent) => Self::Share(Share::Percent(percent)),
+            WaveRecord::Match(labels) => Self::Match(Matching(labels)),
+        }
+    }
+}
+
 impl From<Share> for ShareRecord {
     fn from(share: Share) -> Self {
         match share {
@@ -115,7 +148,7 @@ impl From<&Rollout> for RolloutRecord {
     fn from(rollout: &Rollout) -> Self {
         Self {
             canary: rollout.canary,
-            waves: rollout.waves.iter().map(|share| (*share).into()).collect(),
+            waves: rollout.waves.iter().map(Into::into).collect(),
             max_unavailable: rollout.max_unavailable.into(),
             max_failed: rollout.max_failed.into(),
             max_unreachable: rollout.max_unreachable.into(),
@@ -129,7 +162,7 @@ impl From<RolloutRecord> for Rollout {
     fn from(record: RolloutRecord) -> Self {
         Self {
             canary: record.canary,
-            waves: record.waves.into_iter().map(Share::from).collect(),
+            waves: record.waves.into_iter().map(Wave::from).collect(),
             max_unavailable: record.max_unavailable.into(),
             max_failed: record.max_failed.into(),
             max_unreachable: record.max_unreachable.into(),

@@ -1,9 +1,11 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::super::ground::{Fixed, Spot};
 use super::*;
+use crate::desired::Whereabouts;
 use crate::id::SiteName;
 use crate::units::Bytes;
 
@@ -21,9 +23,11 @@ fn scene(nodes: &[Full]) -> (Ground, Vec<Standing>) {
     for (at, (room, cordoned, slivers)) in nodes.iter().enumerate() {
         let used: u64 = slivers.iter().map(|(memory, _)| memory).sum();
         let spot = Spot {
-            site: SiteName::new("here").unwrap(),
-            region: None,
-            labels: BTreeMap::new(),
+            at: Arc::new(Whereabouts {
+                site: SiteName::new("here").unwrap(),
+                region: None,
+                labels: BTreeMap::new(),
+            }),
             memory_mib: used + room,
             cordoned: *cordoned,
         };

@@ -61,11 +61,14 @@ pub enum VerdictWord {
 }
 
 /// A wave, counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WaveView {
     /// Whether it is that of the canaries.
     pub canary: bool,
+    /// Whom it takes, as manifests write it, where its policy says that.
+    #[serde(default)]
+    pub of: Option<String>,
     /// How many slivers it has.
     pub all: u32,
     /// How many are as they should be, and healthy.

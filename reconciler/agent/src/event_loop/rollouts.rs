@@ -167,9 +167,9 @@ impl Rolling {
         for (name, slice) in &desired.slices {
             let revision = rollout_revision(slice.slivers.values().map(|(_, sliver)| sliver));
             let placed = |(number, (node, _)): (&u32, &(NodeName, DesiredSliver))| {
-                let site = desired.sites.get(node)?.clone();
+                let at = Arc::clone(desired.whereabouts.get(node)?);
                 let node = node.clone();
-                Some((*number, Placed { node, site }))
+                Some((*number, Placed { node, at }))
             };
             let Some((_, (_, first))) = slice.slivers.first_key_value() else {
                 continue;

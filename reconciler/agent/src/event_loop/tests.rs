@@ -125,7 +125,7 @@ fn desired(
         turns: Arc::default(),
         transit: BTreeMap::new(),
         slices: BTreeMap::new(),
-        sites: Arc::default(),
+        whereabouts: Arc::default(),
     }))
 }
 

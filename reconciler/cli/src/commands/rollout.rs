@@ -306,8 +306,9 @@ fn bar(number: u32, wave: &WaveView, now: bool) -> String {
             said.push(format!("{count} {word}"));
         }
     }
+    let of = wave.of.as_deref().map(output::clean);
     format!(
-        "  {} wave {number} {:7} {}{}{}{}{}  {}\n",
+        "  {} wave {number} {:7} {}{}{}{}{}  {}{}\n",
         if now { "›" } else { " " },
         if wave.canary { "canary" } else { "" },
         paint(GOOD, &"█".repeat(there)),
@@ -316,6 +317,7 @@ fn bar(number: u32, wave: &WaveView, now: bool) -> String {
         paint(FAIR, &"░".repeat(away)),
         paint(FAINT, &"·".repeat(rest)),
         said.join(", "),
+        of.map(|of| paint(FAINT, &format!("  {of}"))).unwrap_or_default(),
     )
 }
 
@@ -354,6 +356,7 @@ mod tests {
                         ..WaveView::default()
                     },
                     WaveView {
+                        of: Some("{ site: cam }".to_owned()),
                         all: 3,
                         changing: 1,
                         failed: 1,
@@ -384,7 +387,7 @@ mod tests {
         let expected = "\
 web  aaaaaaaa → bbbbbbbb  rolling out
     wave 1 canary  ████████████████████████  1 of 1
-  › wave 2         ▓▓▓▓▓▓▓▓████████░░░░░░░░  0 of 3, 1 changing, 1 failed, 1 away
+  › wave 2         ▓▓▓▓▓▓▓▓████████░░░░░░░░  0 of 3, 1 changing, 1 failed, 1 away  { site: cam }
     wave 3         ························  0 of 2, 2 waiting
   wave 2 of 3: 1 of 3 are healthy, and sliver 2 is not yet
   web/2  cam-02  changing

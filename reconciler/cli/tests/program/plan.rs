@@ -190,8 +190,8 @@ fn a_fleet_is_shown_slice_by_slice_and_wave_by_wave() {
         "± reboot   web  8 of 8 slivers, interrupts the service",
         "at most 2 down at once; each wave bakes 10s; if more than 0 fail, all go back",
         "canary     1  web/",
-        "wave 1     3  web/",
-        "wave 2     4  web/",
+        "wave 2     3  web/",
+        "wave 3     4  web/",
         "> move     db  1 of 1 sliver, live",
         "db/0 h0 -> a0",
         "+ create   shop  1 of 1 sliver",
@@ -248,6 +248,32 @@ fn a_fleet_is_shown_slice_by_slice_and_wave_by_wave() {
     );
     let said = plan(&world, &["--rev", "HEAD", "-o", "markdown"]);
     assert!(said.err.contains("add --fleet"), "{said:?}");
+}
+
+#[test]
+fn waves_by_site_and_by_label_are_named() {
+    let world = a_busy_commit();
+    world.edit(
+        "work/slices/web.yaml",
+        "waves: [50%, 100%]",
+        "waves: [{ match: { site: away } }, { match: { node: h2 } }]",
+    );
+    world.edit("work/slices/web.yaml", "vcpus: 2", "vcpus: 1");
+    world.commit("site by site");
+    let said = plan(&world, &["--fleet", "--rev", "HEAD~1..HEAD"]);
+    for part in [
+        "canary                   1  web/",
+        "wave 2 { site: away }    3  web/",
+        "wave 3 { node: h2 }      1  web/2                home",
+        "wave 4                   3  web/0, web/1, web/3  home",
+    ] {
+        assert!(said.out.contains(part), "no {part:?} in\n{}", said.out);
+    }
+    let said = plan(&world, &["--fleet", "--rev", "HEAD~1..HEAD", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    let changes = json["changes"].as_array().expect("a list");
+    let of: Vec<_> = changes.iter().map(|row| row["of"].as_str()).collect();
+    assert_eq!(of, [None, Some("{ site: away }"), Some("{ node: h2 }"), None]);
 }
 
 #[test]

@@ -129,6 +129,7 @@ fn view(slice: &SliceName, outline: &Outline, seen: &Seen, record: &RolloutRecor
     let mut counted: Vec<WaveView> = (0..waves.count())
         .map(|wave| WaveView {
             canary: waves.is_of_canaries(wave),
+            of: waves.matching(wave).map(ToString::to_string),
             ..WaveView::default()
         })
         .collect();
