@@ -2,8 +2,9 @@
 //!
 //! The names of checkpoints say all that has to be known later: `xeno-IMAGE-SINCE` is what a sliver left that ran this
 //! image (kernel and layers), as it was carried through at that time; `xeno-back-IMAGE-SINCE` says that whoever left that state
-//! has gone back already, so that nobody goes back twice and loses what was written in between. Checkpoints with other
-//! names are people's, and never dropped. See `decisions/0004-checkpoints.md`.
+//! has gone back already, so that nobody goes back twice and loses what was written in between. `xeno-failed-BOOT-SINCE` is what
+//! something else left that booted since (by what it was booted as) and was never carried through, `xeno-back-BOOT-SINCE` that its
+//! sliver has gone back from it. Checkpoints with other names are people's, and never dropped. See `decisions/0004-checkpoints.md`.
 
 use std::collections::BTreeSet;
 
@@ -19,6 +20,9 @@ use crate::situation::{Marks, Situation};
 const OURS: &str = "xeno-";
 /// Start of the names of those that only say that somebody went back.
 const BACK: &str = "xeno-back-";
+
+/// Start of the names of those that keep what something left that booted and was never carried through.
+const FAILED: &str = "xeno-failed-";
 
 /// Start of the names of those that keep what people have undone.
 const UNDONE: &str = "xeno-undone-";
@@ -59,6 +63,38 @@ pub(crate) fn went_back(applied: &AppliedSliver) -> String {
     format!("{BACK}{image}-{}", applied.at.0)
 }
 
+/// What has booted since a sliver was carried through as `applied`, and was not carried through: `booted`, while its domain is
+/// there, and later what it left.
+pub(crate) fn failed_since(
+    applied: &AppliedSliver,
+    booted: Option<&Digest>,
+    storage: &ObservedStorage,
+) -> Option<Failed> {
+    let since = format!("-{}", applied.at.0);
+    let left = || {
+        let names = storage.checkpoints.iter();
+        let of_this = names.filter_map(|(name, at)| {
+            let boot = name.strip_prefix(FAILED)?.strip_suffix(&since)?;
+            Some((at, boot.to_owned()))
+        });
+        of_this.max().map(|(_, boot)| boot)
+    };
+    let boot = booted.map(Digest::short).or_else(left)?;
+    Some(Failed {
+        left: format!("{FAILED}{boot}{since}"),
+        back: format!("{BACK}{boot}{since}"),
+    })
+}
+
+/// Something that booted and was never carried through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failed {
+    /// Name of the checkpoint of what it left.
+    pub(crate) left: String,
+    /// Name of the one that says that its sliver went back from it.
+    pub(crate) back: String,
+}
+
 /// The youngest checkpoint of what a sliver left that ran `image`.
 pub(crate) fn youngest_of<'a>(storage: &'a ObservedStorage, image: &Digest) -> Option<(&'a str, Timestamp)> {
     let start = format!("{OURS}{}-", image.short());
@@ -97,9 +133,12 @@ impl Situation<'_> {
     pub(crate) fn turn(&self, desired: &DesiredSliver, marks: Marks) -> Option<Turn> {
         let applied = self.applied?;
         let storage = self.storage?;
-        let other = boot_digest(&applied.desired) != marks.boot;
-        if !other || !applied.desired.writes() || !self.kept() || self.adopts.is_some() {
+        if !applied.desired.writes() || !self.kept() || self.adopts.is_some() {
             return None;
+        }
+        let carried = boot_digest(&applied.desired);
+        if carried == marks.boot {
+            return self.turn_back(desired, applied, marks);
         }
         let (keeps, done) = (left_by(applied), went_back(applied));
         let image = image_digest(desired);
@@ -118,10 +157,41 @@ impl Situation<'_> {
         }
         let spared = [Some(&keeps), Some(&done), back.as_ref().map(|back| &back.to)];
         Some(Turn {
-            fresh: self.domain.is_some_and(|domain| domain.booted != marks.boot),
+            // What something else writes that was never carried through is not what it left.
+            fresh: self.domain.is_some_and(|domain| domain.booted == carried),
             drops: superfluous(storage, desired.checkpoints, &spared),
             keeps,
             back,
+        })
+    }
+
+    /// What becomes of it if it boots again as what it was carried through as, and something else has booted since.
+    fn turn_back(&self, desired: &DesiredSliver, applied: &AppliedSliver, marks: Marks) -> Option<Turn> {
+        let storage = self.storage?;
+        if desired.rollback != RollbackData::Restore || !applied.complete {
+            return None;
+        }
+        let booted = self.domain.map(|domain| &domain.booted);
+        // Whoever runs as it was carried through has gone back, or was never left.
+        if booted == Some(&marks.boot) {
+            return None;
+        }
+        let failed = failed_since(applied, booted, storage)?;
+        let to = left_by(applied);
+        let at = *storage.checkpoints.get(&to)?;
+        if storage.checkpoints.contains_key(&failed.back) {
+            return None;
+        }
+        let spared = [Some(&failed.left), Some(&failed.back), Some(&to)];
+        Some(Turn {
+            fresh: booted.is_some(),
+            drops: superfluous(storage, desired.checkpoints, &spared),
+            keeps: failed.left,
+            back: Some(Back {
+                to,
+                at,
+                done: failed.back,
+            }),
         })
     }
 }

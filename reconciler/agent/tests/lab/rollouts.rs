@@ -232,6 +232,45 @@ fn a_canary_that_fails_takes_itself_back_and_no_other_with_it() {
 }
 
 #[test]
+fn what_a_failed_canary_wrote_goes_back_where_its_slice_says_so() {
+    on_a_clock(async {
+        let mut fleet = Fleet::new().await;
+        // The new one boots, and never says that it is ready.
+        fleet
+            .push(&[web("two").asked().with("rollback: { data: restore }")])
+            .await;
+        let failed = |record: &RolloutRecord| matches!(record.verdict, Verdict::Failed { .. });
+        let record = fleet.until("the verdict", failed).await;
+        let canary = *record.failed.first().expect("the canary has failed");
+        fleet.until("all back", |record| record.slots.is_empty()).await;
+        tokio::time::sleep(10 * minute()).await;
+        for (number, world) in (0..).zip(&fleet.worlds) {
+            let sliver = id(&format!("web/{number}"));
+            let effects = world.all_effects();
+            let count = |verb: &str| effects.get(&format!("{verb}:{sliver}")).copied();
+            let found = world.agent().handle().checkpoints(sliver.clone()).await.unwrap();
+            let names = |start: &str| {
+                let names = found.checkpoints.iter().map(|one| &one.name);
+                names.filter(|name| name.starts_with(start)).count()
+            };
+            let (boots, restores, kept) = if number == canary {
+                (Some(3), Some(1), 1)
+            } else {
+                (Some(1), None, 0)
+            };
+            assert_eq!((count("boot"), count("restore")), (boots, restores), "{sliver}");
+            assert_eq!(
+                (names("xeno-failed-"), names("xeno-back-")),
+                (kept, kept),
+                "{found:?}"
+            );
+        }
+        fleet.converged().await;
+        fleet.end().await;
+    });
+}
+
+#[test]
 fn people_pause_promote_abort_and_undo() {
     on_a_clock(async {
         let mut fleet = Fleet::new().await;

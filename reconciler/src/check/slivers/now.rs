@@ -7,7 +7,7 @@ use xeno_model::id::{Digest, DomainUuid, SliverId};
 use xeno_model::normal::{boot_digest, image_digest};
 use xeno_model::observed::{Ability, DomainState, HealthVerdict, ObservedDomain, ObservedStorage, Seen};
 
-use crate::checkpoint::{left_by, went_back, youngest_of};
+use crate::checkpoint::{failed_since, left_by, went_back, youngest_of};
 use crate::plan::{Plan, PlanInput};
 use crate::ports::{Tuning, share};
 
@@ -48,6 +48,8 @@ pub(super) struct Now {
 pub(super) struct Owed {
     /// The checkpoint that keeps what it wrote.
     pub(super) left: String,
+    /// What the domain was booted as whose writes that is.
+    pub(super) of: Option<Digest>,
     /// The one that it goes back to.
     pub(super) back: Option<String>,
 }
@@ -60,8 +62,28 @@ fn owed(input: &PlanInput<'_>, sliver: &SliverId, kept: Option<&ObservedStorage>
         let mut mounts = sliver.mounts.iter();
         mounts.any(|mount| mount.writable == WritableKind::Local)
     };
-    if boot_digest(desired) == boot_digest(&applied.desired) || !local(&applied.desired) {
+    if !local(&applied.desired) {
         return None;
+    }
+    let carried = boot_digest(&applied.desired);
+    if boot_digest(desired) == carried {
+        // It goes back from something that booted since, and was never carried through.
+        if desired.rollback != RollbackData::Restore || !applied.complete {
+            return None;
+        }
+        let domains = input.observed.domains.known()?;
+        let booted = domains.ours.get(sliver).map(|domain| domain.booted);
+        if booted == Some(carried) {
+            return None;
+        }
+        let failed = failed_since(applied, booted.as_ref(), kept)?;
+        let back = Some(left_by(applied)).filter(|name| kept.checkpoints.contains_key(name))?;
+        let still = !kept.checkpoints.contains_key(&failed.back);
+        return still.then_some(Owed {
+            left: failed.left,
+            of: booted,
+            back: Some(back),
+        });
     }
     let (old, new) = (image_digest(&applied.desired), image_digest(desired));
     let due = desired.rollback == RollbackData::Restore
@@ -73,6 +95,7 @@ fn owed(input: &PlanInput<'_>, sliver: &SliverId, kept: Option<&ObservedStorage>
         .map(|(name, _)| name.to_owned());
     (desired.checkpoints > 0 || back.is_some()).then(|| Owed {
         left: left_by(applied),
+        of: Some(carried),
         back,
     })
 }

@@ -113,10 +113,10 @@ impl Play<'_> {
             Action::Checkpoint {
                 name, fresh, drops, ..
             } => {
-                let old = |domain: &Domain| runs.map(boot_digest) != Some(domain.booted);
+                let booted = state.domain.as_ref().map(|domain| domain.booted);
                 let right = state.owed.as_ref().is_some_and(|owed| {
                     owed.left == *name
-                        && *fresh == state.domain.as_ref().is_some_and(old)
+                        && *fresh == (booted.is_some() && booted == owed.of)
                         && !drops.contains(name)
                         && drops
                             .iter()

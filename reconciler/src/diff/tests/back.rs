@@ -192,3 +192,80 @@ fn other_processors_are_another_start_and_no_way_back() {
             .all(|planned| !matches!(planned.action, Action::Restore { .. }))
     );
 }
+
+/// `web/0` was to be something else, which booted, and was never carried through; it is to be as before, which goes back.
+fn failed(there: &[(String, u64)]) -> (World, AppliedSliver, Digest) {
+    let (mut world, first, _) = moved_on();
+    let booted = world.domains().ours[&id("web/0")].booted;
+    world.applied.insert(id("web/0"), first.clone());
+    *world.want("web/0") = first.desired.clone();
+    world.want("web/0").rollback = RollbackData::Restore;
+    let there = there.iter().map(|(name, at)| (name.clone(), Timestamp(*at)));
+    world.storage("web/0").checkpoints = there.collect();
+    if let Seen::Known(files) = &mut world.observed.file_layers {
+        files.insert(Digest([0xf1; 32]));
+    }
+    (world, first, booted)
+}
+
+#[test]
+fn it_goes_back_from_what_booted_and_was_never_carried_through() {
+    let (_, first, _) = moved_on();
+    let (mut world, _, booted) = failed(&[(left_by(&first), 1)]);
+    let (class, reasons, steps) = story(&world);
+    assert_eq!(class, ChangeClass::Reboot);
+    let keeps = format!("xeno-failed-{}-{}", booted.short(), first.at.0);
+    let goes = format!(
+        "goes back to what it had written by 1970-01-01 00:00:00 UTC (checkpoint {}); what it wrote since is kept as {keeps}",
+        left_by(&first),
+    );
+    assert!(reasons.contains(&goes), "{reasons:#?}");
+    let first_steps = ["checkpoint:web/0", "shutdown:web/0"];
+    assert_eq!(steps[..2], first_steps);
+    assert!(steps.contains(&"restore:web/0".to_owned()), "{steps:?}");
+    assert_eq!(checkpoints(&world), (keeps.clone(), true, vec![]));
+
+    // Its domain has ended on the way: what it left says the same.
+    world.domains().ours.remove(&id("web/0"));
+    let at = Timestamp(2);
+    world.storage("web/0").checkpoints.insert(keeps.clone(), at);
+    let (_, _, steps) = story(&world);
+    assert!(steps.contains(&"restore:web/0".to_owned()), "{steps:?}");
+    assert_eq!(checkpoints(&world), (keeps, false, vec![]));
+
+    // It has gone back, and booted, and was lost before that was written down.
+    let done = format!("xeno-back-{}-{}", booted.short(), first.at.0);
+    world.storage("web/0").checkpoints.insert(done, at);
+    let (_, _, steps) = story(&world);
+    assert!(!steps.contains(&"restore:web/0".to_owned()), "{steps:?}");
+}
+
+#[test]
+fn nothing_goes_back_where_nobody_knows_that_anything_else_booted() {
+    let (_, first, _) = moved_on();
+    let (mut world, ..) = failed(&[(left_by(&first), 1)]);
+    world.domains().ours.remove(&id("web/0"));
+    let (_, _, steps) = story(&world);
+    assert!(!steps.contains(&"restore:web/0".to_owned()), "{steps:?}");
+    let (world, ..) = failed(&[]);
+    let (_, _, steps) = story(&world);
+    assert!(!steps.contains(&"restore:web/0".to_owned()), "{steps:?}");
+    let (mut world, ..) = failed(&[(left_by(&first), 1)]);
+    world.want("web/0").rollback = RollbackData::Keep;
+    let (_, _, steps) = story(&world);
+    assert!(!steps.contains(&"restore:web/0".to_owned()), "{steps:?}");
+}
+
+/// A third comes after one that failed: what the first left is kept as it was, not as the failed one made it.
+#[test]
+fn what_was_left_is_not_made_anew_by_what_failed() {
+    let (_, first, _) = moved_on();
+    let (mut world, ..) = failed(&[(left_by(&first), 1)]);
+    world.want("web/0").mounts[0].layers[0] = LayerRef::Files {
+        digest: Digest([0xf3; 32]),
+    };
+    if let Seen::Known(files) = &mut world.observed.file_layers {
+        files.insert(Digest([0xf3; 32]));
+    }
+    assert_eq!(checkpoints(&world), (left_by(&first), false, vec![]));
+}
