@@ -2,7 +2,7 @@
 //! configuration, and a script at boot.
 
 use super::machine::{Machine, quote};
-use crate::lab::{LabResult, ensure, wait_for};
+use crate::lab::{LabError, LabResult, ensure, wait_for};
 use crate::xen_lab::machine::DEADLINE;
 
 /// Its name in the repository.
@@ -102,22 +102,88 @@ impl<'a> XenNode<'a> {
         machine.run(&format!(
             "git init -q --bare -b main {REPOSITORY} && git config --system --add safe.directory '*'"
         ))?;
-        // Dependencies that a dom0 without an init system has no use for are nobody's loss here.
-        machine.run("dpkg --install --force-confnew /srv/data/xenoslice.deb >/var/log/dpkg-install.log 2>&1 || { cat /var/log/dpkg-install.log >&2; false; }")?;
-        let agent = AGENT.replacen(NAME, name, 1) + more;
-        machine.write("/etc/xenoslice/agent.toml", &agent)?;
-        machine.run("sed -i 's|^read = \\[|&\"/srv/overlays\", \"/srv/data\", |' /etc/xenoslice/cowfs.toml && mkdir -p /srv/overlays")?;
-        machine.write(BOOT_SCRIPT, BOOT)?;
-        machine.run(&format!(
-            "chmod 755 {BOOT_SCRIPT} && {BOOT_SCRIPT} </dev/null >/dev/null 2>&1"
-        ))?;
         let node = Self { machine, name };
+        node.dpkg("--install --force-confnew /srv/data/xenoslice.deb")?;
+        node.configure(more)?;
         node.await_daemon(Daemon::Cowfs)?;
         node.await_daemon(Daemon::Agent)?;
         machine.run(&format!(
             "xeno hook install {REPOSITORY} --agent /run/xenoslice/agent.sock"
         ))?;
         Ok(node)
+    }
+
+    /// Dependencies that a dom0 without an init system has no use for are nobody's loss here.
+    fn dpkg(&self, arguments: &str) -> LabResult<()> {
+        let command = format!(
+            "dpkg {arguments} >/var/log/dpkg-xenoslice.log 2>&1 || {{ cat /var/log/dpkg-xenoslice.log >&2; false; }}"
+        );
+        self.machine.run(&command).map(drop)
+    }
+
+    /// Sets up what the package installed, and starts the daemons.
+    fn configure(&self, more: &str) -> LabResult<()> {
+        let machine = self.machine;
+        let agent = AGENT.replacen(NAME, self.name, 1) + more;
+        machine.write("/etc/xenoslice/agent.toml", &agent)?;
+        machine.run("sed -i 's|^read = \\[|&\"/srv/overlays\", \"/srv/data\", |' /etc/xenoslice/cowfs.toml && mkdir -p /srv/overlays")?;
+        machine.write(BOOT_SCRIPT, BOOT)?;
+        machine
+            .run(&format!(
+                "chmod 755 {BOOT_SCRIPT} && {BOOT_SCRIPT} </dev/null >/dev/null 2>&1"
+            ))
+            .map(drop)
+    }
+
+    /// Installs the later version of the package over this one, with configuration that somebody has changed, and has both
+    /// daemons start anew, as systemd would.
+    ///
+    /// # Errors
+    /// What dpkg said, or if a daemon does not come up.
+    pub fn upgrade(&self) -> LabResult<()> {
+        let before = self.machine.run("md5sum /etc/xenoslice/agent.toml")?;
+        self.dpkg("--install --force-confold /srv/data/xenoslice-next.deb")?;
+        let after = self.machine.run("md5sum /etc/xenoslice/agent.toml")?;
+        ensure(before == after, || {
+            "an upgrade changed the configuration".to_owned()
+        })?;
+        self.crash(Daemon::Cowfs)?;
+        self.crash(Daemon::Agent)
+    }
+
+    /// Purges the package, and looks at what it leaves: what guests wrote, and nothing else of its own.
+    ///
+    /// # Errors
+    /// What dpkg said, or what is left or gone that should not be.
+    pub fn purge(&self) -> LabResult<()> {
+        self.kill(Daemon::Agent)?;
+        self.kill(Daemon::Cowfs)?;
+        self.dpkg("--purge xenoslice")?;
+        self.machine
+            .run(
+                "test -d /var/lib/xenoslice/state/writable && test -e /var/lib/xenoslice/state/state.db && \
+                 test -d /var/lib/xenoslice/templates",
+            )
+            .map_err(|error| LabError::Check(format!("a purge took what is the guests': {error}")))?;
+        // The sockets in /run are gone with the next boot.
+        let left = self.machine.run(
+            "for path in /usr/bin/xeno /usr/lib/xenoslice /etc/xenoslice /etc/xen/scripts/vif-xeno /usr/share/doc/xenoslice; do \
+             [ ! -e $path ] || echo $path; done",
+        )?;
+        ensure(left.trim().is_empty(), || format!("a purge left {left}"))
+    }
+
+    /// Installs the package once more and sets it up as before.
+    ///
+    /// # Errors
+    /// As [`Self::install`].
+    pub fn install_again(&self) -> LabResult<()> {
+        self.dpkg("--install --force-confnew /srv/data/xenoslice.deb")?;
+        self.machine
+            .run("rm -f /run/xeno-agent.stop /run/xeno-cowfs.stop")?;
+        self.configure("")?;
+        self.await_daemon(Daemon::Cowfs)?;
+        self.await_daemon(Daemon::Agent)
     }
 
     /// Waits until a daemon takes connections.
@@ -221,7 +287,7 @@ impl<'a> XenNode<'a> {
     }
 
     /// An error with the ends of both logs.
-    fn explained(&self, error: &str) -> crate::lab::LabError {
+    fn explained(&self, error: &str) -> LabError {
         let logs = self
             .machine
             .output("for log in /var/log/xeno-*.log; do echo \"--- $log\"; tail -n 15 $log; done; xl list");
@@ -229,7 +295,7 @@ impl<'a> XenNode<'a> {
             |error| error.to_string(),
             |output| String::from_utf8_lossy(&output.stdout).into_owned(),
         );
-        crate::lab::LabError::Check(format!("{error}\n{logs}"))
+        LabError::Check(format!("{error}\n{logs}"))
     }
 
     /// Takes the repository out of the agent's reach, or brings it back.

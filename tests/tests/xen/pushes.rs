@@ -1,7 +1,8 @@
 //! One node on real Xen, told what to do by pushes alone. What came of each is asserted from inside the guests, by `xl list`,
-//! and by a plan with nothing left in it.
+//! and by a plan with nothing left in it. Then its package is upgraded below a guest that works, purged, and installed again.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Instant;
 
 use xeno_tests::demo::report::say;
@@ -11,6 +12,9 @@ use xeno_tests::xen_lab::by_hand::Stranger;
 use xeno_tests::xen_lab::machine::Machine;
 use xeno_tests::xen_lab::node::{Daemon, Guest, NAME, REPOSITORY, XenNode};
 use xeno_tests::xen_lab::small_template;
+
+/// What the version of the package that comes next has more.
+const NEXT: &str = "+next";
 
 /// A slice with one sliver.
 struct Slice {
@@ -141,7 +145,7 @@ impl Story<'_> {
 pub(crate) fn fleet(digest: &impl std::fmt::Display) -> String {
     format!(
         "apiVersion: xenoslice/v1\nkind: Fleet\nmetadata: {{ name: xen }}\n---\n\
-         apiVersion: xenoslice/v1\nkind: Site\nmetadata: {{ name: here }}\n---\n\
+         apiVersion: xenoslice/v1\nkind: Site\nmetadata: {{ name: here }}\nspec: {{ policy: {{ addresses: [203.0.113.0/28] }} }}\n---\n\
          apiVersion: xenoslice/v1\nkind: Node\nmetadata: {{ name: {NAME} }}\nspec:\n  site: here\n  hypervisor: xen\n  \
          capacity: {{ memory: 1400MiB, vcpus: 4 }}\n  reserved: {{ memory: 640MiB }}\n---\n\
          apiVersion: xenoslice/v1\nkind: Template\nmetadata: {{ name: small }}\nspec:\n  channels: {{ current: \"{digest}\" }}\n  \
@@ -161,8 +165,26 @@ pub(crate) fn data(dir: &std::path::Path) -> LabResult<(PathBuf, String)> {
     let (xeno, package) = (wanted("XENO_PROGRAM")?, wanted("XENO_DEB")?);
     std::fs::copy(&package, data.join("xenoslice.deb"))
         .map_err(LabError::io(format!("copying {}", package.display())))?;
+    next_version(&package, dir, &data.join("xenoslice-next.deb"))?;
     let digest = small_template::import(&xeno, &built::images(), dir, &data.join("templates"))?;
     Ok((data, digest))
+}
+
+/// Makes the same package with a later version.
+fn next_version(package: &std::path::Path, dir: &std::path::Path, to: &std::path::Path) -> LabResult<()> {
+    let made = Command::new("sh")
+        .arg("-ec")
+        .arg(format!(
+            "dpkg-deb -R \"$1\" \"$2\" && sed -i 's/^Version: .*/&{NEXT}/' \"$2/DEBIAN/control\" && \
+             dpkg-deb --root-owner-group --build -Znone \"$2\" \"$3\" >/dev/null && rm -r \"$2\""
+        ))
+        .arg("sh")
+        .args([package, &dir.join("next"), to])
+        .output()
+        .map_err(LabError::io("running dpkg-deb"))?;
+    ensure(made.status.success(), || {
+        String::from_utf8_lossy(&made.stderr).into_owned()
+    })
 }
 
 fn story() -> LabResult<()> {
@@ -270,13 +292,42 @@ fn story() -> LabResult<()> {
     story.settled(&[&red, &blue])?;
     story.say("both came back from the last good state");
 
+    // A package with another version takes the place of this one, below guests that go on.
+    let before = version(&machine)?;
+    story.node.upgrade()?;
+    let after = version(&machine)?;
+    ensure(before != after && after.ends_with(NEXT), || {
+        format!("{after:?} came after {before:?}")
+    })?;
+    story.settled(&[&red, &blue])?;
+    story.goes_on(&red, &second_red)?;
+    story.goes_on(&blue, &second_blue)?;
+    story.node.commit(red.port, "three")?;
+    story.say("the package was upgraded, and the guests went on");
+
     // Nobody is left but the stranger.
     red.state = "stopped";
     blue.state = "stopped";
     story.push(&[&red, &blue], "Stop both")?;
     story.settled(&[])?;
     story.say("the stranger is alone");
+
+    // What guests wrote outlives the package.
+    story.node.purge()?;
+    story.only_these(&[])?;
+    story.node.install_again()?;
+    red.state = "running";
+    story.push(&[&red], "Red again")?;
+    story.settled(&[&red])?;
+    story.node.ensure_kept(red.port, &["one", "two", "three"])?;
+    story.say("the package was purged and installed again, and what red wrote is there");
     Ok(())
+}
+
+/// The version of the package that is installed.
+fn version(machine: &Machine) -> LabResult<String> {
+    let said = machine.run("dpkg-query -W -f '${Version}' xenoslice")?;
+    Ok(said.trim().to_owned())
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Layers on another machine, whose kernel serves them by NFS: shown in a guest's page, cut off and brought back.
+//! Layers on another machine, whose kernel serves them by NFS: shown in a guest's page, cut off and brought back. The other
+//! machine also reaches a guest by a public address.
 
 use std::time::Instant;
 
@@ -65,6 +66,9 @@ fn far(state: &str, page: &str) -> String {
     )
 }
 
+/// Of those that the site gives out.
+const PUBLIC: &str = "203.0.113.7";
+
 fn near(state: &str) -> String {
     slice(
         "near",
@@ -72,7 +76,7 @@ fn near(state: &str) -> String {
         state,
         "files: { /www/index.html: { text: \"a page from here\\n\" } }",
         "",
-    )
+    ) + &format!("  addresses: [{PUBLIC}]\n")
 }
 
 struct Story<'a> {
@@ -170,6 +174,26 @@ fn story(all: bool) -> LabResult<()> {
     })?;
     let first = story.node.guest(FAR)?;
     story.say("its page comes from afar, and what it writes goes there");
+
+    // The site's router sends the address to the node, over an interface that has to be told to forward.
+    let described = story.node.xeno(&["describe", "near/0"])?;
+    ensure(
+        described.contains(&format!("{PUBLIC} is routed to the guest")),
+        || described.clone(),
+    )?;
+    story
+        .node
+        .machine
+        .run("sysctl -q net.ipv4.conf.xenbr0.forwarding=1")?;
+    story
+        .server
+        .run(&format!("ip route add {PUBLIC}/32 via 10.99.0.1"))?;
+    story.server.await_output(
+        "the page by its public address",
+        &format!("curl -sS --max-time 10 http://{PUBLIC}/ 2>&1"),
+        |said| (said.trim() == "a page from here").then_some(()),
+    )?;
+    story.say("the other machine reaches a guest by its public address");
 
     // The line is cut: it is said, the other goes on, and no change takes the guest down.
     let before = story.node.machine.domain("xeno.far-0")?;
