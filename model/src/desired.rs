@@ -295,6 +295,8 @@ pub enum WritableKind {
 pub struct Resources {
     /// Virtual CPUs.
     pub vcpus: u32,
+    /// Most virtual CPUs that it can be given while it runs; `None`: what it boots with.
+    pub vcpus_max: Option<u32>,
     /// Memory.
     pub memory: Bytes,
     /// Most memory that it can be given while it runs; `None`: what it boots with.
@@ -312,6 +314,12 @@ pub struct Resources {
 }
 
 impl Resources {
+    /// Most virtual CPUs that it may come to have without a boot.
+    #[must_use]
+    pub fn vcpus_most(&self) -> u32 {
+        self.vcpus_max.map_or(self.vcpus, |most| most.max(self.vcpus))
+    }
+
     /// Most memory that it may come to hold without a boot.
     #[must_use]
     pub fn memory_most(&self) -> Bytes {

@@ -35,8 +35,8 @@ pub fn stack_digest(sliver: &DesiredSliver) -> Digest {
     labelled("stack", 1, &record::encode(&stack_form(&sliver.mounts)))
 }
 
-/// Digest of what a running domain was started as. What can change while it runs (memory, ports, weight, cap, rate,
-/// quota), what only watches it (health) and where content came from are not part of it.
+/// Digest of what a running domain was started as. What can change while it runs (processors up to their most,
+/// memory, ports, weight, cap, rate, quota), what only watches it (health) and where content came from are not part of it.
 #[must_use]
 pub fn boot_digest(sliver: &DesiredSliver) -> Digest {
     boot_digest_on(sliver, &stack_digest(sliver))
@@ -48,7 +48,7 @@ pub fn boot_digest_on(sliver: &DesiredSliver, stack: &Digest) -> Digest {
     let form = BootForm {
         stack: stack.to_string(),
         kernel: sliver.kernel.digest.to_string(),
-        vcpus: sliver.resources.vcpus,
+        vcpus: sliver.resources.vcpus_most(),
         addresses: sliver.addresses.clone(),
     };
     labelled("boot", 2, &record::encode(&form))

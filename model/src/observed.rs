@@ -94,6 +94,8 @@ pub struct Domains {
 pub enum Ability {
     /// Changes how much memory a running domain may use, up to what it was started with.
     Memory,
+    /// Gives a running domain more virtual CPUs, up to what it was started for, or takes some away.
+    Vcpus,
     /// Publishes other ports for a running domain.
     Ports,
     /// Keeps the share of CPU time.
@@ -165,7 +167,7 @@ pub struct ObservedDomain {
     pub memory_mib: u64,
     /// Memory it was started with, in MiB: up to here `memory_mib` can grow while it runs.
     pub memory_max_mib: u64,
-    /// Virtual CPUs.
+    /// Virtual CPUs that it may use now.
     pub vcpus: u32,
     /// The limits it has now.
     pub limits: Limits,

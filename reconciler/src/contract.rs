@@ -324,6 +324,7 @@ async fn limits<W: World>(world: &mut W) {
     world.settle(&spec).await;
     let able = see(world).await.able;
     let mut tuning = Tuning {
+        vcpus: spec.vcpus_max,
         memory_mib: spec.memory_mib - 16,
         limits: spec.limits,
         publish: spec.publish.clone(),
@@ -356,6 +357,7 @@ async fn limits<W: World>(world: &mut W) {
     told(&domain(world, &spec).await, &tuning, &able);
     // All of it can be taken back.
     let plain = Tuning {
+        vcpus: spec.vcpus,
         memory_mib: spec.memory_mib,
         limits: spec.limits,
         publish: Vec::new(),
@@ -386,6 +388,9 @@ async fn limits<W: World>(world: &mut W) {
 }
 
 fn told(domain: &ObservedDomain, tuning: &Tuning, able: &BTreeSet<Ability>) {
+    if able.contains(&Ability::Vcpus) {
+        assert_eq!(domain.vcpus, tuning.vcpus);
+    }
     if able.contains(&Ability::Memory) {
         assert_eq!(domain.memory_mib, tuning.memory_mib);
     }

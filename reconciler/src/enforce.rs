@@ -37,7 +37,12 @@ pub fn unkept(sliver: &DesiredSliver, able: &BTreeSet<Ability>) -> Vec<String> {
 #[must_use]
 pub fn usual(by: HypervisorKind) -> BTreeSet<Ability> {
     let everywhere = [Ability::Memory, Ability::Ports, Ability::Suspend];
-    let limits = [Ability::CpuWeight, Ability::CpuCap, Ability::NetRate];
+    let limits = [
+        Ability::Vcpus,
+        Ability::CpuWeight,
+        Ability::CpuCap,
+        Ability::NetRate,
+    ];
     match by {
         HypervisorKind::Qemu => everywhere.into(),
         HypervisorKind::Xen => everywhere.into_iter().chain(limits).collect(),

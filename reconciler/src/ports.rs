@@ -62,8 +62,10 @@ pub struct DomainSpec {
     pub uuid: DomainUuid,
     /// What it is started as, to be found again in the observation.
     pub boot: Digest,
-    /// Virtual CPUs.
+    /// Virtual CPUs that it may use.
     pub vcpus: u32,
+    /// Virtual CPUs that it is started for, at least `vcpus`: up to here it can be given more while it runs.
+    pub vcpus_max: u32,
     /// Memory that it may use, in MiB.
     pub memory_mib: u64,
     /// Memory that it is started with, in MiB, at least `memory_mib`: up to here it can grow while it runs.
@@ -89,6 +91,8 @@ pub struct DomainSpec {
 /// ([`Ability`](xeno_model::observed::Ability)) and passes over the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tuning {
+    /// Virtual CPUs that it may use; never more than it was started for.
+    pub vcpus: u32,
     /// Memory that it may use, in MiB; never more than it was started with.
     pub memory_mib: u64,
     /// Its other limits.
@@ -103,6 +107,7 @@ impl Tuning {
     pub fn of(sliver: &DesiredSliver) -> Self {
         let resources = &sliver.resources;
         Self {
+            vcpus: resources.vcpus,
             memory_mib: resources.memory.mib(),
             limits: Limits {
                 cpu_weight: resources.cpu_weight,

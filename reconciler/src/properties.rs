@@ -141,6 +141,10 @@ fn made(name: &str, variant: &Variant) -> DesiredSliver {
     }
     sliver.resources.memory = Bytes(variant.memory_mib << 20);
     sliver.resources.cpu_weight = variant.weight;
+    if variant.most_mib.is_some() {
+        sliver.resources.vcpus = 1 + variant.weight % 2;
+        sliver.resources.vcpus_max = Some(2);
+    }
     sliver.resources.disk = variant.disk_gib.map(|gib| Bytes(gib << 30));
     sliver.state = variant.state;
     if variant.files == 2 {

@@ -437,6 +437,7 @@ fn now<T>(future: impl Future<Output = T>) -> Option<T> {
 /// All that a hypervisor may be able to do.
 fn able() -> BTreeSet<Ability> {
     BTreeSet::from([
+        Ability::Vcpus,
         Ability::Memory,
         Ability::Ports,
         Ability::CpuWeight,
@@ -454,6 +455,7 @@ fn domain_spec(wanted: &DesiredSliver, boot: Digest) -> DomainSpec {
         uuid: wanted.uuid,
         boot,
         vcpus: wanted.resources.vcpus,
+        vcpus_max: wanted.resources.vcpus_most(),
         memory_mib: tuning.memory_mib,
         memory_max_mib: wanted.resources.memory_most().mib(),
         limits: tuning.limits,

@@ -64,6 +64,7 @@ pub(crate) fn sliver(name: &str) -> DesiredSliver {
         }],
         resources: Resources {
             vcpus: 1,
+            vcpus_max: None,
             memory: Bytes(128 << 20),
             memory_max: None,
             cpu_weight: 256,

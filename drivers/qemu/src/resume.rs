@@ -98,6 +98,11 @@ impl QemuDriver {
         let memory = blocking(move || File::open(path))
             .await
             .map_err(|error| io_failed("open the image", &error))?;
+        // With the processors it had: QEMU's are as many as it was started with.
+        let spec = &DomainSpec {
+            vcpus: image.vcpus,
+            ..spec.clone()
+        };
         let record = Record {
             memory_mib: image.memory_mib,
             memory_max_mib: image.memory_max_mib,
@@ -197,7 +202,7 @@ fn fits(image: &Image, spec: &DomainSpec) -> PortResult<()> {
     if image.boot != spec.boot {
         return other("kernel, stack or number of CPUs");
     }
-    if image.vcpus != spec.vcpus {
+    if image.vcpus > spec.vcpus_max {
         return other("number of CPUs");
     }
     Ok(())

@@ -160,6 +160,7 @@ impl XenDriver {
     /// What this driver can do here beside starting and stopping.
     async fn able(&self) -> PortResult<BTreeSet<Ability>> {
         let always = [
+            Ability::Vcpus,
             Ability::Memory,
             Ability::Ports,
             Ability::NetRate,
@@ -248,7 +249,7 @@ impl XenDriver {
         memory_mib: u64,
         kind: GuestKind,
     ) -> PortResult<()> {
-        let needs = memory_mib + overhead_mib(kind, spec.vcpus, spec.memory_max_mib);
+        let needs = memory_mib + overhead_mib(kind, spec.vcpus_max, spec.memory_max_mib);
         let Some(free) = self.info().await?.free_mib() else {
             // xl finds out.
             return Ok(());

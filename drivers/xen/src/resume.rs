@@ -85,8 +85,9 @@ impl XenDriver {
 
     async fn load(&self, lock: &Lock, spec: &DomainSpec, image: &Image) -> PortResult<()> {
         let sliver = &spec.sliver;
-        // With the memory it had: it gets what it should have once it runs.
+        // With the processors and the memory it had: it gets what it should have once it runs.
         let as_it_was = DomainSpec {
+            vcpus: image.vcpus,
             memory_mib: image.memory_mib,
             memory_max_mib: image.memory_max_mib,
             ..spec.clone()
@@ -130,6 +131,7 @@ impl XenDriver {
     /// What a domain that goes on from an image is told in addition.
     async fn tell(&self, spec: &DomainSpec) -> PortResult<()> {
         let tuning = Tuning {
+            vcpus: spec.vcpus,
             memory_mib: spec.memory_mib,
             limits: spec.limits,
             publish: spec.publish.clone(),
@@ -160,7 +162,7 @@ fn fits(image: &Image, spec: &DomainSpec) -> PortResult<()> {
     if image.boot != spec.boot {
         return other("kernel, stack or number of CPUs");
     }
-    if image.vcpus != spec.vcpus {
+    if image.vcpus > spec.vcpus_max {
         return other("number of CPUs");
     }
     if spec.memory_mib > image.memory_max_mib {

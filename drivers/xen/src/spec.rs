@@ -136,7 +136,9 @@ pub fn sliver_of(name: &str) -> Option<SliverId> {
 /// # Errors
 /// [`SpecError`] says what in the specification has no safe form.
 pub fn render(spec: &DomainSpec, kind: GuestKind, kernel: &Path, wire: &Wire) -> Result<String, SpecError> {
-    bounds("vcpus", u64::from(spec.vcpus), 1, u64::from(VCPUS_MAX))?;
+    let (vcpus, most) = (u64::from(spec.vcpus), u64::from(spec.vcpus_max));
+    bounds("vcpus", vcpus, 1, u64::from(VCPUS_MAX))?;
+    bounds("vcpus_max", most, vcpus, u64::from(VCPUS_MAX))?;
     bounds(
         "memory_mib",
         spec.memory_mib,
@@ -178,6 +180,7 @@ pub fn render(spec: &DomainSpec, kind: GuestKind, kernel: &Path, wire: &Wire) ->
     set("memory", spec.memory_mib.to_string());
     set("maxmem", spec.memory_max_mib.to_string());
     set("vcpus", spec.vcpus.to_string());
+    set("maxvcpus", spec.vcpus_max.to_string());
     set("cpu_weight", spec.limits.cpu_weight.to_string());
     set("cap", spec.limits.cpu_cap_percent.unwrap_or(0).to_string());
     set(

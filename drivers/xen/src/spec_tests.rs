@@ -28,6 +28,7 @@ fn spec() -> DomainSpec {
         uuid: DomainUuid([7; 16]),
         boot: Digest::of(b"boot"),
         vcpus: 2,
+        vcpus_max: 4,
         memory_mib: 128,
         memory_max_mib: 256,
         limits: Limits {
@@ -60,6 +61,7 @@ cmdline = "console=hvc0 panic=5 xeno.hostname=web-0 systemd.hostname=web-0 xeno.
 memory = 128
 maxmem = 256
 vcpus = 2
+maxvcpus = 4
 cpu_weight = 512
 cap = 50
 vif = [ "mac=00:16:3e:54:89:92,script=vif-xeno,rate=10000000b/s@50000us" ]
@@ -81,6 +83,7 @@ fn what_has_no_safe_form_is_refused() {
         assert!(error.to_string().contains(words), "{error}");
     };
     check(|s| s.vcpus = 0, "vcpus is 0");
+    check(|s| s.vcpus_max = 1, "vcpus_max is 1, outside 2");
     check(|s| s.memory_mib = 8, "memory_mib is 8");
     check(|s| s.memory_max_mib = 127, "memory_max_mib is 127, outside 128");
     check(|s| s.limits.cpu_weight = 65_536, "the CPU weight is 65536");

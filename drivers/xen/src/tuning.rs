@@ -1,4 +1,4 @@
-//! What can change while a guest runs: memory, its share of the processors, its traffic, its published ports.
+//! What can change while a guest runs: processors and its share of them, memory, its traffic, its published ports.
 
 use xeno_model::id::SliverId;
 use xeno_model::observed::Limits;
@@ -66,6 +66,13 @@ impl XenDriver {
         spec::check_ports(&tuning.publish)
             .map_err(|error| PortError::never(format!("cannot publish for {sliver}: {error}")))?;
         let mut record = domain.record.clone();
+        if record.vcpus != tuning.vcpus {
+            // The guest takes them into use, and gives them up, as it finds the time. That this node may have fewer is its user's choice.
+            let vcpus = tuning.vcpus.to_string();
+            self.told(domain, &["vcpu-set", "--ignore-host", &domain.domid(), &vcpus])
+                .await?;
+            record.vcpus = tuning.vcpus;
+        }
         if domain.memory_mib() != tuning.memory_mib {
             // A guest gives memory up as it finds it; Xen sees to it that it takes no more.
             self.told(

@@ -101,6 +101,13 @@ pub enum Difference {
         /// After.
         to: u32,
     },
+    /// Processors that it can be given while it runs.
+    VcpusMax {
+        /// Before; `None`: none but those it has.
+        from: Option<u32>,
+        /// After; `None`: none but those it has.
+        to: Option<u32>,
+    },
     /// Memory.
     Memory {
         /// Before.
@@ -271,6 +278,7 @@ pub fn differences(from: &DesiredSliver, to: &DesiredSliver) -> Vec<Difference> 
         };
     }
     plain!(Vcpus, resources.vcpus);
+    plain!(VcpusMax, resources.vcpus_max);
     plain!(Memory, resources.memory);
     plain!(MemoryMax, resources.memory_max);
     plain!(CpuWeight, resources.cpu_weight);
@@ -452,6 +460,11 @@ impl fmt::Display for Difference {
             Self::MountRemoved { mount } => write!(f, "mount {mount} is gone"),
             Self::MountsReordered => f.write_str("mounts in another order"),
             Self::Vcpus { from, to } => write!(f, "vcpus {from} → {to}"),
+            Self::VcpusMax { from, to } => {
+                let most =
+                    |most: &Option<u32>| most.map_or("none".to_owned(), |most| format!("up to {most}"));
+                write!(f, "vcpus to come {} → {}", most(from), most(to))
+            }
             Self::Memory { from, to } => write!(f, "memory {from} → {to}"),
             Self::MemoryMax { from, to } => {
                 let room =

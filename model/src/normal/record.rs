@@ -170,6 +170,9 @@ enum WritableRecord {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ResourcesRecord {
     vcpus: u32,
+    /// Younger than the format, as `inodes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vcpus_max: Option<u32>,
     memory_bytes: u64,
     memory_max_bytes: Option<u64>,
     cpu_weight: u32,
@@ -224,6 +227,7 @@ impl From<&DesiredSliver> for SliverRecord {
             mounts: sliver.mounts.iter().map(MountRecord::from).collect(),
             resources: ResourcesRecord {
                 vcpus: sliver.resources.vcpus,
+                vcpus_max: sliver.resources.vcpus_max,
                 memory_bytes: sliver.resources.memory.0,
                 memory_max_bytes: sliver.resources.memory_max.map(|most| most.0),
                 cpu_weight: sliver.resources.cpu_weight,
@@ -335,6 +339,7 @@ impl TryFrom<SliverRecord> for DesiredSliver {
                 .collect::<Result<_, _>>()?,
             resources: Resources {
                 vcpus: record.resources.vcpus,
+                vcpus_max: record.resources.vcpus_max,
                 memory: Bytes(record.resources.memory_bytes),
                 memory_max: record.resources.memory_max_bytes.map(Bytes),
                 cpu_weight: record.resources.cpu_weight,

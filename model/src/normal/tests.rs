@@ -41,6 +41,7 @@ pub(super) fn web() -> DesiredSliver {
         }],
         resources: Resources {
             vcpus: 1,
+            vcpus_max: None,
             memory: Bytes(128 << 20),
             memory_max: None,
             cpu_weight: 256,
@@ -145,6 +146,22 @@ fn memory_and_ports_need_no_boot() {
 #[test]
 fn more_cpus_need_a_boot() {
     check(|s| s.resources.vcpus = 2, false, true, &["vcpus 1 → 2"]);
+    let more = |s: &mut DesiredSliver| s.resources.vcpus_max = Some(2);
+    check(more, false, true, &["vcpus to come none → up to 2"]);
+}
+
+#[test]
+fn cpus_up_to_the_most_need_none() {
+    let mut before = web();
+    before.resources.vcpus_max = Some(2);
+    let mut after = before.clone();
+    after.resources.vcpus = 2;
+    assert_eq!(boot_digest(&before), boot_digest(&after));
+    assert_ne!(slice_revision(&before), slice_revision(&after));
+    // Where the most is what it has, it is what it always was.
+    let mut bounded = web();
+    bounded.resources.vcpus_max = Some(1);
+    assert_eq!(boot_digest(&bounded), boot_digest(&web()));
 }
 
 #[test]
@@ -490,6 +507,7 @@ fn any_sliver() -> impl Strategy<Value = DesiredSliver> {
     )
         .prop_map(|(vcpus, memory, cpu_weight, cap, disk, rate, most)| Resources {
             vcpus,
+            vcpus_max: cap,
             memory: Bytes(memory),
             memory_max: most.map(Bytes),
             cpu_weight,

@@ -98,6 +98,7 @@ pub(super) struct Pattern {
     pub(super) kernel: Sourced<TemplateRef>,
     pub(super) mounts: Mounts,
     pub(super) vcpus: Sourced<u32>,
+    pub(super) vcpus_max: Sourced<Option<u32>>,
     pub(super) memory: Sourced<Bytes>,
     pub(super) memory_max: Sourced<Option<Bytes>>,
     weight: Sourced<u32>,
@@ -128,6 +129,7 @@ impl Pattern {
             kernel: Sourced::initially(None),
             mounts: Mounts::default(),
             vcpus: Sourced::initially(Some(1)),
+            vcpus_max: Sourced::initially(Some(None)),
             memory: Sourced::initially(None),
             memory_max: Sourced::initially(Some(None)),
             weight: Sourced::initially(Some(CPU_WEIGHT)),
@@ -194,6 +196,7 @@ impl Pattern {
             Stated::Given(raw) => raw,
             Stated::Unclear => {
                 self.vcpus.value = None;
+                self.vcpus_max.value = None;
                 self.memory.value = None;
                 self.memory_max.value = None;
                 self.weight.value = None;
@@ -205,6 +208,8 @@ impl Pattern {
             }
         };
         self.vcpus.take(&raw.vcpus, origin, |vcpus| Some(*vcpus));
+        self.vcpus_max
+            .take(&raw.vcpus_max, origin, |most| Some(Some(*most)));
         self.memory.take(&raw.memory, origin, |memory| Some(memory.0));
         self.memory_max
             .take(&raw.memory_max, origin, |most| Some(Some(most.0)));
@@ -312,6 +317,7 @@ impl Pattern {
     pub(super) fn finished_resources(&self) -> Option<Resources> {
         Some(Resources {
             vcpus: self.vcpus.value?,
+            vcpus_max: self.vcpus_max.value?,
             memory: self.memory.value?,
             memory_max: self.memory_max.value?,
             cpu_weight: self.weight.value?,

@@ -362,6 +362,19 @@ impl<'a> Resolver<'a> {
                 .help("a cap is in percent of one CPU; leave it out for none");
             self.say(finding);
         }
+        if let (Some(Some(most)), Some(vcpus)) = (pattern.vcpus_max.value, pattern.vcpus.value)
+            && most < vcpus
+        {
+            let (origin, field) = match (pattern.vcpus_max.origin, pattern.vcpus.origin) {
+                (Origin::Slice, origin @ Origin::Override(_)) => (origin, "vcpus"),
+                (origin, _) => (origin, "vcpusMax"),
+            };
+            let message = format!("it boots with {vcpus} vCPUs, which is more than its most, {most}");
+            let path = origin.path(&[Step::Key("resources"), Step::Key(field)]);
+            let finding = Diagnostic::error(Code::BadValue, at.place(&path), message)
+                .help("`vcpus` is what it boots with, `vcpusMax` what it can be given while it runs");
+            self.say(finding);
+        }
         if let (Some(Some(most)), Some(memory)) = (pattern.memory_max.value, pattern.memory.value)
             && most < memory
         {

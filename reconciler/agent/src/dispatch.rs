@@ -371,6 +371,7 @@ pub(crate) async fn domain_spec<H: Hypervisor, S: Storage>(
         uuid: sliver.uuid,
         boot: *boot,
         vcpus: sliver.resources.vcpus,
+        vcpus_max: sliver.resources.vcpus_most(),
         memory_mib: tuning.memory_mib,
         memory_max_mib: sliver.resources.memory_most().mib(),
         limits: tuning.limits,

@@ -246,6 +246,7 @@ impl Like {
             }],
             resources: Resources {
                 vcpus: 1,
+                vcpus_max: None,
                 memory: Bytes(SLIVER_MEMORY),
                 memory_max: None,
                 cpu_weight: 256,

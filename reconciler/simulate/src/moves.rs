@@ -315,6 +315,7 @@ impl World<'_> {
             uuid: wanted.uuid,
             boot: boot_digest(wanted),
             vcpus: wanted.resources.vcpus,
+            vcpus_max: wanted.resources.vcpus_most(),
             memory_mib: tuning.memory_mib,
             memory_max_mib: wanted.resources.memory_most().mib(),
             limits: tuning.limits,

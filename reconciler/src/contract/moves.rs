@@ -117,6 +117,7 @@ fn copy(attempt: u8) -> DomainState {
 
 fn tuning(spec: &DomainSpec) -> Tuning {
     Tuning {
+        vcpus: spec.vcpus,
         memory_mib: spec.memory_mib,
         limits: spec.limits,
         publish: spec.publish.clone(),

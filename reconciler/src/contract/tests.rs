@@ -35,6 +35,7 @@ impl World for Scripted {
             sliver,
             boot: Digest::of(b"boot"),
             vcpus: 1,
+            vcpus_max: 2,
             memory_mib: 128,
             memory_max_mib: 128,
             limits: Limits::default(),

@@ -169,6 +169,9 @@ impl State {
             return;
         };
         let within = tuning.memory_mib <= domain.memory_max_mib;
+        if able.contains(&Ability::Vcpus) {
+            domain.vcpus = tuning.vcpus;
+        }
         if able.contains(&Ability::Memory) {
             domain.memory_mib = tuning.memory_mib;
         }

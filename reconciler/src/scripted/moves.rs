@@ -292,7 +292,7 @@ impl ScriptedNode {
     /// None is expected, or it is of another guest, or it is scripted so.
     pub async fn complete(&self, spec: &DomainSpec, memory: &GuestMemory) -> PortResult<()> {
         let sliver = &spec.sliver;
-        if memory.uuid != spec.uuid || memory.boot != spec.boot || memory.vcpus != spec.vcpus {
+        if memory.uuid != spec.uuid || memory.boot != spec.boot || memory.vcpus > spec.vcpus_max {
             return Err(PortError::never(format!(
                 "what comes for {sliver} is another guest"
             )));

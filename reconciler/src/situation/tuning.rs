@@ -8,7 +8,8 @@ use xeno_model::units::BitRate;
 
 use crate::ports::Tuning;
 
-/// Whether the domain can be made what `desired` asks for without starting it anew, as far as memory and ports go.
+/// Whether the domain can be made what `desired` asks for without starting it anew, as far as processors, memory and ports
+/// go.
 pub(crate) fn can_be_tuned(
     domain: &ObservedDomain,
     desired: &DesiredSliver,
@@ -17,8 +18,10 @@ pub(crate) fn can_be_tuned(
     let tuning = Tuning::of(desired);
     let memory = domain.memory_mib == tuning.memory_mib
         || able.contains(&Ability::Memory) && tuning.memory_mib <= domain.memory_max_mib;
+    // What it was started for is part of what it was started as.
+    let vcpus = domain.vcpus == tuning.vcpus || able.contains(&Ability::Vcpus);
     let ports = able.contains(&Ability::Ports) || same_ports(domain, &tuning);
-    memory && ports
+    vcpus && memory && ports
 }
 
 /// Whether exactly the ports of `tuning` are published, in whatever order.
@@ -41,6 +44,10 @@ pub(crate) fn mistuned(domain: &ObservedDomain, tuning: &Tuning, able: &BTreeSet
                     "memory {} MiB instead of {} MiB",
                     domain.memory_mib, tuning.memory_mib
                 ),
+            ),
+            Ability::Vcpus => (
+                domain.vcpus != tuning.vcpus,
+                format!("{} vcpus instead of {}", domain.vcpus, tuning.vcpus),
             ),
             Ability::Ports => (!same_ports(domain, tuning), "published ports".to_owned()),
             Ability::CpuWeight => (

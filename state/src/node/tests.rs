@@ -51,6 +51,7 @@ fn sliver(text: &str) -> DesiredSliver {
         }],
         resources: Resources {
             vcpus: 1,
+            vcpus_max: None,
             memory: Bytes(128 << 20),
             memory_max: None,
             cpu_weight: 256,

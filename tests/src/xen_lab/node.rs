@@ -392,6 +392,8 @@ pub struct Guest {
     pub hostname: String,
     /// How far it has counted.
     pub count: u64,
+    /// Processors that its kernel uses.
+    pub cpus: u32,
     /// Its memory, as its kernel sees it.
     pub memory_kib: u64,
     /// Where its root comes from.
@@ -410,6 +412,7 @@ impl Guest {
             boot: field("boot").filter(|boot| !boot.is_empty())?,
             hostname: field("hostname")?,
             count: field("count")?.parse().ok()?,
+            cpus: field("cpus")?.parse().ok()?,
             memory_kib: field("memory")?.parse().ok()?,
             root: field("root")?,
         })

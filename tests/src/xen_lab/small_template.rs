@@ -17,6 +17,10 @@ n=0
 read -r n </var/count 2>/dev/null
 while :; do
   n=$((n + 1))
+  # What udev's rule does for processors that come into use.
+  for cpu in /sys/devices/system/cpu/cpu[1-9]/online; do
+    [ -e "$cpu" ] && [ "$(cat "$cpu")" = 0 ] && echo 1 >"$cpu"
+  done
   echo "$n" >/var/count.new && mv /var/count.new /var/count
   sleep 1
 done
@@ -28,6 +32,8 @@ printf 'Content-Type: text/plain\r\n\r\n'
 echo "boot $(cat /proc/sys/kernel/random/boot_id)"
 echo "hostname $(hostname)"
 echo "count $(cat /var/count)"
+set -- $(sed -n 's/^processor.*: //p' /proc/cpuinfo)
+echo "cpus $#"
 echo "memory $(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
 echo "root $(sed -n 's/^\([^ ]*\) \/ nfs .*/\1/p' /proc/mounts)"
 "#;

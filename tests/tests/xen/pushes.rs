@@ -21,6 +21,7 @@ struct Slice {
     name: &'static str,
     port: u16,
     state: &'static str,
+    vcpus: u32,
     weight: u32,
     cap: Option<u32>,
     page: String,
@@ -32,6 +33,7 @@ impl Slice {
             name,
             port,
             state: "running",
+            vcpus: 1,
             weight: 256,
             cap: None,
             page: format!("the first page of {name}"),
@@ -57,13 +59,13 @@ spec:
           - files: {{ /www/index.html: {{ text: \"{}\\n\" }} }}
           - template: small/current
         writable: local
-  resources: {{ vcpus: 1, memory: 96MiB, disk: 64MiB, cpu: {{ weight: {}{cap} }} }}
+  resources: {{ vcpus: {}, vcpusMax: 2, memory: 96MiB, disk: 64MiB, cpu: {{ weight: {}{cap} }} }}
   placement: {{ nodes: [{NAME}] }}
   state: {}
   publish: [{{ guest: 80, host: {} }}]
   health: {{ http: {{ port: 80, path: /, expect: 200 }}, interval: 2s, threshold: 1, grace: 280s }}
 ",
-            self.name, self.page, self.weight, self.state, self.port
+            self.name, self.page, self.vcpus, self.weight, self.state, self.port
         )
     }
 }
@@ -233,6 +235,19 @@ fn story() -> LabResult<()> {
     })?;
     story.goes_on(&red, &first_red)?;
     story.say("its limits changed in place");
+    for vcpus in [2, 1] {
+        red.vcpus = vcpus;
+        story.push(&[&red], &format!("{vcpus} vcpus for red"))?;
+        story.settled(&[&red, &blue])?;
+        story.node.await_page(red.port, "/cgi-bin/guest", |said| {
+            said.contains(&format!("\ncpus {vcpus}\n")).then_some(())
+        })?;
+    }
+    ensure(machine.domain(&red.domain())?.id == before.id, || {
+        "red has another domain".to_owned()
+    })?;
+    story.goes_on(&red, &first_red)?;
+    story.say("it took a second processor into use, and gave it up again");
 
     // One is suspended and resumed.
     blue.state = "suspended";

@@ -53,6 +53,11 @@ impl QemuDriver {
         let mut ticket = self.moves().begin(sliver, moving, lock);
         let (preamble, from) = unless_stopped(&mut ticket, sliver, introduced(from)).await?;
         preamble.fits(spec)?;
+        // With the processors it has: QEMU's are as many as it was started with.
+        let spec = &DomainSpec {
+            vcpus: preamble.vcpus,
+            ..spec.clone()
+        };
         let launch = Launch {
             spec,
             record: Record {

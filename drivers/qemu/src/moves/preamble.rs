@@ -151,7 +151,7 @@ impl Preamble {
         if self.boot != spec.boot.to_string() {
             return other("kernel, stack or number of CPUs");
         }
-        if self.vcpus != spec.vcpus {
+        if self.vcpus > spec.vcpus_max {
             return other("number of CPUs");
         }
         Ok(())

@@ -16,6 +16,7 @@ fn spec() -> DomainSpec {
         uuid: DomainUuid([0x8a; 16]),
         boot: Digest::of(b""),
         vcpus: 2,
+        vcpus_max: 2,
         memory_mib: 192,
         memory_max_mib: 256,
         limits: Limits::default(),

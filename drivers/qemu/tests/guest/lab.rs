@@ -72,6 +72,7 @@ impl Lab {
             sliver,
             boot: Digest::of(b"one"),
             vcpus: 1,
+            vcpus_max: 1,
             memory_mib: 128,
             memory_max_mib: 128,
             limits: Limits::default(),

@@ -30,6 +30,7 @@ fn departure() -> Departure {
 
 fn tuning(spec: &DomainSpec) -> Tuning {
     Tuning {
+        vcpus: 1,
         memory_mib: spec.memory_mib,
         limits: spec.limits,
         publish: spec.publish.clone(),

@@ -17,6 +17,7 @@ use crate::lab::{Lab, free_port, until};
 fn tuning(memory_mib: u64, publish: &[(u16, u16)]) -> Tuning {
     let port = |&(guest, host): &(u16, u16)| Publish { guest, host };
     Tuning {
+        vcpus: 1,
         memory_mib,
         limits: Limits::default(),
         publish: publish.iter().map(port).collect(),

@@ -86,8 +86,9 @@ impl XenDriver {
                 preamble.guest.word()
             )));
         }
-        // With the memory it has: it gets what it should have once it runs.
+        // With the processors and the memory it has: it gets what it should have once it runs.
         let as_it_is = DomainSpec {
+            vcpus: preamble.vcpus,
             memory_mib: preamble.memory_mib,
             memory_max_mib: preamble.memory_max_mib,
             ..spec.clone()

@@ -31,7 +31,7 @@ pub(crate) struct Preamble {
     /// Memory that it was started with, in MiB.
     pub(crate) memory_max_mib: u64,
     /// Virtual CPUs.
-    vcpus: u32,
+    pub(crate) vcpus: u32,
 }
 
 /// The same, as it travels. Fields that are not known are passed over: a later version may say more.
@@ -142,7 +142,7 @@ impl Preamble {
         if self.boot != spec.boot.to_string() {
             return other("kernel, stack or number of CPUs");
         }
-        if self.vcpus != spec.vcpus {
+        if self.vcpus > spec.vcpus_max {
             return other("number of CPUs");
         }
         Ok(())

@@ -104,6 +104,7 @@ pub(crate) fn spec(sliver: &str) -> DomainSpec {
         sliver,
         boot: Digest::of(b"boot"),
         vcpus: 1,
+        vcpus_max: 2,
         memory_mib: 112,
         memory_max_mib: 128,
         limits: Limits::default(),

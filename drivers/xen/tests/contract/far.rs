@@ -77,6 +77,7 @@ impl Ask {
     fn tuning(&self) -> Tuning {
         let spec = self.spec();
         Tuning {
+            vcpus: spec.vcpus,
             memory_mib: spec.memory_mib,
             limits: spec.limits,
             publish: spec.publish,

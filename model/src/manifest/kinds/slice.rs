@@ -298,6 +298,7 @@ const MEMORY_DOC: &str = "Memory that it boots with.";
 
 static RESOURCES: MapShape = map(&[
     VCPUS,
+    VCPUS_MAX,
     required("memory", Shape::Text(&text::MEMORY), MEMORY_DOC),
     MEMORY_MAX,
     CPU,
@@ -308,6 +309,7 @@ static RESOURCES: MapShape = map(&[
 
 static RESOURCES_PATCH: MapShape = map(&[
     VCPUS,
+    VCPUS_MAX,
     optional("memory", Shape::Text(&text::MEMORY), MEMORY_DOC),
     MEMORY_MAX,
     CPU,
@@ -317,6 +319,12 @@ static RESOURCES_PATCH: MapShape = map(&[
 ]);
 
 const VCPUS: Field = optional("vcpus", Shape::Number { min: 1, max: 128 }, "Virtual CPUs.").default("1");
+const VCPUS_MAX: Field = optional(
+    "vcpusMax",
+    Shape::Number { min: 1, max: 128 },
+    "Most virtual CPUs that it can be given while it runs.",
+)
+.default("as `vcpus`");
 const MEMORY_MAX: Field = optional(
     "memoryMax",
     Shape::Text(&text::MEMORY),

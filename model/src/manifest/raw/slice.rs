@@ -145,6 +145,8 @@ pub(crate) struct RawResources {
     pub(crate) vcpus: Stated<u32>,
     #[serde(default)]
     pub(crate) memory: Stated<Text<Bytes>>,
+    #[serde(default, rename = "vcpusMax")]
+    pub(crate) vcpus_max: Stated<u32>,
     #[serde(default, rename = "memoryMax")]
     pub(crate) memory_max: Stated<Text<Bytes>>,
     #[serde(default)]

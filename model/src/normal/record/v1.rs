@@ -49,6 +49,7 @@ impl TryFrom<SliverRecordV1> for DesiredSliver {
             mounts: record.mounts,
             resources: ResourcesRecord {
                 vcpus: resources.vcpus,
+                vcpus_max: None,
                 memory_bytes: resources.memory_bytes,
                 memory_max_bytes: None,
                 cpu_weight: resources.cpu_weight,

@@ -86,6 +86,7 @@ struct DomainsForm {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum AbilityForm {
+    Vcpus,
     Memory,
     Ports,
     CpuWeight,
@@ -352,6 +353,7 @@ fn write_domains(domains: &Domains) -> DomainsForm {
         (sliver.to_string(), form)
     });
     let able = domains.able.iter().map(|ability| match ability {
+        Ability::Vcpus => AbilityForm::Vcpus,
         Ability::Memory => AbilityForm::Memory,
         Ability::Ports => AbilityForm::Ports,
         Ability::CpuWeight => AbilityForm::CpuWeight,
@@ -522,6 +524,7 @@ pub(super) fn read(value: serde_json::Value) -> Result<Snapshot, SnapshotError> 
 
 fn read_domains(form: DomainsForm) -> Result<Domains, SnapshotError> {
     let able = form.able.into_iter().map(|ability| match ability {
+        AbilityForm::Vcpus => Ability::Vcpus,
         AbilityForm::Memory => Ability::Memory,
         AbilityForm::Ports => Ability::Ports,
         AbilityForm::CpuWeight => Ability::CpuWeight,

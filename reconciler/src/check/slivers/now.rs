@@ -169,7 +169,8 @@ pub(super) fn tuned(domain: &ObservedDomain, desired: &DesiredSliver, able: &BTr
     let tuning = Tuning::of(desired);
     let (has, wants) = (&domain.limits, &tuning.limits);
     let ports: BTreeSet<_> = domain.publish.iter().collect();
-    domain.memory_mib == tuning.memory_mib
+    domain.vcpus == tuning.vcpus
+        && domain.memory_mib == tuning.memory_mib
         && ports == tuning.publish.iter().collect()
         && (has.cpu_weight == wants.cpu_weight || !able.contains(&Ability::CpuWeight))
         && (has.cpu_cap_percent == wants.cpu_cap_percent || !able.contains(&Ability::CpuCap))
