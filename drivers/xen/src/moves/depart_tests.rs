@@ -99,9 +99,9 @@ fn arrives(mut from: Pipe) -> std::thread::JoinHandle<Vec<u8>> {
     })
 }
 
-/// An xl that ends once its transport has.
-const WAITS: &str =
-    "while ! [ -e \"${0%/*}/over\" ]; do sleep 0.02; done; echo resuming at sender >&2; exit 1";
+/// An xl that ends once its transport has, or its test.
+const WAITS: &str = "while [ -e \"$0\" ] && ! [ -e \"${0%/*}/over\" ]; do sleep 0.02; done; \
+                     echo resuming at sender >&2; exit 1";
 
 /// What xl does at the other ends of its transport's pipes: it says `bytes` after the first word, and `last` after the second.
 /// Whether it heard the second.
