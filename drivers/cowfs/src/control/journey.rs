@@ -6,6 +6,7 @@
 //! socket may use this; it costs one more copy in the client.
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use axum::extract::Request;
 use axum::http::header::{CONNECTION, UPGRADE};
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::api::{Journey, Outcome, Problem};
 use crate::assembly::JourneyError;
@@ -31,7 +33,10 @@ const CHUNK_MAX: usize = 4 << 20;
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
 
-type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
+/// How long the client may take to hang up, once it was told how it ended.
+const REST_MAX: Duration = Duration::from_secs(10);
+/// What it may still send meanwhile.
+const REST_LEN_MAX: usize = 64 << 20;
 
 /// The server's end, for somebody who blocks.
 struct Stream<Io> {
@@ -159,8 +164,8 @@ pub(super) trait ReadWrite: Read + Write {}
 
 impl<S: Read + Write> ReadWrite for S {}
 
-async fn run<T: Send + 'static>(
-    io: Upgraded,
+async fn run<T: Send + 'static, Io: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    io: Io,
     spec: T,
     work: impl FnOnce(T, &mut dyn ReadWrite) -> Result<Journey, JourneyError> + Send + 'static,
 ) {
@@ -191,10 +196,22 @@ async fn run<T: Send + 'static>(
     if let Err(error) = told {
         tracing::debug!(%error, "nobody waits for the end of a journey");
     }
+    // What is closed with bytes unread ends in an error for whoever reads the outcome (unix(7)).
+    let _ = timeout(REST_MAX, discard(&mut io)).await;
+}
+
+/// Takes what nobody wants any more, until it ends or is too much.
+async fn discard(io: &mut (impl AsyncRead + Unpin)) {
+    let mut buffer = vec![0; BUFFER];
+    let mut left = REST_LEN_MAX;
+    while let Ok(got @ 1..) = io.read(&mut buffer).await {
+        let Some(rest) = left.checked_sub(got) else { return };
+        left = rest;
+    }
 }
 
 /// The client's end: carries bytes between the server and `pipe` until the server says how it ended.
-pub(super) async fn carry(server: Upgraded, pipe: &mut UnixStream) -> io::Result<Outcome> {
+pub(super) async fn carry(server: impl AsyncRead + AsyncWrite, pipe: &mut UnixStream) -> io::Result<Outcome> {
     let (mut from_server, mut to_server) = tokio::io::split(server);
     let (mut from_pipe, mut to_pipe) = pipe.split();
     let inward = async {
@@ -234,6 +251,33 @@ pub(super) async fn carry(server: Upgraded, pipe: &mut UnixStream) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::writable::travel::{Refusal, TravelError};
+
+    #[tokio::test]
+    async fn how_it_ended_is_heard_although_more_was_sent_than_is_read() {
+        let (near, server) = UnixStream::pair().unwrap();
+        let refuse = |(): (), stream: &mut dyn ReadWrite| {
+            // More has come by now, and nobody reads it.
+            stream.read_exact(&mut [0]).map_err(TravelError::Stream)?;
+            let text = "there is no room".to_owned();
+            let why = Refusal::NoRoom;
+            Err(TravelError::Refuses { why, text }.into())
+        };
+        let serving = tokio::spawn(run(server, (), refuse));
+        let (mut pipe, mut other) = UnixStream::pair().unwrap();
+        let sending = tokio::spawn(async move {
+            let much = vec![7; 1 << 20];
+            while other.write_all(&much).await.is_ok() {}
+        });
+        let outcome = carry(near, &mut pipe).await.unwrap();
+        drop(pipe);
+        let Outcome::Failed(problem) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert!(problem.error.contains("there is no room"), "{}", problem.error);
+        sending.await.unwrap();
+        serving.await.unwrap();
+    }
 
     #[tokio::test]
     async fn who_has_hung_up_is_sent_no_more_and_still_heard() {

@@ -129,7 +129,8 @@ async fn layers_go_to_another_node_and_come_back() {
     // What is older is not taken for what is newer.
     here.take_apart().await;
     let (sent, received) = round(&there, &here, SECOND, true).await;
-    assert!(sent.unwrap_err().what.contains("epoch 3"));
+    let said = sent.unwrap_err().what;
+    assert!(said.contains("epoch 3"), "{said}");
     assert_eq!(received.unwrap_err().retry, Retry::Never);
 }
 
