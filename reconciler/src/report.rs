@@ -125,6 +125,13 @@ pub fn sentence(reason: &Reason) -> String {
             )
         }
         Reason::RightUnknown { why } => format!("nobody here knows who has the right to run it: {why}"),
+        Reason::LeaseLapsed { why } => {
+            let why = why.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
+            format!(
+                "it runs, and its calls are held: the lease of this node on the board has run out{why}, so that another node \
+                 may take it over"
+            )
+        }
         Reason::RightChanges { what } => what.clone(),
         Reason::MoveFailed { to, why, until } => {
             format!(

@@ -11,7 +11,8 @@ use xeno_tests::demo::manifests::{self, PORT, Step};
 use xeno_tests::demo::{report::Report, report::say, run, stop};
 use xeno_tests::lab::etcd::Etcd;
 use xeno_tests::lab::{
-    LabResult, ensure, http, node::Node, repository::Repository, scratch::Scratch, wait_for, witness, write,
+    LabError, LabResult, ensure, http, node::Node, repository::Repository, scratch::Scratch, wait_for,
+    witness, write,
 };
 
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -211,6 +212,11 @@ fn told(lab: &mut Lab) -> LabResult<()> {
     lab.nodes[0].restart_agent()?;
     lab.record()?;
     lab.nodes[0].await_event("web/0 is forgotten here: it goes on elsewhere", 1, DEADLINE)?;
+    lab.nodes[0].await_converged(DEADLINE)?;
+    let left = std::fs::read_dir(lab.dir.join("cam-01/state/writable"));
+    let left: Vec<_> = left.map_err(LabError::io("look for what is left"))?.collect();
+    ensure(left.is_empty(), || format!("{left:?} are left"))?;
+    say("the first node is back, and done with it");
     ensure(lab.nodes[0].guests("web-0").is_empty(), || {
         "it runs where it has no right to".to_owned()
     })?;

@@ -229,6 +229,10 @@ impl Reason {
             Reason::RightUnknown {
                 why: "the board has not been read since the agent started".to_owned(),
             },
+            Reason::LeaseLapsed { why: None },
+            Reason::LeaseLapsed {
+                why: Some("ask the board: connection refused".to_owned()),
+            },
             Reason::RightChanges {
                 what: "on its way to nyc-02: its memory goes over".to_owned(),
             },
@@ -313,6 +317,7 @@ impl Reason {
             Self::RolloutWaits { .. } => 59,
             Self::Unapproved { .. } => 60,
             Self::Unfenced { .. } => 61,
+            Self::LeaseLapsed { .. } => 62,
         }
     }
 }
@@ -324,7 +329,7 @@ mod tests {
     use super::*;
 
     /// How many reasons there are: one more than the last place.
-    const COUNT: usize = 62;
+    const COUNT: usize = 63;
 
     #[test]
     fn no_reason_is_forgotten() {

@@ -272,6 +272,11 @@ pub enum Reason {
         /// Why not.
         why: String,
     },
+    /// Runs, and what it asks its file server waits: the lease has run out under which it is answered.
+    LeaseLapsed {
+        /// Why none lasts, where that is known.
+        why: Option<String>,
+    },
     /// Waits: the right to run it is being taken, given or taken up.
     RightChanges {
         /// What is being done about it.
@@ -418,6 +423,7 @@ impl Reason {
             Self::HeldElsewhere { .. } => "heldElsewhere",
             Self::Unfenced { .. } => "unfenced",
             Self::RightUnknown { .. } => "rightUnknown",
+            Self::LeaseLapsed { .. } => "leaseLapsed",
             Self::RightChanges { .. } => "rightChanges",
             Self::MoveFailed { .. } => "moveFailed",
             Self::RolloutWaits { .. } => "rolloutWaits",
@@ -451,6 +457,7 @@ impl Reason {
             | Self::HeldElsewhere { .. }
             | Self::Unfenced { .. }
             | Self::RightUnknown { .. }
+            | Self::LeaseLapsed { .. }
             | Self::RightChanges { .. }
             | Self::MoveFailed { .. }
             | Self::RolloutWaits { .. }

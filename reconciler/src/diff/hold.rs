@@ -23,8 +23,26 @@ pub(super) fn hold_back(
     studies: &mut BTreeMap<SliverId, Study>,
 ) {
     for (sliver, study) in &mut *studies {
-        if matches!(study.change.class, ChangeClass::Keep | ChangeClass::Wait) {
-            continue;
+        match study.change.class {
+            ChangeClass::Keep => {
+                if let Some(stuck) = stuck(input, sliver) {
+                    study.hold(vec![stuck]);
+                    study.change.cause = Cause::Drift;
+                }
+                continue;
+            }
+            ChangeClass::Wait => continue,
+            ChangeClass::InPlace
+            | ChangeClass::Create
+            | ChangeClass::Start
+            | ChangeClass::Resume
+            | ChangeClass::Replace
+            | ChangeClass::Reboot
+            | ChangeClass::Suspend
+            | ChangeClass::Stop
+            | ChangeClass::Remove
+            | ChangeClass::HandOver
+            | ChangeClass::Purge => {}
         }
         let blocker = frozen(input, sliver)
             .or_else(|| input.backing_off.get(sliver).cloned())
@@ -39,6 +57,12 @@ pub(super) fn hold_back(
     // A sliver that waits keeps what it holds, which may be what another counted on: again until nothing changes.
     // Every round but the last holds at least one more, so there are no more rounds than slivers.
     while capacity::hold_what_does_not_fit(input, studies) | hold_together(heirs, studies) {}
+}
+
+/// Why a sliver that lacks nothing does nothing all the same.
+fn stuck(input: &PlanInput<'_>, sliver: &SliverId) -> Option<Reason> {
+    let reason = input.backing_off.get(sliver)?;
+    matches!(reason, Reason::LeaseLapsed { .. }).then(|| reason.clone())
 }
 
 fn frozen(input: &PlanInput<'_>, sliver: &SliverId) -> Option<Reason> {

@@ -84,6 +84,7 @@ fn until(reason: &Reason) -> Option<Timestamp> {
         | Reason::HeldElsewhere { .. }
         | Reason::Unfenced { .. }
         | Reason::RightUnknown { .. }
+        | Reason::LeaseLapsed { .. }
         | Reason::RightChanges { .. }
         | Reason::RunUnderway { .. }
         | Reason::RunQueued { .. }

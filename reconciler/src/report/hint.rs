@@ -125,6 +125,11 @@ pub fn next_step(reason: &Reason, sliver: &str) -> String {
         Reason::RightUnknown { .. } => {
             "see to the board: `xeno doctor` says what is wrong with it; what runs goes on running".to_owned()
         }
+        Reason::LeaseLapsed { .. } => {
+            "see to the board (`xeno doctor` says what is wrong with it); once it answers, the guest goes on, or ends here if \
+             another node has taken it over"
+                .to_owned()
+        }
         Reason::RightChanges { .. } => "wait; `xeno events --watch` shows how it goes on".to_owned(),
         Reason::MoveFailed { to, .. } => format!(
             "it goes on here meanwhile; see `xeno doctor` on {to}, and `xeno reconcile` tries again at once"

@@ -46,10 +46,11 @@ pub fn leave(view: &View<'_>, paused: Option<&str>, unread: impl FnOnce() -> Str
             "{by} has the right to run it, and has not said yet whether it goes on there"
         )),
         Next::Wait(Why::Board) => unread(),
-        Next::Wait(Why::Lease) => Leave::Not(Reason::RightUnknown {
-            why: "the lease of this node has run out, so that another may take it over, and its calls wait until the board has \
-                  been read"
-                .to_owned(),
+        Next::Wait(Why::Lease) => Leave::Not(match (view.guest, view.disk) {
+            (Guest::Running, Disk::Lapsed { .. }) => Reason::LeaseLapsed { why: None },
+            _ => Reason::RightUnknown {
+                why: "another node may have taken it over, and this one has not read the board since its lease began".to_owned(),
+            },
         }),
         Next::Wait(Why::Underway) => changes("it is being moved".to_owned()),
         Next::Wait(Why::Vacant) => Leave::Not(Reason::RightUnknown {

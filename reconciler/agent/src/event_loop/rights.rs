@@ -370,6 +370,9 @@ where
         let paused = rights.paused(sliver).map(|pause| pause.why.as_str());
         match leave(&view, paused, unread) {
             Leave::Not(Reason::Unfenced { by, .. }) => Leave::Not(self.unfenced(rights, by)),
+            Leave::Not(Reason::LeaseLapsed { .. }) => Leave::Not(Reason::LeaseLapsed {
+                why: rights.fleet.member.standing().failure,
+            }),
             leave => leave,
         }
     }

@@ -186,6 +186,13 @@ impl Member {
         }
     }
 
+    /// How long the lease still lasts; `None`: there is none that does.
+    pub(crate) fn lease_left(&self) -> Option<Duration> {
+        let (_, until) = self.lock().lease?;
+        let nanos = until.0.checked_sub(self.clock.boot_now().0)?;
+        (nanos > 0).then(|| Duration::from_nanos(nanos))
+    }
+
     /// Until when the lease lasts, at each renewal.
     pub(crate) fn lease(&self) -> watch::Receiver<Option<BootInstant>> {
         self.lease.subscribe()
@@ -292,7 +299,8 @@ impl Member {
         }
     }
 
-    fn tell(&self) {
+    /// Has everybody look again.
+    pub(crate) fn tell(&self) {
         self.news.send_modify(|count| *count = count.wrapping_add(1));
     }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use xeno_agent::api::SliverPhase;
 use xeno_agent::lab::{LabFence, LabFleet, LabNetwork, ScriptedBoard};
 use xeno_model::id::{Epoch, NodeName};
 use xeno_model::observed::DomainState;
@@ -144,6 +145,28 @@ impl Pair {
         panic!("`{what}` is not said: {}", world.plan().await.text);
     }
 
+    /// The first node says within a second that its guest is not answered, since when, and what comes of it.
+    async fn says_that_calls_are_held(&self) {
+        let handle = self.a.agent().handle();
+        let lapsed = self.a.clock.now().0;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let why = handle.why(id("web/0")).await.unwrap();
+        let said = format!("{why:#?}");
+        assert!(!why.settled && why.phase == SliverPhase::Waiting, "{said}");
+        let [reason] = why.reasons.as_slice() else {
+            panic!("{said}")
+        };
+        assert_eq!((reason.code.as_str(), reason.waits), ("leaseLapsed", true));
+        assert!(reason.text.contains("its calls are held"), "{said}");
+        assert!(
+            reason
+                .since_ms
+                .is_some_and(|since| since.abs_diff(lapsed) <= 1_000),
+            "{said}, from about {lapsed}"
+        );
+        assert!(reason.next.contains("the guest goes on, or ends here"), "{said}");
+    }
+
     async fn record(&self) -> Holder {
         match holders::read(&self.board, &id("web/0")).await.unwrap().record {
             Record::Is(holder) => holder,
@@ -161,16 +184,18 @@ impl Pair {
         self.a
             .until_node("the guest that has no right to run to end", |node| !runs(node))
             .await;
-        // Nodes in memory have layers of their own, whatever the manifest says: what is left here stays, closed.
+        // Nothing is left here that would wait for it for ever.
         self.a
-            .until_node("its layers to be closed", |there| {
+            .until_node("what is left of its layers to go", |there| {
                 let observed = there.observed(&node(A));
-                let storage = observed.storage_of(&id("web/0")).ok().flatten();
-                storage.is_none_or(|storage| storage.open.is_none() && !storage.exported)
+                observed.storage_of(&id("web/0")).ok().flatten().is_none()
             })
             .await;
         self.until_works((false, true)).await;
+        self.a.converged().await;
         self.b.converged().await;
+        let known = self.a.agent().handle().why(id("web/0")).await;
+        assert!(known.is_err(), "{known:?}");
     }
 
     async fn end(self) {
@@ -213,6 +238,7 @@ fn a_holder_that_is_cut_off_answers_no_more_before_another_takes_over() {
         pair.board.client(A).partition(true);
         pair.push(2, &[replaceable().on(B)]).await;
         pair.until_works((false, false)).await;
+        pair.until_said(&pair.a, "its calls are held").await;
         let guest = pair.boot();
         pair.until_works((false, true)).await;
         assert!(runs(&pair.a.node), "it is there, and gets no answers");
@@ -299,9 +325,11 @@ fn a_guest_goes_on_when_its_node_has_a_lease_again_and_nobody_took_over() {
         for _ in 0..3 {
             pair.board.client(A).partition(true);
             pair.until_works((false, false)).await;
+            pair.says_that_calls_are_held().await;
             pair.stays((false, false), Duration::from_secs(300)).await;
             pair.board.client(A).partition(false);
             pair.until_works((true, false)).await;
+            pair.a.converged().await;
         }
         // So it does after its file server, or its agent, has been started anew.
         pair.a.node.lose_file_server();

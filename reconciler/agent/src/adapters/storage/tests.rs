@@ -6,6 +6,7 @@ use cowfs::attr::SetAttr;
 use cowfs::config::Config;
 use cowfs::nfs::client::{Client as NfsClient, WireHandle};
 use cowfs::service::Caller;
+use cowfs::writable::mark::Mark;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
@@ -570,6 +571,11 @@ async fn a_layer_that_lies_elsewhere_is_looked_at_by_the_file_server() {
     storage.tombstone(&web()).await.unwrap();
     let seen = world.see().await;
     assert_eq!((seen.on_disk, seen.mark), (false, mark));
+    // It outlives whatever this node forgets of it.
+    let held = Mark::of(&elsewhere.join("web")).unwrap();
+    storage.purge(&web()).await.unwrap();
+    assert_eq!(world.see().await, ObservedStorage::default());
+    assert_eq!(Mark::of(&elsewhere.join("web")).unwrap(), held);
     world.stop_server().await;
 }
 

@@ -440,6 +440,7 @@ fn lasts(reason: &Reason) -> bool {
         | Reason::HeldElsewhere { .. }
         | Reason::Unfenced { .. }
         | Reason::RightUnknown { .. }
+        | Reason::LeaseLapsed { .. }
         | Reason::RightChanges { .. }
         | Reason::MoveFailed { .. }
         | Reason::RolloutWaits { .. }

@@ -15,10 +15,13 @@ use crate::fleet::member::Member;
 /// How long the file server may take to hear of a renewal.
 const PASS_ON_MAX: Duration = Duration::from_secs(2);
 
+/// How long after the end of a lease it is seen that guests are not answered any more.
+const LAPSED: Duration = Duration::from_millis(50);
+
 /// How soon it is told again that did not hear.
 const PASS_ON_AGAIN: Duration = Duration::from_millis(500);
 
-/// Tells the file server of each renewal, as long as it serves anything under the lease. On a task of its own: the loop may be
+/// Tells the file server of each renewal, as long as it serves anything under the lease, and the loop once it has run out. On a task of its own: the loop may be
 /// busy for longer than a lease lasts.
 pub(crate) async fn pass_on<S: MoveLayers>(member: Arc<Member>, storage: Arc<S>) {
     let mut lease = member.lease();
@@ -38,9 +41,11 @@ pub(crate) async fn pass_on<S: MoveLayers>(member: Arc<Member>, storage: Arc<S>)
                 }
             }
         }
+        let left = member.lease_left().filter(|_| member.lends());
         tokio::select! {
             changed = lease.changed() => if changed.is_err() { return },
             () = sleep(PASS_ON_AGAIN), if !told => {}
+            () = sleep(left.unwrap_or_default() + LAPSED), if left.is_some() => member.tell(),
         }
     }
 }

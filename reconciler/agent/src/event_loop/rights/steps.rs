@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, timeout};
-use xeno_model::desired::{DesiredSliver, MigrationPolicy, WritableKind};
+use xeno_model::desired::{DesiredSliver, MigrationPolicy};
 use xeno_model::id::{Epoch, MigrationId, NodeName, SliverId};
 use xeno_model::normal::boot_digest;
 use xeno_model::observed::Leasing;
@@ -641,18 +641,15 @@ where
         gone && settled && known && facets.guest == Guest::Absent && facets.disk == Disk::Closed
     }
 
-    /// Forgets a sliver that goes on elsewhere, and deletes its layers on this node's own disk.
+    /// Forgets a sliver that goes on elsewhere, and deletes its layers on this node's own disk. Of those that lie elsewhere only
+    /// the links here go: whoever has the right goes on with what they lead to.
     pub(super) async fn clear_away(&mut self, sliver: &SliverId) {
-        let shared = self.memory.applied.get(sliver).is_none_or(|applied| {
-            let mut mounts = applied.desired.mounts.iter();
-            mounts.any(|mount| matches!(mount.writable, WritableKind::Remote { .. }))
-        });
         let on_disk = self
             .rights
             .as_ref()
             .and_then(|rights| rights.facets.get(sliver))
             .is_some_and(|facets| facets.on_disk || facets.set_aside);
-        if on_disk && !shared {
+        if on_disk {
             let storage = Arc::clone(&self.ports.storage);
             let of = sliver.clone();
             let Some(rights) = &mut self.rights else { return };
