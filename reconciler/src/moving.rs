@@ -1,6 +1,8 @@
 //! Moves in the plans of single nodes: a sliver that two commits place on different nodes goes from the one to the other, with
 //! what it wrote. Seen from one node alone it would be new there, and removed here.
 
+pub mod order;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use xeno_model::desired::{DesiredFleet, DesiredSliver, MigrationPolicy, SliverState};

@@ -1,6 +1,7 @@
 //! A plan as text that people enjoy reading, and as JSON that programs can rely on.
 
 mod json;
+mod order;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,6 +17,7 @@ use crate::report;
 
 pub use json::{FORMAT_VERSION, json};
 pub(crate) use json::{code_of, disruption_code};
+pub use order::order_of_moves;
 
 /// Whether text carries colours (ANSI X3.64 sequences).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

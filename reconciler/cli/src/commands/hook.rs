@@ -254,7 +254,10 @@ fn pre_receive(args: &Run) -> Outcome {
     if let Some(before) = &before {
         moving::tell(&before.fleet, &after.fleet, &mut plans);
     }
-    answer(&plans, after.fleet.approval)?;
+    let order = before
+        .as_ref()
+        .map(|before| render::order_of_moves(&before.fleet, &after.fleet));
+    answer(&plans, after.fleet.approval, &order.unwrap_or_default())?;
     Ok(Exit::Done)
 }
 
@@ -275,7 +278,8 @@ fn seen(socket: &Path) -> Result<Snapshot, String> {
 }
 
 /// The plan of every node, observed where its agent was asked, else on what the commit before asked for.
-fn answer(plans: &[Plan], approval: Option<Disturbance>) -> Outcome<()> {
+/// `order`: what is to be said of all moves together.
+fn answer(plans: &[Plan], approval: Option<Disturbance>, order: &str) -> Outcome<()> {
     let (same, changed): (Vec<_>, Vec<_>) = plans.iter().partition(|plan| render::is_empty(plan));
     let mut text = String::new();
     for (i, plan) in changed.iter().enumerate() {
@@ -310,6 +314,10 @@ fn answer(plans: &[Plan], approval: Option<Disturbance>) -> Outcome<()> {
             "\n{slivers} until somebody approves what disturbs {}: `xeno approve` on a node of the fleet.\n",
             if waiting == 1 { "it" } else { "them" }
         ));
+    }
+    if !order.is_empty() {
+        text.push('\n');
+        text.push_str(order);
     }
     if plans.iter().any(|plan| !plan.moves.is_empty()) {
         text.push_str("\nSlivers move by way of the fleet's board. Nodes without one make them anew, and set aside what they wrote.\n");

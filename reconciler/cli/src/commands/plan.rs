@@ -230,7 +230,14 @@ fn commits(args: &PlanArgs, said: Option<Said>) -> Outcome<bool> {
     if let Some(before) = before.as_ref() {
         moving::tell(&before.fleet, &after.fleet, &mut plans);
     }
-    print(&plans, args.output, args.node.is_some())
+    let nothing = print(&plans, args.output, args.node.is_some())?;
+    if let (PlanFormat::Text, None, Some(before)) = (args.output, &args.node, before.as_ref()) {
+        let order = render::order_of_moves(&before.fleet, &after.fleet);
+        if !order.is_empty() {
+            output::text(&format!("\n{order}"))?;
+        }
+    }
+    Ok(nothing)
 }
 
 /// The fleet as it is, by what its nodes said, as if a commit had asked for just that.

@@ -310,6 +310,59 @@ fn a_node_is_emptied_and_stays_empty() {
 }
 
 #[test]
+fn a_push_tells_who_is_in_whose_way_and_what_helps() {
+    let world = world();
+    let big = |name: &str, memory: &str, node: &str, port: u32| {
+        let text = read(&world, "work/slices/web.yaml")
+            .replace("name: web", &format!("name: {name}"))
+            .replace("18080", &port.to_string())
+            .replace("memory: 256MiB", &format!("memory: {memory}"))
+            .replace("nodes: [node-a]", &format!("nodes: [{node}]"));
+        std::fs::write(world.path(&format!("work/slices/{name}.yaml")), text).expect("written");
+    };
+    big("api", "768MiB", "node-a", 19080);
+    big("db", "640MiB", "node-b", 19090);
+    world.commit("two that fill their nodes");
+    assert_eq!(world.push(&["main"]).code, Some(0));
+    world.edit("work/slices/api.yaml", "[node-a]", "[node-b]");
+    world.edit("work/slices/db.yaml", "[node-b]", "[node-a]");
+    world.commit("change places");
+    let parts = [
+        "These stay where they are for want of room:",
+        "api/0 on node-a: it needs 768 MiB on node-b, where 384 are left: 384 MiB are missing",
+        "1. db/0 is stopped on node-b",
+        "2. api/0 goes from node-a to node-b, after 1",
+        "3. db/0 goes from node-b to node-a, after 2",
+        "as placement/moves.yaml",
+    ];
+    let planned = check(&world, &["plan", "--rev", "HEAD"], 0, &parts);
+    let order = planned.all();
+    let order = order.split_once("# Written by").expect("the order itself").1;
+    let pushed = world.push(&["main"]);
+    assert_eq!(pushed.code, Some(0), "{pushed:?}");
+    for part in parts {
+        assert!(pushed.err.contains(part), "no {part:?} in\n{}", pushed.err);
+    }
+    // What it says to write is taken, and is an order in which everything goes.
+    std::fs::create_dir_all(world.path("work/placement")).expect("made");
+    std::fs::write(
+        world.path("work/placement/moves.yaml"),
+        format!("# Written by{order}"),
+    )
+    .expect("written");
+    world.commit("one steps back");
+    let planned = check(
+        &world,
+        &["plan", "--rev", "HEAD~2..HEAD"],
+        0,
+        &["Slivers move in this order"],
+    );
+    assert!(!planned.all().contains("for want of room"), "{}", planned.all());
+    let pushed = world.push(&["main"]);
+    assert_eq!(pushed.code, Some(0), "{pushed:?}");
+}
+
+#[test]
 fn others_make_room_first_and_what_cannot_be_is_told() {
     let world = world();
     // 768 MiB on a node of 1 GiB, 384 of the other are taken, by what also fits on the third.
