@@ -54,6 +54,11 @@ impl World<'_> {
         let name = self.nodes[n].name.clone();
         for slice in self.slices_of[n].clone() {
             if self.board.slices[slice].snapshot.away.remove(&name) {
+                // Those who waited because too many were away see that as well.
+                let waiting = std::mem::take(&mut self.board.slices[slice].waiting);
+                for n in waiting {
+                    self.consider_soon(n, 100);
+                }
                 self.witness_soon(slice, 500);
             }
         }

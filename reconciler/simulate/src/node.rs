@@ -9,7 +9,7 @@ use xeno_reconciler::action::ActionKey;
 use xeno_reconciler::change::AppliedSliver;
 use xeno_reconciler::exec::{Outcome, Run};
 use xeno_reconciler::record::Settlement;
-use xeno_reconciler::rollout::Condition;
+use xeno_reconciler::rollout::{Condition, Patience};
 use xeno_reconciler::scripted::ScriptedNode;
 use xeno_state::board::pace::{Pace, Summary};
 
@@ -61,6 +61,8 @@ pub(crate) struct Node {
     pub(crate) active: BTreeSet<SliverId>,
     /// How slivers are.
     pub(crate) conditions: BTreeMap<SliverId, Condition>,
+    /// For how long slivers have been on their way with a slot, by the number of their slice.
+    pub(crate) patience: BTreeMap<usize, Patience>,
     /// Of which the board has yet to be told.
     pub(crate) unsaid: BTreeSet<SliverId>,
     pub(crate) summary: Summary,
@@ -70,6 +72,8 @@ pub(crate) struct Node {
     pub(crate) refusals: u32,
     /// When it looks at rollouts next.
     pub(crate) consider_at: Option<u64>,
+    /// When the time of a sliver of its own is over that is on its way.
+    pub(crate) overdue_at: Option<u64>,
     pub(crate) epochs: BTreeMap<SliverId, Epoch>,
     /// Slivers that change nodes.
     pub(crate) rights: Rights,
@@ -152,11 +156,13 @@ impl Node {
             awaits: BTreeSet::new(),
             active: BTreeSet::new(),
             conditions: BTreeMap::new(),
+            patience: BTreeMap::new(),
             unsaid: BTreeSet::new(),
             summary: Summary::default(),
             asking: BTreeSet::new(),
             refusals: 0,
             consider_at: None,
+            overdue_at: None,
             epochs: BTreeMap::new(),
             rights: Rights::default(),
             back_off: BTreeMap::new(),

@@ -192,6 +192,7 @@ impl World<'_> {
             .get(sliver)
             .cloned()
             .unwrap_or(Condition::Changing);
+        let condition = self.in_time(n, sliver, slice, &record, condition);
         match step(Some(&record), own, &condition, outside, signed) {
             Step::Swap(next) => {
                 let takes = next.slots.len() > record.slots.len();
@@ -224,6 +225,46 @@ impl World<'_> {
                 }
                 false
             }
+        }
+    }
+
+    /// How a sliver is, once it is taken into account for how long it has been on its way with a slot.
+    fn in_time(
+        &mut self,
+        n: usize,
+        sliver: &SliverId,
+        slice: usize,
+        record: &RolloutRecord,
+        condition: Condition,
+    ) -> Condition {
+        let node = &self.nodes[n];
+        let slotted = record.slots.get(&sliver.number) == Some(&node.name);
+        let health = self
+            .asked(sliver, node.head)
+            .and_then(|asked| asked.health.as_ref());
+        let grace_ms = health.map_or(0, |health| health.grace.0);
+        let before = condition.clone();
+        let now = self.now;
+        let patience = self.nodes[n].patience.entry(slice).or_default();
+        let condition = patience.look(sliver.number, slotted, condition, grace_ms, now, || None);
+        if let Some(due) = patience.due_ms(grace_ms).filter(|due| *due > now) {
+            self.consider_by(n, due);
+        }
+        if condition != before {
+            self.reach.hit("on its way for too long");
+        }
+        condition
+    }
+
+    /// Has a node look at the rollouts of its slivers by then, whatever it does before.
+    fn consider_by(&mut self, n: usize, at: u64) {
+        let node = &mut self.nodes[n];
+        if node
+            .overdue_at
+            .is_none_or(|pending| pending > at || pending <= self.now)
+        {
+            node.overdue_at = Some(at);
+            self.queue.at(at, Event::Overdue(n));
         }
     }
 
@@ -542,8 +583,12 @@ impl World<'_> {
             return;
         };
         let record = Arc::clone(record);
-        if record.verdict != Verdict::Rolling {
-            return;
+        match record.verdict {
+            Verdict::Rolling => {}
+            // Whoever resumes it has the witnesses look again.
+            Verdict::Paused { .. } => return self.reach.hit("hold: paused"),
+            Verdict::Held { .. } => return self.reach.hit("hold: held"),
+            Verdict::Failed { .. } | Verdict::Aborted { .. } | Verdict::Done => return,
         }
         let head = self.number_of(&record);
         let mut newest = head;

@@ -134,6 +134,7 @@ impl World<'_> {
             }
         }
         let node = &mut self.nodes[n];
+        node.patience.clear();
         node.rights.forget();
         let Some(running) = node.run.take() else { return };
         for at in running.in_flight.keys() {

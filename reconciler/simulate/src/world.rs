@@ -61,6 +61,8 @@ pub(crate) enum Event {
     Start { node: usize, sliver: SliverId },
     /// A node looks at the rollouts of its slivers.
     Consider(usize),
+    /// The time of a sliver of a node's may be over that is on its way.
+    Overdue(usize),
     /// The witnesses of a slice look at its rollout.
     Witness(usize),
     /// A node writes to the board how its slivers are.
@@ -394,6 +396,7 @@ impl<'a> World<'a> {
             Event::Read { node, head } => self.read(node, head),
             Event::Start { node, sliver } => self.start(node, &sliver),
             Event::Consider(node) => self.consider(node),
+            Event::Overdue(node) => self.consider_soon(node, 0),
             Event::Witness(slice) => self.witness(slice),
             Event::Say(node) => self.say(node),
             Event::Asked(ask) => self.asked_board(&ask),

@@ -68,7 +68,8 @@ fn asked(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// What the fixed seeds reach, each at least once, beside every kind of fault.
+/// What the fixed seeds reach, each at least once, beside every kind of fault. The stories of `field.rs` reach the other holds and
+/// waits, and each budget. Nobody ever says `wait: not begun` here: whoever has read a commit begins its rollout.
 const REACHED: [&str; 36] = [
     "action fails",
     "action hangs",
