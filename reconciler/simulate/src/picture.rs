@@ -252,13 +252,19 @@ fn areas(samples: &[Counts], y: f64, height: f64, out: &mut String) {
             .enumerate()
             .rev()
             .map(|(column, counts)| (x(column), level(counts, number)));
-        let mut last = None;
-        for (x, y) in there.chain(back) {
+        let points: Vec<(String, String)> = there
+            .chain(back)
+            .map(|(x, y)| (format!("{x:.1}"), format!("{y:.1}")))
+            .collect();
+        for (number, (x, y)) in points.iter().enumerate() {
             // What is level needs no points between.
-            if last != Some((x, y)) {
-                let _ = write!(out, "{x:.1} {y:.1} ");
+            let level = |at: Option<usize>| {
+                at.and_then(|at| points.get(at))
+                    .is_some_and(|(_, other)| other == y)
+            };
+            if !level(number.checked_sub(1)) || !level(number.checked_add(1)) {
+                let _ = write!(out, "{x} {y} ");
             }
-            last = Some((x, y));
         }
         out.push_str("Z\"/>\n");
     }

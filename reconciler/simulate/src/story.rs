@@ -1,7 +1,9 @@
 //! A story: what is pushed to a fleet, and what goes wrong.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use xeno_model::desired::{DesiredFleet, Site, Slice};
 use xeno_model::id::{NodeName, SliceName};
 
 use crate::draw::Draw;
@@ -26,6 +28,34 @@ pub struct Story {
 /// When the first push happens.
 const PUSH_MS: u64 = 60_000;
 const HOUR: u64 = 3_600_000;
+const DAY: u64 = 24 * HOUR;
+/// How long one sliver may take to change, beside the grace of its health check.
+const SLIVER_MS: u64 = 300_000;
+
+/// How long a push may take: two days, beside what its rollouts ask for, and until every maintenance window has opened.
+fn patience_of(fleet: &DesiredFleet) -> u64 {
+    let rollout = |slice: &Arc<Slice>| {
+        let (_, first) = slice.slivers.values().next()?;
+        let all = u32::try_from(slice.slivers.len()).unwrap_or(u32::MAX);
+        let policy = &first.rollout;
+        // The canaries, and those whom no wave names.
+        let waves = u64::try_from(policy.waves.len())
+            .unwrap_or(u64::MAX)
+            .saturating_add(2);
+        let turns = u64::from(all.div_ceil(policy.max_unavailable.of(all).max(1)));
+        let grace = first.health.as_ref().map_or(0, |health| health.grace.0);
+        let changing = turns.saturating_mul(SLIVER_MS.saturating_add(grace));
+        Some(waves.saturating_mul(policy.bake.0).saturating_add(changing))
+    };
+    let longest = fleet.slices.values().filter_map(rollout).max().unwrap_or(0);
+    let windows = |site: &Site| !site.policy.windows.weekly.is_empty();
+    let closed = if fleet.sites.values().any(windows) {
+        8 * DAY
+    } else {
+        0
+    };
+    (2 * DAY).saturating_add(longest).saturating_add(closed)
+}
 
 impl Story {
     /// A story of a small fleet that nobody made up, with faults, from a seed.
@@ -73,12 +103,13 @@ impl Story {
     /// One push to a fleet, and nothing that goes wrong.
     #[must_use]
     pub fn pushing(before: Commit, after: Commit, seed: u64) -> Self {
+        let patience_ms = patience_of(&after.fleet);
         Self {
             seed,
             before,
             pushes: vec![(PUSH_MS, after)],
             faults: Vec::new(),
-            patience_ms: 48 * HOUR,
+            patience_ms,
         }
     }
 
@@ -166,5 +197,33 @@ impl Story {
     /// The commit before, and all that are pushed.
     pub fn commits(&self) -> impl Iterator<Item = &Commit> {
         std::iter::once(&self.before).chain(self.pushes.iter().map(|(_, commit)| commit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xeno_model::desired::{Share, Weekday, Window};
+    use xeno_model::units::Millis;
+
+    use super::*;
+
+    #[test]
+    fn a_push_may_take_as_long_as_its_policies_ask_for() {
+        let mut fleet = fleet(20, 1);
+        let before = patience_of(&fleet);
+        assert!((2 * DAY..4 * DAY).contains(&before), "{before}");
+        let slice = fleet.slices.first_entry().expect("a slice").into_mut();
+        for (_, sliver) in Arc::make_mut(slice).slivers.values_mut() {
+            sliver.rollout.bake = Millis(7 * DAY);
+            sliver.rollout.max_unavailable = Share::Count(1);
+        }
+        assert!(patience_of(&fleet) > 2 * DAY + 3 * 7 * DAY);
+        let site = fleet.sites.first_entry().expect("a site").into_mut();
+        site.policy.windows.weekly.push(Window {
+            days: [Weekday::Sun].into(),
+            from_min: 0,
+            until_min: 60,
+        });
+        assert!(patience_of(&fleet) > 10 * DAY + 3 * 7 * DAY);
     }
 }

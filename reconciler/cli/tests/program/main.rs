@@ -15,5 +15,6 @@ mod plan;
 mod privilege;
 mod scripted;
 mod served;
+mod simulate;
 mod words;
 mod world;
