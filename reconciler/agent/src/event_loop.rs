@@ -462,6 +462,7 @@ where
                 self.health_changed().await;
                 self.roll_out().await;
             }
+            Event::Hint if self.put_off_look() => {}
             Event::Hint => {
                 // Where a pass is under way, the next look follows it at once.
                 self.next_look = Instant::now();

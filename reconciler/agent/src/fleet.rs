@@ -54,6 +54,8 @@ impl Fleet {
 pub(crate) enum News {
     /// The other end is ready to receive it, in this life of its machine.
     Ready { boot: BootId },
+    /// It stands still, and all of its memory is on its way; whether the copy is whole is not known yet.
+    Held,
     /// It does not run here any more, and only an order of this node changes that.
     Given {
         /// Whether it stands still, with its memory sent; otherwise it has ended.
@@ -85,7 +87,7 @@ pub(crate) struct Teller {
 
 impl Teller {
     pub(crate) fn say(&self, news: News) {
-        // Each move says five things at most, so nothing piles up; a loop that has ended hears nothing.
+        // Each move says six things at most, so nothing piles up; a loop that has ended hears nothing.
         let _ = self.to.send(Told {
             sliver: self.sliver.clone(),
             migration: self.migration,

@@ -22,7 +22,7 @@ use xeno_reconciler::change::Reason;
 use xeno_reconciler::exec::RetryPolicy;
 use xeno_reconciler::ports::{MoveLayers, MoveMemory};
 use xeno_reconciler::tenure::{
-    BootId, Facets, Guest, Leave, Leaving, Next, Place, Record, Session, Step, Why, has_forgotten,
+    BootId, Facets, Guest, Leave, Leaving, Next, Place, Record, Session, Step, View, Why, has_forgotten,
     is_the_planners, leave, next,
 };
 use xeno_state::record::EventKind;
@@ -34,6 +34,9 @@ use crate::fleet::{Call, Fleet, News, Teller, Told};
 
 /// How soon a record is read again that the board did not show.
 const READ_AGAIN: Duration = Duration::from_secs(2);
+
+/// How long a look is put off at a time for a guest that stands still.
+const LOOK_LATER: Duration = Duration::from_secs(5);
 
 /// Pauses before a move is tried again.
 const MOVE_AGAIN: RetryPolicy = RetryPolicy {
@@ -88,6 +91,8 @@ enum End {
         traffic: Arc<Traffic>,
     },
     Arriving {
+        /// Whether its memory has begun to come.
+        comes: bool,
         /// Since when all of its memory is here.
         whole: Option<Instant>,
         /// Whether the other end is gone, and the record is being read that says whose the sliver is now.
@@ -237,6 +242,17 @@ impl Rights {
             self.fresh_from.remove(&sliver);
             self.facets.insert(sliver, facets);
         }
+    }
+
+    /// Whether a guest stands still, or may, until this node has done its part of a move.
+    fn holds_a_guest_up(&self) -> bool {
+        self.sessions.iter().any(|(sliver, open)| match &open.end {
+            End::Leaving { stage, .. } => matches!(stage, Leaving::Held | Leaving::Asked | Leaving::Given),
+            End::Arriving { comes, .. } => {
+                let guest = self.facets.get(sliver).map(|facets| facets.guest);
+                *comes && guest != Some(Guest::Running)
+            }
+        })
     }
 
     /// Ends a move from this side, whatever it is at.
@@ -410,7 +426,7 @@ where
                 }
                 Next::Run { .. } | Next::Wait(_) => return,
             };
-            if is_the_planners(&view, &step) {
+            if is_the_planners(&view, &step) || comes_later(&view, &step) {
                 return;
             }
             if let Stage::Running(progress) = &self.stage
@@ -460,6 +476,9 @@ where
 
     /// Looks, so that the planner goes on with what has changed.
     fn look_at_rights(&mut self) {
+        if self.put_off_look() {
+            return;
+        }
         match &self.stage {
             Stage::Idle => self.look(Purpose::Pass),
             // One that began before this says nothing of it.
@@ -474,6 +493,16 @@ where
                 }
             }
         }
+    }
+
+    /// Puts off a look for as long as guests stand still that are on the move, and whether it did: looking takes the tool stack's
+    /// time, and nothing of a move is decided by it.
+    pub(super) fn put_off_look(&mut self) -> bool {
+        let holds = self.rights.as_ref().is_some_and(Rights::holds_a_guest_up);
+        if holds {
+            self.next_look = self.next_look.min(Instant::now() + LOOK_LATER);
+        }
+        holds
     }
 
     /// What a task of a move says.
@@ -495,8 +524,17 @@ where
         let peer = open.peer.clone();
         match (news, &mut open.end) {
             (News::Ready { boot: theirs }, End::Leaving { boot, .. }) => *boot = theirs,
-            (News::Given { memory }, End::Leaving { stage, .. }) => {
-                *stage = Leaving::Given;
+            (news @ (News::Held | News::Given { .. }), End::Leaving { stage, .. }) => {
+                let memory = match news {
+                    News::Given { memory } => {
+                        *stage = Leaving::Given;
+                        memory
+                    }
+                    _ => {
+                        *stage = Leaving::Held;
+                        true
+                    }
+                };
                 rights.still.entry(sliver.clone()).or_insert_with(Instant::now);
                 if let Some(facets) = rights.facets.get_mut(&sliver) {
                     let began = self.memory.tenure.get(&sliver).and_then(|journal| journal.began);
@@ -558,7 +596,7 @@ where
                     self.remember(vec![event], |_| Ok(())).await;
                 }
             }
-            (News::Ready { .. } | News::Given { .. }, End::Arriving { .. })
+            (News::Ready { .. } | News::Held | News::Given { .. }, End::Arriving { .. })
             | (News::Whole | News::Go, End::Leaving { .. }) => {}
         }
     }
@@ -576,6 +614,19 @@ where
     }
 }
 
+/// Whether a step waits for the other end: one that is busy with the memory takes no layers meanwhile, and nothing could be
+/// called off while they wait.
+fn comes_later(view: &View<'_>, step: &Step) -> bool {
+    matches!(step, Step::Travel)
+        && matches!(
+            view.session,
+            Some(Session::Leaving {
+                stage: Leaving::Held,
+                ..
+            })
+        )
+}
+
 impl Open {
     /// How far it is, for people.
     fn says(&self) -> String {
@@ -584,7 +635,7 @@ impl Open {
                 let how = match stage {
                     Leaving::Streaming if *boot == BootId::default() => "the other node makes ready",
                     Leaving::Streaming => "layers and memory go over while it runs",
-                    Leaving::Held | Leaving::Asked => "it stands still, and the copy is whole",
+                    Leaving::Held | Leaving::Asked => "it stands still, and a copy is made of its memory",
                     Leaving::Given => "it stands still, and the right is about to go over",
                     Leaving::Passed => "the other node has the right",
                 };

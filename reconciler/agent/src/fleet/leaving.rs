@@ -1,7 +1,8 @@
 //! The end of a move that a sliver leaves: one task for each, which does what it is told to when it is told to.
 //!
-//! Until it says [`News::Given`], nothing has happened that the guest here does not get over by itself; what follows then, the
-//! loop orders one by one.
+//! Until it says [`News::Held`] or [`News::Given`], nothing has happened that the guest here does not get over by itself; what
+//! follows then, the loop orders one by one. The guest stands still from `Held` on: so its calls are parked while the other end
+//! still makes a domain of its memory.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{WriteHalf, split};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::{Duration, Instant};
 use xeno_model::id::{Digest, MigrationId, NodeName, SliverId};
 use xeno_reconciler::ports::{Departure, Grace, MoveLayers, MoveMemory, PortResult};
 use xeno_reconciler::render::amount;
@@ -101,19 +103,34 @@ pub(crate) async fn leave<H: MoveMemory, S: MoveLayers>(
         Ok(session) => session,
         Err(why) => return why,
     };
-    let memory = session.memory && leave.departure.is_some();
+    let departure = leave.departure.as_ref().filter(|_| session.memory);
     tell.say(News::Ready { boot: session.boot });
     let hung_up = session.replies.hung_up();
     let rested = tokio::select! {
-        rested = bring_to_rest(&ports, &fleet, &leave, &mut session, memory) => rested,
+        rested = bring_to_rest(&ports, &fleet, &leave, &mut session, departure) => rested,
         why = hung_up => Err(last_word(&mut session.replies).await.unwrap_or(why)),
     };
-    if let Err(why) = rested {
-        return why;
-    }
-    tell.say(News::Given { memory });
+    let mut coming = match rested {
+        Ok(coming) => coming,
+        Err(why) => return why,
+    };
+    tell.say(match &coming {
+        Some(_) => News::Held,
+        None => News::Given { memory: false },
+    });
     loop {
         tokio::select! {
+            // What has been said counts, however late it is looked at.
+            biased;
+            reply = session.replies.next() => match reply {
+                Ok(Reply::Whole) => {
+                    if coming.take().is_some() {
+                        tell.say(News::Given { memory: true });
+                    }
+                }
+                Ok(Reply::Refused { why }) | Err(why) => return why,
+                Ok(Reply::Ready { .. }) => {}
+            },
             command = commands.recv() => match command {
                 None => return "it was called off".to_owned(),
                 Some(Command::Travel(reply)) => {
@@ -130,11 +147,31 @@ pub(crate) async fn leave<H: MoveMemory, S: MoveLayers>(
                     let _ = say(&mut session.write, &Order::Go).await;
                 }
             },
-            reply = session.replies.next() => match reply {
-                Ok(Reply::Refused { why }) | Err(why) => return why,
-                Ok(Reply::Ready { .. } | Reply::Whole) => {}
-            },
+            () = too_late(coming.as_ref()) => return format!(
+                "the other agent did not say that the copy is whole within {} s",
+                WHOLE_MAX.as_secs()
+            ),
         }
+    }
+}
+
+/// Memory of which the other end makes a domain. What of it is still on its way then is of no use any more.
+struct Coming {
+    carrying: JoinHandle<()>,
+    until: Instant,
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.carrying.abort();
+    }
+}
+
+/// Returns when the other end should long have said that the copy is whole.
+async fn too_late(coming: Option<&Coming>) {
+    match coming {
+        Some(coming) => tokio::time::sleep_until(coming.until).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -174,14 +211,15 @@ impl Session {
     }
 }
 
-/// Sends what can be sent while the guest runs, then its memory, until it does not run here any more.
+/// Sends what can be sent while the guest runs, then its memory, until it does not run here any more. Returns its memory,
+/// some of which may still be on its way.
 async fn bring_to_rest<H: MoveMemory, S: MoveLayers>(
     ports: &Ports<H, S>,
     fleet: &Fleet,
     leave: &Leave,
     session: &mut Session,
-    memory: bool,
-) -> Result<(), String> {
+    departure: Option<&Departure>,
+) -> Result<Option<Coming>, String> {
     if leave.set_aside {
         let revived = ports.storage.revive(&leave.sliver);
         within(STOP_MAX, "taking its layers into use again", revived).await?;
@@ -190,14 +228,14 @@ async fn bring_to_rest<H: MoveMemory, S: MoveLayers>(
         send_layers(ports, fleet, leave, false).await?;
         crash::after_move("send");
     }
-    let Some(departure) = leave.departure.as_ref().filter(|_| memory) else {
+    let Some(departure) = departure else {
         if leave.booted.is_some() {
             ports.probers.forget(&leave.embodiment);
             let ms = crate::clock::millis(ports.shutdown_grace);
             let stopped = ports.hypervisor.shutdown(&leave.embodiment, Grace { ms });
             within(ports.shutdown_grace + STOP_MAX, "stopping it", stopped).await?;
         }
-        return Ok(());
+        return Ok(None);
     };
     let wire = open(fleet, leave, What::Memory).await?;
     let (pipe, carrying) = counted_pipe_over(wire, &leave.traffic.memory)?;
@@ -208,17 +246,10 @@ async fn bring_to_rest<H: MoveMemory, S: MoveLayers>(
         return Err(last_word(&mut session.replies).await.unwrap_or(why));
     }
     crash::after_move("depart");
-    let whole = tokio::time::timeout(WHOLE_MAX, session.replies.next()).await;
-    carrying.abort();
-    match whole {
-        Ok(Ok(Reply::Whole)) => Ok(()),
-        Ok(Ok(Reply::Refused { why }) | Err(why)) => Err(why),
-        Ok(Ok(Reply::Ready { .. })) => Err("the other agent says what makes no sense here".to_owned()),
-        Err(_) => Err(format!(
-            "the other agent did not say that the copy is whole within {} s",
-            WHOLE_MAX.as_secs()
-        )),
-    }
+    Ok(Some(Coming {
+        carrying,
+        until: Instant::now() + WHOLE_MAX,
+    }))
 }
 
 /// Why the other end takes no more, if it has said so: that it has hung up, or that a connection broke, follows from that.

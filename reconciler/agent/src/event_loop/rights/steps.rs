@@ -494,9 +494,10 @@ where
 
     fn stream(&mut self, from: &NodeName, sliver: &SliverId, migration: MigrationId, stream: Stream) {
         let Some(rights) = &mut self.rights else { return };
-        let open = rights.sessions.get(sliver);
+        let open = rights.sessions.get_mut(sliver);
         let open = open.filter(|open| open.migration == migration && open.peer == *from);
-        if let Some(End::Arriving { streams, .. }) = open.map(|open| &open.end) {
+        if let Some(End::Arriving { comes, streams, .. }) = open.map(|open| &mut open.end) {
+            *comes |= matches!(stream, Stream::Memory(_));
             // One that nobody takes is closed, which says as much.
             let _ = streams.try_send(stream);
         }
@@ -550,6 +551,7 @@ where
             peer: from.clone(),
             task: task.abort_handle(),
             end: End::Arriving {
+                comes: false,
                 whole: None,
                 alone: false,
                 streams,
