@@ -621,6 +621,19 @@ impl World<'_> {
         let node = &mut self.nodes[n];
         let Some(running) = &mut node.run else { return };
         let settled = running.run.settled();
+        let first = &self.views[0].commit.fleet.slices;
+        let desired = Arc::clone(&running.desired);
+        // What went back to what it was before the push is as before, whatever became of it meanwhile.
+        let shade = |sliver: &SliverId| {
+            let before = first
+                .get(&sliver.slice)
+                .and_then(|slice| slice.slivers.get(&sliver.number));
+            let wanted = desired.slivers.get(sliver);
+            let same = before
+                .zip(wanted)
+                .is_some_and(|((_, before), wanted)| before == wanted);
+            if same { Shade::Old } else { Shade::New }
+        };
         let done: Vec<SliverId> = running
             .settlements
             .keys()
@@ -635,7 +648,7 @@ impl World<'_> {
                     node.applied.insert(sliver.clone(), applied);
                     if !running.stale.contains(&sliver) {
                         node.back_off.remove(&sliver);
-                        self.trace.shade(self.now, n, &sliver, Shade::New);
+                        self.trace.shade(self.now, n, &sliver, shade(&sliver));
                         healthy.push(sliver);
                     }
                 }
@@ -644,6 +657,12 @@ impl World<'_> {
                     self.trace.shade(self.now, n, &sliver, Shade::Gone);
                 }
                 None => {}
+            }
+        }
+        // Nothing is written down of what came right and is what it was known to be.
+        for sliver in &settled {
+            if self.trace.has_failed(n, sliver) {
+                self.trace.shade(self.now, n, sliver, shade(sliver));
             }
         }
         for sliver in healthy {

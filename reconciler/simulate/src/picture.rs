@@ -298,7 +298,7 @@ fn title(outcome: &Outcome, out: &mut String) {
 /// A line with times below everything.
 fn axis(end: u64, bottom: f64, out: &mut String) {
     let steps = [
-        60, 300, 600, 900, 1800, 3600, 7200, 14_400, 28_800, 86_400, 172_800,
+        60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 28_800, 86_400, 172_800,
     ];
     let step = steps
         .into_iter()

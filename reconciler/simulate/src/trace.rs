@@ -1,5 +1,7 @@
 //! What became of every sliver, and when: what pictures and tables are made from.
 
+use std::collections::BTreeSet;
+
 use xeno_model::id::SliverId;
 
 /// How a sliver is.
@@ -37,17 +39,30 @@ pub struct Trace {
     pub(crate) begin: Vec<(usize, SliverId)>,
     steps: Vec<Step>,
     reach: Vec<(u64, usize, bool)>,
+    /// Those of which something failed, and nothing has come right since.
+    failed: BTreeSet<(usize, SliverId)>,
 }
 
 impl Trace {
     /// A sliver comes to be in another way.
     pub(crate) fn shade(&mut self, at_ms: u64, node: usize, sliver: &SliverId, shade: Shade) {
+        let key = (node, sliver.clone());
+        if shade == Shade::Failed {
+            self.failed.insert(key);
+        } else {
+            self.failed.remove(&key);
+        }
         self.steps.push(Step {
             at_ms,
             node,
             sliver: sliver.clone(),
             shade,
         });
+    }
+
+    /// Whether something of a sliver failed, and nothing has come right since.
+    pub(crate) fn has_failed(&self, node: usize, sliver: &SliverId) -> bool {
+        self.failed.contains(&(node, sliver.clone()))
     }
 
     /// A node comes to be out of reach, or in reach again.
