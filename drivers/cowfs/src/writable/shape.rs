@@ -62,8 +62,9 @@ impl All {
 }
 
 /// Looks whether every directory has one name, in the directory that it says is its parent, and the root above it. Returns
-/// what is to be changed so that no name leads nowhere, and what has names counts them: an object whose count is too low
-/// would be gone with a name that is not its last. A log of ours asks for none of that.
+/// what is to be changed so that no name leads nowhere, and whatever is not a directory counts its names: an object whose count is
+/// too low would be gone with a name that is not its last. One without any may still be found where a lower layer names it; that
+/// name is not one of these. A log of ours asks for none of that.
 pub(crate) fn check(state: &State) -> Result<Vec<Change>, Misplaced> {
     let root = state.root();
     let all = state.objects.iter();
@@ -96,7 +97,7 @@ pub(crate) fn check(state: &State) -> Result<Vec<Change>, Misplaced> {
         match *seen {
             Seen::Directory { named: false, .. } => return Err(Misplaced::Unnamed(*key)),
             Seen::Directory { named: true, .. } => directories.push(*key),
-            Seen::Other { links, names } if names > 0 && names != links => {
+            Seen::Other { links, names } if names != links => {
                 mended.push(Change::Links {
                     key: *key,
                     links: names,
@@ -248,8 +249,9 @@ mod tests {
             check(&state([link(1)].into_iter().chain(two()))),
             Ok(vec![counted(2)])
         );
-        // No name is left that could be lost.
-        assert_eq!(check(&state([link(1)])), Ok(vec![]));
+        // Where a lower layer names it, a name that it is given then is its first.
+        assert_eq!(check(&state([link(1)])), Ok(vec![counted(0)]));
+        assert_eq!(check(&state([link(0)])), Ok(vec![]));
         let gone = two().into_iter().chain([Change::Drop { key: key(2) }]);
         let hidden = |name: &str| Change::Entry {
             dir: key(1),
