@@ -365,30 +365,37 @@ impl<'a> Resolver<'a> {
         if let (Some(Some(most)), Some(vcpus)) = (pattern.vcpus_max.value, pattern.vcpus.value)
             && most < vcpus
         {
-            let (origin, field) = match (pattern.vcpus_max.origin, pattern.vcpus.origin) {
-                (Origin::Slice, origin @ Origin::Override(_)) => (origin, "vcpus"),
-                (origin, _) => (origin, "vcpusMax"),
-            };
+            let origins = (pattern.vcpus.origin, pattern.vcpus_max.origin);
             let message = format!("it boots with {vcpus} vCPUs, which is more than its most, {most}");
-            let path = origin.path(&[Step::Key("resources"), Step::Key(field)]);
-            let finding = Diagnostic::error(Code::BadValue, at.place(&path), message)
-                .help("`vcpus` is what it boots with, `vcpusMax` what it can be given while it runs");
-            self.say(finding);
+            self.boots_with_more(at, ("vcpus", "vcpusMax"), origins, message);
         }
         if let (Some(Some(most)), Some(memory)) = (pattern.memory_max.value, pattern.memory.value)
             && most < memory
         {
-            let (origin, field) = match (pattern.memory_max.origin, pattern.memory.origin) {
-                (Origin::Slice, origin @ Origin::Override(_)) => (origin, "memory"),
-                (origin, _) => (origin, "memoryMax"),
-            };
+            let origins = (pattern.memory.origin, pattern.memory_max.origin);
             let message = format!("it boots with {memory}, which is more than its most, {most}");
-            let path = origin.path(&[Step::Key("resources"), Step::Key(field)]);
-            let finding = Diagnostic::error(Code::BadValue, at.place(&path), message)
-                .help("`memory` is what it boots with, `memoryMax` what it can be given while it runs");
-            self.say(finding);
+            self.boots_with_more(at, ("memory", "memoryMax"), origins, message);
         }
         self.check_health(at, pattern);
+    }
+
+    /// What it boots with is more than it can be given. A patch is wrong that makes it so.
+    fn boots_with_more(
+        &mut self,
+        at: At<'a>,
+        (first, most): (&'static str, &'static str),
+        origins: (Origin, Origin),
+        message: String,
+    ) {
+        let (origin, field) = match origins {
+            (origin @ Origin::Override(_), Origin::Slice) => (origin, first),
+            (_, origin) => (origin, most),
+        };
+        let path = origin.path(&[Step::Key("resources"), Step::Key(field)]);
+        let finding = Diagnostic::error(Code::BadValue, at.place(&path), message).help(format!(
+            "`{first}` is what it boots with, `{most}` what it can be given while it runs"
+        ));
+        self.say(finding);
     }
 
     fn check_health(&mut self, at: At<'a>, pattern: &Pattern) {
