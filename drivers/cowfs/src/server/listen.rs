@@ -206,13 +206,7 @@ impl Stream for UnixStream {
 
     fn settle(free: Self::Free) -> io::Result<(Self::Reader, Outlet<Self::Writer>)> {
         let (reader, writer) = Self::from_std(free)?.into_split();
-        Ok((
-            reader,
-            Outlet {
-                writer,
-                tcp: |_| None,
-            },
-        ))
+        Ok((reader, Outlet::plain(writer)))
     }
 }
 

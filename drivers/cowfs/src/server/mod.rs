@@ -197,10 +197,7 @@ impl Server {
     {
         let flight = flight::ClientFlight::new();
         let ending = connection::Ending::default();
-        let outlet = outgoing::Outlet {
-            writer,
-            tcp: |_| None,
-        };
+        let outlet = outgoing::Outlet::plain(writer);
         connection::serve(Arc::clone(self), peer, flight, (reader, outlet), ending).await;
     }
 

@@ -67,6 +67,16 @@ pub(super) struct Outlet<W> {
     pub(super) tcp: fn(&W) -> Option<&TcpStream>,
 }
 
+impl<W> Outlet<W> {
+    /// Where every reply is copied.
+    pub(super) fn plain(writer: W) -> Self {
+        Self {
+            writer,
+            tcp: |_| None,
+        }
+    }
+}
+
 /// Sends replies, all that are ready in one write. Ends when the last sender is gone, or the client is, or where a reply is due
 /// that the lease forbids which it was made under: whoever asked asks again, on another connection.
 pub(super) async fn write<W: AsyncWrite + Unpin>(mut outlet: Outlet<W>, mut queue: mpsc::Receiver<Outgoing>) {

@@ -53,6 +53,18 @@ struct World {
     listening: Listening,
 }
 
+/// A leased export, and where it is asked.
+async fn serving(server: &Arc<Server>) -> (Arc<Export>, Listening) {
+    let name = ExportName::parse("/web").unwrap();
+    let client = ClientAddress::parse("127.0.0.1").unwrap();
+    let web = Export::new(name, Arc::new(Memory::new()), vec![client], State::Active).unwrap();
+    let web = Arc::new(web.under(server.lease()));
+    web.set_leased(true);
+    server.exports().add(Arc::clone(&web)).unwrap();
+    let listening = server.listen_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    (web, listening)
+}
+
 async fn world() -> World {
     let hand = Arc::new(Hand {
         now: SECOND.into(),
@@ -61,13 +73,7 @@ async fn world() -> World {
     });
     let clock = Arc::clone(&hand);
     let server = Server::with_lease(Limits::default(), Lease::new(Arc::new(move || clock.look())));
-    let name = ExportName::parse("/web").unwrap();
-    let client = ClientAddress::parse("127.0.0.1").unwrap();
-    let web = Export::new(name, Arc::new(Memory::new()), vec![client], State::Active).unwrap();
-    let web = Arc::new(web.under(server.lease()));
-    web.set_leased(true);
-    server.exports().add(Arc::clone(&web)).unwrap();
-    let listening = server.listen_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let (web, listening) = serving(&server).await;
     World {
         hand,
         server,
@@ -213,13 +219,7 @@ async fn no_reply_leaves_after_the_lapse_whenever_that_comes() {
 #[tokio::test]
 async fn connections_end_at_the_lapse() {
     let server = Server::new(Limits::default());
-    let name = ExportName::parse("/web").unwrap();
-    let client = ClientAddress::parse("127.0.0.1").unwrap();
-    let web = Export::new(name, Arc::new(Memory::new()), vec![client], State::Active).unwrap();
-    let web = Arc::new(web.under(server.lease()));
-    web.set_leased(true);
-    server.exports().add(Arc::clone(&web)).unwrap();
-    let listening = server.listen_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let (web, listening) = serving(&server).await;
     let watching = Arc::clone(&server);
     tokio::spawn(async move { watching.watch_lease().await });
     web.enter(cowfs::lease::now() + SECOND).unwrap();

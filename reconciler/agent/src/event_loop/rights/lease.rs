@@ -21,8 +21,8 @@ const LAPSED: Duration = Duration::from_millis(50);
 /// How soon it is told again that did not hear.
 const PASS_ON_AGAIN: Duration = Duration::from_millis(500);
 
-/// Tells the file server of each renewal, as long as it serves anything under the lease, and the loop once it has run out. On a task of its own: the loop may be
-/// busy for longer than a lease lasts.
+/// Tells the file server of each renewal, as long as it serves anything under the lease, and the loop once it has run out. On a
+/// task of its own: the loop may be busy for longer than a lease lasts.
 pub(crate) async fn pass_on<S: MoveLayers>(member: Arc<Member>, storage: Arc<S>) {
     let mut lease = member.lease();
     loop {
