@@ -22,7 +22,7 @@ use super::log::{self, io_at};
 use super::record::Change;
 use super::replay::replay_alone;
 use super::segment::{FORMAT as LOG_FORMAT, Header, SegmentName};
-use super::state::State;
+use super::state::{Object, State};
 use super::{Writable, WritableError, checkpoint, known_content, meta, shape};
 
 /// Name of the folder of checkpoints.
@@ -280,7 +280,10 @@ pub(crate) fn remove(
         }
     }
     let left = pinned(disk, path, state)?;
-    let known = known_content(state);
+    let mut known = known_content(state);
+    // A file goes on writing to its content file also when nothing of what that holds shows any more.
+    let files = state.objects.values().filter_map(Object::file);
+    known.extend(files.filter_map(|file| file.writing));
     for id in content.pin_only(left) {
         if !known.contains(&id) {
             content.remove(id);

@@ -7,6 +7,16 @@ use crate::testing::Dice;
 
 const ROUNDS: usize = 250;
 
+/// Sets what it holds when it goes, however that comes about: a client that fails ends the others as well, instead of
+/// leaving them to go on for ever.
+struct AtTheEnd<'a>(&'a AtomicBool);
+
+impl Drop for AtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// One client with a file of its own, and what should be in it.
 struct Client<'a> {
     world: &'a World,
@@ -85,6 +95,7 @@ fn everybody_goes_on_and_nothing_is_lost() {
     }
     let stop = AtomicBool::new(false);
     let mut shown = std::thread::scope(|threads| {
+        let over = AtTheEnd(&stop);
         let shaping = threads.spawn(|| {
             let mut rounds = 0_u32;
             while !stop.load(Ordering::Acquire) || rounds < 4 {
@@ -121,7 +132,7 @@ fn everybody_goes_on_and_nothing_is_lost() {
             .into_iter()
             .map(|client| client.join().expect("a client"))
             .collect();
-        stop.store(true, Ordering::Release);
+        drop(over);
         assert!(shaping.join().expect("making the log short") >= 4);
         shown
     });
@@ -136,6 +147,24 @@ fn everybody_goes_on_and_nothing_is_lost() {
     for (name, bytes) in shown {
         assert_eq!(after.read(&name), bytes, "{name}");
     }
+}
+
+#[test]
+fn a_file_is_written_on_after_its_checkpoint_has_gone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let before = world(dir.path(), 1, &[]);
+    before.create("f");
+    before.write("f", 0, &[1; 100], Stability::Unstable);
+    before.stack.save("moment").expect("a checkpoint");
+    // The log holds all of it now; the file that held it is kept for the checkpoint alone.
+    before.write("f", 0, &[2; 100], Stability::FileSync);
+    before.stack.delete_saved("moment").expect("removing it");
+    before.write("f", 50, &[3; 6000], Stability::Unstable);
+    let written = [&[2; 50][..], &[3; 6000]].concat();
+    assert_eq!(before.read("f"), written);
+    before.stack.flush_all().expect("flushing");
+    drop(before);
+    assert_eq!(world(dir.path(), 2, &[]).read("f"), written);
 }
 
 #[test]
