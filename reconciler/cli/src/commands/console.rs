@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use xeno_agent::api::SliverStatus;
 use xeno_model::id::SliverId;
@@ -23,6 +24,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What leaves the console: Ctrl-].
 const DETACH: u8 = 0x1d;
+
+/// How long a guest has to take what was typed before the console is left. One that stands still takes nothing.
+const TAKEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Bytes searched from the end of a file for its last lines.
 const TAIL_BYTES_MAX: u64 = 16 << 20;
@@ -130,22 +134,42 @@ pub(crate) fn console(args: &Console) -> Outcome {
         }
     });
     let end = type_to(&io::stdin(), &mut to_guest, &ended);
+    let taken = end == End::Closed || is_taken(&to_guest, &ended, TAKEN_WITHIN);
     // Both ends may be closed already.
-    let _ = to_guest.shutdown(std::net::Shutdown::Both);
+    let _ = to_guest.shutdown(Shutdown::Both);
     let _ = reader.join();
     drop(raw);
-    output::note(match end {
-        End::Left => "\nleft the console",
-        End::Closed => "\nthe guest has closed its console",
-    });
+    match end {
+        End::Closed => output::note("\nthe guest has closed its console"),
+        End::Left | End::NoMoreKeys if taken => output::note("\nleft the console"),
+        End::Left => output::note("\nleft the console; the guest has not taken all that was typed"),
+        End::NoMoreKeys => {
+            let failure = Failure::said("the guest has not taken all that was typed");
+            return Err(failure.hint(format!("does it stand still? `xeno describe {}`", args.sliver)));
+        }
+    }
     Ok(Exit::Done)
+}
+
+/// Waits until whoever carries keys to the guest has taken all that was sent, which it shows by closing its side. What it has not
+/// read when this side goes as a whole is lost: QEMU does not look for it then.
+fn is_taken(to_guest: &UnixStream, ended: &impl AsFd, within: Duration) -> bool {
+    let Ok(within) = Timespec::try_from(within) else {
+        return false;
+    };
+    if to_guest.shutdown(Shutdown::Write).is_err() {
+        return false;
+    }
+    poll(&mut [PollFd::new(ended, PollFlags::IN)], Some(&within)).is_ok_and(|ready| ready > 0)
 }
 
 /// How a console came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// By the keys, or because there are no more of them.
+    /// By the keys.
     Left,
+    /// There are no more of them.
+    NoMoreKeys,
     /// The guest's end is gone.
     Closed,
 }
@@ -160,7 +184,7 @@ fn type_to(keys_from: &impl AsFd, to_guest: &mut impl Write, ended: &impl AsFd) 
         ];
         match poll(&mut wakers, None) {
             Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return End::Left,
+            Err(_) => return End::NoMoreKeys,
             Ok(_) => {}
         }
         if !wakers[1].revents().is_empty() {
@@ -170,7 +194,7 @@ fn type_to(keys_from: &impl AsFd, to_guest: &mut impl Write, ended: &impl AsFd) 
         let length = match rustix::io::read(keys_from, &mut keys) {
             Err(rustix::io::Errno::INTR) => continue,
             Ok(length @ 1..) => length,
-            Ok(0) | Err(_) => return End::Left,
+            Ok(0) | Err(_) => return End::NoMoreKeys,
         };
         let detach = keys[..length].iter().position(|key| *key == DETACH);
         if to_guest.write_all(&keys[..detach.unwrap_or(length)]).is_err() {
@@ -300,6 +324,26 @@ mod tests {
         // Nobody presses a key.
         drop(reading);
         assert_eq!(type_to(&keyboard, &mut typed, &ended), End::Closed);
+    }
+
+    #[test]
+    fn the_console_is_left_once_all_is_taken_that_was_typed() {
+        let (mut to_guest, mut guest) = UnixStream::pair().expect("a pair");
+        let (reading, ended) = UnixStream::pair().expect("a pair");
+        let (keyboard, mut fingers) = UnixStream::pair().expect("a pair");
+        fingers.write_all(b"reboot\n").expect("typed");
+        drop(fingers);
+        assert_eq!(type_to(&keyboard, &mut to_guest, &ended), End::NoMoreKeys);
+        // One that stands still.
+        assert!(!is_taken(&to_guest, &ended, Duration::from_millis(1)));
+        let taking = std::thread::spawn(move || {
+            let mut heard = String::new();
+            guest.read_to_string(&mut heard).expect("heard");
+            drop((guest, reading));
+            heard
+        });
+        assert!(is_taken(&to_guest, &ended, Duration::from_secs(600)));
+        assert_eq!(taking.join().expect("taken"), "reboot\n");
     }
 
     fn tempfile() -> File {
