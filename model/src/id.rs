@@ -299,7 +299,7 @@ impl fmt::Debug for Digest {
 
 /// The git commit that was read, as 40 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Revision(String);
+pub struct Revision(Arc<str>);
 
 impl Revision {
     /// Takes 40 lower-case hexadecimal digits.
@@ -312,7 +312,7 @@ impl Revision {
                 .bytes()
                 .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
         {
-            return Ok(Self(text.to_owned()));
+            return Ok(Self(Arc::from(text)));
         }
         Err(NameError {
             text: text.chars().take(80).collect(),

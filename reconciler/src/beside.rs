@@ -80,8 +80,8 @@ impl Situation<'_> {
 
     /// Whether it runs as its sliver was last carried through.
     fn is_applied(&self) -> bool {
-        let applied = self.applied.map(|applied| boot_digest(&applied.desired));
-        self.runs() && self.domain.map(|domain| domain.booted) == applied
+        let applied = || self.applied.map(|applied| boot_digest(&applied.desired));
+        self.runs() && self.domain.map(|domain| domain.booted) == applied()
     }
 
     /// Whether its service is up in this berth, as it was last carried through. What keeps what it writes is at home in the

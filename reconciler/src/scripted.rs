@@ -11,6 +11,7 @@ mod layers;
 mod leases;
 mod moves;
 mod remotes;
+mod shared;
 mod storage;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -27,6 +28,7 @@ use xeno_model::observed::{
     Stranger,
 };
 
+use self::shared::Shared;
 use crate::action::{Action, PortsFrom};
 use crate::exec::Outcome;
 use crate::ports::{
@@ -45,19 +47,19 @@ pub struct ScriptedNode {
 
 #[derive(Debug, Default)]
 struct State {
-    domains: Domains,
-    storage: BTreeMap<SliverId, ObservedStorage>,
+    domains: Shared<Domains>,
+    storage: Shared<BTreeMap<SliverId, ObservedStorage>>,
     /// Slivers whose storage cannot be looked at, and why.
     unreadable: BTreeMap<SliverId, String>,
-    templates: BTreeSet<Digest>,
-    files: BTreeSet<Digest>,
+    templates: Shared<BTreeSet<Digest>>,
+    files: Shared<BTreeSet<Digest>>,
     /// What writable layers were like when their checkpoints were made.
     saved: BTreeMap<(SliverId, String), Option<Digest>>,
-    remotes: BTreeMap<Remote, RemoteState>,
+    remotes: Shared<BTreeMap<Remote, RemoteState>>,
     /// URLs whose server does not answer.
     silent: BTreeSet<String>,
     /// Which writable layers a sliver has: a number that each gets when it is made.
-    written: BTreeMap<SliverId, u64>,
+    written: Shared<BTreeMap<SliverId, u64>>,
     layers_made: u64,
     memory_mib: u64,
     now: Timestamp,
@@ -105,15 +107,15 @@ impl ScriptedNode {
     /// there should be, that much is allowed.
     #[must_use]
     pub fn like(observed: &ObservedNode, memory_mib: u64) -> Self {
+        let storage = observed
+            .storage_seen()
+            .map(|(sliver, storage)| (sliver.clone(), storage.clone()));
         let mut state = State {
-            domains: observed.domains.known().cloned().unwrap_or_default(),
-            storage: observed
-                .storage_seen()
-                .map(|(sliver, storage)| (sliver.clone(), storage.clone()))
-                .collect(),
-            templates: observed.templates.known().cloned().unwrap_or_default(),
-            files: observed.file_layers.known().cloned().unwrap_or_default(),
-            remotes: observed.remotes.known().cloned().unwrap_or_default(),
+            domains: observed.domains.known().cloned().unwrap_or_default().into(),
+            storage: storage.collect::<BTreeMap<_, _>>().into(),
+            templates: observed.templates.known().cloned().unwrap_or_default().into(),
+            files: observed.file_layers.known().cloned().unwrap_or_default().into(),
+            remotes: observed.remotes.known().cloned().unwrap_or_default().into(),
             now: observed.at,
             ..State::default()
         };
@@ -249,7 +251,7 @@ impl ScriptedNode {
     /// [`Self::written`] of every sliver that has any.
     #[must_use]
     pub fn all_written(&self) -> BTreeMap<SliverId, u64> {
-        self.state().written.clone()
+        BTreeMap::clone(&self.state().written)
     }
 
     /// Rules that calls have broken so far.
@@ -273,11 +275,11 @@ impl ScriptedNode {
             health: running
                 .map(|(s, _)| (s.clone(), HealthVerdict::Healthy))
                 .collect(),
-            domains: Seen::Known(state.domains.clone()),
+            domains: Seen::Known(Domains::clone(&state.domains)),
             storage: Seen::Known(state.storage_seen()),
-            templates: Seen::Known(state.templates.clone()),
-            file_layers: Seen::Known(state.files.clone()),
-            remotes: Seen::Known(state.remotes.clone()),
+            templates: Seen::Known(BTreeSet::clone(&state.templates)),
+            file_layers: Seen::Known(BTreeSet::clone(&state.files)),
+            remotes: Seen::Known(BTreeMap::clone(&state.remotes)),
         };
         state.looked_at();
         observed

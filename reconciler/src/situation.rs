@@ -314,7 +314,12 @@ impl<'a> Situation<'a> {
         let anew = misfit || !self.usable(desired, marks) || self.adopts.is_some();
         let resume = anew && self.image_use(desired, marks) == ImageUse::Fits;
         let unsealed = resume && self.image.is_some_and(|image| image.mark.is_none());
-        let turn = self.turn(desired, marks).filter(|_| anew && !resume);
+        // Only asked where it starts: what it was carried through as is a digest of much, and most that is looked at stays as it is.
+        let turn = if anew && !resume {
+            self.turn(desired, marks)
+        } else {
+            None
+        };
         add(turn.is_some(), Step::Checkpoint);
         add(anew && self.domain.is_some(), Step::Shutdown);
         let back = add(turn.is_some_and(|turn| turn.back.is_some()), Step::Restore);

@@ -22,7 +22,7 @@ use xeno_reconciler::scripted::{Fault as Scripted, ScriptedNode};
 use xeno_reconciler::serving;
 use xeno_reconciler::tenure::{Journal, Leave};
 
-use crate::node::{BackOff, Ending, Running};
+use crate::node::{BackOff, Ending, Running, Wish};
 use crate::trace::Shade;
 use crate::world::{BEGIN_MS, Event, World};
 
@@ -109,6 +109,28 @@ impl World<'_> {
         desired
     }
 
+    /// The same, kept from one look of a busy node to the next.
+    fn wish(&mut self, n: usize) -> Arc<DesiredNode> {
+        let node = &self.nodes[n];
+        let stages = &node.rights.order.stages;
+        let known = node
+            .wish
+            .as_ref()
+            .filter(|wish| wish.head == node.head && wish.follows == node.follows && wish.stages == *stages);
+        if let Some(wish) = known {
+            return Arc::clone(&wish.desired);
+        }
+        let wish = Wish {
+            head: node.head,
+            follows: node.follows.clone(),
+            stages: stages.clone(),
+            desired: Arc::new(self.wanted(n)),
+        };
+        let desired = Arc::clone(&wish.desired);
+        self.nodes[n].wish = Some(wish);
+        desired
+    }
+
     /// What a node sees when it looks at itself.
     pub(crate) fn look(&self, n: usize) -> Option<ObservedNode> {
         let mut observed = self.look_at_all(n)?;
@@ -159,7 +181,7 @@ impl World<'_> {
         if self.nodes[n].run.is_some() {
             return self.pump(n);
         }
-        let desired = Arc::new(self.wanted(n));
+        let desired = self.wish(n);
         let Some(observed) = self.look(n) else { return };
         let now = self.wall(n);
         if let Some(machine) = &self.nodes[n].machine {
@@ -268,7 +290,7 @@ impl World<'_> {
 
     /// What a plan says of how slivers are.
     fn learn_conditions(&mut self, n: usize, plan: &Plan, observed: &ObservedNode) {
-        for sliver in self.nodes[n].active.clone() {
+        for sliver in self.nodes[n].active.clone().into_keys() {
             let node = &self.nodes[n];
             let held = node.back_off.get(&sliver).filter(|held| held.until_ms > self.now);
             let failure = held.map(|held| held.why.clone());
@@ -666,7 +688,7 @@ impl World<'_> {
             }
         }
         for sliver in healthy {
-            if self.nodes[n].active.contains(&sliver) {
+            if self.nodes[n].active.contains_key(&sliver) {
                 self.condition(n, &sliver, Condition::Healthy);
             }
         }
@@ -677,6 +699,8 @@ impl World<'_> {
         let node = &mut self.nodes[n];
         node.idle = true;
         node.restless = 0;
+        // There are a great many nodes.
+        node.wish = None;
     }
 }
 

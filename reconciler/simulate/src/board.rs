@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use xeno_model::id::{NodeName, SliverId};
-use xeno_reconciler::rollout::{Placed, RolloutKey, RolloutRecord, Snapshot, Waves, Witness};
+use xeno_reconciler::rollout::{
+    Placed, RolloutKey, RolloutRecord, SliverSummary, Snapshot, Tally, Waves, Witness,
+};
 use xeno_reconciler::tenure::Holder;
 
 use crate::outcome::Milestone;
@@ -71,6 +73,16 @@ pub(crate) struct Sorted {
     pub(crate) placement: Arc<BTreeMap<u32, Placed>>,
 }
 
+/// How many slivers of a rollout are out of reach and have not failed.
+#[derive(Clone, Copy)]
+pub(crate) struct Away {
+    /// As of this revision of its record.
+    pub(crate) read: u64,
+    /// By which commit's placement.
+    pub(crate) head: usize,
+    pub(crate) slivers: u32,
+}
+
 /// What is known of a slice beside its record.
 #[derive(Default)]
 pub(crate) struct Shared {
@@ -90,6 +102,13 @@ pub(crate) struct Shared {
     pub(crate) look_at: Option<u64>,
     /// The waves of the record's rollout, by the placement of a commit.
     pub(crate) waves: Option<Sorted>,
+    /// How many slivers are out of reach, if it was counted since that could have changed.
+    pub(crate) away: Option<Away>,
+    /// How far its slivers were at the last look of a witness, as of which revision of the record and by which commit's placement,
+    /// if nobody has said anything since.
+    pub(crate) tally: Option<(u64, usize, Tally)>,
+    /// The nodes that a commit places it on.
+    pub(crate) on: Option<(usize, Arc<BTreeSet<usize>>)>,
     /// When each wave began and a verdict was written, for the report.
     pub(crate) milestones: Vec<(u64, Milestone)>,
 }
@@ -112,10 +131,25 @@ impl Board {
     pub(crate) fn wrote(&mut self, now_ms: u64, writes: u32) {
         *self.writes.entry(now_ms / 60_000).or_default() += writes;
     }
+}
 
-    /// How many nodes of a slice are out of reach.
-    pub(crate) fn away(&self, slice: usize) -> &BTreeSet<NodeName> {
-        &self.slices[slice].snapshot.away
+impl Shared {
+    /// A node says how a sliver is.
+    pub(crate) fn hears(&mut self, number: u32, said: SliverSummary) {
+        self.tally = None;
+        self.snapshot.slivers.insert(number, said);
+    }
+
+    /// A node that has slivers of it is out of reach.
+    pub(crate) fn loses(&mut self, node: &NodeName) {
+        (self.away, self.tally) = (None, None);
+        self.snapshot.away.insert(node.clone());
+    }
+
+    /// One is back; whether it was away.
+    pub(crate) fn regains(&mut self, node: &NodeName) -> bool {
+        (self.away, self.tally) = (None, None);
+        self.snapshot.away.remove(node)
     }
 }
 

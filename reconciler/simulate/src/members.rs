@@ -53,7 +53,7 @@ impl World<'_> {
         self.board.wrote(self.now, 2);
         let name = self.nodes[n].name.clone();
         for slice in self.slices_of[n].clone() {
-            if self.board.slices[slice].snapshot.away.remove(&name) {
+            if self.board.slices[slice].regains(&name) {
                 // Those who waited because too many were away see that as well.
                 let waiting = std::mem::take(&mut self.board.slices[slice].waiting);
                 for n in waiting {
@@ -89,7 +89,7 @@ impl World<'_> {
                     .collect()
             };
             let shared = &mut self.board.slices[slice];
-            shared.snapshot.away.insert(name.clone());
+            shared.loses(&name);
             shared.left_alone.extend(slots);
             let waiting = std::mem::take(&mut shared.waiting);
             for n in waiting {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use xeno_model::desired::DesiredNode;
+use xeno_model::desired::{DesiredNode, Stage};
 use xeno_model::id::{Epoch, NodeName, SliverId};
 use xeno_reconciler::action::ActionKey;
 use xeno_reconciler::change::AppliedSliver;
@@ -53,12 +53,14 @@ pub(crate) struct Node {
     pub(crate) generation: u64,
     /// Which commit's word counts for slivers that differ between commits; for others it makes no difference.
     pub(crate) follows: BTreeMap<SliverId, usize>,
+    /// Whether a rollout changes nothing about a sliver, from the commit that counts for it to another.
+    pub(crate) same: BTreeMap<SliverId, (usize, usize, bool)>,
     /// What those were when they were last proven good, before they became that.
     pub(crate) goods: BTreeMap<SliverId, usize>,
     /// Slivers that a commit brings here, and that wait for their turn.
     pub(crate) awaits: BTreeSet<SliverId>,
-    /// Slivers whose rollouts are not through with them.
-    pub(crate) active: BTreeSet<SliverId>,
+    /// Slivers whose rollouts are not through with them, and the numbers of their slices.
+    pub(crate) active: BTreeMap<SliverId, usize>,
     /// How slivers are.
     pub(crate) conditions: BTreeMap<SliverId, Condition>,
     /// For how long slivers have been on their way with a slot, by the number of their slice.
@@ -74,6 +76,8 @@ pub(crate) struct Node {
     pub(crate) consider_at: Option<u64>,
     /// When the time of a sliver of its own is over that is on its way.
     pub(crate) overdue_at: Option<u64>,
+    /// What was wanted of it at its last look, while it has something to do.
+    pub(crate) wish: Option<Wish>,
     pub(crate) epochs: BTreeMap<SliverId, Epoch>,
     /// Slivers that change nodes.
     pub(crate) rights: Rights,
@@ -88,6 +92,14 @@ pub(crate) struct Node {
     pub(crate) restless: u32,
     /// Whether the last look found nothing to do.
     pub(crate) idle: bool,
+}
+
+/// What is wanted of a node, and what that was made of.
+pub(crate) struct Wish {
+    pub(crate) head: usize,
+    pub(crate) follows: BTreeMap<SliverId, usize>,
+    pub(crate) stages: BTreeMap<SliverId, Stage>,
+    pub(crate) desired: Arc<DesiredNode>,
 }
 
 /// An action that failed for good is not tried before its time.
@@ -152,9 +164,10 @@ impl Node {
             head: 0,
             generation: 1,
             follows: BTreeMap::new(),
+            same: BTreeMap::new(),
             goods: BTreeMap::new(),
             awaits: BTreeSet::new(),
-            active: BTreeSet::new(),
+            active: BTreeMap::new(),
             conditions: BTreeMap::new(),
             patience: BTreeMap::new(),
             unsaid: BTreeSet::new(),
@@ -163,6 +176,7 @@ impl Node {
             refusals: 0,
             consider_at: None,
             overdue_at: None,
+            wish: None,
             epochs: BTreeMap::new(),
             rights: Rights::default(),
             back_off: BTreeMap::new(),

@@ -11,7 +11,7 @@ use xeno_reconciler::rollout::{
     SliverSummary, Step, Tally, Verdict, Wait, Wanted, Waves, begin, decide, step, wanted,
 };
 
-use crate::board::{Ask, Sorted};
+use crate::board::{Ask, Away, Sorted};
 use crate::fault::Trouble;
 use crate::outcome::Milestone;
 use crate::world::{Event, World};
@@ -31,7 +31,8 @@ impl World<'_> {
         node.agent && node.member && !node.away
     }
 
-    fn slice_of(&self, sliver: &SliverId) -> Option<usize> {
+    /// The number of a sliver's slice.
+    pub(crate) fn slice_of(&self, sliver: &SliverId) -> Option<usize> {
         self.slices.binary_search(&sliver.slice).ok()
     }
 
@@ -41,12 +42,17 @@ impl World<'_> {
     }
 
     /// The waves of a rollout by the placement of a commit, and that placement.
-    fn waves(&mut self, slice: usize, record: &RolloutRecord, head: usize) -> Sorted {
+    fn waves(
+        &mut self,
+        slice: usize,
+        record: &RolloutRecord,
+        head: usize,
+    ) -> (Arc<Waves>, Arc<BTreeMap<u32, Placed>>) {
         if let Some(sorted) = &self.board.slices[slice].waves
             && sorted.key == record.to
             && sorted.head == head
         {
-            return sorted.clone();
+            return (Arc::clone(&sorted.waves), Arc::clone(&sorted.placement));
         }
         let fleet = &self.views[head].commit.fleet;
         let slivers = fleet
@@ -62,14 +68,45 @@ impl World<'_> {
         };
         let placement: Arc<BTreeMap<u32, Placed>> = Arc::new(slivers.filter_map(placed).collect());
         let waves = Arc::new(Waves::new(&record.policy, &placement, Waves::seed(&record.to)));
-        let sorted = Sorted {
+        self.board.slices[slice].waves = Some(Sorted {
             key: record.to.clone(),
             head,
-            waves,
-            placement,
+            waves: Arc::clone(&waves),
+            placement: Arc::clone(&placement),
+        });
+        (waves, placement)
+    }
+
+    /// How many slivers of a rollout are out of reach and have not failed: counted when that can have changed.
+    fn away(
+        &mut self,
+        slice: usize,
+        (read, record): (u64, &RolloutRecord),
+        (head, placement): (usize, &BTreeMap<u32, Placed>),
+    ) -> u32 {
+        let shared = &mut self.board.slices[slice];
+        if let Some(away) = shared.away.filter(|away| away.read == read && away.head == head) {
+            return away.slivers;
+        }
+        let nodes = &shared.snapshot.away;
+        let counts = |(number, placed): &(&u32, &Placed)| {
+            !record.failed.contains(number) && nodes.contains(&placed.node)
         };
-        self.board.slices[slice].waves = Some(sorted.clone());
-        sorted
+        let slivers = placement.iter().filter(counts).count();
+        let slivers = u32::try_from(slivers).unwrap_or(u32::MAX);
+        shared.away = Some(Away { read, head, slivers });
+        slivers
+    }
+
+    /// The nodes that a commit places a slice on.
+    fn nodes_of(&mut self, slice: usize, head: usize) -> Arc<BTreeSet<usize>> {
+        if let Some((_, nodes)) = self.board.slices[slice].on.as_ref().filter(|(of, _)| *of == head) {
+            return Arc::clone(nodes);
+        }
+        let places = &self.views[head].places[slice];
+        let nodes = Arc::new(places.values().copied().collect());
+        self.board.slices[slice].on = Some((head, Arc::clone(&nodes)));
+        nodes
     }
 
     /// A sliver is to be looked after until its rollout is through with it.
@@ -77,7 +114,7 @@ impl World<'_> {
         let Some(slice) = self.slice_of(sliver) else {
             return;
         };
-        self.nodes[n].active.insert(sliver.clone());
+        self.nodes[n].active.insert(sliver.clone(), slice);
         self.board.slices[slice].active.insert(sliver.number, n);
         self.consider_soon(n, 0);
     }
@@ -115,8 +152,8 @@ impl World<'_> {
         }
         self.materialise(n);
         let mut changed = false;
-        for sliver in self.nodes[n].active.clone() {
-            changed |= self.consider_one(n, &sliver);
+        for (sliver, slice) in self.nodes[n].active.clone() {
+            changed |= self.consider_one(n, &sliver, slice);
         }
         if changed {
             self.supersede(n);
@@ -124,15 +161,12 @@ impl World<'_> {
     }
 
     /// Looks at one sliver; whether it may be made something else now.
-    fn consider_one(&mut self, n: usize, sliver: &SliverId) -> bool {
-        let Some(slice) = self.slice_of(sliver) else {
-            return false;
-        };
+    fn consider_one(&mut self, n: usize, sliver: &SliverId, slice: usize) -> bool {
         let head = self.nodes[n].head;
         if self.nodes[n].asking.contains(&slice) {
             return false;
         }
-        let placed = self.placed(sliver, head);
+        let placed = self.place_of(slice, sliver.number, head);
         let (true, Some(asked)) = (placed == Some(n), self.key(slice, head).cloned()) else {
             self.forget(n, slice, sliver);
             return false;
@@ -166,21 +200,12 @@ impl World<'_> {
         if stands == Wanted::This
             && record.aim() == Aim::To
             && !matches!(runs, Runs::To | Runs::Nothing)
-            && self.is_the_same(n, sliver)
+            && self.is_the_same(n, sliver, slice)
         {
             return self.may_go(n, sliver, slice, &record, Aim::To);
         }
-        let Sorted { waves, placement, .. } = self.waves(slice, &record, head);
-        let away_nodes = self.board.away(slice).clone();
-        let away = placement
-            .iter()
-            .filter(|(number, placed)| !record.failed.contains(number) && away_nodes.contains(&placed.node))
-            .count();
-        let outside = Outside {
-            waves: &waves,
-            away: u32::try_from(away).unwrap_or(u32::MAX),
-            away_nodes: &away_nodes,
-        };
+        let (waves, placement) = self.waves(slice, &record, head);
+        let away = self.away(slice, (read, &record), (head, &placement));
         let own = Own {
             number: sliver.number,
             node: &name,
@@ -193,6 +218,11 @@ impl World<'_> {
             .cloned()
             .unwrap_or(Condition::Changing);
         let condition = self.in_time(n, sliver, slice, &record, condition);
+        let outside = Outside {
+            waves: &waves,
+            away,
+            away_nodes: &self.board.slices[slice].snapshot.away,
+        };
         match step(Some(&record), own, &condition, outside, signed) {
             Step::Swap(next) => {
                 let takes = next.slots.len() > record.slots.len();
@@ -240,7 +270,7 @@ impl World<'_> {
         let node = &self.nodes[n];
         let slotted = record.slots.get(&sliver.number) == Some(&node.name);
         let health = self
-            .asked(sliver, node.head)
+            .asked_of(slice, sliver.number, node.head)
             .and_then(|asked| asked.health.as_ref());
         let grace_ms = health.map_or(0, |health| health.grace.0);
         let before = condition.clone();
@@ -283,14 +313,24 @@ impl World<'_> {
     }
 
     /// Whether a rollout changes nothing about a sliver, whatever it does to others of its slice.
-    fn is_the_same(&self, n: usize, sliver: &SliverId) -> bool {
+    fn is_the_same(&mut self, n: usize, sliver: &SliverId, slice: usize) -> bool {
         let node = &self.nodes[n];
-        let Some(follows) = node.follows.get(sliver) else {
+        let Some(&follows) = node.follows.get(sliver) else {
             return false;
         };
-        let (then, now) = (self.asked(sliver, *follows), self.asked(sliver, node.head));
-        then.zip(now)
-            .is_some_and(|(then, now)| rollout_digest(then) == rollout_digest(now))
+        let head = node.head;
+        if let Some((from, to, same)) = node.same.get(sliver)
+            && (*from, *to) == (follows, head)
+        {
+            return *same;
+        }
+        let asked = |of: usize| self.asked_of(slice, sliver.number, of);
+        let (then, now) = (asked(follows), asked(head));
+        let same = then
+            .zip(now)
+            .is_some_and(|(then, now)| rollout_digest(then) == rollout_digest(now));
+        self.nodes[n].same.insert(sliver.clone(), (follows, head, same));
+        same
     }
 
     /// How long the maintenance window of a node's site is still closed, if it is.
@@ -362,7 +402,7 @@ impl World<'_> {
         if let (None, Some(due)) = (before, due) {
             self.queue.at(due, Event::Say(n));
         }
-        if self.nodes[n].active.contains(sliver) {
+        if self.nodes[n].active.contains_key(sliver) {
             self.consider_soon(n, 0);
         }
     }
@@ -392,10 +432,7 @@ impl World<'_> {
                 condition: condition.clone(),
                 since,
             };
-            self.board.slices[slice]
-                .snapshot
-                .slivers
-                .insert(sliver.number, said);
+            self.board.slices[slice].hears(sliver.number, said);
             self.witness_soon(slice, 500);
         }
     }
@@ -592,15 +629,7 @@ impl World<'_> {
         }
         let head = self.number_of(&record);
         let mut newest = head;
-        let nodes: BTreeSet<usize> = {
-            let fleet = &self.views[head].commit.fleet;
-            let slivers = fleet.slices.get(&self.slices[slice]);
-            let placed = slivers.into_iter().flat_map(|slice| slice.slivers.values());
-            placed
-                .filter_map(|(node, _)| self.by_name.get(node))
-                .copied()
-                .collect()
-        };
+        let nodes = self.nodes_of(slice, head);
         let about_this = |n: &usize| {
             let key = self.key(slice, self.nodes[*n].head);
             self.is_member(*n) && key.is_some_and(|key| key.revision == record.to.revision)
@@ -610,15 +639,23 @@ impl World<'_> {
         } else {
             WITNESSES
         };
-        let witnesses: Vec<usize> = nodes.into_iter().filter(about_this).take(many).collect();
+        let witnesses: Vec<usize> = nodes.iter().copied().filter(about_this).take(many).collect();
         self.board.slices[slice]
             .witnesses
             .retain(|n, _| witnesses.contains(n));
         if let Some(first) = witnesses.first() {
             newest = self.nodes[*first].head;
         }
-        let Sorted { waves, placement, .. } = self.waves(slice, &record, newest);
-        let tally = Tally::of(&record, &waves, &placement, &self.board.slices[slice].snapshot);
+        let (waves, placement) = self.waves(slice, &record, newest);
+        let shared = &mut self.board.slices[slice];
+        let known = shared
+            .tally
+            .take()
+            .filter(|(of, head, _)| (*of, *head) == (read, newest));
+        let tally = known.map_or_else(
+            || Tally::of(&record, &waves, &placement, &shared.snapshot),
+            |(_, _, tally)| tally,
+        );
         let mut again = LOOK_AGAIN_MS;
         for n in witnesses {
             let witness = self.board.slices[slice].witnesses.entry(n).or_default();
@@ -658,6 +695,8 @@ impl World<'_> {
                 self.consider_soon(n, 100);
             }
         }
+        // The next look finds the same, unless somebody says something, goes or comes meanwhile.
+        self.board.slices[slice].tally = Some((read, newest, tally));
         self.witness_soon(slice, again);
     }
 

@@ -118,7 +118,7 @@ impl World<'_> {
 
     /// Something is about to happen to a sliver that its rollout has to allow.
     pub(crate) fn needs_slot(&mut self, n: usize, sliver: &SliverId, what: &str) {
-        let Ok(slice) = self.slices.binary_search(&sliver.slice) else {
+        let Some(slice) = self.slice_of(sliver) else {
             return;
         };
         let Some(record) = self.board.records.get(&slice).1 else {

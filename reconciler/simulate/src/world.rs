@@ -40,6 +40,9 @@ pub(crate) struct View<'a> {
     pub(crate) by_node: ByNode<'a>,
     /// Where its nodes are.
     pub(crate) whereabouts: BTreeMap<NodeName, Arc<Whereabouts>>,
+    /// Its slices, by their number, and the nodes that their slivers are on.
+    pub(crate) slices: Vec<Option<&'a Slice>>,
+    pub(crate) places: Vec<BTreeMap<u32, usize>>,
     /// What it asks each slice to be, by the slice's number.
     pub(crate) keys: BTreeMap<usize, RolloutKey>,
     /// Which slivers this commit makes different from the one before, and on which nodes.
@@ -187,7 +190,18 @@ impl<'a> World<'a> {
                 .map(|before| touches(before, commit, &keys, &slices, &by_name))
                 .unwrap_or_default();
             let slivers: BTreeSet<&SliverId> = touches.values().flatten().collect();
+            let fleet: Vec<Option<&Slice>> = slices
+                .iter()
+                .map(|name| commit.fleet.slices.get(name).map(Arc::as_ref))
+                .collect();
+            let places = fleet.iter().map(|slice| {
+                let slivers = slice.iter().flat_map(|slice| &slice.slivers);
+                let on = |(number, (node, _)): (&u32, &(NodeName, _))| Some((*number, *by_name.get(node)?));
+                slivers.filter_map(on).collect()
+            });
             views.push(View {
+                places: places.collect(),
+                slices: fleet,
                 revision: &commit.revision,
                 commit,
                 by_node: commit.fleet.by_node(),
@@ -519,15 +533,23 @@ impl<'a> World<'a> {
 
     /// The sliver as a commit asks for it.
     pub(crate) fn asked(&self, sliver: &SliverId, head: usize) -> Option<&DesiredSliver> {
-        let slice = self.views[head].commit.fleet.slices.get(&sliver.slice)?;
-        slice.slivers.get(&sliver.number).map(|(_, sliver)| sliver)
+        self.asked_of(self.slice_of(sliver)?, sliver.number, head)
+    }
+
+    /// The same of a slice that is known by its number.
+    pub(crate) fn asked_of(&self, slice: usize, number: u32, head: usize) -> Option<&DesiredSliver> {
+        let slivers = &self.views[head].slices[slice]?.slivers;
+        slivers.get(&number).map(|(_, sliver)| sliver)
     }
 
     /// The node that a commit places a sliver on.
     pub(crate) fn placed(&self, sliver: &SliverId, head: usize) -> Option<usize> {
-        let slice = self.views[head].commit.fleet.slices.get(&sliver.slice)?;
-        let (node, _) = slice.slivers.get(&sliver.number)?;
-        self.by_name.get(node).copied()
+        self.place_of(self.slice_of(sliver)?, sliver.number, head)
+    }
+
+    /// The same of a slice that is known by its number.
+    pub(crate) fn place_of(&self, slice: usize, number: u32, head: usize) -> Option<usize> {
+        self.views[head].places[slice].get(&number).copied()
     }
 }
 

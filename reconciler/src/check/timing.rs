@@ -72,10 +72,10 @@ fn repairs(input: &PlanInput<'_>, change: &Change) -> bool {
                 && domain.booted == boot_digest(&applied.desired)
                 && Some(domain.uuid) == uuid
         });
-        let stack = stack_digest(&applied.desired);
+        let stack = || stack_digest(&applied.desired);
         // Open under an older right to run, or set aside, its disk is not safe: that is mended at once.
         let rightly_open = |s: &ObservedStorage| s.open >= Some(applied.epoch) && s.tombstone.is_none();
-        runs && storage.is_some_and(|s| rightly_open(s) && s.exported && s.stack == Some(stack))
+        runs && storage.is_some_and(|s| rightly_open(s) && s.exported && s.stack == Some(stack()))
     };
     let same = input.desired.slivers.get(sliver) == Some(&applied.desired);
     !(up(sliver) || up(&sliver.beside())) || same

@@ -65,7 +65,12 @@ pub(super) fn to_run(situation: &Situation<'_>, desired: &DesiredSliver) -> Stud
     let mut study = Study::new(&desired.id, class, cause, reasons).with(steps);
     study.marks = Some(marks);
     study.mends = mends;
-    study.turn = situation.turn(desired, marks);
+    if [Step::Checkpoint, Step::Restore]
+        .iter()
+        .any(|step| study.steps.contains(step))
+    {
+        study.turn = situation.turn(desired, marks);
+    }
     match image {
         ImageUse::Misfit(what)
             if study.steps.contains(&Step::Boot) && !situation.may_discard(desired, marks) =>

@@ -10,7 +10,7 @@ use crate::ports::{DomainSpec, DriverFact, Grace, Hypervisor, PortResult, Soundn
 
 impl Hypervisor for ScriptedNode {
     async fn observe(&self) -> PortResult<Domains> {
-        self.look(|state| state.domains.clone()).await
+        self.look(|state| Domains::clone(&state.domains)).await
     }
 
     async fn boot(&self, spec: &DomainSpec) -> PortResult<()> {

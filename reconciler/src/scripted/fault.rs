@@ -7,6 +7,7 @@ use xeno_model::id::{Digest, SliverId};
 use xeno_model::observed::{Domains, ObservedStorage, RemoteState};
 
 use super::State;
+use super::shared::Shared;
 use crate::ports::PortError;
 
 /// How a call goes wrong.
@@ -33,12 +34,12 @@ pub enum Fault {
 /// All that a call may change.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Kept {
-    domains: Domains,
-    storage: BTreeMap<SliverId, ObservedStorage>,
-    templates: BTreeSet<Digest>,
-    files: BTreeSet<Digest>,
-    remotes: BTreeMap<Remote, RemoteState>,
-    written: BTreeMap<SliverId, u64>,
+    domains: Shared<Domains>,
+    storage: Shared<BTreeMap<SliverId, ObservedStorage>>,
+    templates: Shared<BTreeSet<Digest>>,
+    files: Shared<BTreeSet<Digest>>,
+    remotes: Shared<BTreeMap<Remote, RemoteState>>,
+    written: Shared<BTreeMap<SliverId, u64>>,
 }
 
 /// What a call has done that does not show yet.

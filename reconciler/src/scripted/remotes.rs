@@ -14,7 +14,7 @@ impl ScriptedNode {
         let mut state = self.state();
         let since = state.now();
         state.silent.insert(url.to_owned());
-        for (remote, is) in &mut state.remotes {
+        for (remote, is) in state.remotes.iter_mut() {
             if remote.url == url {
                 *is = silence(since);
             }
@@ -25,7 +25,7 @@ impl ScriptedNode {
     pub fn unsilence(&self, url: &str) {
         let mut state = self.state();
         state.silent.remove(url);
-        for (remote, is) in &mut state.remotes {
+        for (remote, is) in state.remotes.iter_mut() {
             if remote.url == url {
                 *is = RemoteState::Answers;
             }
@@ -54,7 +54,7 @@ impl State {
 
 impl Remotes for ScriptedNode {
     async fn remotes(&self) -> PortResult<BTreeMap<Remote, RemoteState>> {
-        self.look(|state| state.remotes.clone()).await
+        self.look(|state| BTreeMap::clone(&state.remotes)).await
     }
 
     async fn mount_remote(&self, remote: &Remote) -> PortResult<()> {

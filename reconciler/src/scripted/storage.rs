@@ -18,11 +18,11 @@ impl Storage for ScriptedNode {
     }
 
     async fn templates(&self) -> PortResult<BTreeSet<Digest>> {
-        self.look(|state| state.templates.clone()).await
+        self.look(|state| BTreeSet::clone(&state.templates)).await
     }
 
     async fn file_layers(&self) -> PortResult<BTreeSet<Digest>> {
-        let files = self.look(|state| state.files.clone()).await;
+        let files = self.look(|state| BTreeSet::clone(&state.files)).await;
         // Whoever looks at a node looks at these last.
         self.state().looked_at();
         files

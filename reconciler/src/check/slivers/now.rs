@@ -65,6 +65,9 @@ fn owed(input: &PlanInput<'_>, sliver: &SliverId, kept: Option<&ObservedStorage>
     if !local(&applied.desired) {
         return None;
     }
+    if *desired == applied.desired && desired.rollback != RollbackData::Restore {
+        return None;
+    }
     let carried = boot_digest(&applied.desired);
     if boot_digest(desired) == carried {
         // It goes back from something that booted since, and was never carried through.
