@@ -92,6 +92,8 @@ pub(crate) struct Shared {
     pub(crate) left_alone: BTreeSet<u32>,
     /// Slivers that failed in each rollout.
     pub(crate) failed: BTreeMap<RolloutKey, BTreeSet<u32>>,
+    /// Slivers that failed with a slot of each rollout, also of one that was over, and have not come right since.
+    pub(crate) gave_up: BTreeMap<RolloutKey, BTreeSet<u32>>,
     /// Who looks after slivers that the rollout has not come through with.
     pub(crate) active: BTreeMap<u32, usize>,
     /// Those who wait for a slot.
@@ -118,6 +120,8 @@ pub(crate) struct Shared {
 pub(crate) struct Ask {
     pub(crate) node: usize,
     pub(crate) slice: usize,
+    /// The commit that the node had read.
+    pub(crate) head: usize,
     /// The revision that was read.
     pub(crate) read: u64,
     /// What the record is to be.

@@ -42,7 +42,7 @@ impl World<'_> {
     }
 
     /// The waves of a rollout by the placement of a commit, and that placement.
-    fn waves(
+    pub(crate) fn waves(
         &mut self,
         slice: usize,
         record: &RolloutRecord,
@@ -218,6 +218,19 @@ impl World<'_> {
             .cloned()
             .unwrap_or(Condition::Changing);
         let condition = self.in_time(n, sliver, slice, &record, condition);
+        let gave_up = self.board.slices[slice]
+            .gave_up
+            .entry(record.to.clone())
+            .or_default();
+        match condition {
+            Condition::Failed { .. } if record.slots.get(&sliver.number) == Some(&name) => {
+                gave_up.insert(sliver.number);
+            }
+            Condition::Healthy => {
+                gave_up.remove(&sliver.number);
+            }
+            Condition::Failed { .. } | Condition::Changing => {}
+        }
         let outside = Outside {
             waves: &waves,
             away,
@@ -447,6 +460,7 @@ impl World<'_> {
         let ask = Ask {
             node: n,
             slice,
+            head: node.head,
             read,
             next: Arc::new(next),
             late: false,
@@ -543,7 +557,7 @@ impl World<'_> {
             self.reach.hit("swap refused");
             return false;
         }
-        self.watch_over(ask.slice, before.as_deref(), &next);
+        self.watch_over(ask, before.as_deref());
         self.tell(ask.slice, before.as_deref(), &next);
         true
     }

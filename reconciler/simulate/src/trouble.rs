@@ -110,6 +110,7 @@ impl World<'_> {
             self.commit(&Ask {
                 node: 0,
                 slice,
+                head: self.head,
                 read,
                 next: Arc::new(next),
                 late: false,

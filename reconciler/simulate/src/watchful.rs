@@ -3,17 +3,20 @@
 
 use xeno_model::id::SliverId;
 use xeno_reconciler::change::{Cause, ChangeClass};
-use xeno_reconciler::rollout::{Aim, RolloutRecord, Verdict};
+use xeno_reconciler::rollout::{Aim, RolloutRecord, Verdict, Waves};
 use xeno_reconciler::tenure::Holder;
 
-use crate::board::Sorted;
+use crate::board::Ask;
 use crate::world::World;
 
 impl World<'_> {
     /// A record has changed.
-    pub(crate) fn watch_over(&mut self, slice: usize, before: Option<&RolloutRecord>, now: &RolloutRecord) {
+    pub(crate) fn watch_over(&mut self, ask: &Ask, before: Option<&RolloutRecord>) {
+        let (slice, now) = (ask.slice, &*ask.next);
         let name = self.slices[slice].clone();
-        let wrong = self.wrong(slice, before, now);
+        // By the placement that its node has read: one that others have not read yet may cut the waves elsewhere.
+        let (waves, _) = self.waves(slice, now, ask.head);
+        let wrong = self.wrong(slice, before, now, &waves);
         let shared = &mut self.board.slices[slice];
         shared.left_alone.retain(|number| now.slots.contains_key(number));
         let failed = shared.failed.entry(now.to.clone()).or_default();
@@ -33,7 +36,13 @@ impl World<'_> {
         }
     }
 
-    fn wrong(&self, slice: usize, before: Option<&RolloutRecord>, now: &RolloutRecord) -> Option<String> {
+    fn wrong(
+        &self,
+        slice: usize,
+        before: Option<&RolloutRecord>,
+        now: &RolloutRecord,
+        waves: &Waves,
+    ) -> Option<String> {
         let shared = &self.board.slices[slice];
         // Nodes that have read a later commit count by that.
         let views = self.views[self.number_of(now)..].iter();
@@ -82,14 +91,12 @@ impl World<'_> {
         if !new.is_empty() && now.aim() == Aim::To && !may_begin {
             return Some(format!("sliver {} begins though it is {}", new[0], now.verdict));
         }
-        let Sorted { key, waves, .. } = shared.waves.as_ref()?;
         let early = new.iter().find(|number| {
             waves
                 .of(**number, &now.skipped)
                 .is_some_and(|wave| wave > now.wave)
         });
-        if *key == now.to
-            && now.verdict == Verdict::Rolling
+        if now.verdict == Verdict::Rolling
             && let Some(early) = early
         {
             return Some(format!("sliver {early} begins before its wave"));
@@ -128,10 +135,15 @@ impl World<'_> {
         };
         // It may be another node's by now, where a commit has placed the sliver there meanwhile.
         let slotted = record.slots.contains_key(&sliver.number);
-        let broken_already = record.failed.contains(&sliver.number);
+        let node = &self.nodes[n];
+        let follows = node.follows.get(sliver);
+        // What has failed, in this rollout or in the one before that it still follows, is tried again as that.
+        let gave_up = &self.board.slices[slice].gave_up;
+        let before = follows.and_then(|follows| self.views[*follows].keys.get(&slice));
+        let mut rollouts = std::iter::once(&record.to).chain(before);
+        let broken_already = record.failed.contains(&sliver.number)
+            || rollouts.any(|to| gave_up.get(to).is_some_and(|all| all.contains(&sliver.number)));
         if !slotted && !broken_already {
-            let node = &self.nodes[n];
-            let follows = node.follows.get(sliver);
             self.safety.broken(format!(
                 "{}: {sliver} {what}, without a slot: {}; it follows {follows:?} of {}",
                 node.name, record.verdict, node.head
