@@ -223,6 +223,7 @@ impl World<'_> {
         let again = again
             .into_iter()
             .chain(room.filter(|_| waits_for_room(&plan)))
+            .chain(self.paused_until(n))
             .chain(plan.next.map(|next| at + next.0.saturating_sub(now.0)))
             .filter(|then| *then > at)
             .min();
@@ -386,6 +387,9 @@ impl World<'_> {
         self.nodes[n].run = None;
         if let Some(machine) = &self.nodes[n].machine {
             machine.forget_calls();
+        }
+        if self.has_left_slivers(n) {
+            self.consider_soon(n, 0);
         }
         self.wake(n, 0);
     }
@@ -662,7 +666,7 @@ impl World<'_> {
             .filter(|sliver| settled.contains(*sliver))
             .cloned()
             .collect();
-        let mut healthy = Vec::new();
+        let (mut healthy, mut left) = (Vec::new(), false);
         for sliver in done {
             match running.settlements.remove(&sliver) {
                 Some(Settlement::Record(applied)) => {
@@ -676,10 +680,14 @@ impl World<'_> {
                 }
                 Some(Settlement::Forget) => {
                     node.applied.remove(&sliver);
+                    left = true;
                     self.trace.shade(self.now, n, &sliver, Shade::Gone);
                 }
                 None => {}
             }
+        }
+        if left {
+            self.consider_soon(n, 0);
         }
         // Nothing is written down of what came right and is what it was known to be.
         for sliver in &settled {

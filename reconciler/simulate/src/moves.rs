@@ -9,6 +9,7 @@ use xeno_model::normal::boot_digest;
 use xeno_reconciler::change::AppliedSliver;
 use xeno_reconciler::plan::ingredients;
 use xeno_reconciler::ports::{DomainSpec, Grace, Hypervisor, MountSpec, Storage, Tuning};
+use xeno_reconciler::rollout::Verdict;
 use xeno_reconciler::tenure::{BootId, Facets, Guest, Host, Leaving, Offer, Record, Taking};
 
 use crate::fault::Trouble;
@@ -550,12 +551,19 @@ impl World<'_> {
         sent && holder.is(&self.nodes[n].name)
     }
 
-    /// A guest that runs is about to be stopped so that it goes elsewhere: as something else only with a slot.
+    /// A guest that runs is about to be stopped so that it goes elsewhere: as something else only with a slot, until its rollout is
+    /// through with the others. Whoever was out of reach until then is down for its move, as anybody else who moves.
     fn moves_changed(&mut self, link: &Link, booted: Digest) {
         let desired = self.wanted(link.to);
         let becomes = desired.slivers.get(&link.sliver).map(boot_digest);
-        if becomes.is_some_and(|becomes| becomes != booted) {
-            self.reach.hit("moved into another revision");
+        if becomes.is_none_or(|becomes| becomes == booted) {
+            return;
+        }
+        self.reach.hit("moved into another revision");
+        let record = self
+            .slice_of(&link.sliver)
+            .and_then(|slice| self.board.records.get(&slice).1);
+        if record.is_none_or(|record| record.verdict != Verdict::Done) {
             self.needs_slot(link.to, &link.sliver, "has another revision by moving");
         }
     }

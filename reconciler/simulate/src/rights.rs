@@ -151,6 +151,15 @@ impl World<'_> {
         (pause.until_ms > self.now).then_some(pause)
     }
 
+    /// When the first of the pauses of a node is over, if there are any.
+    pub(crate) fn paused_until(&self, n: usize) -> Option<u64> {
+        let pauses = self.nodes[n].rights.pauses.values();
+        pauses
+            .map(|pause| pause.until_ms + 1)
+            .filter(|until| *until > self.now)
+            .min()
+    }
+
     pub(crate) fn pause(&mut self, n: usize, sliver: &SliverId, why: String, to: Option<NodeName>) {
         let node = &mut self.nodes[n];
         let tries = node.rights.pauses.get(sliver).map_or(0, |pause| pause.tries) + 1;

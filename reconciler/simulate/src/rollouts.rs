@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use xeno_model::desired::SliverState;
 use xeno_model::id::{Digest, NodeName, SliverId};
 use xeno_model::normal::rollout_digest;
+use xeno_model::observed::DomainState;
 use xeno_reconciler::rollout::{
     Aim, Condition, Decision, Footing, Hold, Outside, Own, Placed, RolloutKey, RolloutRecord, Runs, Signed,
     SliverSummary, Step, Tally, Verdict, Wait, Wanted, Waves, begin, decide, step, wanted,
@@ -167,12 +169,18 @@ impl World<'_> {
             return false;
         }
         let placed = self.place_of(slice, sliver.number, head);
-        let (true, Some(asked)) = (placed == Some(n), self.key(slice, head).cloned()) else {
-            self.forget(n, slice, sliver);
-            return false;
-        };
         let (read, record) = self.board.records.get(&slice);
         let record = record.cloned();
+        let (true, Some(asked)) = (placed == Some(n), self.key(slice, head).cloned()) else {
+            let left = record.and_then(|record| record.give_back(sliver.number, &self.nodes[n].name).ok());
+            match left {
+                None => self.forget(n, slice, sliver),
+                // Another node goes on with it, and nothing is done to it here that the slot was taken for.
+                Some(next) if self.leaves_alone(n, sliver) => self.ask(n, slice, read, next),
+                Some(_) => {}
+            }
+            return false;
+        };
         let descends = record.as_ref().is_none_or(|record| self.number_of(record) < head);
         let stands = record
             .as_ref()
@@ -269,6 +277,32 @@ impl World<'_> {
                 false
             }
         }
+    }
+
+    /// Whether a sliver that is placed elsewhere serves here as long as it is here, or is gone, and no run concerns it.
+    fn leaves_alone(&self, n: usize, sliver: &SliverId) -> bool {
+        let node = &self.nodes[n];
+        let busy = node
+            .run
+            .as_ref()
+            .is_some_and(|running| running.run.concerns(sliver));
+        let machine = node.machine.as_ref();
+        let berths = [sliver.clone(), sliver.beside()];
+        let serves = machine.is_some_and(|machine| {
+            let mut states = berths.iter().map(|berth| machine.domain_state(berth));
+            states.any(|state| state == Some(DomainState::Running))
+        });
+        let down = self
+            .asked(sliver, node.head)
+            .is_some_and(|asked| asked.state != SliverState::Running);
+        !busy && (serves || down || !node.applied.contains_key(sliver))
+    }
+
+    /// Whether a node looks after slivers that its commit places elsewhere.
+    pub(crate) fn has_left_slivers(&self, n: usize) -> bool {
+        let node = &self.nodes[n];
+        let mut active = node.active.iter();
+        active.any(|(sliver, slice)| self.place_of(*slice, sliver.number, node.head) != Some(n))
     }
 
     /// How a sliver is, once it is taken into account for how long it has been on its way with a slot.

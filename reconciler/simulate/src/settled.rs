@@ -8,7 +8,7 @@ use xeno_model::observed::DomainState;
 use xeno_reconciler::action::Action;
 use xeno_reconciler::plan::{self, PlanInput};
 use xeno_reconciler::render;
-use xeno_reconciler::rollout::{Condition, Decision, Hold, RolloutRecord, Tally, Verdict, decide};
+use xeno_reconciler::rollout::{Aim, Condition, Decision, Hold, RolloutRecord, Tally, Verdict, decide};
 
 use crate::board::Sorted;
 use crate::world::World;
@@ -16,7 +16,12 @@ use crate::world::World;
 impl World<'_> {
     /// Whether everything is as it should be.
     pub(crate) fn settled(&self) -> Result<(), String> {
+        let last = self.views.len() - 1;
         for (slice, name) in self.slices.iter().enumerate() {
+            // Nobody has anything of one that is no more, and nobody goes on with its rollout.
+            if self.views[last].slices[slice].is_none() {
+                continue;
+            }
             let Some(record) = self.board.records.get(&slice).1 else {
                 continue;
             };
@@ -27,6 +32,8 @@ impl World<'_> {
                     && !self.is_gone(**n)
                     && !record.failed.contains(number)
                     && !self.is_hopeless(**n, &sliver)
+                    // New in what was given up, and never made.
+                    && !(record.aim() == Aim::Back && self.nodes[**n].awaits.contains(&sliver))
             });
             let held = matches!(record.verdict, Verdict::Held { .. });
             if record.verdict == Verdict::Rolling {

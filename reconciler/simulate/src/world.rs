@@ -443,9 +443,18 @@ impl<'a> World<'a> {
 
     fn pushed(&mut self, head: usize) {
         self.head = self.head.max(head);
-        let touched: Vec<usize> = self.views[head].touches.keys().copied().collect();
-        // Others have nothing to do because of it; they are asked when they come back from somewhere.
-        for n in touched {
+        let (before, after) = (&self.views[head - 1], &self.views[head]);
+        let mut asking: BTreeSet<usize> = after.touches.keys().copied().collect();
+        // Those of slices that have other slivers now cut waves elsewhere.
+        let slices = self.slices.iter().enumerate();
+        for (slice, _) in slices.filter(|(_, name)| !same_slice(before.commit, after.commit, name)) {
+            asking.extend(before.places[slice].values());
+            asking.extend(after.places[slice].values());
+        }
+        // Those that slivers come by may have one still that an earlier commit has placed elsewhere. Others have nothing to do because
+        // of it; they are asked when they come back from somewhere.
+        asking.extend((0..self.nodes.len()).filter(|n| !self.movers_on[*n].is_empty()));
+        for n in asking {
             let node = &mut self.nodes[n];
             let wait = node.draw.between(100, POLL_MS);
             self.after(wait, Event::Poll(n));
@@ -551,6 +560,15 @@ impl<'a> World<'a> {
     pub(crate) fn place_of(&self, slice: usize, number: u32, head: usize) -> Option<usize> {
         self.views[head].places[slice].get(&number).copied()
     }
+}
+
+/// Whether two commits ask for the very same slice.
+fn same_slice(one: &Commit, other: &Commit, name: &SliceName) -> bool {
+    let slices = (one.fleet.slices.get(name), other.fleet.slices.get(name));
+    slices
+        .0
+        .zip(slices.1)
+        .is_some_and(|(one, other)| Arc::ptr_eq(one, other))
 }
 
 /// What a commit asks each slice to be.

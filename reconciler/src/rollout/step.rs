@@ -49,7 +49,8 @@ fn said_to(
     signed: Signed<'_>,
 ) -> Option<RolloutRecord> {
     let (number, node) = (own.number, own.node);
-    let slotted = record.slots.get(&number) == Some(node);
+    let by = record.slots.get(&number);
+    let slotted = by == Some(node);
     let about_this = own.wanted == Wanted::This;
     // Whatever the record is about by now: there is nothing left that a slot would be for.
     let there = match (about_this.then(|| record.aim()), own.runs) {
@@ -62,15 +63,19 @@ fn said_to(
     // A slot of an earlier rollout, and the sliver's turn in this one is yet to come.
     let early = slotted && !there && waits_for_wave(record, number, outside.waves).is_some();
     let counted = record.failed.contains(&number);
+    // A commit has placed it here while its node of before had its slot, and it has come as what it is to be: nobody else may be left
+    // to give the slot back.
+    let inherits = by.is_some_and(|by| by != node) && there && about_this && own.runs != Runs::Nothing;
+    let by = by.filter(|_| slotted || inherits).unwrap_or(node);
     match condition {
-        Condition::Healthy if slotted && (there || early) => record.give_back(number, node).ok(),
+        Condition::Healthy if slotted && (there || early) || inherits => record.give_back(number, by).ok(),
         Condition::Healthy if counted && there && about_this => record.recover(number, signed).ok(),
         // What is about another rollout says nothing about this one.
         Condition::Failed { .. } if early || slotted && !about_this => record.give_back(number, node).ok(),
         // A sliver that was broken before it came to be changed is no failure of the change.
         Condition::Failed { why } if there && (slotted || own.runs == Runs::To && about_this) => {
             let slivers = outside.waves.slivers();
-            record.fail(number, node, why, slivers, signed).ok()
+            record.fail(number, by, why, slivers, signed).ok()
         }
         Condition::Healthy | Condition::Changing | Condition::Failed { .. } => None,
     }

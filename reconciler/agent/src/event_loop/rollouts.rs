@@ -5,7 +5,9 @@
 //! sliver changes, so a node that starts again goes on where it was; until it changes, a sliver is kept, and repaired, as what it
 //! stands at. Where there is no board there is nobody to wait for: every sliver is what the commit says, at once.
 
+mod asking;
 mod gate;
+mod left;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +30,7 @@ use xeno_state::board::pace::Pace;
 use xeno_state::record::{EventKind, Stand};
 use xeno_state::rollouts::Known;
 
+use self::asking::Asking;
 use super::Agent;
 use crate::fleet::rollouts::{Rollouts, Seen};
 
@@ -45,6 +48,10 @@ pub(crate) struct Rolling {
     tasks: JoinSet<Told>,
     /// The slices of this node's slivers, as of the commit that was read last.
     slices: BTreeMap<SliceName, Outline>,
+    /// Those of slivers that it places elsewhere, and that have changed here.
+    left: BTreeSet<SliceName>,
+    /// What the board was asked for.
+    asking: Asking,
     /// Which commits that one comes after, as far as it was asked; `None`: the answer is under way.
     after: BTreeMap<Revision, Option<bool>>,
     /// What slivers wait for.
@@ -67,11 +74,6 @@ struct Outline {
     patience: Patience,
     /// Why the rollout does not go on, as this witness sees it.
     holds: Option<String>,
-    /// A change of the record is under way.
-    swapping: bool,
-    /// Changes in a row that came second, and how long to wait after them.
-    refused: u32,
-    pause: Option<Instant>,
     /// What this witness proposes, and when it does: all see the same at once.
     proposal: Option<(Proposal, Instant)>,
     /// When this witness has seen enough.
@@ -108,6 +110,8 @@ impl Rolling {
             began: Instant::now(),
             tasks: JoinSet::new(),
             slices: BTreeMap::new(),
+            left: BTreeSet::new(),
+            asking: Asking::default(),
             after: BTreeMap::new(),
             waits: BTreeMap::new(),
             stale: BTreeSet::new(),
@@ -136,9 +140,7 @@ impl Rolling {
                 // A mistake of ours: what it was about is asked again with what happens next.
                 Err(error) => {
                     tracing::error!("rollouts: {error}");
-                    for outline in self.slices.values_mut() {
-                        outline.swapping = false;
-                    }
+                    self.asking.lost();
                     self.after.retain(|_, after| after.is_some());
                     RollingEvent::Board
                 }
@@ -152,14 +154,17 @@ impl Rolling {
         let now = Instant::now();
         let of = |outline: &Outline| {
             let proposed = outline.proposal.as_ref().map(|(_, at)| *at);
-            [proposed, outline.due, outline.pause]
+            [proposed, outline.due]
         };
         let times = self.slices.values().flat_map(of).flatten();
+        let times = times.chain(self.asking.pauses());
         times.chain([self.not_before]).filter(|at| *at > now).min()
     }
 
     /// Takes note of a commit.
-    fn read(&mut self, desired: &DesiredNode) {
+    fn read(&mut self, desired: &DesiredNode, left: BTreeSet<SliceName>) {
+        self.asking.starts_over();
+        self.left = left;
         let before = std::mem::take(&mut self.slices);
         self.after.clear();
         self.pace.set_nodes(desired.nodes);
@@ -189,9 +194,6 @@ impl Rolling {
                     .unwrap_or_default(),
                 patience: Patience::default(),
                 holds: None,
-                swapping: before.get(name).is_some_and(|before| before.swapping),
-                refused: 0,
-                pause: None,
                 proposal: None,
                 due: None,
             };
@@ -208,11 +210,12 @@ impl Rolling {
                 .map(|placed| placed.node.clone())
                 .collect()
         };
-        let followed = self
+        let left = self.left.iter().map(|name| (name.clone(), BTreeSet::new()));
+        let placed = self
             .slices
             .iter()
             .map(|(name, outline)| (name.clone(), nodes(outline)));
-        self.board.follow(followed.collect());
+        self.board.follow(left.chain(placed).collect());
     }
 
     /// Whether this commit comes after that of the record; asks where that is not known.
@@ -236,9 +239,7 @@ impl Rolling {
     }
 
     fn swap(&mut self, slice: &SliceName, known: Known, next: RolloutRecord) {
-        if let Some(outline) = self.slices.get_mut(slice) {
-            outline.swapping = true;
-        }
+        self.asking.begins(slice);
         let (board, slice) = (Arc::clone(&self.board), slice.clone());
         self.tasks.spawn(async move {
             let done = board.swap(&slice, &known, &next).await;
@@ -254,28 +255,7 @@ impl Rolling {
                     self.after.insert(of, Some(after));
                 }
             }
-            Told::Swapped { slice, done } => {
-                let Some(outline) = self.slices.get_mut(&slice) else {
-                    return;
-                };
-                outline.swapping = false;
-                let wait = match done {
-                    Ok(true) => {
-                        (outline.refused, outline.pause) = (0, None);
-                        return;
-                    }
-                    Ok(false) => {
-                        outline.refused = outline.refused.saturating_add(1);
-                        self.pace.until_contention(outline.refused)
-                    }
-                    Err(why) => {
-                        tracing::warn!("the rollout of {slice} cannot be changed: {why}");
-                        outline.refused = outline.refused.saturating_add(1);
-                        self.pace.until_retry(outline.refused)
-                    }
-                };
-                outline.pause = Some(Instant::now() + wait);
-            }
+            Told::Swapped { slice, done } => self.asking.ends(&slice, done, &mut self.pace),
         }
     }
 }
@@ -309,8 +289,9 @@ where
 {
     /// Takes note of a commit that was read.
     pub(super) fn note_rollouts(&mut self, read: &DesiredNode) {
+        let left = self.left(read);
         if let Some(rolling) = &mut self.rolling {
-            rolling.read(read);
+            rolling.read(read, left);
         }
     }
 
@@ -355,6 +336,9 @@ where
             {
                 rolling.swap(&slice, known, next);
             }
+        }
+        if !self.stopping {
+            self.give_back_left(&mut rolling, &read);
         }
         let busy = !waits.is_empty() || rolling.slices.values().any(|outline| outline.holds.is_some());
         rolling.board.set_busy(busy || !rolling.stale.is_empty());
@@ -413,10 +397,10 @@ where
         });
         let not_before = rolling.not_before;
         let pace = &mut rolling.pace;
+        let free = rolling.asking.is_free(slice, now) && not_before <= now;
         let Some(outline) = rolling.slices.get_mut(slice) else {
             return outcome;
         };
-        let free = !outline.swapping && outline.pause.is_none_or(|until| until <= now) && not_before <= now;
         let (Some(record), Some(about)) = (&seen.known.record, about) else {
             let fresh = mine.iter().all(|sliver| self.stand(sliver, revision).is_none());
             let next = begin(None, asked, &outline.policy, fresh, signed);

@@ -474,3 +474,34 @@ fn who_is_on_its_way_for_ever_has_failed() {
         fleet.end().await;
     });
 }
+
+#[test]
+fn a_slot_goes_back_when_a_commit_places_its_sliver_elsewhere() {
+    on_a_clock(async {
+        let mut fleet = Fleet::new().await;
+        for (number, world) in (0..).zip(&fleet.worlds) {
+            let sliver = id(&format!("web/{number}"));
+            world.node.hide_storage(&sliver, Some("its server is away"));
+        }
+        fleet.push(&[web("two")]).await;
+        let record = fleet.until("a turn", |record| !record.slots.is_empty()).await;
+        let node = record.slots.values().next().expect("a slot");
+        let here = NODES
+            .iter()
+            .position(|name| *name == node.as_str())
+            .expect("a node");
+        let there = 1 - here;
+        // Nobody is there who could take it over.
+        fleet.worlds[there].kill().await;
+        let both = ["cam-01, cam-01", "cam-02, cam-02"][there];
+        fleet.pushed += 1;
+        let desired = commit_at(NODES[here], fleet.pushed, &[web("two").on(both)]);
+        fleet.worlds[here].push(desired).await;
+        // It serves as what it was, and nothing is done to it where it is.
+        let record = fleet.until("the slot", |record| record.slots.is_empty()).await;
+        assert!(record.failed.is_empty(), "{record:#?}");
+        assert_eq!(fleet.boots(), [1, 1]);
+        fleet.worlds[there].start_again().await;
+        fleet.end().await;
+    });
+}

@@ -245,6 +245,8 @@ impl World<'_> {
         self.trace.shade(self.now, n, sliver, Shade::Gone);
         self.note_running(n, sliver);
         self.wake(n, 0);
+        // A slot that it was changed with here is over.
+        self.consider_soon(n, 0);
     }
 }
 
