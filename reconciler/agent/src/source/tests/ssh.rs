@@ -49,21 +49,25 @@ fn start(dir: &Path) -> (Sshd, u16) {
         at("good.pub")
     );
     std::fs::write(dir.join("sshd_config"), config).expect("a file");
+    let log = dir.join("sshd.log");
     let server = Command::new(SSHD)
         .args(["-D", "-e", "-f"])
         .arg(dir.join("sshd_config"))
-        .stderr(std::process::Stdio::null())
+        .stderr(std::fs::File::create(&log).expect("a file"))
         .spawn();
-    let server = Sshd(server.expect("sshd runs"));
+    let mut server = Sshd(server.expect("sshd runs"));
     let deadline = Instant::now() + Duration::from_secs(30);
+    let said = || std::fs::read_to_string(&log).unwrap_or_default();
     loop {
+        let ended = server.0.try_wait().expect("a child");
+        assert_eq!(ended, None, "sshd has ended: {}", said());
         let banner = TcpStream::connect(("127.0.0.1", port)).and_then(|stream| {
             let mut line = String::new();
             BufReader::new(stream).read_line(&mut line)
         });
         match banner {
             Ok(length) if length > 0 => return (server, port),
-            Ok(_) | Err(_) => assert!(Instant::now() < deadline, "sshd does not answer"),
+            Ok(_) | Err(_) => assert!(Instant::now() < deadline, "sshd does not answer: {}", said()),
         }
         std::thread::yield_now();
     }
