@@ -27,13 +27,12 @@ impl World<'_> {
             };
             let left = self.board.slices[slice].active.iter().find(|(number, n)| {
                 let sliver = SliverId::new(name.clone(), **number);
-                let healthy = self.nodes[**n].conditions.get(&sliver) == Some(&Condition::Healthy);
-                !healthy
-                    && !self.is_gone(**n)
-                    && !record.failed.contains(number)
-                    && !self.is_hopeless(**n, &sliver)
-                    // New in what was given up, and never made.
-                    && !(record.aim() == Aim::Back && self.nodes[**n].awaits.contains(&sliver))
+                let node = &self.nodes[**n];
+                let healthy = node.conditions.get(&sliver) == Some(&Condition::Healthy);
+                // New in what was given up, and never made.
+                let never = record.aim() == Aim::Back && node.awaits.contains(&sliver);
+                let failed = record.failed.contains(number);
+                !(healthy || never || failed || self.is_gone(**n) || self.is_hopeless(**n, &sliver))
             });
             let held = matches!(record.verdict, Verdict::Held { .. });
             if record.verdict == Verdict::Rolling {
