@@ -57,6 +57,8 @@ async fn carry(ours: UnixStream, wire: Wire, sent: Arc<AtomicU64>) {
                 // Whoever writes here is told at its next attempt, and still hears what comes.
                 let _ = shutdown(from_pipe.as_ref(), Shutdown::Read);
                 failed.notify_one();
+                // What is left unread here would make the end of what comes a reset (unix(7)).
+                discard(&mut from_pipe).await;
             }
         }
     };
