@@ -449,16 +449,22 @@ fn who_never_ran_as_the_new_one_has_nothing_to_take_back() {
     });
 }
 
+/// A fleet in which one has a slot, and nothing comes of it: nobody sees what it wrote.
+async fn on_its_way() -> (Fleet, RolloutRecord) {
+    let mut fleet = Fleet::new().await;
+    for (number, world) in (0..).zip(&fleet.worlds) {
+        let sliver = id(&format!("web/{number}"));
+        world.node.hide_storage(&sliver, Some("its server is away"));
+    }
+    fleet.push(&[web("two")]).await;
+    let record = fleet.until("a turn", |record| !record.slots.is_empty()).await;
+    (fleet, record)
+}
+
 #[test]
 fn who_is_on_its_way_for_ever_has_failed() {
     on_a_clock(async {
-        let mut fleet = Fleet::new().await;
-        for (number, world) in (0..).zip(&fleet.worlds) {
-            let sliver = id(&format!("web/{number}"));
-            world.node.hide_storage(&sliver, Some("its server is away"));
-        }
-        fleet.push(&[web("two")]).await;
-        fleet.until("a turn", |record| !record.slots.is_empty()).await;
+        let (fleet, _) = on_its_way().await;
         // Nothing is done about what cannot be seen, and others wait for it.
         tokio::time::sleep(14 * minute()).await;
         assert_eq!(fleet.record().await.verdict, Verdict::Rolling);
@@ -478,13 +484,7 @@ fn who_is_on_its_way_for_ever_has_failed() {
 #[test]
 fn a_slot_goes_back_when_a_commit_places_its_sliver_elsewhere() {
     on_a_clock(async {
-        let mut fleet = Fleet::new().await;
-        for (number, world) in (0..).zip(&fleet.worlds) {
-            let sliver = id(&format!("web/{number}"));
-            world.node.hide_storage(&sliver, Some("its server is away"));
-        }
-        fleet.push(&[web("two")]).await;
-        let record = fleet.until("a turn", |record| !record.slots.is_empty()).await;
+        let (mut fleet, record) = on_its_way().await;
         let node = record.slots.values().next().expect("a slot");
         let here = NODES
             .iter()
