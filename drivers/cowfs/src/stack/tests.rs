@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Stack, StackSpec, open};
 use crate::attr::{Attr, FileType, SetAttr};
@@ -23,6 +24,16 @@ mod meanwhile;
 mod model;
 mod standing;
 mod travel;
+
+/// Sets what it holds when it goes, however that comes about: whoever fails ends the others as well, instead of leaving them to go
+/// on for ever.
+struct AtTheEnd<'a>(&'a AtomicBool);
+
+impl Drop for AtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
 
 /// A stack on a directory, with shorthand by path for what tests say most.
 pub(super) struct World {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use super::*;
 use crate::layer::ContentSource;
@@ -498,9 +498,10 @@ fn reads_and_writes_pass_truncations() {
     let dir = tempfile::tempdir().expect("a directory");
     let world = world(dir.path(), 1, &[]);
     let handle = world.create("f");
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (world, handle, stop) = (&world, &handle, &stop);
+        let _over = AtTheEnd(stop);
         scope.spawn(move || {
             while !stop.load(Ordering::Acquire) {
                 let bytes = world.read_handle(handle).expect("reading beside truncations");
@@ -522,7 +523,6 @@ fn reads_and_writes_pass_truncations() {
                 .settle(changed.expect("setattr").ticket)
                 .expect("settling");
         }
-        stop.store(true, Ordering::Release);
     });
     assert_eq!(world.read("f"), [1; 249]);
 }

@@ -1,21 +1,9 @@
 //! What goes on while the log is made short and checkpoints come and go.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use super::*;
 use crate::testing::Dice;
 
 const ROUNDS: usize = 250;
-
-/// Sets what it holds when it goes, however that comes about: a client that fails ends the others as well, instead of
-/// leaving them to go on for ever.
-struct AtTheEnd<'a>(&'a AtomicBool);
-
-impl Drop for AtTheEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
 
 /// One client with a file of its own, and what should be in it.
 struct Client<'a> {
