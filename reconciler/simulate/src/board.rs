@@ -109,8 +109,6 @@ pub(crate) struct Shared {
     /// How far its slivers were at the last look of a witness, as of which revision of the record and by which commit's placement,
     /// if nobody has said anything since.
     pub(crate) tally: Option<(u64, usize, Tally)>,
-    /// The nodes that a commit places it on.
-    pub(crate) on: Option<(usize, Arc<BTreeSet<usize>>)>,
     /// When each wave began and a verdict was written, for the report.
     pub(crate) milestones: Vec<(u64, Milestone)>,
 }

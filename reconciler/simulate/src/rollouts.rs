@@ -7,7 +7,6 @@ use std::sync::Arc;
 use xeno_model::desired::SliverState;
 use xeno_model::id::{Digest, NodeName, SliverId};
 use xeno_model::normal::rollout_digest;
-use xeno_model::observed::DomainState;
 use xeno_reconciler::rollout::{
     Aim, Condition, Decision, Footing, Hold, Outside, Own, Placed, RolloutKey, RolloutRecord, Runs, Signed,
     SliverSummary, Step, Tally, Verdict, Wait, Wanted, Waves, begin, decide, step, wanted,
@@ -98,17 +97,6 @@ impl World<'_> {
         let slivers = u32::try_from(slivers).unwrap_or(u32::MAX);
         shared.away = Some(Away { read, head, slivers });
         slivers
-    }
-
-    /// The nodes that a commit places a slice on.
-    fn nodes_of(&mut self, slice: usize, head: usize) -> Arc<BTreeSet<usize>> {
-        if let Some((_, nodes)) = self.board.slices[slice].on.as_ref().filter(|(of, _)| *of == head) {
-            return Arc::clone(nodes);
-        }
-        let places = &self.views[head].places[slice];
-        let nodes = Arc::new(places.values().copied().collect());
-        self.board.slices[slice].on = Some((head, Arc::clone(&nodes)));
-        nodes
     }
 
     /// A sliver is to be looked after until its rollout is through with it.
@@ -286,16 +274,10 @@ impl World<'_> {
             .run
             .as_ref()
             .is_some_and(|running| running.run.concerns(sliver));
-        let machine = node.machine.as_ref();
-        let berths = [sliver.clone(), sliver.beside()];
-        let serves = machine.is_some_and(|machine| {
-            let mut states = berths.iter().map(|berth| machine.domain_state(berth));
-            states.any(|state| state == Some(DomainState::Running))
-        });
         let down = self
             .asked(sliver, node.head)
             .is_some_and(|asked| asked.state != SliverState::Running);
-        !busy && (serves || down || !node.applied.contains_key(sliver))
+        !busy && (self.runs_here(n, sliver) || down || !node.applied.contains_key(sliver))
     }
 
     /// Whether a node looks after slivers that its commit places elsewhere.
@@ -677,7 +659,7 @@ impl World<'_> {
         }
         let head = self.number_of(&record);
         let mut newest = head;
-        let nodes = self.nodes_of(slice, head);
+        let nodes = &self.views[head].on[slice];
         let about_this = |n: &usize| {
             let key = self.key(slice, self.nodes[*n].head);
             self.is_member(*n) && key.is_some_and(|key| key.revision == record.to.revision)

@@ -43,6 +43,8 @@ pub(crate) struct View<'a> {
     /// Its slices, by their number, and the nodes that their slivers are on.
     pub(crate) slices: Vec<Option<&'a Slice>>,
     pub(crate) places: Vec<BTreeMap<u32, usize>>,
+    /// The same nodes, each once.
+    pub(crate) on: Vec<BTreeSet<usize>>,
     /// What it asks each slice to be, by the slice's number.
     pub(crate) keys: BTreeMap<usize, RolloutKey>,
     /// Which slivers this commit makes different from the one before, and on which nodes.
@@ -199,8 +201,10 @@ impl<'a> World<'a> {
                 let on = |(number, (node, _)): (&u32, &(NodeName, _))| Some((*number, *by_name.get(node)?));
                 slivers.filter_map(on).collect()
             });
+            let places: Vec<BTreeMap<u32, usize>> = places.collect();
             views.push(View {
-                places: places.collect(),
+                on: places.iter().map(|on| on.values().copied().collect()).collect(),
+                places,
                 slices: fleet,
                 revision: &commit.revision,
                 commit,
@@ -448,8 +452,7 @@ impl<'a> World<'a> {
         // Those of slices that have other slivers now cut waves elsewhere.
         let slices = self.slices.iter().enumerate();
         for (slice, _) in slices.filter(|(_, name)| !same_slice(before.commit, after.commit, name)) {
-            asking.extend(before.places[slice].values());
-            asking.extend(after.places[slice].values());
+            asking.extend(before.on[slice].iter().chain(&after.on[slice]));
         }
         // Those that slivers come by may have one still that an earlier commit has placed elsewhere. Others have nothing to do because
         // of it; they are asked when they come back from somewhere.

@@ -207,10 +207,18 @@ impl World<'_> {
             self.safety.broken(format!("{}: {violation}", node.name));
         }
         let itself = sliver.itself();
-        let runs = [itself.clone(), itself.beside()]
-            .iter()
-            .any(|berth| machine.domain_state(berth) == Some(DomainState::Running));
+        let runs = self.runs_here(n, &itself);
         self.safety.runs(n, &itself, runs);
+    }
+
+    /// Whether a sliver runs on a node, in either berth.
+    pub(crate) fn runs_here(&self, n: usize, sliver: &SliverId) -> bool {
+        let machine = self.nodes[n].machine.as_ref();
+        let berths = [sliver.clone(), sliver.beside()];
+        machine.is_some_and(|machine| {
+            let mut states = berths.iter().map(|berth| machine.domain_state(berth));
+            states.any(|state| state == Some(DomainState::Running))
+        })
     }
 
     /// Whether layers of a sliver are left that another node goes on with.
