@@ -114,7 +114,7 @@ test-overlayfs: ## random operations on cowfs, on the kernel's overlayfs and in 
 	XENO_OVERLAY_SECONDS=$(or $(OVERLAY_SECONDS),45) XENO_SEED=$(or $(SEED),1) $(CARGO) test --locked -p xeno-tests --features overlayfs --test overlayfs -- --nocapture
 
 test-ssh: ## a repository read over ssh from a real sshd (needs openssh-server, which `make setup` leaves alone: it opens a port)
-	$(CARGO) test --locked -p xeno-agent --features sshd ssh
+	$(CARGO) test --locked -p xeno-agent --lib --features sshd ssh
 
 test-xen: image deb ## a node on real Xen, in an emulated machine (root; tests/xen-lab/README.md)
 	@tests/xen-lab/lab setup
