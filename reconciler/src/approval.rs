@@ -9,11 +9,11 @@
 //! Nothing waits for approval that mends what came apart, that the owner of a site or the end of a sliver's time asks for, that is
 //! new, or that goes back to what was good.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use xeno_model::desired::{DesiredNode, DesiredSliver, Disturbance, Windows};
 use xeno_model::id::{Digest, SliverId, Timestamp};
-use xeno_model::normal::{held_back, slice_revision};
+use xeno_model::normal::{held_back, rollout_digest, slice_revision};
 
 use crate::assume;
 use crate::change::{AppliedSliver, Cause, Change, ChangeClass, Disruption, Reason};
@@ -75,6 +75,9 @@ pub struct Kept {
     pub desired: Option<DesiredNode>,
     /// What waits.
     pub asks: BTreeMap<SliverId, Ask>,
+    /// Those of it that their rollouts have let change: approved once, and not any more, as when a later commit came or a change
+    /// turned out to disturb more. They serve on as they were, and are no less on their way.
+    pub turns: BTreeSet<SliverId>,
     /// What may be done to the others.
     pub leave: Leave,
 }
@@ -135,6 +138,9 @@ pub fn keep(
         match grants.get(sliver).filter(|grant| grant.covers(&ask)) {
             Some(grant) => drop(kept.leave.granted.insert(sliver.clone(), grant.0.disruption)),
             None if ask.disruption >= from => {
+                if has_turn(base, desired.slivers.get(sliver)) {
+                    kept.turns.insert(sliver.clone());
+                }
                 kept.asks.insert(sliver.clone(), ask);
                 kept.leave.granted.insert(sliver.clone(), Disruption::Destroys);
             }
@@ -157,6 +163,11 @@ pub fn keep(
         kept.desired = Some(without(desired, &bases, &kept.asks));
     }
     kept
+}
+
+/// Whether something waits that a rollout has to let change, and has.
+fn has_turn(base: &DesiredSliver, wanted: Option<&DesiredSliver>) -> bool {
+    wanted.is_some_and(|wanted| rollout_digest(wanted) != rollout_digest(base))
 }
 
 /// What is desired, with these slivers as they were.
@@ -228,14 +239,24 @@ impl Kept {
             let disruption = change.reasons.iter().find_map(Reason::unapproved)?;
             let applied = input.applied.get(&change.sliver);
             let from = applied.map_or(NOT_KNOWN, |applied| slice_revision(&applied.desired));
-            let to = input.desired.slivers.get(&change.sliver).map(slice_revision);
-            let ask = Ask { from, to, disruption };
-            Some((change.sliver.clone(), ask))
+            let wanted = input.desired.slivers.get(&change.sliver);
+            let ask = Ask {
+                from,
+                to: wanted.map(slice_revision),
+                disruption,
+            };
+            let turn = applied.is_some_and(|applied| has_turn(&applied.desired, wanted));
+            Some((change.sliver.clone(), ask, turn))
         });
         let held: Vec<_> = held
-            .filter(|(sliver, _)| !self.asks.contains_key(sliver))
+            .filter(|(sliver, ..)| !self.asks.contains_key(sliver))
             .collect();
-        self.asks.extend(held);
+        for (sliver, ask, turn) in held {
+            if turn {
+                self.turns.insert(sliver.clone());
+            }
+            self.asks.insert(sliver, ask);
+        }
     }
 }
 

@@ -81,14 +81,26 @@ impl World<'_> {
         node.applied = applied;
     }
 
-    /// What is wanted of a node: what its commit asks for, and of slivers whose turn has not come what was asked before.
-    pub(crate) fn wanted(&self, n: usize) -> DesiredNode {
+    /// What a node's commit asks of it, as far as moves have come.
+    pub(crate) fn placed_on(&self, n: usize) -> DesiredNode {
         let node = &self.nodes[n];
         let view = &self.views[node.head];
-        let mut desired = view.by_node.project(&node.name, view.revision);
-        if !node.rights.order.stages.is_empty() {
-            desired = desired.staged(&node.rights.order.stages);
+        let desired = view.by_node.project(&node.name, view.revision);
+        if node.rights.order.stages.is_empty() {
+            return desired;
         }
+        desired.staged(&node.rights.order.stages)
+    }
+
+    /// What is wanted of a node: the same, without what nobody has approved.
+    pub(crate) fn wanted(&self, n: usize) -> DesiredNode {
+        self.approved(n).0
+    }
+
+    /// What its commit asks for, and of slivers whose turn has not come what was asked before.
+    pub(crate) fn followed(&self, n: usize) -> DesiredNode {
+        let node = &self.nodes[n];
+        let mut desired = self.placed_on(n);
         for (sliver, follows) in &node.follows {
             let (Some(now), Some(then)) = (desired.slivers.get(sliver), self.asked(sliver, *follows)) else {
                 continue;
@@ -124,7 +136,7 @@ impl World<'_> {
             head: node.head,
             follows: node.follows.clone(),
             stages: stages.clone(),
-            desired: Arc::new(self.wanted(n)),
+            desired: Arc::new(self.followed(n)),
         };
         let desired = Arc::clone(&wish.desired);
         self.nodes[n].wish = Some(wish);
@@ -181,20 +193,25 @@ impl World<'_> {
         if self.nodes[n].run.is_some() {
             return self.pump(n);
         }
-        let desired = self.wish(n);
+        let followed = self.wish(n);
+        let mut kept = self.kept(n, &followed);
+        let desired = kept.desired.take().map_or(followed, Arc::new);
         let Some(observed) = self.look(n) else { return };
         let now = self.wall(n);
         if let Some(machine) = &self.nodes[n].machine {
             machine.set_now(now);
         }
         let (mut held, again) = self.held(n);
+        self.hold_unread(n, &kept, &mut held);
         let epochs = self.held_elsewhere(n, &desired, &observed, &mut held);
         let node = &mut self.nodes[n];
         let window = desired.delete_budget.window.0;
         let at = self.now;
         node.removals.retain(|_, removed| *removed + window >= at);
+        let leave = kept.leave.clone();
         let input = PlanInput {
             desired: &desired,
+            leave: &leave,
             applied: &node.applied,
             observed: &observed,
             generation: Generation(node.generation),
@@ -206,7 +223,7 @@ impl World<'_> {
             epochs: &epochs,
             ..PlanInput::plain(&desired, &node.applied, &observed, now)
         };
-        let plan = match plan::build(&input) {
+        let mut plan = match plan::build(&input) {
             Ok(plan) => plan,
             Err(error) => return self.safety.broken(format!("{}: {error}", node.name)),
         };
@@ -217,8 +234,13 @@ impl World<'_> {
                 .safety
                 .broken(format!("{}: the judge refuses the plan: {finding}", node.name));
         }
+        kept.tell(&mut plan, &input);
         let room = node.removals.values().min().map(|first| first + window + 1);
         self.count_reasons(&plan);
+        if desired.approval.is_some() {
+            self.ask_people(n, kept);
+            self.look_when_unread(n);
+        }
         self.learn_conditions(n, &plan, &observed);
         let again = again
             .into_iter()
@@ -302,7 +324,10 @@ impl World<'_> {
             }
             let domains = observed.domains.known();
             let serving = domains.map_or_else(|| sliver.clone(), |domains| serving(domains, &sliver));
-            let condition = condition(failure, change, observed.health.get(&serving));
+            let condition = match node.turns.contains(&sliver) {
+                true => Condition::Changing,
+                false => condition(failure, change, observed.health.get(&serving)),
+            };
             self.condition(n, &sliver, condition);
         }
     }
@@ -314,6 +339,7 @@ impl World<'_> {
                 Reason::BackingOff { .. } => self.reach.hit("backing off"),
                 Reason::Blind { .. } => self.reach.hit("blind"),
                 Reason::NoRoomBeside { .. } => self.reach.hit("no room beside"),
+                Reason::Unapproved { .. } => self.reach.hit("unapproved"),
                 Reason::MadeBeforeBroken { .. } => self.reach.hit("made before broken"),
                 _ => {}
             }
@@ -443,6 +469,9 @@ impl World<'_> {
                     .map(|change| (change.class, change.cause))
             })
             .unwrap_or((ChangeClass::Keep, Cause::Change));
+        if let Some(sliver) = action.sliver() {
+            self.needs_approval(n, &sliver.itself(), class, cause);
+        }
         if action.is_destructive()
             && let Some(sliver) = action.sliver()
         {
@@ -696,7 +725,8 @@ impl World<'_> {
             }
         }
         for sliver in healthy {
-            if self.nodes[n].active.contains_key(&sliver) {
+            let node = &self.nodes[n];
+            if node.active.contains_key(&sliver) && !node.turns.contains(&sliver) {
                 self.condition(n, &sliver, Condition::Healthy);
             }
         }

@@ -7,6 +7,7 @@
 //! Start reading at [`Story`].
 
 mod agent;
+mod approving;
 mod board;
 mod draw;
 mod fault;

@@ -68,6 +68,8 @@ impl World<'_> {
             self.queue.at(due, Event::Say(n));
         }
         self.read_records(n);
+        self.read_grants(n);
+        self.post_asks(n);
         self.consider_soon(n, 0);
     }
 

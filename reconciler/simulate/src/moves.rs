@@ -73,6 +73,7 @@ impl World<'_> {
             let why = format!("nobody knows {to}");
             return self.pause(n, sliver, why, Some(to.clone()));
         };
+        self.needs_approval_to_leave(n, sliver);
         let policy = self
             .was_made(n, sliver, desired)
             .map(|made| made.migration.policy);

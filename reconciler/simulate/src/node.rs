@@ -6,6 +6,7 @@ use std::sync::Arc;
 use xeno_model::desired::{DesiredNode, Stage};
 use xeno_model::id::{Epoch, NodeName, SliverId};
 use xeno_reconciler::action::ActionKey;
+use xeno_reconciler::approval::{Ask, Grant};
 use xeno_reconciler::change::AppliedSliver;
 use xeno_reconciler::exec::{Outcome, Run};
 use xeno_reconciler::record::Settlement;
@@ -78,6 +79,14 @@ pub(crate) struct Node {
     pub(crate) overdue_at: Option<u64>,
     /// What was wanted of it at its last look, while it has something to do.
     pub(crate) wish: Option<Wish>,
+    /// What somebody approved of what it waits for, if it has read that since its agent started.
+    pub(crate) grants: Option<BTreeMap<SliverId, Grant>>,
+    /// What it waits for that nobody has approved.
+    pub(crate) asks: BTreeMap<SliverId, Ask>,
+    /// Those of it that their rollouts have let change.
+    pub(crate) turns: BTreeSet<SliverId>,
+    /// When its agent started.
+    pub(crate) began_ms: u64,
     pub(crate) epochs: BTreeMap<SliverId, Epoch>,
     /// Slivers that change nodes.
     pub(crate) rights: Rights,
@@ -177,6 +186,10 @@ impl Node {
             consider_at: None,
             overdue_at: None,
             wish: None,
+            grants: Some(BTreeMap::new()),
+            asks: BTreeMap::new(),
+            turns: BTreeSet::new(),
+            began_ms: 0,
             epochs: BTreeMap::new(),
             rights: Rights::default(),
             back_off: BTreeMap::new(),

@@ -238,6 +238,8 @@ impl World<'_> {
                 if let Some(opens) = self.closed_until(n).filter(|_| takes) {
                     self.reach.hit("wait: window");
                     self.consider_soon(n, opens);
+                } else if takes && record.aim() == Aim::To && self.waits_for_approval(n, sliver) {
+                    self.reach.hit("wait: approval");
                 } else {
                     self.ask(n, slice, read, *next);
                 }
@@ -297,7 +299,7 @@ impl World<'_> {
         condition: Condition,
     ) -> Condition {
         let node = &self.nodes[n];
-        let slotted = record.slots.get(&sliver.number) == Some(&node.name);
+        let slotted = record.slots.get(&sliver.number) == Some(&node.name) && !node.turns.contains(sliver);
         let health = self
             .asked_of(slice, sliver.number, node.head)
             .and_then(|asked| asked.health.as_ref());

@@ -189,7 +189,7 @@ impl World<'_> {
 
     /// What its node would do about a sliver, in words.
     fn plan_of(&self, n: usize, sliver: &SliverId) -> String {
-        let wanted = self.wanted(n);
+        let (wanted, leave) = self.approved(n);
         let Some(observed) = self.look(n) else {
             return "nothing was ever done on its node".to_owned();
         };
@@ -199,6 +199,7 @@ impl World<'_> {
         let input = PlanInput {
             epochs: &epochs,
             backing_off: &held,
+            leave: &leave,
             ..PlanInput::plain(&wanted, &node.applied, &observed, self.wall(n))
         };
         let plan = plan::build(&input).map(|plan| plan.changes.get(sliver).cloned());
@@ -228,7 +229,7 @@ impl World<'_> {
                 return Err("a run is under way".to_owned());
             }
         }
-        let wanted = self.wanted(n);
+        let (wanted, leave) = self.approved(n);
         let observed = self.look(n).ok_or("it cannot be looked at")?;
         let now = self.wall(n);
         let mut held = BTreeMap::new();
@@ -237,6 +238,7 @@ impl World<'_> {
         let input = PlanInput {
             epochs: &epochs,
             backing_off: &held,
+            leave: &leave,
             ..PlanInput::plain(&wanted, &node.applied, &observed, now)
         };
         let plan = plan::build(&input).map_err(|error| error.to_string())?;

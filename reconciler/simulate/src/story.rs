@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use xeno_model::desired::{DesiredFleet, Site, Slice};
+use xeno_model::desired::{DesiredFleet, Disturbance, Site, Slice};
 use xeno_model::id::{NodeName, SliceName};
 
 use crate::draw::Draw;
@@ -21,6 +21,9 @@ pub struct Story {
     pub pushes: Vec<(u64, Commit)>,
     /// What goes wrong.
     pub faults: Vec<Fault>,
+    /// How long a person takes at most to approve what waits for it, in milliseconds; one who takes more than a minute leaves some
+    /// of it for later.
+    pub approves_ms: u64,
     /// How long after the last push and the last fault that ends everything is as it should be, in milliseconds.
     pub patience_ms: u64,
 }
@@ -31,6 +34,18 @@ const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;
 /// How long one sliver may take to change, beside the grace of its health check.
 const SLIVER_MS: u64 = 300_000;
+
+/// What waits for a person's approval in a fleet that nobody made up: in every fifth, something.
+fn asked_of_people(seed: u64) -> Option<Disturbance> {
+    let mut draw = Draw::new(seed).fork(0xa9908);
+    let from = [
+        Disturbance::Reconnects,
+        Disturbance::Interrupts,
+        Disturbance::Interrupts,
+        Disturbance::Ends,
+    ];
+    draw.permille(200).then(|| from[draw.index(from.len())])
+}
 
 /// How long a push may take: two days, beside what its rollouts ask for, and until every maintenance window has opened.
 fn patience_of(fleet: &DesiredFleet) -> u64 {
@@ -63,7 +78,9 @@ impl Story {
     pub fn drawn(seed: u64) -> Self {
         let mut draw = Draw::new(seed).fork(0x570f);
         let nodes = u32::try_from(draw.between(2, 10)).unwrap_or(2);
-        let before = fleet(nodes, seed);
+        let mut before = fleet(nodes, seed);
+        before.approval = asked_of_people(seed);
+        let asks = before.approval.is_some();
         let mut pushes = Vec::new();
         let mut last = before.clone();
         let mut at = PUSH_MS;
@@ -96,7 +113,9 @@ impl Story {
             },
             pushes,
             faults,
-            patience_ms: 8 * HOUR,
+            approves_ms: HOUR,
+            // Whoever asks a person for each step takes longer.
+            patience_ms: if asks { 16 * HOUR } else { 8 * HOUR },
         }
     }
 
@@ -109,6 +128,7 @@ impl Story {
             before,
             pushes: vec![(PUSH_MS, after)],
             faults: Vec::new(),
+            approves_ms: 60_000,
             patience_ms,
         }
     }

@@ -1,5 +1,6 @@
 //! Faults begin and end.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use xeno_model::id::Timestamp;
@@ -136,6 +137,7 @@ impl World<'_> {
         }
         let node = &mut self.nodes[n];
         node.patience.clear();
+        (node.grants, node.asks) = (None, BTreeMap::new());
         node.rights.forget();
         let Some(running) = node.run.take() else { return };
         for at in running.in_flight.keys() {
@@ -153,6 +155,7 @@ impl World<'_> {
             return;
         }
         node.agent = true;
+        node.began_ms = self.now;
         if !node.away {
             self.returns(n);
         }

@@ -11,6 +11,7 @@ use xeno_reconciler::change::ChangeClass;
 use xeno_reconciler::rollout::{RolloutKey, Signed, begin};
 use xeno_reconciler::tenure::{BootId, Holder};
 
+use crate::approving::Approvals;
 use crate::board::{Ask, Board, Shared};
 use crate::draw::Draw;
 use crate::fault::Trouble;
@@ -103,6 +104,10 @@ pub(crate) enum Event {
     Turn(usize),
     /// An action of a run has ended.
     Ended { node: usize, run: u32, action: usize },
+    /// A person looks what waits for approval.
+    Person,
+    /// A node hears that something of it was approved.
+    Granted(usize),
     /// A fault begins.
     Begins(usize),
     /// A fault ends.
@@ -123,6 +128,7 @@ pub(crate) struct World<'a> {
     /// The slices that have slivers on each node, in any commit.
     pub(crate) slices_of: Vec<BTreeSet<usize>>,
     pub(crate) board: Board,
+    pub(crate) approvals: Approvals,
     /// Slivers that change nodes, and the nodes that they come by.
     pub(crate) movers: BTreeMap<SliverId, BTreeSet<usize>>,
     /// The same by node.
@@ -268,6 +274,7 @@ impl<'a> World<'a> {
                 slices: slices.iter().map(|_| Shared::default()).collect(),
                 ..Board::default()
             },
+            approvals: Approvals::default(),
             slices,
             slices_of,
             bad: BTreeSet::new(),
@@ -433,6 +440,8 @@ impl<'a> World<'a> {
             Event::LeaseEnds { node, number } => self.lease_ends(node, number),
             Event::Turn(node) => self.turn(node),
             Event::Ended { node, run, action } => self.ended(node, run, action),
+            Event::Person => self.person_comes(),
+            Event::Granted(node) => self.read_grants(node),
             Event::Begins(fault) => self.begins(fault),
             Event::Ends(fault) => self.ends(fault),
         }

@@ -82,6 +82,7 @@ fn patched(before: DesiredFleet, times: u64) -> Story {
         before: commit(0, before),
         pushes,
         faults: Vec::new(),
+        approves_ms: 60_000,
         patience_ms: 8 * HOUR,
     }
 }
@@ -401,6 +402,7 @@ fn more_is_removed_than_a_node_may_remove_at_once() {
         before: commit(0, before),
         pushes: vec![(60_000, commit(1, after))],
         faults: Vec::new(),
+        approves_ms: 60_000,
         patience_ms: 8 * HOUR,
     };
     let outcome = tell(&story);

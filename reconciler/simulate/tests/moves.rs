@@ -53,6 +53,7 @@ fn one_goes() -> Story {
         before: commit(0, before),
         pushes: vec![(60_000, commit(1, after))],
         faults: Vec::new(),
+        approves_ms: 60_000,
         patience_ms: 8 * HOUR,
     }
 }
@@ -241,6 +242,7 @@ fn emptied_one_by_one() -> (Story, usize) {
         before,
         pushes,
         faults: Vec::new(),
+        approves_ms: 60_000,
         patience_ms: 8 * HOUR,
     };
     (story, others)

@@ -25,19 +25,26 @@ pub(super) struct Approvals {
     pub(super) kept: Kept,
     /// Of what the commit says, wherever rollouts are.
     ahead: BTreeMap<SliverId, Ask>,
-    /// What the last plan held up by itself.
-    held: BTreeMap<SliverId, Ask>,
+    /// The same as `kept`, and what the last plan held up by itself.
+    held: Kept,
     /// When this was made first.
     began: Option<Instant>,
 }
 
 impl Approvals {
-    /// All that waits.
+    /// All that waits: of each sliver what comes first, for one approval takes the place of another.
     fn asks(&self) -> BTreeMap<SliverId, Ask> {
-        let mut asks = self.held.clone();
-        asks.extend(self.ahead.clone());
+        let mut asks = self.ahead.clone();
+        asks.extend(self.held.asks.clone());
         asks.extend(self.kept.asks.clone());
         asks
+    }
+
+    /// What a sliver waits for that its rollout has let change.
+    fn turn(&self, sliver: &SliverId) -> Option<&Ask> {
+        let of = |kept: &Kept| kept.turns.contains(sliver);
+        let asks = [&self.kept, &self.held].into_iter().find(|kept| of(kept));
+        asks?.asks.get(sliver)
     }
 }
 
@@ -84,9 +91,9 @@ where
     }
 
     /// Takes note of what a plan held up by itself.
-    pub(super) fn note_unapproved(&mut self, asks: BTreeMap<SliverId, Ask>) {
-        if self.approvals.held != asks {
-            self.approvals.held = asks;
+    pub(super) fn note_unapproved(&mut self, held: Kept) {
+        if self.approvals.held != held {
+            self.approvals.held = held;
             self.ask_people();
         }
     }
@@ -120,6 +127,12 @@ where
     /// Why a sliver does not take its turn in a rollout.
     pub(super) fn waits_for_approval(&self, sliver: &SliverId) -> Option<String> {
         let ask = self.approvals.ahead.get(sliver)?;
+        Some(report::sentence(&ask.reason()))
+    }
+
+    /// Why a sliver does not become what its rollout has let it become.
+    pub(super) fn waits_with_a_turn(&self, sliver: &SliverId) -> Option<String> {
+        let ask = self.approvals.turn(sliver)?;
         Some(report::sentence(&ask.reason()))
     }
 

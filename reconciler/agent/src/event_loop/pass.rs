@@ -8,7 +8,7 @@ use xeno_model::id::{Generation, SliverId, Timestamp};
 use xeno_model::normal::current_boot;
 use xeno_model::observed::{DomainState, ObservedNode, Seen};
 use xeno_reconciler::action::{Action, ActionKey};
-use xeno_reconciler::approval::Ask;
+use xeno_reconciler::approval::Kept;
 use xeno_reconciler::change::{Change, Reason};
 use xeno_reconciler::check;
 use xeno_reconciler::plan::{self, Basis, Plan, PlanInput};
@@ -31,8 +31,8 @@ pub(super) struct Planned {
     pub(super) settlements: BTreeMap<SliverId, Settlement>,
     /// When the delete budget has room again, where something waits for that.
     pub(super) room_at: Option<NodeTime>,
-    /// What waits for approval.
-    pub(super) asks: BTreeMap<SliverId, Ask>,
+    /// What waits for approval, whatever held it up.
+    pub(super) kept: Kept,
 }
 
 impl<H, S> Agent<H, S>
@@ -140,7 +140,7 @@ where
             findings,
             settlements,
             room_at,
-            asks: kept.asks,
+            kept,
         })
     }
 
@@ -199,7 +199,7 @@ where
         self.calm(&planned.plan).await;
         self.plan = Some(planned.plan.clone());
         self.rollouts_seen();
-        self.note_unapproved(planned.asks.clone());
+        self.note_unapproved(planned.kept.clone());
         self.room_at = planned.room_at;
         self.due_at = self.due(&planned.plan);
         self.forget_restarts(&planned.plan).await;

@@ -488,7 +488,9 @@ where
                 wanted: about,
             };
             let condition = self.condition(&sliver.id, rolling.stale.contains(&sliver.id));
-            let slotted = record.slots.get(&own.number) == Some(own.node);
+            // A person may take as long as it takes.
+            let unapproved = self.waits_with_a_turn(&sliver.id);
+            let slotted = record.slots.get(&own.number) == Some(own.node) && unapproved.is_none();
             let grace_ms = sliver.health.as_ref().map_or(0, |health| health.grace.0);
             let now_ms = crate::clock::millis(now.saturating_duration_since(rolling.began));
             let waits = || self.waiting.get(&sliver.id).cloned();
@@ -523,7 +525,10 @@ where
                         outcome.stands.push((stand, Some(what)));
                     }
                 }
-                Step::Rest => {}
+                Step::Rest => {
+                    let waits = unapproved.map(|why| (sliver.id.clone(), why));
+                    outcome.waits.extend(waits);
+                }
                 Step::Wait(wait) => {
                     outcome.waits.insert(sliver.id.clone(), wait.to_string());
                 }
@@ -563,7 +568,7 @@ where
 
     /// How a sliver of this node is.
     fn condition(&self, sliver: &SliverId, stale: bool) -> Condition {
-        if stale {
+        if stale || self.waits_with_a_turn(sliver).is_some() {
             return Condition::Changing;
         }
         let back_off = self.memory.backing_off.get(sliver);

@@ -158,6 +158,55 @@ fn what_was_approved_and_fails_goes_back_without_a_word() {
 }
 
 #[test]
+fn a_commit_that_takes_the_place_of_an_approved_one_is_not_done_before_it_is_approved() {
+    on_a_clock(async {
+        // Both are canaries, so that whoever has a turn has it in the next rollout too.
+        let both = |page| web(page).with("rollout: { canary: 2 }");
+        let mut fleet = careful().await;
+        for world in &fleet.worlds {
+            world.node.script("await", Fault::Hangs);
+        }
+        fleet.push(&[both("two").asked()]).await;
+        nothing_happens(&fleet).await;
+        approve(&fleet, &asks(&fleet).await).await;
+        fleet.until("a turn", |record| !record.slots.is_empty()).await;
+        while fleet.boots() == [1, 1] {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        // It is waited for until it is healthy; the turn is for whatever comes next; what was approved is not.
+        fleet.push(&[both("three")]).await;
+        tokio::time::sleep(30 * minute()).await;
+        assert!(fleet.guests().iter().all(|(runs, _)| *runs));
+        let record = fleet.record().await;
+        assert_eq!(
+            record.verdict,
+            Verdict::Rolling,
+            "nobody has become what it asks for"
+        );
+        assert_eq!(
+            record.slots.len(),
+            1,
+            "it is on its way, however long a person takes"
+        );
+        let mut said = String::new();
+        for (number, world) in (0..).zip(&fleet.worlds) {
+            let why = world
+                .agent()
+                .handle()
+                .why(id(&format!("web/{number}")))
+                .await
+                .unwrap();
+            said.push_str(&why.sentences.join(" "));
+        }
+        assert!(said.contains("nobody has approved that"), "{said}");
+        approve(&fleet, &asks(&fleet).await).await;
+        fleet.through().await;
+        fleet.converged().await;
+        fleet.end().await;
+    });
+}
+
+#[test]
 fn an_agent_that_starts_again_goes_on_with_what_was_approved() {
     on_a_clock(async {
         let mut fleet = careful().await;
