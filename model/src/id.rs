@@ -279,9 +279,8 @@ impl Digest {
 fn hexadecimal(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    let mut text = String::with_capacity(2 * bytes.len());
-    text.extend(digits.map(|digit| char::from(DIGITS[usize::from(digit)])));
-    text
+    let digits: Vec<u8> = digits.map(|digit| DIGITS[usize::from(digit)]).collect();
+    String::from_utf8(digits).expect("digits are text")
 }
 
 impl fmt::Display for Digest {

@@ -313,7 +313,7 @@ impl World<'_> {
 
     /// What a plan says of how slivers are.
     fn learn_conditions(&mut self, n: usize, plan: &Plan, observed: &ObservedNode) {
-        for sliver in self.nodes[n].active.clone().into_keys() {
+        for sliver in self.nodes[n].active.keys().cloned().collect::<Vec<_>>() {
             let node = &self.nodes[n];
             let held = node.back_off.get(&sliver).filter(|held| held.until_ms > self.now);
             let failure = held.map(|held| held.why.clone());
@@ -737,8 +737,6 @@ impl World<'_> {
         let node = &mut self.nodes[n];
         node.idle = true;
         node.restless = 0;
-        // There are a great many nodes.
-        node.wish = None;
     }
 }
 

@@ -198,8 +198,10 @@ impl World<'_> {
     /// Something is about to be done to a sliver that somebody must have approved, unless it is repair. By the board, and by
     /// other means than those by which it was decided.
     pub(crate) fn needs_approval(&mut self, n: usize, sliver: &SliverId, class: ChangeClass, cause: Cause) {
-        if cause == Cause::Change {
-            let to = self.nodes[n].run.as_ref().and_then(|running| {
+        let node = &self.nodes[n];
+        let asks = self.views[node.head].commit.fleet.approval.is_some();
+        if asks && cause == Cause::Change {
+            let to = node.run.as_ref().and_then(|running| {
                 let wanted = running.desired.slivers.get(sliver);
                 wanted.map(slice_revision)
             });

@@ -88,6 +88,8 @@ pub(crate) struct Away {
 pub(crate) struct Shared {
     /// What nodes have said of their slivers, and which nodes are out of reach.
     pub(crate) snapshot: Snapshot,
+    /// How often the latter has changed.
+    pub(crate) away_changes: u64,
     /// Slots whose nodes have been out of reach since they were taken.
     pub(crate) left_alone: BTreeSet<u32>,
     /// Slivers that failed in each rollout.
@@ -145,12 +147,14 @@ impl Shared {
     /// A node that has slivers of it is out of reach.
     pub(crate) fn loses(&mut self, node: &NodeName) {
         (self.away, self.tally) = (None, None);
+        self.away_changes += 1;
         self.snapshot.away.insert(node.clone());
     }
 
     /// One is back; whether it was away.
     pub(crate) fn regains(&mut self, node: &NodeName) -> bool {
         (self.away, self.tally) = (None, None);
+        self.away_changes += 1;
         self.snapshot.away.remove(node)
     }
 }

@@ -240,6 +240,7 @@ impl World<'_> {
             };
             node.applied.insert(sliver.clone(), begun);
         }
+        node.looks_again(sliver);
         if node.awaits.remove(sliver) {
             node.follows.insert(sliver.clone(), head);
         }

@@ -60,8 +60,8 @@ pub(crate) struct Node {
     pub(crate) goods: BTreeMap<SliverId, usize>,
     /// Slivers that a commit brings here, and that wait for their turn.
     pub(crate) awaits: BTreeSet<SliverId>,
-    /// Slivers whose rollouts are not through with them, and the numbers of their slices.
-    pub(crate) active: BTreeMap<SliverId, usize>,
+    /// Slivers whose rollouts are not through with them.
+    pub(crate) active: BTreeMap<SliverId, Active>,
     /// How slivers are.
     pub(crate) conditions: BTreeMap<SliverId, Condition>,
     /// For how long slivers have been on their way with a slot, by the number of their slice.
@@ -101,6 +101,28 @@ pub(crate) struct Node {
     pub(crate) restless: u32,
     /// Whether the last look found nothing to do.
     pub(crate) idle: bool,
+}
+
+/// A sliver whose rollout is not through with it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Active {
+    /// The number of its slice.
+    pub(crate) slice: usize,
+    /// What it was found to wait for at the last look, if nothing has been done about it here since.
+    pub(crate) waited: Option<Waited>,
+}
+
+/// What a sliver waits for, and what of its slice that was found from: as long as that is so, it is what the next look finds too.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waited {
+    /// The revision of the record.
+    pub(crate) read: u64,
+    /// Changes of who is out of reach.
+    pub(crate) away_changes: u64,
+    /// In a word.
+    pub(crate) word: &'static str,
+    /// Whether it is for others to give something back.
+    pub(crate) for_others: bool,
 }
 
 /// What is wanted of a node, and what that was made of.
@@ -202,8 +224,18 @@ impl Node {
         }
     }
 
+    /// Something about a sliver has changed that its turn depends on.
+    pub(crate) fn looks_again(&mut self, sliver: &SliverId) {
+        if let Some(active) = self.active.get_mut(sliver) {
+            active.waited = None;
+        }
+    }
+
     /// Takes a commit as what is wanted.
     pub(crate) fn accept(&mut self, head: usize) {
+        for active in self.active.values_mut() {
+            active.waited = None;
+        }
         self.head = head;
         self.generation += 1;
     }

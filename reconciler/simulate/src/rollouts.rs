@@ -14,6 +14,7 @@ use xeno_reconciler::rollout::{
 
 use crate::board::{Ask, Away, Sorted};
 use crate::fault::Trouble;
+use crate::node::{Active, Waited};
 use crate::outcome::Milestone;
 use crate::world::{Event, World};
 
@@ -104,7 +105,8 @@ impl World<'_> {
         let Some(slice) = self.slice_of(sliver) else {
             return;
         };
-        self.nodes[n].active.insert(sliver.clone(), slice);
+        let active = Active { slice, waited: None };
+        self.nodes[n].active.insert(sliver.clone(), active);
         self.board.slices[slice].active.insert(sliver.number, n);
         self.consider_soon(n, 0);
     }
@@ -142,12 +144,37 @@ impl World<'_> {
         }
         self.materialise(n);
         let mut changed = false;
-        for (sliver, slice) in self.nodes[n].active.clone() {
+        for (sliver, slice) in self.to_consider(n) {
             changed |= self.consider_one(n, &sliver, slice);
         }
         if changed {
             self.supersede(n);
         }
+    }
+
+    /// The slivers of a node that have something new to look at, and the numbers of their slices. Others wait on for what they did.
+    fn to_consider(&mut self, n: usize) -> Vec<(SliverId, usize)> {
+        let node = &self.nodes[n];
+        let mut some = Vec::new();
+        for (sliver, active) in &node.active {
+            let slice = active.slice;
+            if node.asking.contains(&slice) {
+                continue;
+            }
+            let shared = &mut self.board.slices[slice];
+            let read = self.board.records.get(&slice).0;
+            let same = |waited: &Waited| waited.read == read && waited.away_changes == shared.away_changes;
+            match active.waited.filter(same) {
+                Some(waited) => {
+                    self.reach.hit(waited.word);
+                    if waited.for_others {
+                        shared.waiting.insert(n);
+                    }
+                }
+                None => some.push((sliver.clone(), slice)),
+            }
+        }
+        some
     }
 
     /// Looks at one sliver; whether it may be made something else now.
@@ -260,9 +287,22 @@ impl World<'_> {
                 false
             }
             Step::Wait(wait) => {
-                self.reach.hit(word_of_wait(&wait));
-                if matches!(wait, Wait::Slots { .. } | Wait::Away { .. }) {
-                    self.board.slices[slice].waiting.insert(n);
+                let word = word_of_wait(&wait);
+                let for_others = matches!(wait, Wait::Slots { .. } | Wait::Away { .. });
+                self.reach.hit(word);
+                let shared = &mut self.board.slices[slice];
+                if for_others {
+                    shared.waiting.insert(n);
+                }
+                // Time may run out for one that is on its way.
+                let slotted = record.slots.get(&sliver.number) == Some(&name);
+                if let Some(active) = self.nodes[n].active.get_mut(sliver).filter(|_| !slotted) {
+                    active.waited = Some(Waited {
+                        read,
+                        away_changes: shared.away_changes,
+                        word,
+                        for_others,
+                    });
                 }
                 false
             }
@@ -286,7 +326,7 @@ impl World<'_> {
     pub(crate) fn has_left_slivers(&self, n: usize) -> bool {
         let node = &self.nodes[n];
         let mut active = node.active.iter();
-        active.any(|(sliver, slice)| self.place_of(*slice, sliver.number, node.head) != Some(n))
+        active.any(|(sliver, active)| self.place_of(active.slice, sliver.number, node.head) != Some(n))
     }
 
     /// How a sliver is, once it is taken into account for how long it has been on its way with a slot.
@@ -404,6 +444,7 @@ impl World<'_> {
         if aim == Aim::Back {
             self.reach.hit("goes back");
         }
+        node.looks_again(sliver);
         node.follows.insert(sliver.clone(), follows);
         match good {
             Some(good) => node.goods.insert(sliver.clone(), good),
@@ -425,6 +466,7 @@ impl World<'_> {
         if node.conditions.get(sliver) == Some(&condition) {
             return;
         }
+        node.looks_again(sliver);
         node.conditions.insert(sliver.clone(), condition);
         node.unsaid.insert(sliver.clone());
         let before = node.summary.due_ms();

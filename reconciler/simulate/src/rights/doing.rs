@@ -248,6 +248,7 @@ impl World<'_> {
             let _ = at_once(machine.purge(sliver));
         }
         node.applied.remove(sliver);
+        node.looks_again(sliver);
         node.follows.remove(sliver);
         node.goods.remove(sliver);
         self.trace.shade(self.now, n, sliver, Shade::Gone);
