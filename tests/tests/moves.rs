@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use xeno_reconciler::render::amount;
 use xeno_tests::demo::manifests::{self, PORT, Step};
 use xeno_tests::demo::{report::Report, report::say, run, stop};
 use xeno_tests::lab::{
-    LabResult, node::Node, repository::Repository, scratch::Scratch, watcher::Watcher, witness,
+    LabError, LabResult, node::Node, repository::Repository, scratch::Scratch, watcher::Watcher, witness,
 };
 
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -46,6 +47,8 @@ fn story(options: &run::Options) -> LabResult<()> {
     for node in &nodes {
         node.await_converged(DEADLINE)?;
     }
+    let root = std::fs::metadata(options.images.join("root.tar")).map_err(LabError::io("the image"))?;
+    let root = root.len();
     let boot = witness::says(PORT, "boot_id", DEADLINE)?;
     witness::write(PORT, "first", DEADLINE)?;
 
@@ -55,6 +58,8 @@ fn story(options: &run::Options) -> LabResult<()> {
         ("fourth", &there, (1, 2)),
     ];
     for (round, step, (target, arrivals)) in places {
+        let source = 1 - target;
+        let left = nodes[source].times_said("web/0 has moved")?;
         let watcher = Watcher::of(PORT);
         push(step, &format!("The {round} place"))?;
         // A node that has not read the push yet has nothing left to do either.
@@ -67,6 +72,8 @@ fn story(options: &run::Options) -> LabResult<()> {
             "{round} place: longest time without a page {} ms; {arrived}",
             watcher.end().as_millis()
         ));
+        let moved = nodes[source].await_event("web/0 has moved", left + 1, DEADLINE)?;
+        say(&format!("{moved}; its root has {}", amount(root)));
         let now = witness::says(PORT, "boot_id", DEADLINE)?;
         if now != boot {
             for node in &nodes {
