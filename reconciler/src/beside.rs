@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use xeno_model::desired::{DesiredSliver, Probe, SliverState, Start};
 use xeno_model::id::{Berth, SliverId};
 use xeno_model::normal::{boot_digest, stack_digest};
-use xeno_model::observed::{Ability, DomainState, HealthVerdict};
+use xeno_model::observed::{Ability, DomainState, Domains, HealthVerdict};
 
 use crate::capacity;
 use crate::change::{Cause, ChangeClass, ImageMisfit, Reason};
@@ -27,12 +27,15 @@ pub(crate) struct Berths<'a> {
 /// Looks at both berths of `sliver`; fails with the reasons why it cannot be judged.
 pub(crate) fn berths<'a>(input: &PlanInput<'a>, sliver: &SliverId) -> Result<Berths<'a>, Vec<Reason>> {
     let first = Situation::of(input, sliver)?;
-    let second = Situation::of(input, &sliver.beside())?;
+    let beside = sliver.beside();
+    let alone = |home| Berths { home, other: None };
+    // So it is with nearly all, and every plan asks it of every sliver.
+    if is_vacant(input, &beside) {
+        return Ok(alone(first));
+    }
+    let second = Situation::of(input, &beside)?;
     if second.is_empty() {
-        return Ok(Berths {
-            home: first,
-            other: None,
-        });
+        return Ok(alone(first));
     }
     let (mut home, mut other) = if first.is_for(&second) {
         (second, first)
@@ -46,6 +49,15 @@ pub(crate) fn berths<'a>(input: &PlanInput<'a>, sliver: &SliverId) -> Result<Ber
         other
     });
     Ok(Berths { home, other })
+}
+
+/// Whether it is known that there is nothing whatever under a name.
+fn is_vacant(input: &PlanInput<'_>, embodiment: &SliverId) -> bool {
+    let domains = input.observed.domains.known();
+    let storage = input.observed.storage_of(embodiment);
+    let here =
+        |domains: &Domains| domains.ours.contains_key(embodiment) || domains.images.contains_key(embodiment);
+    domains.is_some_and(|domains| !here(domains)) && matches!(storage, Ok(None))
 }
 
 impl Situation<'_> {
