@@ -39,6 +39,10 @@ pub fn text(outcome: &Outcome) -> String {
     if outcome.moved > 0 {
         let _ = writeln!(out, "moves: {} slivers have gone to another node", outcome.moved);
     }
+    let approved = outcome.reach.count("approved by a person");
+    if approved > 0 {
+        let _ = writeln!(out, "approvals: a person has approved {approved} changes");
+    }
     if outcome.slices.len() <= SLICES_MAX {
         each_slice(&outcome.slices, &mut out);
     } else {

@@ -150,6 +150,25 @@ fn what_does_not_come_to_its_end_says_how_to_repeat_it() {
 }
 
 #[test]
+fn what_waits_for_approval_is_approved_by_a_person() {
+    let world = a_rollout();
+    world.edit(
+        "work/fleet.yaml",
+        "  deleteBudget",
+        "  approval: interrupts\n  deleteBudget",
+    );
+    world.commit("careful");
+    world.edit("work/slices/web.yaml", "vcpus: 2", "vcpus: 1");
+    world.commit("less");
+    let approved = "approvals: a person has approved 3 changes";
+    check(
+        &world,
+        &["--rev", "HEAD~1..HEAD"],
+        &[approved, "slivers: 3 reboot", "done"],
+    );
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     let world = a_rollout();
     for (words, part) in [
