@@ -424,7 +424,7 @@ mod tests {
                 .collect();
             let (kept, plan) = plan(&world, &grants);
             let used = kept.desired.as_ref().unwrap_or(&world.desired);
-            let acts: std::collections::BTreeSet<SliverId> = plan
+            let acts: BTreeSet<SliverId> = plan
                 .actions
                 .iter()
                 .flat_map(|planned| planned.serves.iter().cloned())

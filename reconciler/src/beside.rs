@@ -345,7 +345,7 @@ impl Situation<'_> {
 
 /// The embodiment of a sliver that people mean when they name it: the only one, or of two the one that serves.
 #[must_use]
-pub fn serving(domains: &xeno_model::observed::Domains, sliver: &SliverId) -> SliverId {
+pub fn serving(domains: &Domains, sliver: &SliverId) -> SliverId {
     let (first, second) = (sliver.itself(), sliver.itself().beside());
     let publishes = |id: &SliverId| domains.ours.get(id).map(|domain| !domain.publish.is_empty());
     let chosen = match (publishes(&first), publishes(&second)) {

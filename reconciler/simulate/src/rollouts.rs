@@ -144,7 +144,7 @@ impl World<'_> {
         }
         self.materialise(n);
         let mut changed = false;
-        for (sliver, slice) in self.to_consider(n) {
+        for (sliver, slice) in self.with_news(n) {
             changed |= self.consider_one(n, &sliver, slice);
         }
         if changed {
@@ -153,7 +153,7 @@ impl World<'_> {
     }
 
     /// The slivers of a node that have something new to look at, and the numbers of their slices. Others wait on for what they did.
-    fn to_consider(&mut self, n: usize) -> Vec<(SliverId, usize)> {
+    fn with_news(&mut self, n: usize) -> Vec<(SliverId, usize)> {
         let node = &self.nodes[n];
         let mut some = Vec::new();
         for (sliver, active) in &node.active {
