@@ -39,6 +39,8 @@ impl Repository {
         git(dir, &["init", "-q", "--bare", "-b", "main", "repo.git"])?;
         git(&repository.work, &["init", "-q", "-b", "main"])?;
         git(&repository.work, &["remote", "add", "origin", "../repo.git"])?;
+        // Whoever goes on by hand says `git push`, and no more.
+        git(&repository.work, &["config", "push.autoSetupRemote", "true"])?;
         let output = Command::new(xeno)
             .args(["hook", "install"])
             .arg(&repository.bare)
