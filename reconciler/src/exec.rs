@@ -265,7 +265,13 @@ impl Run {
     /// The action of that name.
     #[must_use]
     pub fn action(&self, key: &ActionKey) -> Option<&PlannedAction> {
-        self.index.get(key).map(|i| &self.plan.actions[*i])
+        self.place(key).map(|i| &self.plan.actions[i])
+    }
+
+    /// Where in the plan an action stands.
+    #[must_use]
+    pub fn place(&self, key: &ActionKey) -> Option<usize> {
+        self.index.get(key).copied()
     }
 
     /// Records that an action was started.

@@ -750,10 +750,8 @@ fn failed(why: &str) -> Outcome {
 
 /// Where an action stands in its plan.
 fn place<'a>(run: &'a Run, key: &ActionKey) -> Option<(usize, &'a Action)> {
-    let mut actions = run.plan().actions.iter().enumerate();
-    actions
-        .find(|(_, planned)| planned.action.key() == *key)
-        .map(|(at, planned)| (at, &planned.action))
+    let at = run.place(key)?;
+    Some((at, &run.plan().actions[at].action))
 }
 
 fn waits_for_room(plan: &Plan) -> bool {
