@@ -109,8 +109,13 @@ fn a_private_key_is_lent_and_nothing_else() {
         assert!(began.elapsed() < Duration::from_secs(20), "no lender");
         std::thread::yield_now();
     }
-    // Where nobody may go: a copy of this program.
-    fs::copy(std::env::current_exe().unwrap(), at("program")).unwrap();
+    // Where nobody may go: a copy of this program. By another process: one that is started here meanwhile would have inherited
+    // what it is written through, and what anybody may write to is not run (execve(2), ETXTBSY).
+    let copied = Command::new("cp")
+        .arg(std::env::current_exe().unwrap())
+        .arg(at("program"))
+        .status();
+    assert!(copied.unwrap().success());
     fs::set_permissions(at("program"), fs::Permissions::from_mode(0o755)).unwrap();
     let mut borrower = Command::new(at("program"));
     std::os::unix::process::CommandExt::uid(&mut borrower, NOBODY);

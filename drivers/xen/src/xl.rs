@@ -330,14 +330,22 @@ impl XlError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn script(dir: &Path, text: &str) -> Xl {
+    /// Writes a script that stands for xl. By another process: one that another test starts meanwhile would have inherited what it
+    /// is written through, and what anybody may write to is not run (execve(2), ETXTBSY).
+    pub(crate) fn written(dir: &Path, text: &str) -> PathBuf {
         let path = dir.join("xl");
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        Xl::new(path)
+        let write = r#"printf '#!/bin/sh\n%s\n' "$0" >"$1" && chmod 755 "$1""#;
+        let mut shell = std::process::Command::new("sh");
+        let done = shell.args(["-c", write, text]).arg(&path).status();
+        assert!(done.unwrap().success());
+        path
+    }
+
+    fn script(dir: &Path, text: &str) -> Xl {
+        Xl::new(written(dir, text))
     }
 
     #[tokio::test]

@@ -7,7 +7,6 @@ mod net;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Instant;
@@ -54,8 +53,12 @@ impl Lab {
         let key = r#"file() { echo "$STORE/$(printf %s "$1" | tr / _)"; }"#;
         let program = |name: &str, body: &str| {
             let path = dir.path().join("bin").join(name);
-            std::fs::write(&path, format!("#!/bin/sh\n{key}\n{body}\n")).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            // By another process: one that another test starts meanwhile would have inherited what it is written through, and
+            // what anybody may write to is not run (execve(2), ETXTBSY).
+            let write = r##"printf '#!/bin/sh\n%s\n%s\n' "$0" "$1" >"$2" && chmod 755 "$2""##;
+            let mut shell = Command::new("sh");
+            let written = shell.args(["-c", write, key, body]).arg(&path).status();
+            assert!(written.unwrap().success());
         };
         program(
             "xenstore-read",

@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
 use crate::gate::pipe::hand_these_over;
@@ -22,9 +21,7 @@ struct World {
 impl World {
     fn new(script: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let xl = dir.path().join("xl");
-        std::fs::write(&xl, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&xl, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let xl = crate::xl::tests::written(dir.path(), script);
         let driver = XenDriver::new(XenConfig {
             xl,
             ..XenConfig::new(dir.path().join("state"))

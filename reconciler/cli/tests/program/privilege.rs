@@ -169,7 +169,12 @@ fn who_cannot_be_served_as_is_refused_before_anything_is_made() {
     check("root", "names the superuser");
     // Whoever is an ordinary user already cannot become another.
     let program = world.path("program");
-    std::fs::copy(env!("CARGO_BIN_EXE_xeno"), &program).expect("a copy");
+    // By another process: one that another test starts meanwhile would have inherited what it is written through, and what
+    // anybody may write to is not run (execve(2), ETXTBSY).
+    let copied = Command::new("cp")
+        .args([env!("CARGO_BIN_EXE_xeno").as_ref(), program.as_os_str()])
+        .status();
+    assert!(copied.expect("cp runs").success());
     let mut command = Command::new(&program);
     std::os::unix::process::CommandExt::uid(&mut command, NOBODY);
     std::os::unix::process::CommandExt::gid(&mut command, NOBODY);

@@ -48,8 +48,12 @@ impl Lab {
             "#!/bin/sh\ncd '{}'\necho \"$*\" >>asked\n{script}\n",
             dir.path().display()
         );
-        fs::write(&program, script).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        // By another process: one that another test starts meanwhile would have inherited what it is written through, and what
+        // anybody may write to is not run (execve(2), ETXTBSY).
+        let write = r#"printf '%s\n' "$0" >"$1" && chmod 755 "$1""#;
+        let mut shell = std::process::Command::new("sh");
+        let written = shell.args(["-c", write, &script]).arg(&program).status();
+        assert!(written.unwrap().success());
         fs::write(
             dir.path().join("mountinfo"),
             "22 1 8:1 / / rw - ext4 /dev/xvda1 rw\n",
