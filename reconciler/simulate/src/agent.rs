@@ -121,7 +121,7 @@ impl World<'_> {
         desired
     }
 
-    /// The same, kept from one look of a busy node to the next.
+    /// The same, kept from one look of a node to the next.
     fn wish(&mut self, n: usize) -> Arc<DesiredNode> {
         let node = &self.nodes[n];
         let stages = &node.rights.order.stages;

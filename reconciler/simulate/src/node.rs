@@ -77,7 +77,7 @@ pub(crate) struct Node {
     pub(crate) consider_at: Option<u64>,
     /// When the time of a sliver of its own is over that is on its way.
     pub(crate) overdue_at: Option<u64>,
-    /// What was wanted of it at its last look, while it has something to do.
+    /// What was wanted of it at its last look.
     pub(crate) wish: Option<Wish>,
     /// What somebody approved of what it waits for, if it has read that since its agent started.
     pub(crate) grants: Option<BTreeMap<SliverId, Grant>>,

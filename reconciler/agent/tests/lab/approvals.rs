@@ -67,12 +67,7 @@ fn a_push_waits_until_somebody_approves_just_that() {
                 .values()
                 .all(|ask| ask.disruption == Disruption::Interrupts)
         );
-        let mut said = String::new();
-        for (number, world) in (0..).zip(&fleet.worlds) {
-            let sliver = id(&format!("web/{number}"));
-            let why = world.agent().handle().why(sliver).await.unwrap();
-            said.push_str(&why.sentences.join(" "));
-        }
+        let said = fleet.why().await.join(" ");
         // The other one waits for its wave before anything else.
         assert!(said.contains("nobody has approved that"), "{said}");
 
@@ -188,16 +183,7 @@ fn a_commit_that_takes_the_place_of_an_approved_one_is_not_done_before_it_is_app
             1,
             "it is on its way, however long a person takes"
         );
-        let mut said = String::new();
-        for (number, world) in (0..).zip(&fleet.worlds) {
-            let why = world
-                .agent()
-                .handle()
-                .why(id(&format!("web/{number}")))
-                .await
-                .unwrap();
-            said.push_str(&why.sentences.join(" "));
-        }
+        let said = fleet.why().await.join(" ");
         assert!(said.contains("nobody has approved that"), "{said}");
         approve(&fleet, &asks(&fleet).await).await;
         fleet.through().await;

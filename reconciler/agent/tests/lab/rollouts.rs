@@ -98,6 +98,16 @@ impl Fleet {
         }
     }
 
+    /// Why each is as it is, in the sentences of its node.
+    pub(crate) async fn why(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for (number, world) in (0..).zip(&self.worlds) {
+            let sliver = id(&format!("web/{number}"));
+            all.extend(world.agent().handle().why(sliver).await.unwrap().sentences);
+        }
+        all
+    }
+
     /// Whether each runs, and how often it has booted.
     pub(crate) fn guests(&self) -> Vec<(bool, usize)> {
         let guest = |(number, world): (u32, &World)| {
@@ -279,19 +289,7 @@ fn people_pause_promote_abort_and_undo() {
         fleet.press(|record, ada| record.pause(ada).unwrap()).await;
         tokio::time::sleep(10 * minute()).await;
         assert!(fleet.boots().iter().sum::<usize>() <= 3, "paused is paused");
-        let sentences: Vec<String> = {
-            let mut all = Vec::new();
-            for (number, world) in (0..).zip(&fleet.worlds) {
-                let why = world
-                    .agent()
-                    .handle()
-                    .why(id(&format!("web/{number}")))
-                    .await
-                    .unwrap();
-                all.extend(why.sentences);
-            }
-            all
-        };
+        let sentences = fleet.why().await;
         assert!(
             sentences
                 .iter()
