@@ -10,6 +10,7 @@ use cowfs::directory::DirectoryLayer;
 use cowfs::import::Limits;
 use cowfs::layer::{Entry, Layer as _, ROOT};
 use cowfs::lend::{Borrower, Lender};
+use xeno_test_support::copy_program;
 
 /// Set for the process that is no root: the directory of the story.
 const ROLE: &str = "COWFS_BORROWER";
@@ -109,14 +110,8 @@ fn a_private_key_is_lent_and_nothing_else() {
         assert!(began.elapsed() < Duration::from_secs(20), "no lender");
         std::thread::yield_now();
     }
-    // Where nobody may go: a copy of this program. By another process: one that is started here meanwhile would have inherited
-    // what it is written through, and what anybody may write to is not run (execve(2), ETXTBSY).
-    let copied = Command::new("cp")
-        .arg(std::env::current_exe().unwrap())
-        .arg(at("program"))
-        .status();
-    assert!(copied.unwrap().success());
-    fs::set_permissions(at("program"), fs::Permissions::from_mode(0o755)).unwrap();
+    // Where nobody may go: a copy of this program.
+    copy_program(&std::env::current_exe().unwrap(), &at("program"));
     let mut borrower = Command::new(at("program"));
     std::os::unix::process::CommandExt::uid(&mut borrower, NOBODY);
     std::os::unix::process::CommandExt::gid(&mut borrower, NOBODY);

@@ -28,12 +28,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use lab::{Lab, PATIENCE, forwarder, free_port, images, kill, qmp, until};
+use lab::{Lab, PATIENCE, forwarder, images, kill, qmp, until};
 use xeno_model::desired::Publish;
 use xeno_model::id::Digest;
 use xeno_model::observed::DomainState;
 use xeno_qemu::{QemuConfig, QemuDriver};
 use xeno_reconciler::ports::{DomainSpec, Grace, GuestMount, Hypervisor, PortError, Retry};
+use xeno_test_support::free_port;
 
 /// A file server that says its name and what it was told, on a unix socket.
 fn answer_as(path: &Path, name: &'static str) {

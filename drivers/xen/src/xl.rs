@@ -333,14 +333,10 @@ impl XlError {
 pub(crate) mod tests {
     use super::*;
 
-    /// Writes a script that stands for xl. By another process: one that another test starts meanwhile would have inherited what it
-    /// is written through, and what anybody may write to is not run (execve(2), ETXTBSY).
+    /// Writes a script that stands for xl.
     pub(crate) fn written(dir: &Path, text: &str) -> PathBuf {
         let path = dir.join("xl");
-        let write = r#"printf '#!/bin/sh\n%s\n' "$0" >"$1" && chmod 755 "$1""#;
-        let mut shell = std::process::Command::new("sh");
-        let done = shell.args(["-c", write, text]).arg(&path).status();
-        assert!(done.unwrap().success());
+        xeno_test_support::write_script(&path, text);
         path
     }
 

@@ -15,6 +15,7 @@ use net::{DEADLINE, Machine};
 use tempfile::TempDir;
 use xeno_model::desired::Publish;
 use xeno_model::id::DomainUuid;
+use xeno_test_support::write_script;
 use xeno_xen::link::{GATEWAY, GuestLink, SERVER};
 use xeno_xen::publish::{Published, Publisher, Target};
 
@@ -52,13 +53,7 @@ impl Lab {
         // A key is a file; its slashes are underscores.
         let key = r#"file() { echo "$STORE/$(printf %s "$1" | tr / _)"; }"#;
         let program = |name: &str, body: &str| {
-            let path = dir.path().join("bin").join(name);
-            // By another process: one that another test starts meanwhile would have inherited what it is written through, and
-            // what anybody may write to is not run (execve(2), ETXTBSY).
-            let write = r##"printf '#!/bin/sh\n%s\n%s\n' "$0" "$1" >"$2" && chmod 755 "$2""##;
-            let mut shell = Command::new("sh");
-            let written = shell.args(["-c", write, key, body]).arg(&path).status();
-            assert!(written.unwrap().success());
+            write_script(&dir.path().join("bin").join(name), &format!("{key}\n{body}"));
         };
         program(
             "xenstore-read",

@@ -1,11 +1,12 @@
 //! An etcd of the laboratory: one member on loopback.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use xeno_test_support::free_port;
+
 use super::process::Daemon;
-use super::{LabError, LabResult, http, wait_for};
+use super::{LabResult, http, wait_for};
 
 /// How long it may take to answer: generous, since machines are shared.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -27,7 +28,7 @@ impl Etcd {
     /// # Errors
     /// If it does not come up.
     pub fn start(program: &Path, dir: &Path) -> LabResult<Self> {
-        let (client, peer) = (free_port()?, free_port()?);
+        let (client, peer) = (free_port(), free_port());
         let dir = dir.join("etcd");
         let daemon = launch(program, &dir, client, peer)?;
         let mut etcd = Self {
@@ -72,17 +73,6 @@ impl Etcd {
             }
         })
     }
-}
-
-/// A port of loopback that nobody has now.
-///
-/// # Errors
-/// [`LabError::Io`].
-pub fn free_port() -> LabResult<u16> {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .map(|address| address.port())
-        .map_err(LabError::io("finding a free port"))
 }
 
 fn launch(program: &Path, dir: &Path, client: u16, peer: u16) -> LabResult<Daemon> {

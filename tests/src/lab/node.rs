@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use super::etcd::free_port;
+use xeno_test_support::free_port;
+
 use super::link::Link;
 use super::process::Daemon;
 use super::{LabError, LabResult, Parts, ensure, wait_for, write};
@@ -59,7 +60,7 @@ impl Node {
         parts: &Parts,
         endpoint: &str,
     ) -> LabResult<Self> {
-        let listen = free_port()?;
+        let listen = free_port();
         Self::start_with(dir, name, repository, parts, &with_etcd(endpoint, listen, listen))
     }
 
@@ -74,7 +75,7 @@ impl Node {
         parts: &Parts,
         endpoint: &str,
     ) -> LabResult<(Self, Link)> {
-        let listen = free_port()?;
+        let listen = free_port();
         let link = Link::to(listen)?;
         let fleet = with_etcd(endpoint, listen, link.port);
         Ok((Self::start_with(dir, name, repository, parts, &fleet)?, link))
@@ -91,7 +92,7 @@ impl Node {
         parts: &Parts,
         (endpoint, fence): (&str, &Path),
     ) -> LabResult<Self> {
-        let listen = free_port()?;
+        let listen = free_port();
         let fence = format!(
             "timeout = \"2s\"\nfence = [\"{}\", \"{{node}}\"]\n",
             fence.display()

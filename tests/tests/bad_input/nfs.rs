@@ -1,11 +1,12 @@
 //! NFS clients that send what they should not, to a real file server: the next good client is served all the same.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use cowfs::nfs::client::{Client, ClientError};
 use cowfs::service::{Caller, Status};
+use xeno_test_support::free_port;
 use xeno_tests::lab::process::Daemon;
 use xeno_tests::lab::wait_for;
 
@@ -27,10 +28,7 @@ impl Drop for Server {
 impl Server {
     fn start() -> Self {
         let scratch = tempfile::tempdir().expect("a directory");
-        // Taken and given back: nothing else here asks for ports by number.
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = free.local_addr().expect("its address");
-        drop(free);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let config = format!(
             "listen = \"{address}\"\n[[export]]\nname = \"/web\"\nclients = [\"127.0.0.1\"]\nwritable = \"w\"\n"
         );

@@ -9,8 +9,9 @@ use xeno_qemu::QemuDriver;
 use xeno_reconciler::contract::moves::{self, Life, MOVES, Moving};
 use xeno_reconciler::contract::{STORIES, World, run};
 use xeno_reconciler::ports::DomainSpec;
+use xeno_test_support::free_port;
 
-use crate::lab::{Lab, free_port, kill, qmp, until};
+use crate::lab::{Lab, kill, qmp, until};
 use crate::suspend::{boot_id, counted};
 
 const STRANGER: &str = "stranger";

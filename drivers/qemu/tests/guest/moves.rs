@@ -12,8 +12,9 @@ use xeno_model::desired::Publish;
 use xeno_model::id::{Epoch, MigrationId};
 use xeno_model::observed::DomainState;
 use xeno_reconciler::ports::{Departure, DomainSpec, GuestMount, MoveMemory, Tuning};
+use xeno_test_support::free_port;
 
-use crate::lab::{Lab, free_port, kill, qmp_answer, until};
+use crate::lab::{Lab, kill, qmp_answer, until};
 use crate::suspend::{boot_id, counted, counting_guest, counts_on};
 
 const MIGRATION: MigrationId = MigrationId([5; 16]);

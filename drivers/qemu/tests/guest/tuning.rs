@@ -11,8 +11,9 @@ use xeno_model::id::SliverId;
 use xeno_model::observed::{Ability, DomainState, Limits};
 use xeno_qemu::QemuDriver;
 use xeno_reconciler::ports::{DomainSpec, Grace, Hypervisor, PortResult, Retry, Tuning};
+use xeno_test_support::free_port;
 
-use crate::lab::{Lab, free_port, until};
+use crate::lab::{Lab, until};
 
 fn tuning(memory_mib: u64, publish: &[(u16, u16)]) -> Tuning {
     let port = |&(guest, host): &(u16, u16)| Publish { guest, host };

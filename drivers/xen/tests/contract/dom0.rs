@@ -9,6 +9,7 @@ use xeno_model::id::{Digest, DomainUuid, FleetName, SliverId};
 use xeno_model::observed::Limits;
 use xeno_reconciler::contract::World;
 use xeno_reconciler::ports::{DomainSpec, Hypervisor as _};
+use xeno_test_support::free_port;
 use xeno_xen::{XenConfig, XenDriver};
 
 /// Far longer than anything takes on an emulated processor.
@@ -115,11 +116,6 @@ pub(crate) fn spec(sliver: &str) -> DomainSpec {
         publish: Vec::new(),
         addresses: Vec::new(),
     }
-}
-
-pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 impl Drop for Dom0 {

@@ -9,6 +9,7 @@ use xeno_reconciler::contract::moves::{self, Life, MOVES, Moving};
 use xeno_reconciler::ports::{
     Departure, DomainSpec, DriverFact, Grace, Hypervisor, MoveMemory, Pipe, PortError, PortResult, Tuning,
 };
+use xeno_test_support::free_port;
 use xeno_xen::XenDriver;
 
 use crate::dom0::{Dom0, until};
@@ -198,7 +199,7 @@ impl World for Node {
     }
 
     fn free_port(&self) -> u16 {
-        crate::dom0::free_port()
+        free_port()
     }
 
     async fn prepare(&self, _: &DomainSpec) {}

@@ -9,6 +9,7 @@ use cowfs::attr::SetAttr;
 use cowfs::nfs::client::{Client, WireHandle};
 use cowfs::service::{Caller, CreateMode, Stability};
 use tokio::net::UnixStream;
+use xeno_test_support::copy_program;
 
 use crate::world::World;
 
@@ -169,12 +170,7 @@ fn who_cannot_be_served_as_is_refused_before_anything_is_made() {
     check("root", "names the superuser");
     // Whoever is an ordinary user already cannot become another.
     let program = world.path("program");
-    // By another process: one that another test starts meanwhile would have inherited what it is written through, and what
-    // anybody may write to is not run (execve(2), ETXTBSY).
-    let copied = Command::new("cp")
-        .args([env!("CARGO_BIN_EXE_xeno").as_ref(), program.as_os_str()])
-        .status();
-    assert!(copied.expect("cp runs").success());
+    copy_program(env!("CARGO_BIN_EXE_xeno").as_ref(), &program);
     let mut command = Command::new(&program);
     std::os::unix::process::CommandExt::uid(&mut command, NOBODY);
     std::os::unix::process::CommandExt::gid(&mut command, NOBODY);

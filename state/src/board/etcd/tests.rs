@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use etcd_client::{Permission, PermissionType};
 use tokio::task::JoinSet;
+use xeno_test_support::free_port;
 
 use self::server::{Certificates, Server};
 use super::*;
@@ -193,7 +194,7 @@ async fn users_have_passwords_and_prefixes() {
 async fn a_dead_member_is_passed_over() {
     let server = Server::new().await;
     let mut config = server.config();
-    let dead = format!("http://127.0.0.1:{}", server::free_port());
+    let dead = format!("http://127.0.0.1:{}", free_port());
     config.endpoints.insert(0, dead.clone());
     config.endpoints.insert(1, dead);
     let board = EtcdBoard::new(config).unwrap();

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use xeno_reconciler::ports::Retry;
+use xeno_test_support::write_script;
 
 use super::*;
 use crate::config::{Away, NfsVersion};
@@ -44,16 +45,8 @@ impl Lab {
         HANGS.store(false, Ordering::SeqCst);
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("mount");
-        let script = format!(
-            "#!/bin/sh\ncd '{}'\necho \"$*\" >>asked\n{script}\n",
-            dir.path().display()
-        );
-        // By another process: one that another test starts meanwhile would have inherited what it is written through, and what
-        // anybody may write to is not run (execve(2), ETXTBSY).
-        let write = r#"printf '%s\n' "$0" >"$1" && chmod 755 "$1""#;
-        let mut shell = std::process::Command::new("sh");
-        let written = shell.args(["-c", write, &script]).arg(&program).status();
-        assert!(written.unwrap().success());
+        let lines = format!("cd '{}'\necho \"$*\" >>asked\n{script}", dir.path().display());
+        write_script(&program, &lines);
         fs::write(
             dir.path().join("mountinfo"),
             "22 1 8:1 / / rw - ext4 /dev/xvda1 rw\n",

@@ -2,9 +2,11 @@
 //! with another one. Needs Debian's `openssh-server`, which nothing else does: `make test-ssh`.
 
 use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::Child;
 use std::time::Instant;
+
+use xeno_test_support::free_port;
 
 use super::*;
 
@@ -36,11 +38,7 @@ fn start(dir: &Path) -> (Sshd, u16) {
     for key in ["host", "good", "bad"] {
         keygen(&dir.join(key));
     }
-    let port = TcpListener::bind("127.0.0.1:0")
-        .expect("a port")
-        .local_addr()
-        .expect("its number")
-        .port();
+    let port = free_port();
     let at = |name: &str| dir.join(name).display().to_string();
     let config = format!(
         "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM yes\n\

@@ -1,6 +1,5 @@
 //! An etcd of a test's own, on loopback, ended with the test.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -8,6 +7,7 @@ use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
 use rustix::process::{Pid, Signal, kill_process};
+use xeno_test_support::free_port;
 
 use super::super::{EtcdBoard, EtcdConfig};
 use crate::board::{Board as _, Key, Prefix};
@@ -204,12 +204,6 @@ impl Drop for Server {
             let _ = child.wait();
         }
     }
-}
-
-/// A port of loopback that nobody has now.
-pub(super) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// An authority and one certificate of its, for either side. Made by the program openssl, which whoever runs an etcd has:
