@@ -131,7 +131,10 @@ fn source_power(story: &mut Story<'_>) -> LabResult<()> {
     story.nodes[from]
         .machine
         .await_output("the right to have gone over", "xeno events", |said| {
-            said.contains("has moved to").then_some(())
+            let since = said.rsplit_once("is to go to").map(|(_, since)| since);
+            since
+                .is_some_and(|since| since.contains("has moved to"))
+                .then_some(())
         })?;
     story.nodes[from].machine.power_off()?;
     story.await_shown(to, "a guest that runs", |shown| {
