@@ -202,12 +202,9 @@ impl World<'_> {
                 let mine = || matches!(rights.record(of), Record::Is(holder) if holder.is(&node.name));
                 rights.sessions.contains_key(of) || mine()
             }
-            false => !node.awaits.contains(of),
+            false => !node.awaits(of),
         };
-        let waits = node
-            .awaits
-            .contains(sliver)
-            .then_some("its rollout has yet to come to it");
+        let waits = node.awaits(sliver).then_some("its rollout has yet to come to it");
         let taking = host.takes(sliver, link.offer, facets.as_ref(), coming, waits)?;
         if !self.is_member(n) {
             return Err("the board does not answer".to_owned());
@@ -229,7 +226,6 @@ impl World<'_> {
             return;
         };
         let at = self.wall(n);
-        let head = self.nodes[n].head;
         let node = &mut self.nodes[n];
         if !node.applied.contains_key(sliver) {
             let begun = AppliedSliver {
@@ -241,9 +237,6 @@ impl World<'_> {
             node.applied.insert(sliver.clone(), begun);
         }
         node.looks_again(sliver);
-        if node.awaits.remove(sliver) {
-            node.follows.insert(sliver.clone(), head);
-        }
         self.trace.shade(self.now, n, sliver, Shade::Changing);
     }
 

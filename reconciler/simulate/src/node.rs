@@ -12,6 +12,7 @@ use xeno_reconciler::exec::{Outcome, Run};
 use xeno_reconciler::record::Settlement;
 use xeno_reconciler::rollout::{Condition, Patience};
 use xeno_reconciler::scripted::ScriptedNode;
+use xeno_reconciler::tenure::Record;
 use xeno_state::board::pace::{Pace, Summary};
 
 use crate::draw::Draw;
@@ -58,7 +59,7 @@ pub(crate) struct Node {
     pub(crate) same: BTreeMap<SliverId, (usize, usize, bool)>,
     /// What those were when they were last proven good, before they became that.
     pub(crate) goods: BTreeMap<SliverId, usize>,
-    /// Slivers that a commit brings here, and that wait for their turn.
+    /// Slivers that a commit brings here, and whose turn has yet to come.
     pub(crate) awaits: BTreeSet<SliverId>,
     /// Slivers whose rollouts are not through with them.
     pub(crate) active: BTreeMap<SliverId, Active>,
@@ -172,6 +173,16 @@ pub(crate) enum Ending {
 }
 
 impl Node {
+    /// Whether it knows that it has the right to run a sliver.
+    pub(crate) fn holds(&self, sliver: &SliverId) -> bool {
+        matches!(self.rights.record(sliver), Record::Is(holder) if holder.is(&self.name))
+    }
+
+    /// Whether a sliver waits for its turn: one that comes, or has come, from another node as it was there does not.
+    pub(crate) fn awaits(&self, sliver: &SliverId) -> bool {
+        self.awaits.contains(sliver) && !self.holds(sliver) && !self.rights.sessions.contains_key(sliver)
+    }
+
     pub(crate) fn new(name: &NodeName, many: u32, seed: u64, draw: Draw) -> Self {
         Self {
             name: name.clone(),

@@ -372,7 +372,7 @@ impl World<'_> {
     /// What a node has written down about a sliver.
     fn footing(&self, n: usize, sliver: &SliverId, slice: usize) -> Footing {
         let node = &self.nodes[n];
-        if node.awaits.contains(sliver) {
+        if node.awaits.contains(sliver) && !node.holds(sliver) {
             return Footing::default();
         }
         let follows = node.follows.get(sliver).copied().unwrap_or(node.head);

@@ -30,7 +30,7 @@ impl World<'_> {
                 let node = &self.nodes[**n];
                 let healthy = node.conditions.get(&sliver) == Some(&Condition::Healthy);
                 // New in what was given up, and never made.
-                let never = record.aim() == Aim::Back && node.awaits.contains(&sliver);
+                let never = record.aim() == Aim::Back && node.awaits(&sliver);
                 let failed = record.failed.contains(number);
                 !(healthy || never || failed || self.is_gone(**n) || self.is_hopeless(**n, &sliver))
             });
@@ -71,10 +71,7 @@ impl World<'_> {
         let (_, holder) = self.board.holders.get(sliver);
         let by = holder.and_then(|holder| holder.node.as_ref());
         let from = by.and_then(|by| self.by_name.get(by));
-        if self.is_gone(n)
-            || from.is_some_and(|from| self.is_gone(*from))
-            || self.nodes[n].awaits.contains(sliver)
-        {
+        if self.is_gone(n) || from.is_some_and(|from| self.is_gone(*from)) || self.nodes[n].awaits(sliver) {
             return Ok(());
         }
         let name = &self.nodes[n].name;
@@ -203,7 +200,7 @@ impl World<'_> {
             ..PlanInput::plain(&wanted, &node.applied, &observed, self.wall(n))
         };
         let plan = plan::build(&input).map(|plan| plan.changes.get(sliver).cloned());
-        let waits = node.awaits.contains(sliver);
+        let waits = node.awaits(sliver);
         format!(
             "waits {waits}, agent {}, run {}, idle {}, placed {:?}, {plan:?}",
             node.agent,

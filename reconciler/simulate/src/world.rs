@@ -511,7 +511,7 @@ impl<'a> World<'a> {
         for sliver in begin {
             let was_here = self.placed(&sliver, from) == Some(n);
             let node = &mut self.nodes[n];
-            if was_here {
+            if was_here && !node.awaits(&sliver) {
                 node.follows.entry(sliver.clone()).or_insert(from);
             } else if !node.follows.contains_key(&sliver) {
                 node.awaits.insert(sliver.clone());

@@ -244,6 +244,11 @@ impl Rights {
         }
     }
 
+    /// Whether a sliver comes, or goes, just now.
+    pub(super) fn is_on_its_way(&self, sliver: &SliverId) -> bool {
+        self.sessions.contains_key(sliver)
+    }
+
     /// Whether a guest stands still, or may, until this node has done its part of a move.
     fn holds_a_guest_up(&self) -> bool {
         self.sessions.iter().any(|(sliver, open)| match &open.end {

@@ -542,7 +542,7 @@ where
         if let Some(stand) = self.memory.stands.get(&sliver.id) {
             return Some(stand.clone());
         }
-        let applied = &self.memory.applied.get(&sliver.id)?.desired;
+        let applied = &self.made_of(&sliver.id)?.desired;
         let same = rollout_digest(applied) == rollout_digest(sliver);
         Some(Stand {
             at: (

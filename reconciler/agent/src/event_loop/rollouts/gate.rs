@@ -5,11 +5,13 @@ use std::sync::Arc;
 use xeno_model::desired::DesiredNode;
 use xeno_model::id::SliverId;
 use xeno_model::normal::held_back;
-use xeno_reconciler::change::{ChangeClass, Reason};
+use xeno_reconciler::change::{AppliedSliver, ChangeClass, Reason};
 use xeno_reconciler::plan::Plan;
 use xeno_reconciler::ports::{MoveLayers, MoveMemory};
+use xeno_reconciler::tenure::Record;
 
 use super::super::Agent;
+use super::super::rights::Rights;
 
 impl<H, S> Agent<H, S>
 where
@@ -75,11 +77,21 @@ where
     /// What a sliver waits for that is new here and whose turn has yet to come.
     pub(in crate::event_loop) fn waits_for_rollout(&self, sliver: &SliverId) -> Option<String> {
         let (rolling, read) = (self.rolling.as_ref()?, self.placed.as_ref()?);
+        let moves = |rights: &Rights| rights.is_on_its_way(sliver);
         let is_new = read.slivers.contains_key(sliver)
             && !self.memory.stands.contains_key(sliver)
-            && !self.memory.applied.contains_key(sliver);
+            && self.made_of(sliver).is_none()
+            && !self.rights.as_ref().is_some_and(moves);
         let why = || rolling.waits.get(sliver).cloned();
         is_new.then(|| why().unwrap_or_else(|| "the board is asked how far it is".to_owned()))
+    }
+
+    /// What a sliver of this node was last made of. What was only written down for one that was to come here, and that another
+    /// node has still, is nothing: had it counted, the sliver would be let in at the next try, whosever turn it is.
+    pub(in crate::event_loop) fn made_of(&self, sliver: &SliverId) -> Option<&AppliedSliver> {
+        let mine = |rights: &Rights| matches!(rights.fleet.member.record(sliver), Record::Is(holder) if holder.is(&self.settings.node));
+        let applied = self.memory.applied.get(sliver)?;
+        (applied.complete || self.rights.as_ref().is_none_or(mine)).then_some(applied)
     }
 
     /// Says in a plan what those wait for that are kept as they were.
