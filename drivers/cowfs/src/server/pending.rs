@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::flight::Units;
+use super::flight::{self, Units};
 use super::outgoing::{self, Outgoing};
 use super::{Server, answer};
 use crate::export::{Admission, Export, State};
@@ -28,6 +28,8 @@ pub(super) struct Pending {
     /// What it weighs, and the right to that.
     pub(super) units: u32,
     pub(super) held: Units,
+    /// Until the reply is on its way, the same call is not begun again.
+    pub(super) once: flight::Running,
     pub(super) begun: Instant,
 }
 
@@ -60,6 +62,7 @@ impl Pending {
             replies: self.replies,
             pass,
             held: Some(self.held),
+            _once: self.once,
         };
         let (export, begun) = (self.export, self.begun);
         self.server.pool.run(place, move || {
@@ -86,6 +89,7 @@ struct Reply {
     replies: mpsc::Sender<Outgoing>,
     pass: Pass,
     held: Option<Units>,
+    _once: flight::Running,
 }
 
 impl Reply {

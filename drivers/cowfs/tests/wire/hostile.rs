@@ -359,6 +359,57 @@ async fn calls_that_wait_for_their_export_go_with_their_connection() {
     .expect("the call has gone with its connection");
 }
 
+#[tokio::test]
+async fn a_call_that_is_sent_again_while_it_waits_is_answered_once() {
+    let server = Server::new(Limits::default());
+    let web = export("/web", Arc::new(Memory::new()), &["127.0.0.1"]);
+    server.exports().add(Arc::clone(&web)).unwrap();
+    let listening = server.listen_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let connect = async || TcpStream::connect(listening.address().unwrap()).await.unwrap();
+    let client = Client::new(connect().await, "guest", &Caller::root());
+    let root = client.mount("/web").await.unwrap();
+    let call = |xid: u32, procedure: Procedure| {
+        let body = encode(|w| {
+            for word in [xid, 0, 2, ops::PROGRAM, 3, procedure as u32] {
+                w.u32(word);
+            }
+            w.array(&[0; 16]);
+            if procedure == Procedure::GetAttr {
+                w.opaque(&root);
+            }
+        });
+        let mark = u32::try_from(body.len()).unwrap() | 1 << 31;
+        [&mark.to_be_bytes()[..], &body].concat()
+    };
+    let mut stream = connect().await;
+    let mut next = async |sent: Vec<u8>| {
+        stream.write_all(&sent).await.unwrap();
+        let mut head = [0; 8];
+        stream.read_exact(&mut head).await.unwrap();
+        let (mark, xid) = head.split_at(4);
+        let len = u32::from_be_bytes(mark.try_into().unwrap()) & !(1 << 31);
+        let mut rest = vec![0; len as usize - 4];
+        stream.read_exact(&mut rest).await.unwrap();
+        u32::from_be_bytes(xid.try_into().unwrap())
+    };
+
+    web.set_state(State::Standby);
+    let waits = call(9, Procedure::GetAttr).repeat(3);
+    let other = call(10, Procedure::GetAttr);
+    // What waits for nobody is answered once all before it was read.
+    let read = call(11, Procedure::Null);
+    assert_eq!(next([waits, other, read].concat()).await, 11);
+    web.set_state(State::Active);
+    let mut answered = [next(Vec::new()).await, next(Vec::new()).await];
+    answered.sort_unstable();
+    assert_eq!(answered, [9, 10]);
+    for xid in 12..40 {
+        assert_eq!(next(call(xid, Procedure::Null)).await, xid);
+    }
+    // And sent again after that it is another call.
+    assert_eq!(next(call(9, Procedure::GetAttr)).await, 9);
+}
+
 /// Whether the server answers on a new connection.
 async fn is_kept_open(mut stream: TcpStream) -> bool {
     let null = encode(|w| {
@@ -401,7 +452,11 @@ async fn a_client_that_does_not_read_its_replies_stalls_only_itself() {
     record[..4].copy_from_slice(&mark.to_be_bytes());
     let mut greedy = fixture.stream().await;
     // Far more than one connection may have in flight, and than sockets hold: the server stops reading at some point.
-    let calls = record.repeat(400_000);
+    // Each is a call of its own: one that is sent again while it is carried out is not begun again.
+    let mut calls = record.repeat(400_000);
+    for (xid, call) in (0_u32..).zip(calls.chunks_exact_mut(record.len())) {
+        call[4..8].copy_from_slice(&xid.to_be_bytes());
+    }
     tokio::select! {
         biased;
         sent = greedy.write_all(&calls) => panic!("thirty megabytes of calls were taken in: {sent:?}"),
