@@ -102,6 +102,14 @@ pub enum Record {
     Is(Holder),
 }
 
+impl Record {
+    /// Whether it is known that this node has the right.
+    #[must_use]
+    pub fn is_with(&self, node: &NodeName) -> bool {
+        matches!(self, Self::Is(holder) if holder.is(node))
+    }
+}
+
 /// What is left of a guest on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Guest {

@@ -293,7 +293,7 @@ impl World<'_> {
         held: &mut BTreeMap<SliverId, Reason>,
     ) -> BTreeMap<SliverId, Epoch> {
         let node = &self.nodes[n];
-        for sliver in node.awaits.iter().filter(|sliver| node.awaits(sliver)) {
+        for sliver in node.newcomers.iter().filter(|sliver| node.awaits(sliver)) {
             let why = "the board is asked how far it is".to_owned();
             held.insert(sliver.clone(), Reason::RolloutWaits { why });
         }
@@ -701,7 +701,7 @@ impl World<'_> {
                 Some(Settlement::Record(applied)) => {
                     node.epochs.insert(sliver.clone(), applied.epoch);
                     node.applied.insert(sliver.clone(), applied);
-                    node.awaits.remove(&sliver);
+                    node.newcomers.remove(&sliver);
                     if !running.stale.contains(&sliver) {
                         node.back_off.remove(&sliver);
                         self.trace.shade(self.now, n, &sliver, shade(&sliver));

@@ -198,10 +198,7 @@ impl World<'_> {
             .as_ref()
             .and_then(|observed| Facets::of(sliver, observed));
         let coming = |of: &SliverId| match self.movers.contains_key(of) {
-            true => {
-                let mine = || matches!(rights.record(of), Record::Is(holder) if holder.is(&node.name));
-                rights.sessions.contains_key(of) || mine()
-            }
+            true => rights.sessions.contains_key(of) || node.holds(of),
             false => !node.awaits(of),
         };
         let waits = node.awaits(sliver).then_some("its rollout has yet to come to it");

@@ -12,7 +12,6 @@ use xeno_reconciler::exec::{Outcome, Run};
 use xeno_reconciler::record::Settlement;
 use xeno_reconciler::rollout::{Condition, Patience};
 use xeno_reconciler::scripted::ScriptedNode;
-use xeno_reconciler::tenure::Record;
 use xeno_state::board::pace::{Pace, Summary};
 
 use crate::draw::Draw;
@@ -60,7 +59,7 @@ pub(crate) struct Node {
     /// What those were when they were last proven good, before they became that.
     pub(crate) goods: BTreeMap<SliverId, usize>,
     /// Slivers that a commit brings here, and whose turn has yet to come.
-    pub(crate) awaits: BTreeSet<SliverId>,
+    pub(crate) newcomers: BTreeSet<SliverId>,
     /// Slivers whose rollouts are not through with them.
     pub(crate) active: BTreeMap<SliverId, Active>,
     /// How slivers are.
@@ -175,12 +174,12 @@ pub(crate) enum Ending {
 impl Node {
     /// Whether it knows that it has the right to run a sliver.
     pub(crate) fn holds(&self, sliver: &SliverId) -> bool {
-        matches!(self.rights.record(sliver), Record::Is(holder) if holder.is(&self.name))
+        self.rights.record(sliver).is_with(&self.name)
     }
 
     /// Whether a sliver waits for its turn: one that comes, or has come, from another node as it was there does not.
     pub(crate) fn awaits(&self, sliver: &SliverId) -> bool {
-        self.awaits.contains(sliver) && !self.holds(sliver) && !self.rights.sessions.contains_key(sliver)
+        self.newcomers.contains(sliver) && !self.holds(sliver) && !self.rights.sessions.contains_key(sliver)
     }
 
     pub(crate) fn new(name: &NodeName, many: u32, seed: u64, draw: Draw) -> Self {
@@ -208,7 +207,7 @@ impl Node {
             follows: BTreeMap::new(),
             same: BTreeMap::new(),
             goods: BTreeMap::new(),
-            awaits: BTreeSet::new(),
+            newcomers: BTreeSet::new(),
             active: BTreeMap::new(),
             conditions: BTreeMap::new(),
             patience: BTreeMap::new(),

@@ -372,7 +372,7 @@ impl World<'_> {
     /// What a node has written down about a sliver.
     fn footing(&self, n: usize, sliver: &SliverId, slice: usize) -> Footing {
         let node = &self.nodes[n];
-        if node.awaits.contains(sliver) && !node.holds(sliver) {
+        if node.newcomers.contains(sliver) && !node.holds(sliver) {
             return Footing::default();
         }
         let follows = node.follows.get(sliver).copied().unwrap_or(node.head);
@@ -450,7 +450,7 @@ impl World<'_> {
             Some(good) => node.goods.insert(sliver.clone(), good),
             None => node.goods.remove(sliver),
         };
-        node.awaits.remove(sliver);
+        node.newcomers.remove(sliver);
         if let Some(running) = &mut node.run {
             running.stale.insert(sliver.clone());
         }

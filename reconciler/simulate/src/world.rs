@@ -514,7 +514,7 @@ impl<'a> World<'a> {
             if was_here && !node.awaits(&sliver) {
                 node.follows.entry(sliver.clone()).or_insert(from);
             } else if !node.follows.contains_key(&sliver) {
-                node.awaits.insert(sliver.clone());
+                node.newcomers.insert(sliver.clone());
             }
             let wait = node.pace.until_start(touched);
             let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);

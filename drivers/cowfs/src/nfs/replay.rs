@@ -1,7 +1,8 @@
 //! Keeping a retransmitted call from running twice.
 //!
 //! A client that gets no reply sends the same call again, perhaps on a new connection, perhaps to a restarted server.
-//! Three things answer it: the first run if it is still going on (the second waits for it), the service's own record
+//! On the connection that it came by it is not begun again while it is carried out, whatever it asks for (`server/flight.rs`).
+//! Three things answer it otherwise: the first run if it is still going on (the second waits for it), the service's own record
 //! of what has been carried out ([`FileService::replayed`](crate::service::FileService::replayed), which outlives the
 //! server), and for calls that failed, and so changed nothing, a small table here.
 //!

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::eager::Eager;
-use super::flight::{ClientFlight, Flight, UnderWay, Units};
+use super::flight::{ClientFlight, Flight, Units};
 use super::listen::Reset;
 use super::outgoing::{self, Outgoing, Outlet};
 use super::pending::Pending;
@@ -97,7 +97,6 @@ async fn serve_until_left<R, W>(
         server,
         peer,
         flight,
-        under_way: UnderWay::default(),
         reading: None,
         replies,
         closer: Arc::clone(&closer),
@@ -143,7 +142,6 @@ struct Connection {
     server: Arc<Server>,
     peer: Peer,
     flight: Flight,
-    under_way: UnderWay,
     /// For the record that is being read, if it is a long one; the call then has them.
     reading: Option<(u32, Units)>,
     replies: mpsc::Sender<Outgoing>,
@@ -285,7 +283,7 @@ impl Connection {
             }
             self.batch.truncate(start);
         }
-        let Some(once) = self.under_way.enter(&call) else {
+        let Some(once) = self.flight.begin(&call) else {
             return Ok(Ok(()));
         };
         let units = units_of(call.len() + room);

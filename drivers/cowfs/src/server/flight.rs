@@ -33,6 +33,7 @@ impl ClientFlight {
 pub(super) struct Flight {
     connection: Arc<Semaphore>,
     client: ClientFlight,
+    calls: Arc<Mutex<HashSet<Number>>>,
 }
 
 impl Flight {
@@ -41,6 +42,7 @@ impl Flight {
         Self {
             connection: Arc::new(Semaphore::new(UNITS_PER_CONNECTION)),
             client,
+            calls: Arc::default(),
         }
     }
 
@@ -60,6 +62,19 @@ impl Flight {
         })
     }
 
+    /// Takes note of a call; `None` if it is being carried out already, since the reply to the first answers both.
+    ///
+    /// A guest sends again what is not answered in time, and one that reads from a layer whose server is away waits for long. Each
+    /// run of the same call would wait as long as the one before it, and whatever is new behind them all.
+    pub(super) fn begin(&self, call: &Call) -> Option<Running> {
+        let number = (call.xid, call.procedure);
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.insert(number).then(|| Running {
+            calls: Arc::clone(&self.calls),
+            number,
+        })
+    }
+
     /// Waits until nothing of this connection is in flight.
     pub(super) async fn landed(&self) {
         let all = u32::try_from(UNITS_PER_CONNECTION).unwrap_or(u32::MAX);
@@ -68,41 +83,18 @@ impl Flight {
     }
 }
 
-/// Calls of one connection that are being carried out; clones are one.
-#[derive(Clone, Default)]
-pub(super) struct UnderWay(Arc<Mutex<HashSet<Number>>>);
-
 /// A client tells its calls apart by xid (RFC 5531, section 9); the procedure is in it for what a confused one may send.
 type Number = (u32, u32);
 
 /// A call that is being carried out, until this is dropped.
 pub(super) struct Running {
-    all: UnderWay,
+    calls: Arc<Mutex<HashSet<Number>>>,
     number: Number,
-}
-
-impl UnderWay {
-    /// Takes note of a call; `None` if it is being carried out already, since the reply to the first answers both.
-    ///
-    /// A guest sends again what is not answered in time, and one that reads from a layer whose server is away waits for long. Each
-    /// run of the same call would wait as long as the one before it, and whatever is new behind them all.
-    pub(super) fn enter(&self, call: &Call) -> Option<Running> {
-        let number = (call.xid, call.procedure);
-        let is_new = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(number);
-        is_new.then(|| Running {
-            all: self.clone(),
-            number,
-        })
-    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.remove(&self.number);
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.remove(&self.number);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cowfs::nfs::client::{Client, encode};
+use cowfs::nfs::client::Client;
 use cowfs::nfs::ops::{self, Procedure};
 use cowfs::server::UNITS_PER_CLIENT;
 use cowfs::service::Caller;
@@ -13,7 +13,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::support::DEADLINE;
+use crate::support::{DEADLINE, call};
 
 /// Clients that mean no good, and connections of each.
 const CLIENTS: u8 = 20;
@@ -78,17 +78,11 @@ fn nuisance(kind: usize, file: &[u8]) -> Vec<u8> {
         1 => [&[0xff; 4][..], &vec![0; 1 << 20]].concat(),
         2 => [&4096_u32.to_be_bytes()[..], &[0; 4096]].concat().repeat(250),
         _ => {
-            let mut read = encode(|w| {
-                for word in [0, 9, 0, 2, ops::PROGRAM, 3, Procedure::Read as u32] {
-                    w.u32(word);
-                }
-                w.array(&[0; 16]);
+            let read = call(9, ops::PROGRAM, Procedure::Read as u32, |w| {
                 w.opaque(file);
                 w.u64(0);
                 w.u32(1 << 20);
             });
-            let mark = u32::try_from(read.len() - 4).unwrap() | 1 << 31;
-            read[..4].copy_from_slice(&mark.to_be_bytes());
             read.repeat(200)
         }
     }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::procedures::refused;
-use crate::support::{DEADLINE, Fixture, export, fixture, mode};
+use crate::support::{DEADLINE, Fixture, call, export, fixture, mode, record};
 
 /// Sends `bytes`; the server must close that connection, and go on serving others.
 async fn check_closed(fixture: &Fixture, bytes: &[u8]) {
@@ -100,11 +100,7 @@ async fn heads_that_are_refused() {
         async move {
             let mut stream = fixture.stream().await;
             let body: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
-            let mark = u32::try_from(body.len()).unwrap() | 1 << 31;
-            stream
-                .write_all(&[&mark.to_be_bytes()[..], &body].concat())
-                .await
-                .unwrap();
+            stream.write_all(&record(&body)).await.unwrap();
             let mut reply = vec![0; 4 + 4 * expected.len()];
             tokio::time::timeout(DEADLINE, stream.read_exact(&mut reply))
                 .await
@@ -329,16 +325,7 @@ async fn calls_that_wait_for_their_export_go_with_their_connection() {
     server.exports().add(Arc::clone(&parking)).unwrap();
     let listening = server.listen_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let connect = || TcpStream::connect(listening.address().unwrap());
-    let mount = encode(|w| {
-        for word in [0, 9, 0, 2, mount::PROGRAM, 3, 1] {
-            w.u32(word);
-        }
-        w.array(&[0; 16]);
-        w.opaque(b"/web");
-    });
-    let mut record = mount;
-    let mark = u32::try_from(record.len() - 4).unwrap() | 1 << 31;
-    record[..4].copy_from_slice(&mark.to_be_bytes());
+    let mut record = call(9, mount::PROGRAM, 1, |w| w.opaque(b"/web"));
     // A call that is parked, and then something that closes the connection.
     record.extend_from_slice(&[0; 4]);
     let served = async |stream: &mut TcpStream| {
@@ -368,19 +355,8 @@ async fn a_call_that_is_sent_again_while_it_waits_is_answered_once() {
     let connect = async || TcpStream::connect(listening.address().unwrap()).await.unwrap();
     let client = Client::new(connect().await, "guest", &Caller::root());
     let root = client.mount("/web").await.unwrap();
-    let call = |xid: u32, procedure: Procedure| {
-        let body = encode(|w| {
-            for word in [xid, 0, 2, ops::PROGRAM, 3, procedure as u32] {
-                w.u32(word);
-            }
-            w.array(&[0; 16]);
-            if procedure == Procedure::GetAttr {
-                w.opaque(&root);
-            }
-        });
-        let mark = u32::try_from(body.len()).unwrap() | 1 << 31;
-        [&mark.to_be_bytes()[..], &body].concat()
-    };
+    let look = |xid| call(xid, ops::PROGRAM, Procedure::GetAttr as u32, |w| w.opaque(&root));
+    let null = |xid| call(xid, ops::PROGRAM, Procedure::Null as u32, |_| ());
     let mut stream = connect().await;
     let mut next = async |sent: Vec<u8>| {
         stream.write_all(&sent).await.unwrap();
@@ -394,30 +370,23 @@ async fn a_call_that_is_sent_again_while_it_waits_is_answered_once() {
     };
 
     web.set_state(State::Standby);
-    let waits = call(9, Procedure::GetAttr).repeat(3);
-    let other = call(10, Procedure::GetAttr);
+    let waits = look(9).repeat(3);
     // What waits for nobody is answered once all before it was read.
-    let read = call(11, Procedure::Null);
-    assert_eq!(next([waits, other, read].concat()).await, 11);
+    assert_eq!(next([waits, look(10), null(11)].concat()).await, 11);
     web.set_state(State::Active);
     let mut answered = [next(Vec::new()).await, next(Vec::new()).await];
     answered.sort_unstable();
     assert_eq!(answered, [9, 10]);
     for xid in 12..40 {
-        assert_eq!(next(call(xid, Procedure::Null)).await, xid);
+        assert_eq!(next(null(xid)).await, xid);
     }
     // And sent again after that it is another call.
-    assert_eq!(next(call(9, Procedure::GetAttr)).await, 9);
+    assert_eq!(next(look(9)).await, 9);
 }
 
 /// Whether the server answers on a new connection.
 async fn is_kept_open(mut stream: TcpStream) -> bool {
-    let null = encode(|w| {
-        for word in [1 << 31 | 40, 9, 0, 2, ops::PROGRAM, 3, 0] {
-            w.u32(word);
-        }
-        w.array(&[0; 16]);
-    });
+    let null = call(9, ops::PROGRAM, Procedure::Null as u32, |_| ());
     let mut first = [0];
     stream.write_all(&null).await.is_ok() && matches!(stream.read(&mut first).await, Ok(1))
 }
@@ -436,20 +405,13 @@ async fn a_client_that_does_not_read_its_replies_stalls_only_itself() {
         .write(&file.handle, 0, &megabyte, cowfs::service::Stability::Unstable)
         .await
         .unwrap();
-    let read = encode(|w| {
-        for word in [0, 9, 0, 2, ops::PROGRAM, 3, Procedure::Read as u32] {
-            w.u32(word);
-        }
-        w.array(&[0; 16]);
+    let record = call(9, ops::PROGRAM, Procedure::Read as u32, |w| {
         w.opaque(&file.handle);
         w.u64(0);
         w.u32(1 << 20);
     });
     // AUTH_NONE is nobody's; let nobody read it.
     client.setattr(&file.handle, &mode(0o644), None).await.unwrap();
-    let mut record = read;
-    let mark = u32::try_from(record.len() - 4).unwrap() | 1 << 31;
-    record[..4].copy_from_slice(&mark.to_be_bytes());
     let mut greedy = fixture.stream().await;
     // Far more than one connection may have in flight, and than sockets hold: the server stops reading at some point.
     // Each is a call of its own: one that is sent again while it is carried out is not begun again.

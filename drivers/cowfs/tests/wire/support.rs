@@ -7,13 +7,31 @@ use std::time::Duration;
 use cowfs::attr::SetAttr;
 use cowfs::export::{ClientAddress, Export, ExportName, State};
 use cowfs::memory::Memory;
-use cowfs::nfs::client::{Client, WireHandle};
+use cowfs::nfs::client::{Client, WireHandle, encode};
+use cowfs::nfs::xdr::Writer;
 use cowfs::server::{Limits, Listening, Server};
 use cowfs::service::{Caller, FileService};
 use tokio::net::TcpStream;
 
 /// Long enough for a busy machine; nothing waits that long unless it is broken.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A message as it goes over a stream, in one fragment (RFC 5531, section 11).
+pub(crate) fn record(message: &[u8]) -> Vec<u8> {
+    let mark = u32::try_from(message.len()).unwrap() | 1 << 31;
+    [&mark.to_be_bytes()[..], message].concat()
+}
+
+/// The record of a call by nobody (AUTH_NONE), of version 3 of its program.
+pub(crate) fn call(xid: u32, program: u32, procedure: u32, arguments: impl FnOnce(&mut Writer)) -> Vec<u8> {
+    record(&encode(|w| {
+        for word in [xid, 0, 2, program, 3, procedure] {
+            w.u32(word);
+        }
+        w.array(&[0; 16]);
+        arguments(w);
+    }))
+}
 
 pub(crate) struct Fixture {
     pub(crate) server: Arc<Server>,

@@ -108,7 +108,7 @@ where
                 continue;
             };
             let here = holder.is(&self.settings.node);
-            if holder.memory.is_some() || (here && rights.sessions.contains_key(&sliver)) {
+            if holder.memory.is_some() || (here && rights.is_on_its_way(&sliver)) {
                 continue;
             }
             rights.still.remove(&sliver);
@@ -599,7 +599,7 @@ where
     ) -> Result<Taking, String> {
         let me = &self.settings.node;
         let rights = self.rights.as_ref().ok_or("it is no member of a fleet")?;
-        if rights.sessions.contains_key(sliver) || rights.stepping.contains_key(sliver) {
+        if rights.is_on_its_way(sliver) || rights.stepping.contains_key(sliver) {
             return Err(format!("{me} is busy with {sliver}"));
         }
         let host = Host {
@@ -611,10 +611,7 @@ where
             memory,
             booted: booted.map(digest).transpose()?,
         };
-        let coming = |of: &SliverId| {
-            let mine = || matches!(rights.fleet.member.record(of), Record::Is(holder) if holder.is(me));
-            rights.sessions.contains_key(of) || mine()
-        };
+        let coming = |of: &SliverId| rights.is_on_its_way(of) || rights.fleet.member.record(of).is_with(me);
         let waits = self.waits_for_rollout(sliver);
         let taking = host.takes(sliver, offer, rights.facets.get(sliver), coming, waits.as_deref())?;
         // Whoever receives a sliver reads the record before it agrees to: it would judge its copy by another time's else.

@@ -8,7 +8,6 @@ use xeno_model::normal::held_back;
 use xeno_reconciler::change::{AppliedSliver, ChangeClass, Reason};
 use xeno_reconciler::plan::Plan;
 use xeno_reconciler::ports::{MoveLayers, MoveMemory};
-use xeno_reconciler::tenure::Record;
 
 use super::super::Agent;
 use super::super::rights::Rights;
@@ -89,7 +88,7 @@ where
     /// What a sliver of this node was last made of. What was only written down for one that was to come here, and that another
     /// node has still, is nothing: had it counted, the sliver would be let in at the next try, whosever turn it is.
     pub(in crate::event_loop) fn made_of(&self, sliver: &SliverId) -> Option<&AppliedSliver> {
-        let mine = |rights: &Rights| matches!(rights.fleet.member.record(sliver), Record::Is(holder) if holder.is(&self.settings.node));
+        let mine = |rights: &Rights| rights.fleet.member.record(sliver).is_with(&self.settings.node);
         let applied = self.memory.applied.get(sliver)?;
         (applied.complete || self.rights.as_ref().is_none_or(mine)).then_some(applied)
     }
