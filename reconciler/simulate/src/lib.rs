@@ -6,6 +6,7 @@
 //!
 //! Start reading at [`Story`].
 
+mod actions;
 mod agent;
 mod approving;
 mod board;
@@ -28,6 +29,7 @@ mod story;
 mod trace;
 mod trouble;
 mod watchful;
+mod witnesses;
 mod world;
 
 pub use draw::Draw;
