@@ -28,7 +28,8 @@ pub(super) struct Pending {
     /// What it weighs, and the right to that.
     pub(super) units: u32,
     pub(super) held: Units,
-    /// Until the reply is on its way, the same call is not begun again.
+    /// Until the reply goes out, the same call is not begun again. Not a moment longer: whoever has the reply may use the number
+    /// for another call, and that one must not be taken for this.
     pub(super) once: flight::Running,
     pub(super) begun: Instant,
 }
@@ -49,6 +50,7 @@ impl Pending {
             Admission::Closed => return self.closer.notify_one(),
             Admission::Abandoned => return,
             Admission::Later => {
+                drop(self.once);
                 let reply = answer::refusal(&call, procedure, Status::Jukebox);
                 return outgoing::send(&self.replies, reply, Pass::default(), self.held).await;
             }
@@ -62,7 +64,7 @@ impl Pending {
             replies: self.replies,
             pass,
             held: Some(self.held),
-            _once: self.once,
+            once: Some(self.once),
         };
         let (export, begun) = (self.export, self.begun);
         self.server.pool.run(place, move || {
@@ -89,7 +91,7 @@ struct Reply {
     replies: mpsc::Sender<Outgoing>,
     pass: Pass,
     held: Option<Units>,
-    _once: flight::Running,
+    once: Option<flight::Running>,
 }
 
 impl Reply {
@@ -99,6 +101,7 @@ impl Reply {
 
     fn put(&mut self, bytes: Vec<u8>, lent: Option<Lent>) {
         if let Some(units) = self.held.take() {
+            drop(self.once.take());
             // Never full: every reply in it holds a unit. A connection that is gone wants no reply.
             let pass = self.pass.clone();
             let _sent = self.replies.try_send(Outgoing::lending(bytes, lent, pass, units));
