@@ -1,7 +1,7 @@
 //! A real guest that moves between two nodes by pushes alone, and remembers everything.
 #![cfg(feature = "guest")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use xeno_reconciler::render::amount;
 use xeno_tests::demo::manifests::{self, PORT, Step};
@@ -67,10 +67,12 @@ fn story(options: &run::Options) -> LabResult<()> {
         for node in &nodes {
             node.await_converged(DEADLINE)?;
         }
+        let asked = Instant::now();
         witness::write(PORT, round, DEADLINE)?;
         say(&format!(
-            "{round} place: longest time without a page {} ms; {arrived}",
-            watcher.end().as_millis()
+            "{round} place: longest time without a page {} ms; a line synced in {} ms; {arrived}",
+            watcher.end().as_millis(),
+            asked.elapsed().as_millis()
         ));
         let moved = nodes[source].await_event("web/0 has moved", left + 1, DEADLINE)?;
         say(&format!("{moved}; its root has {}", amount(root)));

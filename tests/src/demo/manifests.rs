@@ -28,13 +28,18 @@ echo "-- /proc/mounts"
 cat /proc/mounts
 "#;
 
-/// Appends a line to a file and answers only once it has been synced.
+/// Appends a line to a file and answers only once it has been synced. Who got no answer in time asks again, so a line that is
+/// there already is only synced, and whoever asks meanwhile waits: what is written once is there once, however slow the disk.
 const LEDGER_SCRIPT: &str = r#"#!/bin/sh
 ledger=/var/tmp/ledger
 printf 'Content-Type: text/plain\r\n\r\n'
 case $QUERY_STRING in
   '') cat "$ledger" ;;
-  *) echo "$QUERY_STRING" >>"$ledger" && sync "$ledger" && echo committed ;;
+  *)
+    exec 9>>"$ledger" && flock 9 || exit 1
+    grep -qxF -e "$QUERY_STRING" "$ledger" || echo "$QUERY_STRING" >&9 || exit 1
+    sync "$ledger" && echo committed
+    ;;
 esac
 "#;
 
