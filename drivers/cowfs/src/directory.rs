@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, StatxFlags};
 
 use crate::attr::{Attr, FileType, Time};
 use crate::import::{
@@ -83,6 +83,12 @@ impl DirectoryLayer {
         let walked = if is_local(&root) {
             walk(&Here(questions), &root, &stat, path, limits, &mut snapshot)
         } else {
+            let stat = stat_now(&root).map_err(|source| {
+                refused(ImportError::Read {
+                    path: path.to_owned(),
+                    source,
+                })
+            })?;
             ahead(&root, &stat, path, questions, limits, |ahead| {
                 walk(ahead, &PathBuf::new(), &stat, path, limits, &mut snapshot)
             })
@@ -211,6 +217,13 @@ impl Layer for DirectoryLayer {
     fn content(&self, node: NodeNumber) -> Result<Option<ContentHash>, LayerError> {
         self.index.node(node).map(|_| None)
     }
+}
+
+/// What its server says of a directory now: on a mount with `nocto` opening it has asked nobody.
+fn stat_now(dir: &OwnedFd) -> io::Result<Stat> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+    rustix::fs::statx(dir, "", flags, StatxFlags::BASIC_STATS)?;
+    Ok(rustix::fs::fstat(dir)?)
 }
 
 #[derive(Default)]

@@ -93,9 +93,10 @@ pub fn measure(parts: &Parts) -> LabResult<Report> {
         &slice("near", "file:///srv/data/overlays/apache", 8081),
         Place::Near,
     )?;
-    // Below the root that the file server may read: what is mounted on that itself would be hidden from it (landlock(7)).
+    // Below the root that the file server may read: what is mounted on that itself would be hidden from it (landlock(7)). As the agent
+    // mounts what is at nfs://.
     node_machine.run(
-        "mkdir -p /srv/overlays/far && mount -t nfs -o ro,vers=3,proto=tcp,nolock,nodev,nosuid \
+        "mkdir -p /srv/overlays/far && mount -t nfs -o ro,vers=3,proto=tcp,nolock,nocto,nodev,nosuid \
          10.99.0.2:/srv/data/overlays /srv/overlays/far",
     )?;
     wire::slow(&[&node_machine, &far_machine])?;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -215,12 +215,19 @@ impl Ahead<'_> {
             let (jobs, ready) = self.carry_out(job);
             state = lock(&self.state);
             state.busy -= 1;
-            if !state.stopped {
-                state.jobs.extend(jobs);
-                state.ready.extend(ready);
+            if state.stopped {
+                break;
             }
-            self.more.notify_all();
-            self.answered.notify_all();
+            // Only those are woken for whom there is something; this one takes one of the jobs itself.
+            for _ in 1..jobs.len() {
+                self.more.notify_one();
+            }
+            state.jobs.extend(jobs);
+            let is_ready = ready.is_some();
+            state.ready.extend(ready);
+            if is_ready || (state.jobs.is_empty() && state.busy == 0) {
+                self.answered.notify_one();
+            }
         }
     }
 
@@ -235,6 +242,7 @@ impl Ahead<'_> {
                 }
             }
             Job::List(open) => {
+                forget_names(open.fd.as_fd());
                 let names = self.questions.names(open.fd.as_fd(), &self.path.join(&open.at));
                 let mut jobs = Vec::new();
                 let listed = names.map(|names| {
@@ -297,6 +305,13 @@ impl Ahead<'_> {
             .map(|named| Job::Enter(Arc::clone(open), named.name.clone()))
             .collect()
     }
+}
+
+/// Has the kernel ask the server for a directory's names again. They come with what each of them is (`READDIRPLUS`; RFC 1813,
+/// section 3.3.17), where names that it has kept would have to be asked about one by one once their attributes are too old.
+fn forget_names(dir: BorrowedFd<'_>) {
+    // A directory of which nothing can be forgotten is slower, and that is all.
+    let _ = rustix::fs::fadvise(dir, 0, None, rustix::fs::Advice::DontNeed);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -105,7 +105,7 @@ async fn a_remote_is_mounted_once_and_found_again_by_the_next_agent() {
     lab.remotes.mount(&apache()).await.unwrap();
     lab.remotes.mount(&apache()).await.unwrap();
     let layer = lab.remotes.layer(&apache()).await.unwrap();
-    let options = "ro,nosuid,nodev,noexec,vers=4.2,proto=tcp,sec=sys,hard,addr=192.0.2.7";
+    let options = "ro,nosuid,nodev,noexec,vers=4.2,proto=tcp,sec=sys,nocto,hard,addr=192.0.2.7";
     let expected = format!(
         "-i -t nfs -o {options} -- 192.0.2.7:/acme/apache {}",
         layer.display()
