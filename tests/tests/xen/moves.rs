@@ -3,6 +3,7 @@
 //! The board is an etcd outside of both machines, which lend its port: so it can stand still or be gone at a moment of the
 //! test's choice, and a move with it.
 
+mod by_hand;
 mod faults;
 
 use std::path::PathBuf;
@@ -294,7 +295,10 @@ fn story() -> LabResult<()> {
 fn told_by(story: &mut Story<'_>) -> LabResult<()> {
     let wanted = std::env::var("XENO_LAB_STORY").ok();
     for (name, tell) in faults::ALL {
-        if wanted.as_deref().is_none_or(|wanted| *name == wanted) {
+        if wanted
+            .as_deref()
+            .is_none_or(|wanted| wanted.split(',').any(|wanted| wanted == *name))
+        {
             tell(story)?;
         }
     }

@@ -22,6 +22,7 @@ pub(super) const ALL: &[(&str, Tell)] = &[
     ("target-power", target_power),
     ("line-in-memory", line_in_memory),
     ("standing", standing),
+    ("by-hand", super::by_hand::by_hand),
 ];
 
 /// A move as it should be, and what of its gap is whose.
