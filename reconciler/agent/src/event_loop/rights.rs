@@ -106,6 +106,8 @@ pub(super) struct Stepped {
     sliver: SliverId,
     step: Step,
     result: Result<(), String>,
+    /// When it ended: the loop may hear of it later.
+    ended: Instant,
 }
 
 /// Why a step is not tried at the moment.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, Instant, timeout};
 use xeno_model::desired::{DesiredSliver, MigrationPolicy};
 use xeno_model::id::{Epoch, MigrationId, NodeName, SliverId};
 use xeno_model::normal::boot_digest;
@@ -258,6 +258,7 @@ where
                 Ok(result) => result,
                 Err(_) => Err(format!("it did not end within {} s", deadline.as_secs())),
             };
+            let ended = Instant::now();
             if result.is_ok() {
                 crash::after_move(word(&taken));
             }
@@ -265,6 +266,7 @@ where
                 sliver: of,
                 step: taken,
                 result,
+                ended,
             }
         });
     }
@@ -290,7 +292,12 @@ where
 
     /// A step has ended: what it made of the sliver is known.
     pub(super) async fn stepped(&mut self, stepped: Stepped) {
-        let Stepped { sliver, step, result } = stepped;
+        let Stepped {
+            sliver,
+            step,
+            result,
+            ended,
+        } = stepped;
         let me = self.settings.node.clone();
         let failover = self.failover_of(&sliver);
         let Some(rights) = &mut self.rights else { return };
@@ -371,8 +378,10 @@ where
                     Some(End::Leaving { .. }) | None => None,
                 };
                 // What the hypervisor needs to bring it here is over by then: the rest is ours.
-                let ours = whole
-                    .map(|whole| format!(", {} ms after its memory was whole", whole.elapsed().as_millis()));
+                let ours = whole.map(|whole| {
+                    let took = ended.saturating_duration_since(whole);
+                    format!(", {} ms after its memory was whole", took.as_millis())
+                });
                 Some(format!(
                     "{sliver} has arrived, and goes on here{}",
                     ours.unwrap_or_default()
@@ -666,6 +675,7 @@ where
                     sliver: of,
                     step: Step::Close,
                     result,
+                    ended: Instant::now(),
                 }
             });
             if let Some(facets) = rights.facets.get_mut(sliver) {
