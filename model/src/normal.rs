@@ -32,7 +32,7 @@ pub fn slice_revision(sliver: &DesiredSliver) -> Digest {
 /// layer. How a template was named or found is not part of it, only what it holds.
 #[must_use]
 pub fn stack_digest(sliver: &DesiredSliver) -> Digest {
-    labelled("stack", 1, &record::encode(&stack_form(&sliver.mounts)))
+    labelled_form("stack", 1, &stack_form(&sliver.mounts))
 }
 
 /// Digest of what a running domain was started as. What can change while it runs (processors up to their most,
@@ -46,12 +46,12 @@ pub fn boot_digest(sliver: &DesiredSliver) -> Digest {
 #[must_use]
 pub fn boot_digest_on(sliver: &DesiredSliver, stack: &Digest) -> Digest {
     let form = BootForm {
-        stack: stack.to_string(),
-        kernel: sliver.kernel.digest.to_string(),
+        stack: Text(*stack),
+        kernel: Text(sliver.kernel.digest),
         vcpus: sliver.resources.vcpus_most(),
-        addresses: sliver.addresses.clone(),
+        addresses: &sliver.addresses,
     };
-    labelled("boot", 2, &record::encode(&form))
+    labelled_form("boot", 2, &form)
 }
 
 /// Digest of what a guest is made from: its kernel, and the files below its own writes. Two slivers with the same one may
@@ -66,13 +66,13 @@ pub fn image_digest(sliver: &DesiredSliver) -> Digest {
 /// the ports that it was started with. See [`current_boot`].
 fn boot_digest_v1(sliver: &DesiredSliver, memory_bytes: u64, publish: &[Publish]) -> Digest {
     let form = BootFormV1 {
-        stack: stack_digest(sliver).to_string(),
-        kernel: sliver.kernel.digest.to_string(),
+        stack: Text(stack_digest(sliver)),
+        kernel: Text(sliver.kernel.digest),
         vcpus: sliver.resources.vcpus,
         memory_bytes,
         publish: publish.iter().map(|p| [p.guest, p.host]).collect(),
     };
-    labelled("boot", 1, &record::encode(&form))
+    labelled_form("boot", 1, &form)
 }
 
 /// What a domain was started as, in this version's terms: `booted` itself, unless an earlier version of this program
@@ -117,7 +117,7 @@ pub fn file_set_digest(set: &FileSet) -> Digest {
             },
         })
         .collect();
-    labelled("files", 1, &record::encode(&form))
+    labelled_form("files", 1, &form)
 }
 
 #[derive(Serialize)]
@@ -152,26 +152,26 @@ enum WritableForm<'a> {
 
 #[derive(Serialize)]
 enum LayerForm<'a> {
-    Template(String),
+    Template(Text),
     Directory(&'a str),
-    Files(String),
+    Files(Text),
     Remote(&'a str),
 }
 
 #[derive(Serialize)]
-struct BootForm {
-    stack: String,
-    kernel: String,
+struct BootForm<'a> {
+    stack: Text,
+    kernel: Text,
     vcpus: u32,
     /// Left out where there are none: digests of before there were any stay what they are.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    addresses: Vec<IpAddr>,
+    #[serde(skip_serializing_if = "<[IpAddr]>::is_empty")]
+    addresses: &'a [IpAddr],
 }
 
 #[derive(Serialize)]
 struct BootFormV1 {
-    stack: String,
-    kernel: String,
+    stack: Text,
+    kernel: Text,
     vcpus: u32,
     memory_bytes: u64,
     publish: Vec<[u16; 2]>,
@@ -179,9 +179,9 @@ struct BootFormV1 {
 
 fn layer_form(layer: &LayerRef) -> LayerForm<'_> {
     match layer {
-        LayerRef::Template(template) => LayerForm::Template(template.digest.to_string()),
+        LayerRef::Template(template) => LayerForm::Template(Text(template.digest)),
         LayerRef::Directory { path } => LayerForm::Directory(path),
-        LayerRef::Files { digest } => LayerForm::Files(digest.to_string()),
+        LayerRef::Files { digest } => LayerForm::Files(Text(*digest)),
         LayerRef::Remote { url } => LayerForm::Remote(url),
     }
 }
@@ -206,6 +206,23 @@ fn stack_form(mounts: &[Mount]) -> Vec<StackForm<'_>> {
 /// its own, since nodes keep them: a new one makes everything look changed that was named by the old.
 fn labelled(label: &str, version: u32, text: &str) -> Digest {
     Digest::of(format!("xenoslice {label} v{version}\n{text}").as_bytes())
+}
+
+/// The same of a form's JSON. Every plan makes several for each sliver: nothing is written twice, and room is made once.
+fn labelled_form(label: &str, version: u32, form: &impl Serialize) -> Digest {
+    let mut bytes = Vec::with_capacity(1024);
+    bytes.extend_from_slice(format!("xenoslice {label} v{version}\n").as_bytes());
+    serde_json::to_writer(&mut bytes, form).expect("structs of strings and numbers are always JSON");
+    Digest::of(&bytes)
+}
+
+/// A digest as its text.
+struct Text(Digest);
+
+impl Serialize for Text {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
 }
 
 #[cfg(test)]
