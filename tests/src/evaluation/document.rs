@@ -397,7 +397,8 @@ fn method(out: &mut String, report: &Report) {
     out.push_str(
         "## How it was measured\n\n\
          - The sliver: Apache's overlay over the base template, one virtual CPU, 128 MiB, `local` writable layer, Debian's cloud kernel.\n\
-         \x20 The template is on the node; nothing else of the sliver is. *Warm node*: the overlay is on the node's disk.\n\
+         \x20 The template is on the node; nothing else of the sliver is. *Warm node*: the overlay is on the node's disk;\n\
+         \x20 of three slivers the one that took neither longest nor shortest, boot and resume each.\n\
          - Operations are the agent's own events (`xeno events -o json`: each names when it began and ended); calls of `xl` are from the\n\
          \x20 agent's log; the hotplug script is timed by one that stands in front of it; the guest's lines are those of its console.\n\
          - A sliver is up once the agent's health check, every 500 ms, has got its page. By hand, once `curl` has.\n\
