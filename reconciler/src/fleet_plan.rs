@@ -18,6 +18,7 @@ use xeno_model::normal::rollout_revision;
 
 use crate::approval::threshold;
 use crate::change::{Cause, Change, ChangeClass, Disruption};
+use crate::moving::order::{Course, course, way_out};
 use crate::moving::{self, How};
 use crate::plan::{Basis, Plan};
 use crate::report;
@@ -55,6 +56,10 @@ pub struct FleetPlan {
     pub slices: BTreeMap<SliceName, SlicePlan>,
     /// How many slivers stay as they are.
     pub kept: usize,
+    /// In which order slivers that move find room, and which of them never do.
+    pub course: Course,
+    /// An order in which those go too, one of them stopped meanwhile; `None`: there is none, or none is needed.
+    pub way_out: Option<Course>,
 }
 
 /// What happens to a slice.
@@ -168,7 +173,13 @@ impl FleetPlan {
             },
             slices: BTreeMap::new(),
             kept: 0,
+            course: Course::default(),
+            way_out: None,
         };
+        if let Some(old) = old {
+            fleet.course = course(old, after.fleet);
+            fleet.way_out = way_out(old, after.fleet, &fleet.course);
+        }
         let mut waves: BTreeMap<&SliceName, Option<Waves>> = BTreeMap::new();
         for plan in plans {
             for change in plan.changes.values() {

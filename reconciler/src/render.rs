@@ -18,6 +18,7 @@ use crate::report;
 pub use json::{FORMAT_VERSION, json};
 pub(crate) use json::{code_of, disruption_code};
 pub use order::order_of_moves;
+pub(crate) use order::{lacks, tell as tell_order};
 
 /// Whether text carries colours (ANSI X3.64 sequences).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

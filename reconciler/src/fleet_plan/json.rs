@@ -5,7 +5,8 @@ use xeno_model::id::SliverId;
 
 use super::text::summary;
 use super::{Affected, FleetPlan, Group, Happening};
-use crate::render::{FORMAT_VERSION, basis_word, code_of, disruption_code};
+use crate::moving::order::{Course, Step};
+use crate::render::{FORMAT_VERSION, basis_word, code_of, disruption_code, lacks};
 
 /// The plan as one JSON document, indented, ending with a newline.
 ///
@@ -14,7 +15,9 @@ use crate::render::{FORMAT_VERSION, basis_word, code_of, disruption_code};
 /// and `silent` (names; `silent` are those without a sign of life), `unknown` and `failed` (`sliver`, `why`), `unchanged` (how many slivers), `changes`: `slice`, `change` (as in the plan of a node, or `move`),
 /// `policy` of a move (or null), `disruption`, `needsApproval`, `wave` (0 is the first; null where no rollout orders it), `canary`, `of` (whom
 /// the wave takes, as manifests write it; null where its policy does not say that), `reasons`, and
-/// `slivers`: `sliver`, `node`, `from` (null unless it moves), `site`, `basis`.
+/// `slivers`: `sliver`, `node`, `from` (null unless it moves), `site`, `basis`. `order` of the moves: `steps` in an order in which each
+/// finds room (`sliver`, `from`, `to` or null where it is stopped meanwhile, `after`: numbers of the steps that come first, from 0,
+/// `leftMib` on the node then), `stuck` (`sliver`, `why`), and `wayOut`: steps in which those go too, or null.
 ///
 /// # Panics
 /// Never: strings, numbers and sequences are always JSON.
@@ -45,6 +48,16 @@ pub fn json(plan: &FleetPlan) -> String {
             .map(|(sliver, failed)| RemarkRecord::new(sliver, format!("on {}: {}", failed.node, failed.why)))
             .collect(),
         unchanged: plan.kept,
+        order: OrderRecord {
+            steps: steps(&plan.course),
+            stuck: plan
+                .course
+                .stuck
+                .iter()
+                .map(|stuck| RemarkRecord::new(&stuck.sliver, lacks(stuck)))
+                .collect(),
+            way_out: plan.way_out.as_ref().map(steps),
+        },
         changes: groups
             .flat_map(|(slice, group)| changes(plan, slice, group))
             .collect(),
@@ -70,7 +83,26 @@ struct Document<'a> {
     unknown: Vec<RemarkRecord>,
     failed: Vec<RemarkRecord>,
     unchanged: usize,
+    order: OrderRecord<'a>,
     changes: Vec<ChangeRecord<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OrderRecord<'a> {
+    steps: Vec<StepRecord<'a>>,
+    stuck: Vec<RemarkRecord>,
+    way_out: Option<Vec<StepRecord<'a>>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StepRecord<'a> {
+    sliver: String,
+    from: &'a str,
+    to: Option<&'a str>,
+    after: Vec<usize>,
+    left_mib: u64,
 }
 
 #[derive(Serialize)]
@@ -110,6 +142,19 @@ impl RemarkRecord {
         let sliver = sliver.to_string();
         Self { sliver, why }
     }
+}
+
+fn steps(course: &Course) -> Vec<StepRecord<'_>> {
+    fn record(step: &Step) -> StepRecord<'_> {
+        StepRecord {
+            sliver: step.sliver.to_string(),
+            from: step.from.as_str(),
+            to: step.to.as_ref().map(|to| to.as_str()),
+            after: step.after.iter().copied().collect(),
+            left_mib: step.left_mib,
+        }
+    }
+    course.steps.iter().map(record).collect()
 }
 
 fn changes<'a>(

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::text::{named, note, remarks, sites, summary};
 use super::{FleetPlan, Happening, Wave};
+use crate::render::tell_order;
 
 /// Most rows of the table; a comment on most forges holds 65,536 characters.
 const ROWS_MAX: usize = 200;
@@ -23,6 +24,11 @@ pub fn markdown(plan: &FleetPlan) -> String {
     );
     if !plan.is_empty() {
         table(&mut out, plan);
+    }
+    let order = tell_order(&plan.course, plan.way_out.as_ref());
+    if !order.is_empty() {
+        // Names and numbers alone: nothing in it ends the block.
+        let _ = writeln!(out, "\n```text\n{order}```");
     }
     for (what, note) in remarks(plan) {
         let _ = writeln!(out, "\n**{}**: {}", escaped(&what), escaped(&note));

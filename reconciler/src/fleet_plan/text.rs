@@ -7,7 +7,7 @@ use super::{Affected, FleetPlan, Group, Happening, Wave};
 use crate::change::{ChangeClass, Disruption};
 use crate::moving::How;
 use crate::plan::Basis;
-use crate::render::{Colour, Style, symbol};
+use crate::render::{Colour, Style, symbol, tell_order};
 
 /// Most slivers that a line names; of more it says how many.
 const NAMED_MAX: usize = 3;
@@ -21,6 +21,10 @@ pub fn text(plan: &FleetPlan, colour: Colour) -> String {
             out.push('\n');
             self::group(&mut out, plan, (name.as_str(), slice.slivers), group, colour);
         }
+    }
+    let order = tell_order(&plan.course, plan.way_out.as_ref());
+    if !order.is_empty() {
+        let _ = write!(out, "\n{order}");
     }
     for (line, note) in remarks(plan) {
         let line = format!("! {line}");

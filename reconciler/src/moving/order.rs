@@ -95,13 +95,13 @@ pub fn course(before: &DesiredFleet, after: &DesiredFleet) -> Course {
 }
 
 /// An order in which everything goes that is stuck in `course`, with one sliver stopped meanwhile: the smallest that helps. `None`
-/// where there is none, and where the commit says an order itself, which is not to be taken from it.
+/// where nothing is stuck, where there is none, and where the commit says an order itself, which is not to be taken from it.
 #[must_use]
 pub fn way_out(before: &DesiredFleet, after: &DesiredFleet, course: &Course) -> Option<Course> {
-    let floor = Floor::of(before, after);
-    if !after.turns.is_empty() {
+    if course.stuck.is_empty() || !after.turns.is_empty() {
         return None;
     }
+    let floor = Floor::of(before, after);
     let tasks = tasks(after, &floor);
     let size = |stuck: &&Stuck| floor.seats.get(&stuck.sliver).map(|seat| seat.now.memory_mib);
     let mut candidates: Vec<&Stuck> = course.stuck.iter().collect();

@@ -14,13 +14,19 @@ const SHOWN_MAX: usize = 40;
 #[must_use]
 pub fn order_of_moves(before: &DesiredFleet, after: &DesiredFleet) -> String {
     let course = course(before, after);
+    let way = way_out(before, after, &course);
+    tell(&course, way.as_ref())
+}
+
+/// The same of moves that were looked at.
+pub(crate) fn tell(course: &Course, way: Option<&Course>) -> String {
     let mut text = String::new();
     if course.is_plain() {
         return text;
     }
     if !course.steps.is_empty() {
         text.push_str("Slivers move in this order, so that each finds room:\n");
-        steps(&mut text, &course);
+        steps(&mut text, course);
     }
     if course.stuck.is_empty() {
         return text;
@@ -35,20 +41,15 @@ pub fn order_of_moves(before: &DesiredFleet, after: &DesiredFleet) -> String {
     };
     let _ = writeln!(text, "{stay} for want of room:");
     for stuck in course.stuck.iter().take(SHOWN_MAX) {
-        let Stuck {
-            sliver,
-            from,
-            to,
-            lack,
-        } = stuck;
-        let _ = writeln!(text, "  {sliver} on {from}: {}", lacks(lack, to.as_str()));
+        let Stuck { sliver, from, .. } = stuck;
+        let _ = writeln!(text, "  {sliver} on {from}: {}", lacks(stuck));
     }
     more(&mut text, course.stuck.len());
-    match way_out(before, after, &course) {
+    match way {
         None => text.push_str("Nothing that waits makes that room: make it, or place them elsewhere.\n"),
         Some(way) => {
             text.push_str("They wait for each other. There is a way, with one of them stopped meanwhile:\n");
-            steps(&mut text, &way);
+            steps(&mut text, way);
             if let Some(first) = way.steps.first() {
                 let _ = writeln!(
                     text,
@@ -61,8 +62,10 @@ pub fn order_of_moves(before: &DesiredFleet, after: &DesiredFleet) -> String {
     text
 }
 
-fn lacks(lack: &Lack, to: &str) -> String {
-    match lack {
+/// What a sliver that is stuck lacks, for people.
+pub(crate) fn lacks(stuck: &Stuck) -> String {
+    let to = &stuck.to;
+    match &stuck.lack {
         Lack::Memory { need_mib, free_mib } => {
             let short = need_mib.saturating_sub(*free_mib);
             format!("it needs {need_mib} MiB on {to}, where {free_mib} are left: {short} MiB are missing")

@@ -335,6 +335,31 @@ fn a_push_tells_who_is_in_whose_way_and_what_helps() {
         "3. db/0 goes from node-b to node-a, after 2",
         "as placement/moves.yaml",
     ];
+    check(&world, &["plan", "--fleet", "--rev", "HEAD"], 0, &parts);
+    check(
+        &world,
+        &["plan", "--fleet", "--rev", "HEAD", "-o", "markdown"],
+        0,
+        &[&parts[..], &["```text"]].concat(),
+    );
+    let json = check(
+        &world,
+        &["plan", "--fleet", "--rev", "HEAD", "-o", "json"],
+        0,
+        &[],
+    );
+    let json: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
+    let order = &json["order"];
+    assert_eq!(order["steps"], serde_json::json!([]));
+    assert_eq!(order["stuck"][0]["sliver"], "api/0");
+    assert_eq!(
+        order["stuck"][0]["why"],
+        "it needs 768 MiB on node-b, where 384 are left: 384 MiB are missing"
+    );
+    let step =
+        serde_json::json!({ "sliver": "db/0", "from": "node-b", "to": null, "after": [], "leftMib": 1024 });
+    assert_eq!(order["wayOut"][0], step, "{order}");
+    assert_eq!(order["wayOut"][2]["after"], serde_json::json!([1]));
     let planned = check(&world, &["plan", "--rev", "HEAD"], 0, &parts);
     let order = planned.all();
     let order = order.split_once("# Written by").expect("the order itself").1;
