@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use xeno_agent::lab::{LabFleet, LabNetwork, ScriptedBoard};
-use xeno_model::desired::Disturbance;
-use xeno_model::id::{NodeName, SliceName};
+use xeno_model::desired::{Disturbance, Weekday, Window, Windows};
+use xeno_model::id::{NodeName, SliceName, Timestamp};
 use xeno_model::observed::DomainState;
 use xeno_reconciler::fleet_plan::{NodeSaid, RolloutSaid, Said, find};
 use xeno_reconciler::ports::PortError;
@@ -500,6 +500,59 @@ fn a_slot_goes_back_when_a_commit_places_its_sliver_elsewhere() {
         assert!(record.failed.is_empty(), "{record:#?}");
         assert_eq!(fleet.boots(), [1, 1]);
         fleet.worlds[there].start_again().await;
+        fleet.end().await;
+    });
+}
+
+/// Maintenance that is hours away.
+fn not_now(now: Timestamp) -> Windows {
+    let weekly = [Weekday::Mon, Weekday::Thu].map(|day| Window {
+        days: [day].into(),
+        from_min: 0,
+        until_min: 60,
+    });
+    let mut windows = weekly.map(|window| Windows { weekly: vec![window] }).into_iter();
+    let later = |windows: &Windows| {
+        let wait_ms = windows.opens_after(now).0.saturating_sub(now.0);
+        !windows.open_at(now) && wait_ms > 6 * 3_600_000
+    };
+    windows.find(later).expect("one of two days is not near")
+}
+
+#[test]
+fn what_a_sliver_is_to_be_still_is_brought_here_although_the_commit_has_other_files() {
+    on_a_clock(async {
+        let mut fleet = Fleet::new().await;
+        let api = |page| slice("api").on("cam-01").page(page);
+        for _ in 0..3 {
+            let fault = PortError::later("the disk does not answer");
+            fleet.worlds[0].node.script("import", Fault::Fails(fault));
+        }
+        fleet.push(&[web("one"), api("first")]).await;
+        let tries = async || {
+            let why = fleet.worlds[0].agent().handle().why(id("api/0")).await;
+            why.is_ok_and(|why| why.reasons.iter().any(|reason| reason.text.contains("import")))
+        };
+        for _ in 0..600 {
+            if tries().await {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(tries().await, "{:?}", fleet.why().await);
+        // Nothing new begins for hours, and no commit that is read from now on has the first page.
+        fleet.pushed += 1;
+        for (world, node) in fleet.worlds.iter_mut().zip(NODES) {
+            let mut desired = commit_at(node, fleet.pushed, &[web("one"), api("second")]);
+            desired.site.windows = not_now(world.clock.now());
+            world.push(desired).await;
+        }
+        tokio::time::sleep(10 * minute()).await;
+        let world = &fleet.worlds[0];
+        let boots = world.all_effects().get("boot:api/0").copied();
+        let why = world.agent().handle().why(id("api/0")).await.unwrap().sentences;
+        assert_eq!(boots, Some(1), "{why:?}");
+        assert!(why.iter().any(|why| why.contains("opens at")), "{why:?}");
         fleet.end().await;
     });
 }

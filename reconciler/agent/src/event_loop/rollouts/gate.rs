@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use xeno_model::desired::DesiredNode;
+use xeno_model::desired::{DesiredNode, DesiredSliver, LayerRef};
 use xeno_model::id::SliverId;
 use xeno_model::normal::held_back;
 use xeno_reconciler::change::{AppliedSliver, ChangeClass, Reason};
@@ -53,9 +53,9 @@ where
             };
             if stand.at.0 != outline.revision {
                 let gated = gated.get_or_insert_with(|| read.clone());
-                gated
-                    .slivers
-                    .insert(sliver.clone(), held_back(&stand.at.1, wanted));
+                let held = held_back(&stand.at.1, wanted);
+                keep_files(gated, &held, self.desired.as_deref());
+                gated.slivers.insert(sliver.clone(), held);
             }
         }
         gated
@@ -103,6 +103,20 @@ where
                 change.class = ChangeClass::Wait;
                 change.reasons.push(Reason::RolloutWaits { why: why.clone() });
             }
+        }
+    }
+}
+
+/// Carries on with the files of an earlier commit that a sliver is to be made of still: the one that was read has none of them, and
+/// who was about to bring them here could not.
+fn keep_files(gated: &mut DesiredNode, held: &DesiredSliver, before: Option<&DesiredNode>) {
+    let Some(before) = before else { return };
+    for layer in held.mounts.iter().flat_map(|mount| &mount.layers) {
+        if let LayerRef::Files { digest } = layer
+            && !gated.files.contains_key(digest)
+            && let Some(set) = before.files.get(digest)
+        {
+            gated.files.insert(*digest, set.clone());
         }
     }
 }
