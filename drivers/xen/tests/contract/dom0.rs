@@ -67,7 +67,7 @@ impl Dom0 {
         .unwrap()
     }
 
-    fn domid(&self, name: &str) -> Option<String> {
+    pub(crate) fn domid(&self, name: &str) -> Option<String> {
         let said = Command::new("xl").args(["domid", name]).output().unwrap();
         said.status
             .success()
