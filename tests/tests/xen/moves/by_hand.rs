@@ -2,18 +2,9 @@
 
 use xeno_tests::demo::report::say;
 use xeno_tests::lab::{LabError, LabResult, ensure};
+use xeno_tests::xen_lab::by_hand::{STRANGER, Stranger};
 
 use super::Story;
-
-/// A guest in memory as large as the sliver's.
-const CONFIG: &str = r#"name = "by-hand"
-kernel = "/srv/lab/vmlinux"
-ramdisk = "/srv/lab/guest-initrd"
-extra = "console=hvc0 quiet mitigations=off lab.addr=10.99.0.104/24"
-memory = 96
-vcpus = 1
-vif = [ "mac=00:16:3e:00:00:04,bridge=xenbr0" ]
-"#;
 
 /// Writes what passes to standard error with the time of day in milliseconds before each line.
 const TIMED: &str = r#"perl -MTime::HiRes=time -ne 'BEGIN { $| = 1 } printf "%d %s", time * 1000, $_'"#;
@@ -21,9 +12,8 @@ const TIMED: &str = r#"perl -MTime::HiRes=time -ne 'BEGIN { $| = 1 } printf "%d 
 /// Migrates a guest of nobody's live, and says how long xl takes from *the copy is whole* to *it runs*.
 pub(super) fn by_hand(story: &mut Story<'_>) -> LabResult<()> {
     let [source, target] = [story.nodes[0].machine, story.nodes[1].machine];
-    source.write("/root/by-hand.cfg", CONFIG)?;
-    source.run("xl create -q /root/by-hand.cfg")?;
-    source.await_console("by-hand", "lab-guest: tick")?;
+    // In memory, and as large as the sliver's.
+    Stranger::create(source)?;
     // A shell in place of ssh (xl(1), migrate -s); what the target's end of xl says is timed there.
     target.write(
         "/root/by-hand",
@@ -35,9 +25,10 @@ pub(super) fn by_hand(story: &mut Story<'_>) -> LabResult<()> {
         "chmod 755 /root/by-hand && \
          { setsid socat TCP-LISTEN:7999,bind=10.99.0.2,reuseaddr EXEC:/root/by-hand </dev/null >/dev/null 2>&1 & }",
     )?;
-    let said =
-        source.run("xl migrate -s '' by-hand 'socat - TCP:10.99.0.2:7999,retry=50,interval=0.2' 2>&1")?;
-    let log = target.run("cat /root/by-hand.log; xl destroy by-hand")?;
+    let said = source.run(&format!(
+        "xl migrate -s '' {STRANGER} 'socat - TCP:10.99.0.2:7999,retry=50,interval=0.2' 2>&1"
+    ))?;
+    let log = target.run(&format!("cat /root/by-hand.log; xl destroy {STRANGER}"))?;
     let at = |words: &str| -> LabResult<u64> {
         let line = log.lines().find(|line| line.contains(words));
         let time = line.and_then(|line| line.split(' ').next()?.parse().ok());
