@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{
-    DesiredFleet, DesiredNode, DesiredSliver, LayerRef, SitePolicy, SiteRule, Standing, Whereabouts,
+    DesiredFleet, DesiredNode, DesiredSliver, FileSet, LayerRef, SitePolicy, SiteRule, Standing, Whereabouts,
 };
 use crate::id::{Digest, NodeName, Revision, SiteName, SliceName, SliverId, TenantName};
 
@@ -86,6 +86,21 @@ impl ByNode<'_> {
         let ruled_out = ruled_out.unwrap_or(&nothing);
         self.fleet
             .assemble(node, revision, here, &self.all, &self.whereabouts, ruled_out)
+    }
+}
+
+impl DesiredNode {
+    /// Has a sliver be here as an earlier commit asked for it: with those of that commit's `files` that it is made of, since this one
+    /// need not have them.
+    pub fn hold(&mut self, sliver: DesiredSliver, files: &BTreeMap<Digest, FileSet>) {
+        for layer in sliver.mounts.iter().flat_map(|mount| &mount.layers) {
+            if let LayerRef::Files { digest } = layer
+                && let Some(set) = files.get(digest)
+            {
+                self.files.entry(*digest).or_insert_with(|| set.clone());
+            }
+        }
+        self.slivers.insert(sliver.id.clone(), sliver);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use xeno_model::desired::{DesiredNode, LayerRef};
+use xeno_model::desired::DesiredNode;
 use xeno_model::id::{Epoch, Generation, SliverId, Timestamp};
 use xeno_model::normal::held_back;
 use xeno_model::observed::{Ability, DomainState, HealthVerdict, ObservedNode, Seen};
@@ -102,14 +102,7 @@ impl World<'_> {
                 continue;
             }
             let held = held_back(then, now);
-            for layer in held.mounts.iter().flat_map(|mount| &mount.layers) {
-                if let LayerRef::Files { digest } = layer
-                    && let Some(set) = self.views[*follows].commit.fleet.files.get(digest)
-                {
-                    desired.files.insert(*digest, set.clone());
-                }
-            }
-            desired.slivers.insert(sliver.clone(), held);
+            desired.hold(held, &self.views[*follows].commit.fleet.files);
         }
         desired
     }

@@ -1,8 +1,9 @@
 //! What the node is reconciled towards: the commit that was read, with each sliver as its rollout has it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use xeno_model::desired::{DesiredNode, DesiredSliver, LayerRef};
+use xeno_model::desired::DesiredNode;
 use xeno_model::id::SliverId;
 use xeno_model::normal::held_back;
 use xeno_reconciler::change::{AppliedSliver, ChangeClass, Reason};
@@ -43,6 +44,9 @@ where
     /// The commit with slivers as they stand; `None`: all stand where it wants them, or there is nobody to wait for.
     fn gate(&self, read: &DesiredNode) -> Option<DesiredNode> {
         let rolling = self.rolling.as_ref()?;
+        // Files that the commit which was read has not, and that who was about to bring them here could not.
+        let nothing = BTreeMap::new();
+        let before = self.desired.as_ref().map_or(&nothing, |before| &before.files);
         let mut gated = None;
         for (sliver, wanted) in &read.slivers {
             let Some(outline) = rolling.slices.get(&sliver.slice) else {
@@ -53,9 +57,7 @@ where
             };
             if stand.at.0 != outline.revision {
                 let gated = gated.get_or_insert_with(|| read.clone());
-                let held = held_back(&stand.at.1, wanted);
-                keep_files(gated, &held, self.desired.as_deref());
-                gated.slivers.insert(sliver.clone(), held);
+                gated.hold(held_back(&stand.at.1, wanted), before);
             }
         }
         gated
@@ -103,20 +105,6 @@ where
                 change.class = ChangeClass::Wait;
                 change.reasons.push(Reason::RolloutWaits { why: why.clone() });
             }
-        }
-    }
-}
-
-/// Carries on with the files of an earlier commit that a sliver is to be made of still: the one that was read has none of them, and
-/// who was about to bring them here could not.
-fn keep_files(gated: &mut DesiredNode, held: &DesiredSliver, before: Option<&DesiredNode>) {
-    let Some(before) = before else { return };
-    for layer in held.mounts.iter().flat_map(|mount| &mount.layers) {
-        if let LayerRef::Files { digest } = layer
-            && !gated.files.contains_key(digest)
-            && let Some(set) = before.files.get(digest)
-        {
-            gated.files.insert(*digest, set.clone());
         }
     }
 }
